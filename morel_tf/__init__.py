@@ -1,0 +1,1 @@
+"""MOReL: model-based offline reinforcement learning (Kidambi et al. 2020, arXiv 2005.05951)."""

@@ -1,0 +1,128 @@
+"""MOReL on one page: Algorithm 1 of Kidambi et al. 2020."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from morel_tf import dynamics, planner, usad
+from morel_tf.config import CloningConfig, DynamicsConfig, PlannerConfig, PmdpConfig, UsadConfig
+from morel_tf.pessimistic_mdp import PessimisticMdp
+from offline_tf import behavior_cloning
+from offline_tf.datasets import velocities
+from offline_tf.policy import GaussianPolicy, NumpyPolicy
+from offline_tf.run_record import RunRecord
+from offline_tf.types import Array, TaskSpec, Transitions
+
+
+class Knobs(NamedTuple):
+    """The knobs of the five stages."""
+
+    dynamics: DynamicsConfig
+    usad: UsadConfig
+    pmdp: PmdpConfig
+    cloning: CloningConfig
+    planner: PlannerConfig
+
+
+class Learned(NamedTuple):
+    """What MOReL leaves behind.
+
+    Attributes:
+      policy: the planned policy.
+      cloned: the policy that planning started from.
+      ensemble, calibrations: the detector; "planning" is what the P-MDP used, "observation" and
+        "history" are what a deployed detector uses.
+      weights: [S], the detector's space.
+      pmdp_return: undiscounted return of the final policy in the P-MDP, mean over paths.
+    """
+
+    policy: GaussianPolicy
+    cloned: NumpyPolicy
+    ensemble: dynamics.DynamicsEnsemble
+    calibrations: dict[str, usad.Calibration]
+    weights: Array
+    pmdp_return: float
+
+
+def morel(
+    task: TaskSpec,
+    physics: str,
+    data: Transitions,
+    knobs: Knobs,
+    seed: int,
+    record: RunRecord,
+    evaluate: Callable[[NumpyPolicy, int], dict[str, float]],
+    dynamics_from: RunRecord | None = None,
+) -> Learned:
+    """Learns a policy from a data set alone.
+
+    Args:
+      task: reward and termination functions, bounds.
+      physics: which robot the data is of.
+      data: the data set D.
+      knobs: of the stages.
+      seed: of everything random.
+      record: the run folder; complete stages are read from it.
+      evaluate: (policy, iteration) -> numbers for the log; nothing depends on them.
+      dynamics_from: another run whose fitted models are taken over.
+
+    Returns:
+      A Learned.
+    """
+    states, next_states = data.observations, data.next_observations
+    if knobs.dynamics.velocities == "restored":
+        states, next_states = velocities.restore(task, data)
+    bounds = data.episode_bounds()
+    split = dynamics.split_episodes(bounds, knobs.dynamics.holdout_share, seed)
+
+    # Line 2: learn the approximate dynamics model P^ on D.
+    statistics = dynamics.data_statistics(
+        task, knobs.dynamics.scale, states, data.actions, next_states
+    )
+    ensemble = dynamics.DynamicsEnsemble(task, knobs.dynamics, *statistics, seed)
+    dynamics.fit_or_load(
+        ensemble,
+        (states, data.actions, next_states),
+        split,
+        knobs.dynamics,
+        task.observation_names,
+        seed,
+        record,
+        dynamics_from,
+    )
+
+    # Line 3: construct the USAD from the ensemble's disagreement on D.
+    weights = usad.space_weights(task, ensemble, knobs.usad.disagreement_space)
+    calibrations = usad.calibrate_or_load(
+        task, ensemble, weights, data, (states, next_states), split.held_out, knobs.usad, record
+    )
+
+    # Line 4: construct the pessimistic MDP.
+    pmdp = PessimisticMdp(
+        task=task,
+        physics=physics,
+        ensemble=ensemble,
+        weights=weights,
+        threshold=calibrations["planning"].threshold,
+        halt_reward=float(data.rewards.min()) - knobs.pmdp.halt_offset,
+        config=knobs.pmdp,
+    )
+
+    # Line 5: plan in it, from a behaviour-cloned start.
+    policy = planner.new_policy(task, knobs.planner, seed)
+    cloned = behavior_cloning.fit_or_load(
+        policy,
+        data.observations,
+        task.clip_actions(data.actions),
+        knobs.cloning.bc_epochs,
+        knobs.cloning.bc_batch_size,
+        knobs.cloning.bc_learning_rate,
+        seed,
+        record.stage("behavior_cloning"),
+    )
+    starts = states[bounds[:, 0]]
+    pmdp_return = planner.plan(
+        pmdp, policy, starts, states, knobs.planner, seed, record.stage("planning"), evaluate
+    )
+    return Learned(policy, cloned, ensemble, calibrations, weights, pmdp_return)

@@ -1,0 +1,225 @@
+"""Trains a behaviour policy in the real simulator; the binary and the tests call it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from morel_tf import planner, policy_update
+from morel_tf.config import BehaviorConfig, PlannerConfig
+from morel_tf.experiment import use_threads
+from morel_tf.online import OnlineSampler
+from offline_tf import evaluation, seeds, tasks
+from offline_tf import policy as policy_file
+from offline_tf.datasets import d4rl
+from offline_tf.run_record import RunRecord, write_json
+from offline_tf.tasks.simulator import Simulator
+from offline_tf.types import Array, TaskSpec, Transitions, UserError
+
+_CHECKPOINTS = 20
+_MEASURED_EPISODES = 100
+
+
+def run(config: BehaviorConfig) -> dict[str, Any]:
+    """Runs, or continues, the training.
+
+    A checkpoint and a weight file are written every 5 % of num_steps; the final policy is
+    policy.npz. Its return is measured over 100 episodes with stochastic actions.
+
+    Args:
+      config: the knobs.
+
+    Returns:
+      The summary, as in summary.json.
+    """
+    threads = use_threads(config.threads)
+    task = tasks.get(config.env)
+    folder = pathlib.Path(config.workdir or f"runs/behavior-{config.env}-seed{config.seed}")
+    record = RunRecord.create_or_continue(
+        folder, "behavior", dataclasses.asdict(config), ("workdir", "threads")
+    )
+    if config.save_transitions and pathlib.Path(config.save_transitions).exists():
+        raise UserError(f"--save_transitions: {config.save_transitions} exists; it is not replaced")
+    settings = PlannerConfig(
+        init_log_std=config.init_log_std,
+        min_log_std=config.min_log_std,
+        baseline_epochs=5,
+        baseline_batch_size=512,
+        baseline_weight_decay=0.0,
+        cg_iterations=10,
+    )
+    policy = planner.new_policy(task, settings, config.seed)
+    baseline = planner.new_baseline(task, settings, config.seed)
+    natural_gradient = planner.new_natural_gradient(policy, settings)
+    simulator = Simulator(task, config.physics, config.simulators, threads)
+    sampler = OnlineSampler(simulator, seeds.generator(config.seed, "behavior/start"))
+    stage = record.stage("training")
+    block_steps = config.simulators * config.steps_per_update
+    updates = max(1, -(-config.num_steps // block_steps))
+    every = max(1, updates // _CHECKPOINTS)
+    state = _StateFile(folder / "sampler")
+    stage.track([*policy.weights, *baseline.state])
+    first = stage.restore()
+    if first:
+        sampler.restore(state.load(first))
+    blocks = _Blocks(folder / "transitions") if config.save_transitions else None
+    if blocks is not None:
+        blocks.forget_after(first)
+    for update in range(first, updates):
+        if _reached(config, sampler):
+            break
+        stream = seeds.generator(config.seed, "behavior/sample", update)
+        paths, physical = sampler.sample(policy.numpy(), config.steps_per_update, stream)
+        if blocks is not None:
+            blocks.add(update, task, simulator.task.max_episode_steps, paths, physical)
+        report = policy_update.update(
+            paths,
+            natural_gradient,
+            baseline,
+            config.discount,
+            config.gae_lambda,
+            config.kl_per_update,
+            seeds.generator(config.seed, "behavior/baseline", update),
+            bootstrap_targets=True,
+        )
+        done = update + 1
+        recent = float(np.mean(sampler.recent_returns)) if sampler.recent_returns else 0.0
+        stage.log(done, {"return": recent, "steps": sampler.steps, **dataclasses.asdict(report)})
+        stage.progress(done, updates, "updates", f"return {recent:.1f}")
+        if done % every == 0 or done == updates or _reached(config, sampler):
+            state.save(done, sampler.state())
+            policy_file.save(
+                folder / "policies" / f"{sampler.steps}.npz",
+                policy.numpy(),
+                {"steps": sampler.steps},
+            )
+            stage.save(done)
+    return _finish(config, task, policy.numpy(), sampler, record, blocks, threads)
+
+
+def _reached(config: BehaviorConfig, sampler: OnlineSampler) -> bool:
+    recent = sampler.recent_returns
+    full = len(recent) == recent.maxlen
+    if not full or config.target_return is None:
+        return False
+    return float(np.mean(recent)) >= config.target_return
+
+
+def _finish(
+    config: BehaviorConfig,
+    task: TaskSpec,
+    policy: policy_file.NumpyPolicy,
+    sampler: OnlineSampler,
+    record: RunRecord,
+    blocks: _Blocks | None,
+    threads: int,
+) -> dict[str, Any]:
+    kinds = {
+        name: evaluation.evaluate(
+            policy,
+            task,
+            config.physics,
+            _MEASURED_EPISODES,
+            name == "stochastic",
+            config.seed,
+            "behavior",
+            threads=threads,
+        )
+        for name in ("stochastic", "mean")
+    }
+    limits = f"--num_steps={config.num_steps}"
+    if config.target_return is not None:
+        limits += f" --target_return={config.target_return:g}"
+    changed = " ".join(
+        f"--{f.name}={getattr(config, f.name)}"
+        for f in dataclasses.fields(config)
+        if f.name
+        in ("physics", "kl_per_update", "init_log_std", "min_log_std", "discount", "gae_lambda")
+        and getattr(config, f.name) != f.default
+    )
+    summary = {
+        "env": config.env,
+        "physics": config.physics,
+        "seed": config.seed,
+        "steps": sampler.steps,
+        "mean_return": kinds["stochastic"].mean,
+        "std_return": kinds["stochastic"].std,
+        "mean_action_return": kinds["mean"].mean,
+        "episodes": _MEASURED_EPISODES,
+        "command": f"python -m morel_tf.train_behavior --env={config.env} --seed={config.seed} "
+        f"{limits} {changed}".strip(),
+        "commit": record.manifest["commit"],
+    }
+    policy_file.save(record.folder / "policy.npz", policy, summary)
+    write_json(record.folder / "summary.json", summary)
+    if blocks is not None:
+        d4rl.write(pathlib.Path(config.save_transitions), blocks.joined(), None, summary)
+    logging.info("%s", json.dumps(summary, indent=2))
+    return summary
+
+
+class _StateFile:
+    """The sampler's state beside the checkpoints, one file per update that has a checkpoint."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+
+    def save(self, update: int, state: dict[str, Array]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = self._folder / "partial.npz"
+        np.savez(partial, **state)  # type: ignore[arg-type]
+        partial.replace(self._folder / f"{update}.npz")
+
+    def load(self, update: int) -> dict[str, Array]:
+        with np.load(self._folder / f"{update}.npz") as file:
+            return {name: file[name] for name in file.files}
+
+
+class _Blocks:
+    """Transitions seen in training, one file per update until the end joins them."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def forget_after(self, update: int) -> None:
+        for path in self._folder.glob("*.npz"):
+            if not path.stem.isdigit() or int(path.stem) >= update:
+                path.unlink()
+
+    def add(
+        self,
+        update: int,
+        task: TaskSpec,
+        limit: int,
+        paths: policy_update.Paths,
+        physical: dict[str, Array],
+    ) -> None:
+        over = paths.terminated | (paths.times + 1 >= limit)
+        partial = self._folder / "partial.npz"
+        np.savez(
+            partial,
+            observations=paths.observations,
+            actions=task.clip_actions(paths.actions),
+            rewards=paths.rewards.astype(np.float32),
+            next_observations=paths.next_observations,
+            terminals=paths.terminated,
+            timeouts=over & ~paths.terminated,
+            **physical,  # type: ignore[arg-type]
+        )
+        partial.replace(self._folder / f"{update:08d}.npz")
+
+    def joined(self) -> Transitions:
+        """All steps of simulator 0, then of simulator 1, ...; a piece cut at the end is a timeout."""
+        files = [np.load(path) for path in sorted(self._folder.glob("*.npz"))]
+        columns = {}
+        for name in files[0].files:
+            block = np.concatenate([file[name] for file in files])
+            columns[name] = np.ascontiguousarray(np.swapaxes(block, 0, 1))
+        columns["timeouts"][:, -1] |= ~columns["terminals"][:, -1]
+        return Transitions(**{k: v.reshape(-1, *v.shape[2:]) for k, v in columns.items()})

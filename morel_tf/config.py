@@ -1,0 +1,271 @@
+"""All knobs of MOReL: one frozen dataclass per stage, each field with help, bounds and source."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from offline_tf.knobs import check, knob
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Run: task, data, folder, evaluation."""
+
+    env: str = knob("hopper", "Task: hopper, walker2d, halfcheetah, ant or a registered one.")
+    physics: str = knob(
+        "v2",
+        "Robot physics: v2 (both papers, D4RL), v4 or v5 (Gymnasium).",
+        choices=("v2", "v4", "v5"),
+    )
+    preset: str = knob(
+        "default",
+        "Set of knob values for the task; flags that you give win over it. default: what works "
+        "best here; paper: the paper's appendix; authors: their published code; quick: minutes.",
+    )
+    seed: int = knob(0, "Random seed of data, models and planner.", low=0, high=2**31 - 1)
+    workdir: str = knob("", "Run folder; empty: runs/morel-ENV-PRESET-seedN.")
+    dataset: str = knob("", "HDF5 file with D4RL's keys; empty: make data with the policy shipped.")
+    exploration: str = knob(
+        "pure",
+        "Kind of data to make when --dataset is empty.",
+        choices=("pure", "eps1", "eps3", "gauss1", "gauss3", "random"),
+        source="paper sec. 5",
+    )
+    data_steps: int = knob(
+        1_000_000, "Steps of data to make when --dataset is empty.", low=1000, source="paper sec. 5"
+    )
+    data_dir: str = knob(
+        "", "Folder for data that is made; empty: $OFFLINE_TF_DATA or ~/.cache/offline_tf."
+    )
+    dynamics_from: str = knob(
+        "", "Run folder whose fitted dynamics are taken over; data and dynamics flags must agree."
+    )
+    eval_every: int = knob(
+        25,
+        "Planner iterations between evaluations in the real simulator (for the log only).",
+        low=1,
+    )
+    eval_episodes: int = knob(20, "Episodes per evaluation during planning.", low=1)
+    final_episodes: int = knob(100, "Episodes of the final evaluation.", low=1)
+    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicsConfig:
+    """Dynamics: the ensemble of Gaussian models."""
+
+    ensemble_size: int = knob(4, "Ensemble members M.", low=1, high=64, source="paper appendix")
+    dynamics_hidden: tuple[int, ...] = knob(
+        (512, 512), "Hidden widths of each member (ReLU).", low=1, source="paper appendix"
+    )
+    dynamics_epochs: int = knob(12, "Passes over the data.", low=1)
+    dynamics_batch_size: int = knob(256, "Rows per minibatch.", low=1, source="paper appendix")
+    dynamics_learning_rate: float = knob(1e-3, "Adam's first learning rate.", low=0.0)
+    dynamics_final_rate_share: float = knob(
+        0.0,
+        "Last learning rate as a share of the first, reached along a cosine.",
+        low=0.0,
+        high=1.0,
+    )
+    covariance: str = knob(
+        "fixed",
+        "Sigma of the Gaussian: identity in standardised deltas, or a learned diagonal.",
+        choices=("fixed", "learned"),
+    )
+    scale: str = knob(
+        "std",
+        "Spread used to standardise: std (paper) or mad (authors).",
+        choices=("std", "mad"),
+        source="paper sec. 5; nn_dynamics.py",
+    )
+    velocities: str = knob(
+        "restored",
+        "What the models see where observations clip velocities: observed, or restored true ones.",
+        choices=("observed", "restored"),
+    )
+    holdout_share: float = knob(
+        0.02, "Share of the episodes held out for reporting.", low=0.0, high=0.5
+    )
+    precision: str = knob(
+        "auto",
+        "Products in training: float32, bfloat16, or auto (bfloat16 where the CPU has it).",
+        choices=("auto", "float32", "bfloat16"),
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class UsadConfig:
+    """USAD: the unknown state-action detector."""
+
+    threshold_rule: str = knob(
+        "beta",
+        "Threshold of the disagreement over the data: beta (mean + beta * std), max (max / coef), "
+        "quantile, or none (naive model-based RL).",
+        choices=("beta", "max", "quantile", "none"),
+        source="paper appendix; run_morel.py",
+    )
+    beta: float = knob(5.0, "beta of the beta rule.", low=0.0, source="paper grid 0..25")
+    pessimism_coef: float = knob(1.0, "coef of the max rule.", low=1e-6, source="run_morel.py")
+    threshold_quantile: float = knob(
+        0.999, "Quantile of the quantile rule, a share.", low=0.0, high=1.0
+    )
+    disagreement_space: str = knob(
+        "delta",
+        "Units of the disagreement: standardised deltas, the observation's own units, or the "
+        "authors' (velocities times 0.02).",
+        choices=("delta", "observation", "authors"),
+        source="gym_hopper.py",
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class PmdpConfig:
+    """Pessimistic MDP: HALT, start states, roll-outs."""
+
+    halt: str = knob(
+        "absorbing",
+        "At an unknown pair: absorbing (pay once, terminate), or truncate (the authors' code: no "
+        "penalty, and no termination flag, for HALT and for falls).",
+        choices=("absorbing", "truncate"),
+        source="paper sec. 4; model_based_npg.py",
+    )
+    halt_offset: float = knob(
+        50.0,
+        "Reward of HALT below the data's least reward, in reward units.",
+        low=0.0,
+        source="paper appendix",
+    )
+    horizon: int = knob(1000, "Longest path in the model, steps.", low=1)
+    paths_per_member: int = knob(20, "Paths per update and ensemble member.", low=1)
+    start_mix: float = knob(
+        0.0,
+        "Share of start states drawn from all data instead of episode starts.",
+        low=0.0,
+        high=1.0,
+    )
+    rollout_noise: str = knob(
+        "none",
+        "Roll-outs follow the mean, or sample the Gaussian.",
+        choices=("none", "sample"),
+        source="nn_dynamics.py: none",
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class CloningConfig:
+    """Behaviour cloning: the planner's start."""
+
+    bc_epochs: int = knob(
+        5, "Passes over the data; 0 starts from a random policy.", low=0, source="run_morel.py"
+    )
+    bc_batch_size: int = knob(256, "Rows per minibatch.", low=1, source="behavior_cloning.py")
+    bc_learning_rate: float = knob(1e-3, "Adam's learning rate.", low=0.0, source="run_morel.py")
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannerConfig:
+    """Planner: model-based natural policy gradient."""
+
+    iterations: int = knob(400, "Policy updates.", low=1)
+    policy_hidden: tuple[int, ...] = knob(
+        (64, 64), "Hidden widths of the policy (tanh).", low=1, source="gaussian_mlp.py"
+    )
+    policy_velocity_scale: float = knob(
+        0.1, "Factor on the velocities that the policy sees.", low=0.0, source="gym_hopper.py: 0.02"
+    )
+    init_log_std: float = knob(-1.0, "First log standard deviation of the actions.")
+    min_log_std: float = knob(-2.0, "Least log standard deviation.", source="hopper_v3_morel.txt")
+    max_log_std: float = knob(1.0, "Greatest log standard deviation.", source="gaussian_mlp.py")
+    discount: float = knob(0.999, "gamma.", low=0.0, high=1.0, source="authors' configs")
+    gae_lambda: float = knob(0.97, "lambda of GAE.", low=0.0, high=1.0, source="authors' configs")
+    kl_per_update: float = knob(
+        0.015,
+        "Mean KL per update, nats (the authors' normalized step is twice this).",
+        low=0.0,
+        source="authors' configs: 0.01",
+    )
+    kl_final_share: float = knob(
+        0.0, "Last KL per update as a share of the first, reached linearly.", low=0.0, high=1.0
+    )
+    cg_iterations: int = knob(20, "Conjugate gradient steps.", low=1, source="authors' configs")
+    cg_damping: float = knob(
+        1e-3, "Added to the Fisher matrix.", low=0.0, source="authors' configs"
+    )
+    fisher_share: float = knob(
+        0.25, "Share of the samples that Fisher-vector products use.", low=1e-3, high=1.0
+    )
+    baseline_hidden: tuple[int, ...] = knob(
+        (128, 128), "Hidden widths of the value baseline (ReLU).", low=1, source="run_morel.py"
+    )
+    baseline_learning_rate: float = knob(
+        1e-3, "Adam's learning rate for the baseline.", low=0.0, source="run_morel.py"
+    )
+    baseline_weight_decay: float = knob(
+        1e-3, "L2 of the baseline.", low=0.0, source="mlp_baseline.py"
+    )
+    baseline_epochs: int = knob(
+        1, "Passes over the samples per update.", low=1, source="run_morel.py"
+    )
+    baseline_batch_size: int = knob(256, "Rows per minibatch.", low=1, source="run_morel.py")
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+
+
+STAGES: tuple[Any, ...] = (
+    RunConfig,
+    DynamicsConfig,
+    UsadConfig,
+    PmdpConfig,
+    CloningConfig,
+    PlannerConfig,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BehaviorConfig:
+    """Behaviour policy: natural policy gradient in the real simulator."""
+
+    env: str = knob("hopper", "Task: hopper, walker2d, halfcheetah, ant or a registered one.")
+    physics: str = knob("v2", "Robot physics.", choices=("v2", "v4", "v5"))
+    seed: int = knob(0, "Random seed.", low=0, high=2**31 - 1)
+    target_return: float | None = knob(
+        None, "Stop when the mean return of the last 100 episodes (stochastic actions) is there."
+    )
+    num_steps: int = knob(5_000_000, "Stop after this many environment steps.", low=1)
+    workdir: str = knob("", "Run folder; empty: runs/behavior-ENV-seedN.")
+    save_transitions: str = knob("", "HDF5 file for every transition seen; empty: not saved.")
+    simulators: int = knob(64, "Simulators that run together.", low=1)
+    steps_per_update: int = knob(160, "Control steps per simulator and update.", low=2)
+    kl_per_update: float = knob(0.02, "Mean KL per update, nats.", low=0.0)
+    init_log_std: float = knob(-0.3, "First log standard deviation of the actions.")
+    min_log_std: float = knob(-1.2, "Least log standard deviation; higher explores longer.")
+    discount: float = knob(0.995, "gamma.", low=0.0, high=1.0)
+    gae_lambda: float = knob(0.97, "lambda of GAE.", low=0.0, high=1.0)
+    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)

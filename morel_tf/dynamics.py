@@ -1,0 +1,337 @@
+"""The ensemble of Gaussian dynamics models (MOReL, sections 4 and 5).
+
+P(.|s,a) = N(f(s,a), Sigma),  f(s,a) = s + mask * (shift + scale * MLP(standardised s, a))
+with shift and scale of the data's s' - s, and mask = 0 where the data never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from morel_tf.config import DynamicsConfig
+from offline_tf import fitting, networks, seeds, standardize
+from offline_tf.run_record import RunRecord, Stage
+from offline_tf.types import Array, TaskSpec, Tensor, UserError
+
+tfd = tfp.distributions
+_STATE_BOUND = 100.0  # authors' sampling.py, large_value
+_LOG_STD_BOUNDS = (-5.0, 1.0)
+_STEPS_PER_CALL = 250
+_CONSTANT = 1e-8
+
+
+class Split(NamedTuple):
+    """Which rows train and which are held out; int64 row numbers."""
+
+    train: Array
+    held_out: Array
+
+
+def split_episodes(bounds: Array, share: float, seed: int) -> Split:
+    """Holds out whole episodes until `share` of the rows is reached.
+
+    Args:
+      bounds: [E, 2] first and one past last row of each episode.
+      share: of the rows, in [0, 0.5]; 0 or a single episode holds out nothing.
+      seed: of the choice.
+    """
+    rows = int(bounds[-1, 1])
+    held = np.zeros(rows, bool)
+    if share > 0 and len(bounds) > 1:
+        for episode in seeds.generator(seed, "dynamics/split").permutation(len(bounds))[:-1]:
+            start, end = bounds[episode]
+            held[start:end] = True
+            if held.sum() >= share * rows:
+                break
+    return Split(np.flatnonzero(~held), np.flatnonzero(held))
+
+
+def data_statistics(
+    task: TaskSpec, scale: str, states: Array, actions: Array, next_states: Array
+) -> tuple[standardize.Statistics, standardize.Statistics]:
+    """Statistics of concatenated (s, clipped a), [S + A], and of s' - s, [S].
+
+    Args:
+      task: for the action bounds.
+      scale: "std" or "mad".
+      states, actions, next_states: the data, [N, S], [N, A], [N, S].
+    """
+    of_states = standardize.statistics(states, scale)
+    of_actions = standardize.statistics(task.clip_actions(actions), scale)
+    inputs = standardize.Statistics(
+        np.concatenate([of_states.shift, of_actions.shift]),
+        np.concatenate([of_states.scale, of_actions.scale]),
+    )
+    return inputs, standardize.statistics(next_states - states, scale)
+
+
+class DynamicsEnsemble(tf.Module):
+    """M Keras networks that predict the standardised change of state.
+
+    Attributes:
+      members: the Keras networks.
+      inputs, deltas: Statistics of concatenated (s, a) and of s' - s.
+      mask: [S], 0 where the data's change is constant.
+      noise_std: [S] variable, the residuals' standard deviation in standardised deltas, the
+        maximum-likelihood Sigma given f; used where roll-outs sample under a fixed Sigma.
+    """
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        config: DynamicsConfig,
+        inputs: standardize.Statistics,
+        deltas: standardize.Statistics,
+        seed: int,
+    ) -> None:
+        """Draws the members' first weights; nothing is fitted yet.
+
+        Args:
+          task: bounds and dimensions.
+          config: the knobs.
+          inputs, deltas: of the data, see `data_statistics`.
+          seed: of the weights, one stream per member.
+        """
+        super().__init__()
+        self._low, self._high = task.action_low, task.action_high
+        self.learned = config.covariance == "learned"
+        self.state_dim = task.state_dim
+        self.inputs = inputs
+        self.deltas = deltas
+        self.mask = (self.deltas.scale >= _CONSTANT).astype(np.float32)
+        width = task.state_dim * (2 if self.learned else 1)
+        self.members = [
+            networks.mlp(
+                task.state_dim + task.action_dim,
+                config.dynamics_hidden,
+                width,
+                "relu",
+                seeds.generator(seed, "dynamics/init", member),
+                name=f"dynamics_{member}",
+            )
+            for member in range(config.ensemble_size)
+        ]
+        self.noise_std = tf.Variable(tf.ones([task.state_dim]), trainable=False)
+
+    @property
+    def size(self) -> int:
+        """M."""
+        return len(self.members)
+
+    @property
+    def weights(self) -> list[tf.Variable]:
+        """All variables that the export and a checkpoint need."""
+        return [*networks.variables(*self.members), self.noise_std]
+
+    def standardise_inputs(self, states: Tensor, actions: Tensor) -> Tensor:
+        """[B, S], [B, A] -> [B, S + A]; clips the actions to the bounds first."""
+        clipped = tf.clip_by_value(actions, self._low, self._high)
+        joined = tf.concat([states, clipped], axis=-1)
+        return (joined - self.inputs.shift) / (self.inputs.scale + standardize.EPSILON)
+
+    def distribution(self, outputs: Tensor) -> tfp.distributions.Distribution:
+        """[B, width] network outputs -> Gaussian over standardised deltas [B, S]."""
+        mean = outputs[..., : self.state_dim]
+        if not self.learned:
+            return tfd.MultivariateNormalDiag(mean, tf.ones_like(mean))
+        log_std = tf.clip_by_value(outputs[..., self.state_dim :], *_LOG_STD_BOUNDS)
+        return tfd.MultivariateNormalDiag(mean, tf.exp(log_std))
+
+    def bind(self, dtype: tf.DType = tf.float32) -> Callable[[Tensor, Tensor], Tensor]:
+        """Returns (states [B, S], actions [B, A]) -> raw member outputs [M, B, width].
+
+        Weights are read once, so that the function is cheap inside a loop of a graph.
+        """
+        forwards = [networks.bind(member, dtype) for member in self.members]
+
+        def predict(states: Tensor, actions: Tensor) -> Tensor:
+            inputs = tf.cast(self.standardise_inputs(states, actions), dtype)
+            return tf.stack([forward(inputs) for forward in forwards])
+
+        return predict
+
+    def next_states(self, states: Tensor, deltas: Tensor) -> Tensor:
+        """States [.., B, S] after standardised deltas [.., B, S]; bounded to +-100 of the start.
+
+        Differs: the authors bound the state itself to +-100, which would cut a user's own units.
+        """
+        change = self.mask * (deltas * (self.deltas.scale + _CONSTANT) + self.deltas.shift)
+        return states + tf.clip_by_value(change, -_STATE_BOUND, _STATE_BOUND)
+
+    def means(self, outputs: Tensor) -> Tensor:
+        """[.., width] -> [.., S] standardised mean deltas."""
+        return outputs[..., : self.state_dim]
+
+    def noise(self, outputs: Tensor) -> Tensor:
+        """[B, width] -> [B, S], the standard deviation to sample with, in standardised deltas."""
+        if self.learned:
+            return tf.exp(tf.clip_by_value(outputs[..., self.state_dim :], *_LOG_STD_BOUNDS))
+        return self.noise_std + tf.zeros_like(outputs)
+
+
+def fit(
+    ensemble: DynamicsEnsemble,
+    states: Array,
+    actions: Array,
+    next_states: Array,
+    split: Split,
+    config: DynamicsConfig,
+    names: tuple[str, ...],
+    seed: int,
+    stage: Stage,
+) -> dict[str, float]:
+    """Fits all members by maximum likelihood; goes on from the stage's last checkpoint.
+
+    Args:
+      ensemble: changed in place.
+      states, actions, next_states: the data, [N, S], [N, A], [N, S].
+      split: training and held-out rows.
+      config: the knobs.
+      names: of the S dimensions, for the report.
+      seed: of the minibatch orders, one stream per member and epoch.
+      stage: where checkpoints and metrics go.
+
+    Returns:
+      Held-out error: "mse" and per dimension "mse/<name>", in standardised deltas.
+    """
+    dtype = networks.training_dtype(config.precision)
+    inputs = ensemble.standardise_inputs(tf.constant(states), tf.constant(actions))
+    targets = tf.constant(ensemble.deltas.normalize(next_states - states) * ensemble.mask)
+    weights = networks.variables(*ensemble.members)
+
+    def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        losses = []
+        for member, (x, y) in zip(ensemble.members, batches, strict=True):
+            gaussian = ensemble.distribution(networks.bind(member, dtype)(x))
+            losses.append(-tf.reduce_mean(gaussian.log_prob(y)) / ensemble.state_dim)
+        return losses
+
+    loop = fitting.Fit(weights, loss)
+    stage.track([*weights, *loop.adam.moments])
+    first = stage.restore()
+    train_rows = tf.constant(split.train, tf.int32)
+    data = (tf.gather(inputs, train_rows), tf.gather(targets, train_rows))
+    batches = len(split.train) // min(config.dynamics_batch_size, len(split.train))
+    total = batches * config.dynamics_epochs
+    for epoch in range(first, config.dynamics_epochs):
+        streams = [
+            seeds.generator(seed, f"dynamics/order/{member}", epoch)
+            for member in range(ensemble.size)
+        ]
+        rows = fitting.shuffled_batches(streams, len(split.train), config.dynamics_batch_size)
+        losses = []
+        for start in range(0, len(rows), _STEPS_PER_CALL):
+            chunk = rows[start : start + _STEPS_PER_CALL]
+            steps = epoch * batches + start + np.arange(len(chunk))
+            rates = fitting.cosine(
+                config.dynamics_learning_rate, config.dynamics_final_rate_share, steps, total
+            )
+            losses.append(loop.run(data, tf.constant(chunk), tf.constant(rates)).numpy().mean())
+            stage.progress(
+                epoch + (start + len(chunk)) / len(rows), config.dynamics_epochs, "epochs"
+            )
+        report = held_out_error(ensemble, inputs, targets, split, names)
+        stage.log(epoch + 1, {"loss": float(np.mean(losses)), "held_out_mse": report["mse"]})
+        stage.save(epoch + 1)
+    return held_out_error(ensemble, inputs, targets, split, names, update_noise=True)
+
+
+def fit_or_load(
+    ensemble: DynamicsEnsemble,
+    data: tuple[Array, Array, Array],
+    split: Split,
+    config: DynamicsConfig,
+    names: tuple[str, ...],
+    seed: int,
+    record: RunRecord,
+    other: RunRecord | None = None,
+) -> None:
+    """Fits the models, or reads them where this run, or `other`, has fitted them.
+
+    Args:
+      ensemble: changed in place.
+      data: states [N, S], actions [N, A], next states [N, S].
+      split: training and held-out rows.
+      config: the knobs.
+      names: of the S dimensions.
+      seed: of the minibatch orders.
+      record: this run; stage "dynamics" keeps epochs, "dynamics_final" the fitted weights.
+      other: a run whose fitted models are taken over; the caller has checked that they fit.
+    """
+    final = record.stage("dynamics_final")
+    final.track(ensemble.weights)
+    if final.complete:
+        final.restore()
+        return
+    if other is not None:
+        source = other.stage("dynamics_final")
+        source.track(ensemble.weights)
+        source.restore()
+        report = source.result["held_out"]
+    else:
+        report = fit(ensemble, *data, split, config, names, seed, record.stage("dynamics"))
+    final.save(1)
+    statistics = {
+        name: [part.astype(float).tolist() for part in values]
+        for name, values in (("inputs", ensemble.inputs), ("deltas", ensemble.deltas))
+    }
+    final.finish({"held_out": report, "statistics": statistics})
+
+
+def load(task: TaskSpec, config: DynamicsConfig, seed: int, record: RunRecord) -> DynamicsEnsemble:
+    """Rebuilds the fitted ensemble of a run from its folder alone.
+
+    Raises:
+      UserError: the models are not fitted yet.
+    """
+    final = record.stage("dynamics_final")
+    if not final.complete:
+        raise UserError(
+            f"--workdir: the models of {record.folder} are not fitted yet; train it first"
+        )
+    statistics = {
+        name: standardize.Statistics(*(np.array(part, np.float32) for part in values))
+        for name, values in final.result["statistics"].items()
+    }
+    ensemble = DynamicsEnsemble(task, config, statistics["inputs"], statistics["deltas"], seed)
+    final.track(ensemble.weights)
+    final.restore()
+    return ensemble
+
+
+def held_out_error(
+    ensemble: DynamicsEnsemble,
+    inputs: Tensor,
+    targets: Tensor,
+    split: Split,
+    names: tuple[str, ...],
+    update_noise: bool = False,
+) -> dict[str, float]:
+    """Mean squared error of the members on held-out rows (on training rows where none are held out).
+
+    Args:
+      ensemble: the models.
+      inputs, targets: standardised, [N, S + A] and [N, S].
+      split: rows.
+      names: of the S dimensions.
+      update_noise: whether to set the ensemble's noise_std to the residuals' standard deviation.
+
+    Returns:
+      "mse" and "mse/<name>" per dimension, means over members.
+    """
+    rows = split.held_out if len(split.held_out) else split.train[:20_000]
+    x, y = tf.gather(inputs, rows), tf.gather(targets, rows)
+    errors = [
+        tf.reduce_mean(tf.square(ensemble.means(networks.bind(member)(x)) - y), axis=0)
+        for member in ensemble.members
+    ]
+    by_name = tf.reduce_mean(tf.stack(errors), axis=0).numpy()
+    if update_noise:
+        ensemble.noise_std.assign(np.sqrt(by_name))
+    report = {"mse": float(by_name.mean())}
+    return report | {f"mse/{name}": float(v) for name, v in zip(names, by_name, strict=True)}

@@ -1,0 +1,74 @@
+"""python -m morel_tf.evaluate --workdir=RUN: measures a run's policy in the real simulator."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from absl import logging
+
+from flags import schema
+from morel_tf import experiment
+from offline_tf import evaluation, tasks
+from offline_tf.knobs import check, knob
+from offline_tf.run_record import RunRecord, write_json
+from offline_tf.types import UserError
+
+USAGE = """
+usage: python -m morel_tf.evaluate --workdir=RUN [--episodes=N] [--seed=N] [--physics=v4]
+
+Rebuilds the policy of a finished run from its folder and runs it in the simulator.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluation."""
+
+    workdir: str = knob("", "Run folder.")
+    episodes: int = knob(100, "Episodes per kind of action.", low=1)
+    seed: int = knob(1000, "Random seed of start states and actions.", low=0)
+    physics: str = knob("", "Robot physics; empty: the run's.", choices=("", "v2", "v4", "v5"))
+    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+        if not self.workdir:
+            raise UserError("--workdir: expected the folder of a run, got none")
+
+
+def main(config: EvaluateConfig) -> None:
+    """Prints and writes RUN/evaluation.json."""
+    threads = experiment.use_threads(config.threads)
+    record = RunRecord.open_existing(pathlib.Path(config.workdir))
+    configs = experiment.from_manifest(record.manifest)
+    task = tasks.get(configs.run.env)
+    policy = experiment.load_policy(configs, record).numpy()
+    physics = config.physics or configs.run.physics
+    report: dict[str, object] = {"env": task.name, "physics": physics, "seed": config.seed}
+    for kind in ("mean", "stochastic"):
+        found = evaluation.evaluate(
+            policy,
+            task,
+            physics,
+            config.episodes,
+            kind == "stochastic",
+            config.seed,
+            "evaluate",
+            threads=threads,
+        )
+        report |= {f"return_{kind}": found.mean, f"return_{kind}_std": found.std}
+        logging.info(
+            "%s action: return %.1f +- %.1f over %d episodes, mean length %.0f",
+            kind,
+            found.mean,
+            found.std,
+            config.episodes,
+            found.lengths.mean(),
+        )
+    write_json(record.folder / "evaluation.json", report)
+
+
+if __name__ == "__main__":
+    schema.run(main, [EvaluateConfig], USAGE)

@@ -1,0 +1,354 @@
+"""A whole MOReL run, from flags to summary; the binaries and the tests call it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from morel_tf import algorithm, config, deploy, dynamics, planner, usad
+from offline_tf import evaluation, seeds, tasks
+from offline_tf.datasets import d4rl
+from offline_tf.datasets.made import load_or_make
+from offline_tf.policy import GaussianPolicy, NumpyPolicy
+from offline_tf.run_record import RunRecord, write_json
+from offline_tf.types import Array, TaskSpec, Transitions, UserError
+
+# Flags that may differ when a run is continued: they do not decide the result.
+FREE_FLAGS = ("workdir", "data_dir", "threads")
+
+
+class Configs(NamedTuple):
+    """The dataclasses of config.STAGES, in their order."""
+
+    run: config.RunConfig
+    dynamics: config.DynamicsConfig
+    usad: config.UsadConfig
+    pmdp: config.PmdpConfig
+    cloning: config.CloningConfig
+    planner: config.PlannerConfig
+
+    @property
+    def knobs(self) -> algorithm.Knobs:
+        """Without the run's."""
+        return algorithm.Knobs(*self[1:])
+
+    def flat(self) -> dict[str, Any]:
+        """All flags by name."""
+        return {k: v for part in self for k, v in dataclasses.asdict(part).items()}
+
+
+def from_manifest(manifest: dict[str, Any]) -> Configs:
+    """Rebuilds the configuration of a run from its folder."""
+    flags = manifest["flags"]
+    parts: list[Any] = []
+    for cls in config.STAGES:
+        values = {f.name: flags[f.name] for f in dataclasses.fields(cls)}
+        parts.append(cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}))
+    return Configs(*parts)
+
+
+def default_workdir(run: config.RunConfig) -> pathlib.Path:
+    """Where a run goes without --workdir."""
+    return pathlib.Path("runs") / f"morel-{run.env}-{run.preset}-seed{run.seed}"
+
+
+def use_threads(threads: int) -> int:
+    """Sets TensorFlow's threads; returns the number used.
+
+    One thread per product and the members side by side is faster here than the other way round
+    (benchmarks/training.py).
+    """
+    count = threads or os.cpu_count() or 1
+    tf.config.threading.set_inter_op_parallelism_threads(count)
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    return count
+
+
+def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
+    """Loads --dataset, or the data that this run makes for itself; returns it with its name."""
+    if run.dataset:
+        path = pathlib.Path(run.dataset)
+        return d4rl.read(path, task.state_dim), path.name
+    return load_or_make(
+        task, run.physics, run.exploration, run.data_steps, run.seed, run.data_dir, threads
+    )
+
+
+def _other_dynamics(configs: Configs, data_hash: str) -> RunRecord | None:
+    """Opens --dynamics_from and checks that its models were fitted as this run would."""
+    if not configs.run.dynamics_from:
+        return None
+    other = RunRecord.open_existing(pathlib.Path(configs.run.dynamics_from))
+    theirs = from_manifest(other.manifest)
+    problems = [
+        f"--{f.name} is {getattr(theirs.dynamics, f.name)!r} there"
+        for f in dataclasses.fields(configs.dynamics)
+        if getattr(theirs.dynamics, f.name) != getattr(configs.dynamics, f.name)
+    ]
+    if other.manifest.get("data_hash") != data_hash:
+        problems.append("its data differs")
+    if not other.stage("dynamics_final").complete:
+        problems.append("its models are not fitted yet")
+    if problems:
+        raise UserError(f"--dynamics_from: {other.folder} does not fit ({'; '.join(problems)})")
+    return other
+
+
+def run(configs: Configs) -> dict[str, Any]:
+    """Runs, or continues, a whole MOReL run.
+
+    Args:
+      configs: all knobs.
+
+    Returns:
+      The summary, as in summary.json.
+
+    Raises:
+      UserError: bad input; the run folder is as before.
+    """
+    run_config = configs.run
+    threads = use_threads(run_config.threads)
+    task = tasks.get(run_config.env)
+    folder = pathlib.Path(run_config.workdir) if run_config.workdir else default_workdir(run_config)
+    record = RunRecord.create_or_continue(folder, "morel", configs.flat(), FREE_FLAGS)
+    data, dataset_name = load_data(run_config, task, threads)
+    data_hash = d4rl.content_hash(data)
+    if record.manifest.setdefault("data_hash", data_hash) != data_hash:
+        raise UserError(
+            f"--workdir: {folder} was trained on other data ({record.manifest['data_hash']}, now "
+            f"{data_hash}); choose another --workdir"
+        )
+    behavior_return = float(data.episode_returns().mean())
+    record.note(dataset=dataset_name, data_hash=data_hash, behavior_return=behavior_return)
+    logging.info(
+        "%s: %d transitions, %d episodes, mean return %.1f",
+        dataset_name,
+        len(data),
+        len(data.episode_bounds()),
+        behavior_return,
+    )
+
+    def log_evaluation(policy: NumpyPolicy, iteration: int) -> dict[str, float]:
+        last_tenth = iteration > 0.9 * configs.planner.iterations
+        every = max(run_config.eval_every // 5, 1) if last_tenth else run_config.eval_every
+        if iteration % every and iteration != configs.planner.iterations:
+            return {}
+        return {
+            f"true_return_{kind}": evaluation.evaluate(
+                policy,
+                task,
+                run_config.physics,
+                run_config.eval_episodes,
+                kind == "stochastic",
+                run_config.seed,
+                f"planning/{iteration}",
+                threads=threads,
+            ).mean
+            for kind in ("mean", "stochastic")
+        }
+
+    learned = algorithm.morel(
+        task,
+        run_config.physics,
+        data,
+        configs.knobs,
+        run_config.seed,
+        record,
+        log_evaluation if task.simulation else lambda policy, iteration: {},
+        _other_dynamics(configs, data_hash),
+    )
+    measured = evaluate_final(configs, task, data, learned, record, threads)
+    exported = export_run(task, data, learned, record)
+    return summarize(configs, task, dataset_name, learned, measured, exported, record)
+
+
+def _start_states(task: TaskSpec, data: Transitions) -> tuple[Array, Array] | None:
+    """Physical states at the data's episode starts, where the data has them."""
+    if data.qpos is None or data.qvel is None:
+        return None
+    first = data.episode_bounds()[:, 0]
+    return data.qpos[first], data.qvel[first]
+
+
+def evaluate_final(
+    configs: Configs,
+    task: TaskSpec,
+    data: Transitions,
+    learned: algorithm.Learned,
+    record: RunRecord,
+    threads: int,
+) -> dict[str, Any]:
+    """Measures the final policy and behaviour cloning in the real simulator."""
+    stage = record.stage("evaluation")
+    if stage.complete:
+        return stage.result
+    if task.simulation is None:
+        return stage.finish({"real_environment": False})
+    run_config = configs.run
+
+    def measure(policy: NumpyPolicy, name: str, stochastic: bool, **where: Any) -> Any:
+        return evaluation.evaluate(
+            policy,
+            task,
+            run_config.physics,
+            run_config.final_episodes,
+            stochastic,
+            run_config.seed,
+            f"final/{name}",
+            threads=threads,
+            **where,
+        )
+
+    policy = learned.policy.numpy()
+    mean, sampled = measure(policy, "policy", False), measure(policy, "policy", True)
+    same_terms = measure(
+        policy, "horizon", True, horizon=configs.pmdp.horizon, starts=_start_states(task, data)
+    )
+    cloned = measure(learned.cloned, "cloning", False)
+    return stage.finish(
+        {
+            "real_environment": True,
+            "true_return_at_horizon": same_terms.mean,
+            "true_return_mean": mean.mean,
+            "true_return_std": mean.std,
+            "true_return_stochastic": sampled.mean,
+            "episode_length": float(mean.lengths.mean()),
+            "bc_return": cloned.mean,
+            "episodes": run_config.final_episodes,
+        }
+    )
+
+
+def export_run(
+    task: TaskSpec, data: Transitions, learned: algorithm.Learned, record: RunRecord
+) -> str:
+    """Writes and verifies the SavedModel; returns its folder."""
+    folder = record.folder / "export"
+    stage = record.stage("export")
+    if stage.complete:
+        return str(folder)
+    controller = deploy.Controller(
+        task, learned.policy, learned.ensemble, learned.weights, learned.calibrations
+    )
+    rows = np.linspace(0, len(data) - 1, num=min(len(data), 256)).astype(np.int64)
+    error = deploy.export_and_verify(
+        controller, folder, data.observations[rows], data.actions[rows]
+    )
+    write_json(folder / "manifest.json", record.manifest)
+    stage.finish({"largest_difference": error})
+    return str(folder)
+
+
+def load_policy(configs: Configs, record: RunRecord) -> GaussianPolicy:
+    """Rebuilds a run's planned policy from its folder.
+
+    Raises:
+      UserError: planning is not finished.
+    """
+    stage = record.stage("planning")
+    if not stage.complete:
+        raise UserError(f"--workdir: the run in {record.folder} is not finished; continue it first")
+    task = tasks.get(configs.run.env)
+    policy = planner.new_policy(task, configs.planner, configs.run.seed)
+    stage.track([*policy.weights, *planner.new_baseline(task, configs.planner, 0).state])
+    stage.restore()
+    return policy
+
+
+def export_again(record: RunRecord, folder: pathlib.Path) -> float:
+    """Exports a finished run to another folder, without its data; returns the largest difference."""
+    configs = from_manifest(record.manifest)
+    task = tasks.get(configs.run.env)
+    policy = load_policy(configs, record)
+    ensemble = dynamics.load(task, configs.dynamics, configs.run.seed, record)
+    weights = usad.space_weights(task, ensemble, configs.usad.disagreement_space)
+    controller = deploy.Controller(task, policy, ensemble, weights, usad.load(record))
+    draws = seeds.generator(configs.run.seed, "export")
+    spread = draws.standard_normal((256, task.state_dim + task.action_dim))
+    samples = (ensemble.inputs.shift + ensemble.inputs.scale * spread).astype(np.float32)
+    states, actions = np.split(samples, [task.state_dim], axis=1)
+    error = deploy.export_and_verify(controller, folder, states, task.clip_actions(actions))
+    write_json(folder / "manifest.json", record.manifest)
+    return error
+
+
+def last_tenth(record: RunRecord, iterations: int) -> dict[str, float]:
+    """Means over the evaluations in the last tenth of the iterations."""
+    path = record.folder / "metrics" / "planning.evaluation.csv"
+    if not path.exists():
+        return {}
+    rows = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
+    late = rows[rows["step"] > 0.9 * iterations]
+    second_half = rows[rows["step"] >= 0.5 * iterations]
+    return {
+        "true_return_last_tenth": float(late["true_return_mean"].mean()),
+        "true_return_stochastic_last_tenth": float(late["true_return_stochastic"].mean()),
+        "true_return_least_in_second_half": float(second_half["true_return_mean"].min()),
+    }
+
+
+def summarize(
+    configs: Configs,
+    task: TaskSpec,
+    dataset_name: str,
+    learned: algorithm.Learned,
+    measured: dict[str, Any],
+    exported: str,
+    record: RunRecord,
+) -> dict[str, Any]:
+    """Writes summary.json and says in words what happened."""
+    stages = {name: entry["seconds"] for name, entry in record.results().items()}
+    value = measured.get("true_return_mean")
+    returns = record.manifest["behavior_return"]
+    summary = {
+        "algorithm": "morel" if configs.usad.threshold_rule != "none" else "naive_mbrl",
+        "env": task.name,
+        "dataset": dataset_name,
+        "physics": configs.run.physics,
+        "preset": configs.run.preset,
+        "seed": configs.run.seed,
+        "commit": record.manifest["commit"],
+        "iterations": configs.planner.iterations,
+        "horizon": configs.pmdp.horizon,
+        "behavior_return": returns,
+        "bc_return": measured.get("bc_return"),
+        "pmdp_return": learned.pmdp_return,
+        **{k: v for k, v in measured.items() if k not in ("bc_return", "real_environment")},
+        **last_tenth(record, configs.planner.iterations),
+        "normalized_score": None if value is None else task.normalized_score(value),
+        "threshold": learned.calibrations["planning"].threshold,
+        "wall_seconds": round(sum(stages.values()), 1),
+        "stages": stages,
+        "export": exported,
+    }
+    write_json(record.folder / "summary.json", summary)
+    logging.info("%s", in_words(summary))
+    return summary
+
+
+def in_words(summary: dict[str, Any]) -> str:
+    """The summary as a person would say it."""
+    lines = [
+        f"{summary['algorithm']} on {summary['dataset']} ({summary['physics']} physics), "
+        f"seed {summary['seed']}, {summary['wall_seconds']:.0f} s:",
+        f"  behaviour policy     {summary['behavior_return']:10.1f}",
+    ]
+    if summary.get("true_return_mean") is None:
+        lines.append("  nothing was run in a real environment: the task declares no simulator")
+    else:
+        lines += [
+            f"  behaviour cloning    {summary['bc_return']:10.1f}",
+            f"  policy, mean action  {summary['true_return_mean']:10.1f} "
+            f"+- {summary['true_return_std']:.1f} over {summary['episodes']} episodes",
+            f"  policy, stochastic   {summary['true_return_stochastic']:10.1f}",
+            f"  over {summary['horizon']} steps: P-MDP {summary['pmdp_return']:.1f}, "
+            f"true {summary['true_return_at_horizon']:.1f}",
+        ]
+    lines.append(f"  export: {summary['export']}")
+    return "\n".join(lines)

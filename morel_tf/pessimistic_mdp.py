@@ -1,0 +1,232 @@
+"""The pessimistic MDP (MOReL, section 4): the learned model until the first unknown pair, then HALT.
+
+Three pure functions: `start_states`, `step`, `roll_out`. A path's state is (state, halted).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from morel_tf import usad
+from morel_tf.config import PmdpConfig
+from morel_tf.dynamics import DynamicsEnsemble
+from offline_tf.policy import GaussianPolicy
+from offline_tf.types import Array, TaskSpec, Tensor
+
+
+class PessimisticMdp(NamedTuple):
+    """What the P-MDP is made of.
+
+    Attributes:
+      task: reward, termination, clipping of observations.
+      physics: which reward.
+      ensemble: the models.
+      weights: [S], the detector's space.
+      threshold: of the disagreement.
+      halt_reward: min_D(r) - offset, paid once.
+      config: the knobs.
+    """
+
+    task: TaskSpec
+    physics: str
+    ensemble: DynamicsEnsemble
+    weights: Array
+    threshold: float
+    halt_reward: float
+    config: PmdpConfig
+
+
+class Step(NamedTuple):
+    """One step of K paths.
+
+    Attributes:
+      next_states: [K, S]; a halted path stays where it is.
+      rewards: [K]; 0 once halted.
+      unknown: [K] bool, HALT was entered in this step.
+      terminated: [K] bool, the task ended, or HALT was entered, in this step.
+      halted: [K] bool, nothing happens any more.
+      disagreement: [K].
+    """
+
+    next_states: Tensor
+    rewards: Tensor
+    unknown: Tensor
+    terminated: Tensor
+    halted: Tensor
+    disagreement: Tensor
+
+
+class RollOut(NamedTuple):
+    """[H, K, ...] block of paths; rows with valid = False did not happen."""
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+    terminated: Tensor
+    unknown: Tensor
+    valid: Tensor
+    disagreement: Tensor
+
+
+def observe(task: TaskSpec, states: Tensor) -> Tensor:
+    """[.., S] states -> [.., S] observations: clips the velocities where the task does."""
+    if task.velocity_limit is None:
+        return states
+    bound = np.full(task.state_dim, np.inf, np.float32)
+    bound[list(task.velocity_indices)] = task.velocity_limit
+    return tf.clip_by_value(states, -bound, bound)
+
+
+def start_states(
+    episode_starts: Array, all_states: Array, config: PmdpConfig, generator: np.random.Generator
+) -> Array:
+    """Draws the start states of one update: the data's episode starts, or a mix with all states.
+
+    Args:
+      episode_starts: [E, S].
+      all_states: [N, S].
+      config: paths_per_member and start_mix.
+      generator: draws.
+
+    Returns:
+      [paths_per_member, S]; every member starts from the same ones.
+    """
+    count = config.paths_per_member
+    chosen = episode_starts[generator.integers(len(episode_starts), size=count)]
+    mixed = generator.uniform(size=count) < config.start_mix
+    others = all_states[generator.integers(len(all_states), size=count)]
+    return np.where(mixed[:, None], others, chosen).astype(np.float32)
+
+
+def step(
+    pmdp: PessimisticMdp,
+    outputs: Tensor,
+    member: Tensor,
+    states: Tensor,
+    actions: Tensor,
+    halted: Tensor,
+    noise: Tensor | None,
+) -> Step:
+    """Advances K paths by one step.
+
+    At the first unknown (s, a) the step's reward becomes the HALT reward, once, and the path is over;
+    a halted path pays 0 for ever.
+
+    Differs: the paper's HALT goes on paying -kappa; with a terminated path that is one payment. With
+    halt="truncate" (the authors' code) the unknown step keeps its reward, and neither HALT nor a fall
+    counts as termination, so the planner bootstraps there.
+
+    Args:
+      pmdp: the P-MDP.
+      outputs: [M, K, width] raw member outputs at (states, actions).
+      member: [K] int32, whose model each path follows.
+      states: [K, S].
+      actions: [K, A], within the bounds.
+      halted: [K] bool.
+      noise: [K, S] standard normal draws, or None for the mean.
+
+    Returns:
+      A Step.
+    """
+    ensemble, task = pmdp.ensemble, pmdp.task
+    disagreement = usad.disagreement_of(ensemble, outputs, pmdp.weights)
+    own = tf.gather(tf.transpose(outputs, [1, 0, 2]), member, batch_dims=1)
+    deltas = ensemble.means(own)
+    if noise is not None:
+        deltas += noise * ensemble.noise(own)
+    proposed = ensemble.next_states(states, deltas)
+    unknown = (disagreement > pmdp.threshold) & ~halted
+    fallen = task.termination(proposed) & ~halted
+    rewards = task.reward(states, actions, proposed, pmdp.physics)
+    if pmdp.config.halt == "absorbing":
+        rewards = tf.where(unknown, pmdp.halt_reward, rewards)
+        terminated = unknown | fallen
+    else:
+        terminated = tf.zeros_like(unknown)
+    over = halted | unknown | fallen
+    return Step(
+        next_states=tf.where(halted[:, None], states, proposed),
+        rewards=tf.where(halted, 0.0, rewards),
+        unknown=unknown,
+        terminated=terminated,
+        halted=over,
+        disagreement=disagreement,
+    )
+
+
+def roll_out(
+    pmdp: PessimisticMdp,
+    policy: GaussianPolicy,
+    starts: Tensor,
+    member: Tensor,
+    seed: Tensor,
+) -> RollOut:
+    """Rolls K paths out for at most H steps, all members and paths in one tf.while_loop.
+
+    The loop ends early when every path is over.
+
+    Args:
+      pmdp: the P-MDP.
+      policy: draws actions; sees observations.
+      starts: [K, S] states.
+      member: [K] int32, one model per whole path.
+      seed: [2] int32.
+
+    Returns:
+      A RollOut.
+    """
+    task, config = pmdp.task, pmdp.config
+    tf.debugging.assert_shapes([(starts, ("K", task.state_dim)), (member, ("K",))])
+    count, horizon = tf.shape(starts)[0], config.horizon
+    mean_of, predict = policy.bind(), pmdp.ensemble.bind()
+    std = tf.exp(policy.log_std)
+    action_noise = tf.random.stateless_normal([horizon, count, task.action_dim], seed)
+    sample_states = config.rollout_noise == "sample"
+
+    def body(t: Tensor, states: Tensor, halted: Tensor, out: tuple) -> tuple:
+        observations = observe(task, states)
+        drawn = mean_of(observations) + std * action_noise[t]
+        actions = tf.clip_by_value(drawn, task.action_low, task.action_high)
+        noise = None
+        if sample_states:
+            step_seed = tf.stack([seed[0] + t, seed[1] + 1])
+            noise = tf.random.stateless_normal(tf.shape(states), step_seed)
+        result = step(pmdp, predict(states, actions), member, states, actions, halted, noise)
+        row = RollOut(
+            observations,
+            drawn,
+            result.rewards,
+            observe(task, result.next_states),
+            result.terminated,
+            result.unknown,
+            ~halted,
+            result.disagreement,
+        )
+        out = tuple(array.write(t, value) for array, value in zip(out, row, strict=True))
+        return t + 1, result.next_states, result.halted, out
+
+    def array(dtype: tf.DType, *shape: int | None) -> tf.TensorArray:
+        return tf.TensorArray(dtype, size=horizon, element_shape=[None, *shape])
+
+    s, a = task.state_dim, task.action_dim
+    fields = RollOut(
+        array(tf.float32, s),
+        array(tf.float32, a),
+        array(tf.float32),
+        array(tf.float32, s),
+        array(tf.bool),
+        array(tf.bool),
+        array(tf.bool),
+        array(tf.float32),
+    )
+    steps, _, _, out = tf.while_loop(
+        lambda t, states, halted, out: (t < horizon) & ~tf.reduce_all(halted),
+        body,
+        (tf.constant(0), starts, tf.zeros([count], tf.bool), tuple(fields)),
+        parallel_iterations=1,
+    )
+    return RollOut(*(array.gather(tf.range(steps)) for array in out))

@@ -1,0 +1,173 @@
+"""Line 5 of MOReL's Algorithm 1: natural policy gradient in the pessimistic MDP."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from morel_tf import pessimistic_mdp, policy_update
+from morel_tf.config import PlannerConfig
+from morel_tf.natural_gradient import NaturalGradient
+from morel_tf.pessimistic_mdp import PessimisticMdp, RollOut
+from morel_tf.policy_update import Paths
+from morel_tf.value_baseline import ValueBaseline
+from offline_tf import seeds
+from offline_tf.policy import GaussianPolicy, NumpyPolicy, velocity_scale
+from offline_tf.run_record import Stage
+from offline_tf.types import Array, TaskSpec, Tensor
+
+_SAVE_EVERY = 5
+
+
+def new_policy(task: TaskSpec, config: PlannerConfig, seed: int) -> GaussianPolicy:
+    """Returns a random policy of the configured shape."""
+    return GaussianPolicy(
+        task.state_dim,
+        task.action_dim,
+        config.policy_hidden,
+        config.init_log_std,
+        velocity_scale(task, config.policy_velocity_scale),
+        seeds.generator(seed, "policy/init"),
+    )
+
+
+def new_baseline(task: TaskSpec, config: PlannerConfig, seed: int) -> ValueBaseline:
+    """Returns a fresh value baseline of the configured shape."""
+    return ValueBaseline(
+        task.state_dim,
+        config.baseline_hidden,
+        config.baseline_learning_rate,
+        config.baseline_weight_decay,
+        config.baseline_epochs,
+        config.baseline_batch_size,
+        seeds.generator(seed, "baseline/init"),
+    )
+
+
+def new_natural_gradient(policy: GaussianPolicy, config: PlannerConfig) -> NaturalGradient:
+    """Returns the natural gradient step with the configured settings."""
+    return NaturalGradient(
+        policy,
+        config.cg_iterations,
+        config.cg_damping,
+        config.fisher_share,
+        config.min_log_std,
+        config.max_log_std,
+    )
+
+
+def annealed_kl(config: PlannerConfig, iteration: int) -> float:
+    """KL per update at an iteration (from 0): falls linearly to its final share."""
+    progress = iteration / max(config.iterations, 1)
+    return config.kl_per_update * (1.0 - (1.0 - config.kl_final_share) * progress)
+
+
+def to_paths(block: RollOut) -> Paths:
+    """Gives a roll-out the form that the update takes: numpy, with ends marked."""
+    arrays = RollOut(*(x.numpy() for x in block))
+    valid = arrays.valid
+    last = valid & ~np.concatenate([valid[1:], np.zeros_like(valid[:1])])
+    times = np.broadcast_to(np.arange(len(valid), dtype=np.float32)[:, None], valid.shape)
+    return Paths(
+        observations=arrays.observations,
+        actions=arrays.actions,
+        rewards=arrays.rewards,
+        next_observations=arrays.next_observations,
+        times=np.ascontiguousarray(times),
+        terminated=arrays.terminated,
+        ended=last,
+        valid=valid,
+    )
+
+
+def path_statistics(block: RollOut) -> dict[str, float]:
+    """Numbers of a block that catch most errors: P-MDP return, HALT share and step, disagreement."""
+    valid, unknown = block.valid.numpy(), block.unknown.numpy()
+    halted = unknown.any(axis=0)
+    lengths = valid.sum(axis=0)
+    disagreement = block.disagreement.numpy()[valid]
+    return {
+        "pmdp_return": float(np.where(valid, block.rewards.numpy(), 0.0).sum(axis=0).mean()),
+        "halt_share": float(halted.mean()),
+        "halt_step": float(lengths[halted].mean()) if halted.any() else float(len(valid)),
+        "path_length": float(lengths.mean()),
+        "disagreement_mean": float(disagreement.mean()),
+        "disagreement_max": float(disagreement.max()),
+    }
+
+
+def plan(
+    pmdp: PessimisticMdp,
+    policy: GaussianPolicy,
+    starts: Array,
+    all_states: Array,
+    config: PlannerConfig,
+    seed: int,
+    stage: Stage,
+    evaluate: Callable[[NumpyPolicy, int], dict[str, float]],
+) -> float:
+    """Improves the policy in the P-MDP; goes on from the stage's last checkpoint.
+
+    Args:
+      pmdp: where to plan.
+      policy: changed in place.
+      starts: [E, S] the data's episode starts.
+      all_states: [N, S] all states of the data.
+      config: the knobs.
+      seed: of start states, actions and minibatches, one stream per iteration.
+      stage: where checkpoints and metrics go.
+      evaluate: (policy, iteration) -> numbers for the log, empty where nothing is due.
+
+    Returns:
+      The final policy's undiscounted return in the P-MDP, mean over fresh paths.
+    """
+    baseline = new_baseline(pmdp.task, config, seed)
+    natural_gradient = new_natural_gradient(policy, config)
+    stage.track([*policy.weights, *baseline.state])
+    members = np.repeat(np.arange(pmdp.ensemble.size, dtype=np.int32), pmdp.config.paths_per_member)
+
+    @tf.function(reduce_retracing=True)
+    def roll_out(first: Tensor, member: Tensor, noise_seed: Tensor) -> RollOut:
+        return pessimistic_mdp.roll_out(pmdp, policy, first, member, noise_seed)
+
+    def sample(iteration: int) -> RollOut:
+        chosen = pessimistic_mdp.start_states(
+            starts, all_states, pmdp.config, seeds.generator(seed, "planning/starts", iteration)
+        )
+        return roll_out(
+            tf.constant(np.tile(chosen, (pmdp.ensemble.size, 1))),
+            tf.constant(members),
+            seeds.stateless(seed, "planning/actions", iteration),
+        )
+
+    first = stage.restore()
+    if stage.complete:
+        return float(stage.result["pmdp_return"])
+    for iteration in range(first, config.iterations):
+        block = sample(iteration)
+        report = policy_update.update(
+            to_paths(block),
+            natural_gradient,
+            baseline,
+            config.discount,
+            config.gae_lambda,
+            annealed_kl(config, iteration),
+            seeds.generator(seed, "planning/baseline", iteration),
+        )
+        done = iteration + 1
+        numbers = path_statistics(block) | dataclasses.asdict(report)
+        stage.log(done, numbers)
+        true = evaluate(policy.numpy(), done)
+        if true:
+            stage.log(done, {"pmdp_return": numbers["pmdp_return"], **true}, "evaluation")
+        shown = {"P-MDP return": numbers["pmdp_return"], "HALT share": numbers["halt_share"]} | true
+        note = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        stage.progress(done, config.iterations, "iterations", note)
+        if done % _SAVE_EVERY == 0 or done == config.iterations:
+            stage.save(done)
+    final = path_statistics(sample(config.iterations))
+    stage.finish(final)
+    return final["pmdp_return"]

@@ -1,0 +1,127 @@
+"""One planner update from a block of paths: advantages, natural step, baseline fit.
+
+The same update plans in the pessimistic MDP and trains behaviour policies in the simulator.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from morel_tf.natural_gradient import NaturalGradient
+from morel_tf.value_baseline import ValueBaseline
+from offline_tf import returns
+from offline_tf.types import Array
+
+
+class Paths(NamedTuple):
+    """A block of K paths of at most T steps; rows with valid = False are padding.
+
+    Attributes:
+      observations: [T, K, S], what the policy saw.
+      actions: [T, K, A], as drawn (unclipped).
+      rewards: [T, K].
+      next_observations: [T, K, S].
+      times: [T, K] steps since the path's start.
+      terminated: [T, K] bool, no value beyond this step (fall or HALT).
+      ended: [T, K] bool, the path is cut after this step.
+      valid: [T, K] bool, the step happened.
+    """
+
+    observations: Array
+    actions: Array
+    rewards: Array
+    next_observations: Array
+    times: Array
+    terminated: Array
+    ended: Array
+    valid: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateReport:
+    """Scalars of one update; see StepReport and ValueBaseline.fit."""
+
+    kl: float
+    improvement: float
+    cg_residual: float
+    log_std: float
+    explained_variance: float
+    samples: int
+
+
+def update(
+    paths: Paths,
+    natural_gradient: NaturalGradient,
+    baseline: ValueBaseline,
+    discount: float,
+    gae_lambda: float,
+    kl_per_update: float,
+    generator: np.random.Generator,
+    bootstrap_targets: bool = False,
+) -> UpdateReport:
+    """Takes one natural step, then fits the baseline.
+
+    Args:
+      paths: the samples.
+      natural_gradient: holds the policy.
+      baseline: V before this update; fitted afterwards, as in the authors' code.
+      discount: gamma, in [0, 1].
+      gae_lambda: in [0, 1].
+      kl_per_update: nats.
+      generator: draws the baseline's minibatches.
+      bootstrap_targets: whether V's targets count the value beyond a cut. False, as in the authors'
+        code, where paths run to the task's horizon; True where paths are pieces of episodes.
+
+    Returns:
+      An UpdateReport.
+    """
+    steps, count, state_dim = paths.observations.shape
+    mask = paths.valid
+    flat = (steps * count, state_dim)
+    values = baseline.predict(
+        tf.constant(paths.observations.reshape(flat)), tf.constant(paths.times.reshape(-1))
+    )
+    next_values = _next_values(paths, values.numpy().reshape(steps, count), baseline)
+    advantages = returns.generalized_advantages(
+        np.where(mask, paths.rewards, 0.0),
+        values.numpy().reshape(steps, count),
+        next_values,
+        paths.terminated,
+        paths.ended,
+        discount,
+        gae_lambda,
+    )[mask]
+    advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-6)
+    observations = paths.observations[mask]
+    report = natural_gradient.step(
+        tf.constant(observations),
+        tf.constant(paths.actions[mask]),
+        tf.constant(advantages, tf.float32),
+        tf.constant(kl_per_update, tf.float32),
+    )
+    cut = paths.ended & ~paths.terminated & bootstrap_targets
+    rewards = paths.rewards + np.where(cut, discount * next_values, 0.0)
+    targets = returns.discounted_returns(np.where(mask, rewards, 0.0), paths.ended, discount)[mask]
+    explained = baseline.fit(observations, paths.times[mask], targets, generator)
+    return UpdateReport(
+        float(report.kl),
+        float(report.improvement),
+        float(report.residual),
+        float(report.log_std),
+        explained,
+        int(mask.sum()),
+    )
+
+
+def _next_values(paths: Paths, values: Array, baseline: ValueBaseline) -> Array:
+    """V of the state after each step: the next row's value, asked anew only where a path is cut."""
+    next_values = np.concatenate([values[1:], np.zeros_like(values[:1])])
+    cut = paths.ended & paths.valid
+    next_values[cut] = baseline.predict(
+        tf.constant(paths.next_observations[cut]), tf.constant(paths.times[cut] + 1)
+    ).numpy()
+    return next_values

@@ -1,0 +1,23 @@
+"""python -m morel_tf.train --env=walker2d: from data to an exported MOReL policy."""
+
+from __future__ import annotations
+
+from flags import schema
+from morel_tf import config, experiment
+from offline_tf import tasks
+
+USAGE = """
+usage: python -m morel_tf.train --env=walker2d [--preset=quick] [--dataset=FILE] [flags]
+
+Learns a policy from logged data with MOReL and exports it. Makes the data first where none is given.
+The same command again continues a run that was interrupted.
+"""
+
+
+def main(*configs: object) -> None:
+    """Runs the experiment."""
+    experiment.run(experiment.Configs(*configs))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    schema.run(main, config.STAGES, USAGE, "morel", tasks.names(), default_env="hopper")

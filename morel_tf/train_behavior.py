@@ -1,0 +1,21 @@
+"""python -m morel_tf.train_behavior --env=hopper --target_return=1000: makes a behaviour policy."""
+
+from __future__ import annotations
+
+from flags import schema
+from morel_tf import behavior_experiment, config
+
+USAGE = """
+usage: python -m morel_tf.train_behavior --env=hopper [--target_return=1000 | --num_steps=N] [flags]
+
+Trains a policy in the real simulator by natural policy gradient, to serve as a behaviour policy.
+"""
+
+
+def main(behavior: config.BehaviorConfig) -> None:
+    """Trains, or continues."""
+    behavior_experiment.run(behavior)
+
+
+if __name__ == "__main__":
+    schema.run(main, [config.BehaviorConfig], USAGE)

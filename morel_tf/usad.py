@@ -1,0 +1,234 @@
+"""USAD, the unknown state-action detector (MOReL, section 4): unknown iff disc(s,a) > threshold.
+
+disc(s,a) = max_{i,j} || w * (f_i(s,a) - f_j(s,a)) ||_2, where w names the space: standardised
+deltas, the observation's own units, or the authors' (velocities times 0.02).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from morel_tf.config import UsadConfig
+from morel_tf.dynamics import DynamicsEnsemble
+from offline_tf import disagreement, standardize
+from offline_tf.datasets import velocities
+from offline_tf.run_record import RunRecord, Stage
+from offline_tf.types import Array, TaskSpec, Tensor, Transitions
+
+_AUTHORS_VELOCITY_SCALE = 0.02
+_WORST_SHARE = 0.05
+
+
+class Calibration(NamedTuple):
+    """The detector's threshold and what it was made from.
+
+    Attributes:
+      threshold: unknown iff the disagreement is above; inf for naive model-based RL.
+      space: "delta", "observation" or "authors".
+      mean, std, maximum: of the disagreement over the data.
+      rejected: share of the data that the threshold calls unknown.
+      beta_max: (maximum - mean) / std, the largest beta that changes anything.
+    """
+
+    threshold: float
+    space: str
+    mean: float
+    std: float
+    maximum: float
+    rejected: float
+    beta_max: float
+
+
+def space_weights(task: TaskSpec, ensemble: DynamicsEnsemble, space: str) -> Array:
+    """[S] factors that turn differences of standardised deltas into the named space."""
+    scale = ensemble.mask * (ensemble.deltas.scale + standardize.EPSILON)
+    if space == "delta":
+        return ensemble.mask.astype(np.float32)
+    if space == "authors":
+        scale = scale.copy()
+        scale[list(task.velocity_indices)] *= _AUTHORS_VELOCITY_SCALE
+    return scale.astype(np.float32)
+
+
+def disagreement_of(ensemble: DynamicsEnsemble, outputs: Tensor, weights: Array) -> Tensor:
+    """Raw member outputs [M, B, width], [S] -> [B] disagreement in the space of the weights."""
+    return disagreement.largest_pairwise_distance(ensemble.means(outputs) * weights)
+
+
+def batched(
+    ensemble: DynamicsEnsemble,
+    weights: Array,
+    states: Array,
+    actions: Array,
+    batch_size: int = 8192,
+    progress: Callable[[int, int], None] | None = None,
+) -> Array:
+    """Disagreement of many pairs: [N, S], [N, A] -> [N] float32."""
+
+    @tf.function(reduce_retracing=True)
+    def chunk(s: Tensor, a: Tensor) -> Tensor:
+        return disagreement_of(ensemble, ensemble.bind()(s, a), weights)
+
+    out = np.empty(len(states), np.float32)
+    for start in range(0, len(states), batch_size):
+        rows = slice(start, start + batch_size)
+        out[rows] = chunk(tf.constant(states[rows]), tf.constant(actions[rows])).numpy()
+        if progress:
+            progress(min(start + batch_size, len(states)), len(states))
+    return out
+
+
+def calibrate(values: Array, config: UsadConfig) -> Calibration:
+    """Sets the threshold from the disagreement over the data.
+
+    beta: mean + beta * std (paper); max: max / coef (authors); quantile; none: infinity.
+
+    Args:
+      values: [N] disagreement of all pairs that the models were fitted on.
+      config: the rule.
+    """
+    mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    maximum = float(values.max())
+    threshold = {
+        "beta": mean + config.beta * std,
+        "max": maximum / config.pessimism_coef,
+        "quantile": float(np.quantile(values, config.threshold_quantile)),
+        "none": float("inf"),
+    }[config.threshold_rule]
+    return Calibration(
+        threshold=threshold,
+        space=config.disagreement_space,
+        mean=mean,
+        std=std,
+        maximum=maximum,
+        rejected=float((values > threshold).mean()),
+        beta_max=(maximum - mean) / (std + 1e-12),
+    )
+
+
+def _show(stage: Stage, index: int, detectors: int, done: int, total: int) -> None:
+    stage.progress(index * total + done, detectors * total, "pairs")
+
+
+def load(record: RunRecord) -> dict[str, Calibration]:
+    """Reads the calibrations of a run from its folder."""
+    detectors = record.stage("usad").result["detectors"]
+    return {name: Calibration(**values) for name, values in detectors.items()}
+
+
+def calibrate_or_load(
+    task: TaskSpec,
+    ensemble: DynamicsEnsemble,
+    weights: Array,
+    data: Transitions,
+    states: tuple[Array, Array],
+    held_out: Array,
+    config: UsadConfig,
+    record: RunRecord,
+) -> dict[str, Calibration]:
+    """Calibrates every detector there is, each on what it will receive.
+
+    "planning" sees the models' states in the P-MDP; a deployed detector sees "observation"s, or, with
+    the previous observation, states restored by finite differences ("history"). The three differ only
+    where velocities were restored.
+
+    Args:
+      task: names what is clipped.
+      ensemble, weights: the detector.
+      data: the data set.
+      states: states and next states that the models were fitted on, [N, S] each.
+      held_out: rows for the report on error prediction.
+      config: the rule.
+      record: the run folder; stage "usad".
+
+    Returns:
+      Detector name -> Calibration.
+    """
+    stage = record.stage("usad")
+    if stage.complete:
+        return load(record)
+    received = {"planning": states[0]}
+    if not np.array_equal(states[0], data.observations):
+        received["observation"] = data.observations
+        received["history"] = velocities.restore(task, data, use_recorded=False)[0]
+    calibrations, prediction = {}, {}
+    rows = held_out if len(held_out) else np.arange(min(len(data), 20_000))
+    for index, (name, inputs) in enumerate(received.items()):
+        values = batched(
+            ensemble,
+            weights,
+            inputs,
+            data.actions,
+            progress=functools.partial(_show, stage, index, len(received)),
+        )
+        calibrations[name] = calibrate(values, config)
+        prediction[name] = error_prediction(
+            ensemble, weights, inputs[rows], data.actions[rows], (states[1] - states[0])[rows]
+        )
+    for name in ("observation", "history"):
+        calibrations.setdefault(name, calibrations["planning"])
+    stage.finish(
+        {
+            "detectors": {name: c._asdict() for name, c in calibrations.items()},
+            "error_prediction": prediction,
+        }
+    )
+    return calibrations
+
+
+def ranks(values: Array) -> Array:
+    """Average ranks, ties shared; [N] -> [N] float64 from 0."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return (ends - 0.5 * (counts + 1))[inverse]
+
+
+def rank_correlation(first: Array, second: Array) -> float:
+    """Spearman's rank correlation of two [N] arrays; 0 where one is constant."""
+    a, b = ranks(first), ranks(second)
+    if a.std() == 0 or b.std() == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def auroc(scores: Array, positive: Array) -> float:
+    """Area under the ROC curve: chance that a positive scores above a negative; [N], [N] bool."""
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    if not n_positive or not n_negative:
+        return 0.5
+    rank_sum = ranks(scores)[positive].sum()
+    return float((rank_sum - n_positive * (n_positive - 1) / 2) / (n_positive * n_negative))
+
+
+def error_prediction(
+    ensemble: DynamicsEnsemble,
+    weights: Array,
+    received: Array,
+    actions: Array,
+    changes: Array,
+) -> dict[str, float]:
+    """How well disagreement tells the error of the models on held-out pairs.
+
+    The error is that of the members' mean, in the detector's space.
+
+    Args:
+      ensemble, weights: the detector.
+      received: [n, S], what the detector sees.
+      actions: [n, A].
+      changes: [n, S], the true s' - s.
+
+    Returns:
+      "rank_correlation", and "auroc" of finding the worst 5 % errors.
+    """
+    outputs = ensemble.bind()(tf.constant(received), tf.constant(actions))
+    values = disagreement_of(ensemble, outputs, weights).numpy()
+    target = ensemble.deltas.normalize(changes) * ensemble.mask
+    mean = tf.reduce_mean(ensemble.means(outputs), axis=0).numpy()
+    errors = np.linalg.norm((mean - target) * weights, axis=1)
+    worst = errors > np.quantile(errors, 1.0 - _WORST_SHARE)
+    return {"rank_correlation": rank_correlation(values, errors), "auroc": auroc(values, worst)}

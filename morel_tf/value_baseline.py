@@ -1,0 +1,109 @@
+"""The value baseline V(s, t) of the planner: an MLP fitted to Monte-Carlo returns."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from offline_tf import fitting, networks
+from offline_tf.types import Array, Tensor
+
+_TIME_SCALE = 1000.0
+_CLIP = 10.0
+
+
+def features(observations: Tensor, times: Tensor) -> Tensor:
+    """[clip(s, +-10) / 10, t/1000 to the powers 1..4]; [N, S], [N] -> [N, S + 4].
+
+    Source: the authors' mlp_baseline.py.
+    """
+    time = tf.cast(times, tf.float32)[..., None] / _TIME_SCALE
+    powers = tf.concat([time, time**2, time**3, time**4], axis=-1)
+    return tf.concat([tf.clip_by_value(observations, -_CLIP, _CLIP) / _CLIP, powers], axis=-1)
+
+
+class ValueBaseline(tf.Module):
+    """V(s, t) = scale * MLP(features) + shift.
+
+    Differs: targets are standardised with running statistics of the returns seen so far, because
+    returns of 10^2 to 10^4 are far from what a fresh network puts out; the authors fit them raw.
+    """
+
+    def __init__(
+        self,
+        state_dim: int,
+        hidden: tuple[int, ...],
+        learning_rate: float,
+        weight_decay: float,
+        epochs: int,
+        batch_size: int,
+        generator: np.random.Generator,
+    ) -> None:
+        """Builds the network; see morel_tf.config.PlannerConfig for the settings."""
+        super().__init__()
+        self.network = networks.mlp(state_dim + 4, hidden, 1, "relu", generator, name="baseline")
+        self._rate = learning_rate
+        self._epochs = epochs
+        self._batch = batch_size
+        self.shift = tf.Variable(0.0, trainable=False)
+        self.scale = tf.Variable(0.0, trainable=False)
+        self._fit = fitting.Fit(networks.variables(self.network), self._loss, weight_decay)
+
+    @property
+    def state(self) -> list[tf.Variable]:
+        """All variables that a checkpoint needs."""
+        return [
+            *networks.variables(self.network),
+            self.shift,
+            self.scale,
+            *self._fit.adam.moments,
+        ]
+
+    def _loss(self, batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        (inputs, targets), *_ = batches
+        prediction = networks.bind(self.network)(inputs)[:, 0]
+        return [tf.reduce_mean(tf.square(prediction - targets))]
+
+    @tf.function(reduce_retracing=True)
+    def predict(self, observations: Tensor, times: Tensor) -> Tensor:
+        """[N, S], [N] -> [N] values; zero before the first fit."""
+        outputs = networks.bind(self.network)(features(observations, times))[:, 0]
+        return self.scale * outputs + self.shift
+
+    def fit(
+        self, observations: Array, times: Array, returns: Array, generator: np.random.Generator
+    ) -> float:
+        """Fits V to Monte-Carlo returns; call after the policy step, as the authors do.
+
+        Args:
+          observations: [N, S].
+          times: [N] steps since the path's start.
+          returns: [N] discounted returns.
+          generator: draws the minibatches.
+
+        Returns:
+          The share of the returns' variance that V explains after the fit, at most 1.
+        """
+        if float(self.scale) == 0.0:
+            self.shift.assign(float(returns.mean()))
+            self.scale.assign(float(returns.std()) + 1e-6)
+        else:
+            self._rescale(float(returns.mean()), float(returns.std()) + 1e-6)
+        inputs = features(tf.constant(observations), tf.constant(times))
+        targets = tf.constant((returns - float(self.shift)) / float(self.scale), tf.float32)
+        for _ in range(self._epochs):
+            rows = fitting.shuffled_batches([generator], len(returns), self._batch)
+            rates = np.full(len(rows), self._rate, np.float32)
+            self._fit.run((inputs, targets), tf.constant(rows), tf.constant(rates))
+        values = self.predict(tf.constant(observations), tf.constant(times)).numpy()
+        return float(1.0 - np.var(returns - values) / (np.var(returns) + 1e-12))
+
+    def _rescale(self, shift: float, scale: float) -> None:
+        """Moves the output statistics half-way to the new ones without changing V."""
+        old_shift, old_scale = float(self.shift), float(self.scale)
+        new_shift, new_scale = 0.5 * (old_shift + shift), 0.5 * (old_scale + scale)
+        kernel, bias = networks.dense_weights(self.network)[-1]
+        kernel.assign(kernel * (old_scale / new_scale))
+        bias.assign((bias * old_scale + old_shift - new_shift) / new_scale)
+        self.shift.assign(new_shift)
+        self.scale.assign(new_scale)

@@ -1,0 +1,1 @@
+"""What any offline reinforcement-learning algorithm in TensorFlow needs; imports nothing heavy."""

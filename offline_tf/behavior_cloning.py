@@ -1,0 +1,71 @@
+"""Behaviour cloning: the mean action fitted to the logged one; log_std is left alone.
+
+Source: the authors' behavior_cloning.py (squared error, Adam 1e-3, batch 256, 5 epochs).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from offline_tf import fitting, networks, seeds
+from offline_tf.policy import GaussianPolicy, NumpyPolicy
+from offline_tf.run_record import Stage
+from offline_tf.types import Array, Tensor
+
+_STEPS_PER_CALL = 1000
+
+
+def fit_or_load(
+    policy: GaussianPolicy,
+    observations: Array,
+    actions: Array,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    stage: Stage,
+) -> NumpyPolicy:
+    """Fits the policy's mean by least squares; goes on from the stage's last checkpoint.
+
+    Differs: rows are drawn without replacement, epoch by epoch; the authors draw with replacement.
+
+    Args:
+      policy: changed in place.
+      observations: [N, S].
+      actions: [N, A], within the bounds.
+      epochs: passes over the data; 0 leaves the policy random.
+      batch_size: rows per minibatch.
+      learning_rate: of Adam.
+      seed: of the order.
+      stage: where checkpoints and metrics go; its result is {"mse": squared error per action
+        dimension over the last epoch}.
+
+    Returns:
+      A copy of the fitted policy.
+    """
+    weights = networks.variables(policy.network)
+
+    def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        ((x, y),) = batches
+        return [tf.reduce_mean(tf.square(policy.mean(x) - y))]
+
+    loop = fitting.Fit(weights, loss)
+    last = tf.Variable(0.0, trainable=False)
+    stage.track([*policy.weights, *loop.adam.moments, last])
+    data = (tf.constant(observations), tf.constant(actions))
+    for epoch in range(stage.restore(), epochs):
+        stream = seeds.generator(seed, "behavior_cloning/order", epoch)
+        rows = fitting.shuffled_batches([stream], len(observations), batch_size)
+        losses = []
+        for start in range(0, len(rows), _STEPS_PER_CALL):
+            chunk = tf.constant(rows[start : start + _STEPS_PER_CALL])
+            rates = tf.fill([len(chunk)], learning_rate)
+            losses.append(float(loop.run(data, chunk, rates)[0]))
+            stage.progress(epoch + (start + len(chunk)) / len(rows), epochs, "epochs")
+        last.assign(float(np.mean(losses)))
+        stage.log(epoch + 1, {"mse": float(last)})
+        stage.save(epoch + 1)
+    if not stage.complete:
+        stage.finish({"mse": float(last)})
+    return policy.numpy()

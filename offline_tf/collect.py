@@ -1,0 +1,91 @@
+"""python -m offline_tf.collect --env=hopper --exploration=eps1: makes a data set in the simulator."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import time
+
+from absl import logging
+
+from flags import schema
+from offline_tf import policy as policy_file
+from offline_tf import tasks
+from offline_tf.datasets import collection, made
+from offline_tf.knobs import check, knob
+from offline_tf.types import UserError
+
+USAGE = """
+usage: python -m offline_tf.collect --env=hopper --exploration=pure --num_steps=1000000 [flags]
+
+Writes a data set in D4RL's HDF5 layout. Noisy settings are 40 % behaviour policy, 40 % noisy behaviour
+policy and 20 % uniform random actions, by episode.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectConfig:
+    """Collection."""
+
+    env: str = knob("hopper", "Task: hopper, walker2d, halfcheetah, ant or a registered one.")
+    physics: str = knob("v2", "Robot physics.", choices=("v2", "v4", "v5"))
+    exploration: str = knob(
+        "pure",
+        "Which mixture.",
+        choices=collection.EXPLORATIONS,
+        source="MOReL sec. 5",
+    )
+    num_steps: int = knob(1_000_000, "Transitions.", low=1, source="MOReL sec. 5")
+    seed: int = knob(0, "Random seed; the same seed gives the same file on one machine.", low=0)
+    behavior_actions: str = knob(
+        "stochastic",
+        "The behaviour policy draws from its Gaussian, or acts by its mean.",
+        choices=("stochastic", "mean"),
+    )
+    policy: str = knob("", "Weight file of the behaviour policy; empty: the shipped one.")
+    output: str = knob("", "HDF5 file; empty: ENV-PHYSICS-EXPLORATION-STEPS-seedN.hdf5 here.")
+    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+
+
+def main(config: CollectConfig) -> None:
+    """Collects."""
+    task = tasks.get(config.env)
+    name = (
+        f"{config.env}-{config.physics}-{config.exploration}-{config.num_steps}-seed{config.seed}"
+    )
+    path = pathlib.Path(config.output or f"{name}.hdf5")
+    if path.exists():
+        raise UserError(f"--output: {path} exists; it is not replaced")
+    began = time.monotonic()
+    data = made.make(
+        path,
+        task,
+        config.physics,
+        config.exploration,
+        config.num_steps,
+        config.seed,
+        config.behavior_actions == "stochastic",
+        pathlib.Path(config.policy) if config.policy else policy_file.shipped(config.env),
+        config.threads or os.cpu_count() or 1,
+    ).transitions
+    seconds = time.monotonic() - began
+    returns = data.episode_returns()
+    logging.info(
+        "%s: %d transitions, %d episodes, return %.1f +- %.1f, %.0f s (%.0f steps/s)",
+        path,
+        len(data),
+        len(returns),
+        returns.mean(),
+        returns.std(),
+        seconds,
+        len(data) / seconds,
+    )
+
+
+if __name__ == "__main__":
+    schema.run(main, [CollectConfig], USAGE)

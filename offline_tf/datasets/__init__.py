@@ -1,0 +1,1 @@
+"""Logged data: files, collection in the simulator, velocities that observations clip."""

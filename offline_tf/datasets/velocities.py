@@ -1,0 +1,79 @@
+"""The true velocities behind observations that clip them.
+
+Hopper's and Walker2d's observations clip velocities to +-10 and so are not Markov. The dynamics
+models may be fitted on states with the true velocities; the policy still sees clipped ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from offline_tf.types import Array, TaskSpec, Transitions
+
+
+def finite_difference(task: TaskSpec, previous_observations: Array, observations: Array) -> Array:
+    """Restores clipped velocities from two observations one step apart.
+
+    v = (p_t - p_{t-1}) / dt where the observed |v| stands at the limit, an observed position p
+    belongs to v, and the difference lies beyond the limit on the same side; else as observed.
+
+    Args:
+      task: names the pairs (velocity, position).
+      previous_observations: [B, S], one step earlier.
+      observations: [B, S].
+
+    Returns:
+      [B, S] float32 states.
+    """
+    states = np.array(observations, np.float32)
+    if task.velocity_limit is None:
+        return states
+    for velocity, position in task.finite_difference:
+        observed = observations[:, velocity]
+        slope = (observations[:, position] - previous_observations[:, position]) / task.dt
+        beyond = (np.abs(observed) >= task.velocity_limit) & (
+            slope * np.sign(observed) > task.velocity_limit
+        )
+        states[beyond, velocity] = slope[beyond]
+    return states
+
+
+def restore(
+    task: TaskSpec, transitions: Transitions, use_recorded: bool = True
+) -> tuple[Array, Array]:
+    """Returns states and next states [N, S] with true velocities.
+
+    Velocities come from the recorded qvel where the file has it, else from finite differences. The
+    last next state of an episode has no recorded qvel, and the first state no predecessor: the former
+    takes the finite difference, the latter stays as observed (robots start at rest).
+
+    Args:
+      task: the task.
+      transitions: the data.
+      use_recorded: False restores everything by finite differences, as a deployed detector must.
+    """
+    observations, next_observations = transitions.observations, transitions.next_observations
+    if task.velocity_limit is None:
+        return observations, next_observations
+    ends = transitions.terminals | transitions.timeouts
+    first = np.concatenate([[True], ends[:-1]])
+    last = np.append(ends[:-1], True)
+    next_states = finite_difference(task, observations, next_observations)
+    if use_recorded and transitions.qvel is not None:
+        states = observations.copy()
+        states[:, list(task.velocity_indices)] = transitions.qvel
+        next_states[~last] = states[1:][~last[:-1]]
+        return states, next_states
+    states = np.concatenate([observations[:1], next_states[:-1]])
+    states[first] = observations[first]
+    return states, next_states
+
+
+def observe(task: TaskSpec, states: Array) -> Array:
+    """[B, S] states -> [B, S] observations: clips the velocities where the task does."""
+    if task.velocity_limit is None:
+        return states
+    clipped = states.copy()
+    indices = list(task.velocity_indices)
+    clipped[:, indices] = np.clip(states[:, indices], -task.velocity_limit, task.velocity_limit)
+    return clipped

@@ -1,0 +1,83 @@
+"""Returns of a policy in the real simulator. For reporting only: nothing is chosen by them."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from offline_tf import seeds
+from offline_tf.policy import NumpyPolicy
+from offline_tf.tasks.simulator import Simulator
+from offline_tf.types import Array, TaskSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Undiscounted returns [E] and lengths [E] (steps) of whole episodes."""
+
+    returns: Array
+    lengths: Array
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over episodes (n - 1)."""
+        return float(self.returns.std(ddof=1)) if len(self.returns) > 1 else 0.0
+
+
+def evaluate(
+    policy: NumpyPolicy,
+    task: TaskSpec,
+    physics: str,
+    episodes: int,
+    stochastic: bool,
+    seed: int,
+    name: str,
+    horizon: int | None = None,
+    starts: tuple[Array, Array] | None = None,
+    threads: int = 2,
+) -> Evaluation:
+    """Runs `episodes` episodes at once; actions are clipped to the bounds.
+
+    Args:
+      policy: acts.
+      task, physics: where.
+      episodes: E.
+      stochastic: draw actions, or act by the mean.
+      seed, name: of the random stream.
+      horizon: steps at most; default the task's time limit.
+      starts: physical states (qpos [n, Q], qvel [n, V]) to draw start states from; default the
+        task's own start distribution.
+      threads: of the simulators.
+
+    Returns:
+      An Evaluation.
+    """
+    generator = seeds.generator(seed, f"evaluation/{name}/{'sample' if stochastic else 'mean'}")
+    simulator = Simulator(task, physics, episodes, threads)
+    simulator.reset(generator)
+    if starts is not None:
+        chosen = generator.integers(len(starts[0]), size=episodes)
+        simulator.set_states(starts[0][chosen], starts[1][chosen])
+    limit = task.max_episode_steps if horizon is None else horizon
+    alive = np.ones(episodes, bool)
+    returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
+    for _ in range(limit):
+        observations = simulator.observations()
+        draw = policy.sample(observations, generator) if stochastic else None
+        actions = policy.mean(observations) if draw is None else draw
+        rewards, terminated = simulator.step(task.clip_actions(actions))
+        returns += np.where(alive, rewards, 0.0)
+        lengths += alive
+        alive &= ~terminated
+        if not alive.any():
+            break
+        if terminated.any():
+            # A fallen robot is put back so that its simulator stays numerically sane.
+            simulator.reset(generator, terminated)
+    return Evaluation(returns, lengths)

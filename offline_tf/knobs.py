@@ -1,0 +1,53 @@
+"""How a stage dataclass declares a knob: one field, with help, bounds and source beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from offline_tf.types import UserError
+
+
+def knob(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    source: str = "",
+) -> Any:
+    """Declares a field of a stage dataclass.
+
+    Args:
+      default: the value without a flag.
+      help: one or two sentences, with the unit.
+      low, high: inclusive bounds of numbers.
+      choices: allowed words.
+      source: paper section or authors' file.
+    """
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "source": source}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check(config: Any) -> None:
+    """Checks bounds and choices; call it in __post_init__.
+
+    Raises:
+      UserError: a value is out of its bounds.
+    """
+    for field in dataclasses.fields(config):
+        value, meta = getattr(config, field.name), field.metadata
+        if meta.get("choices") and value not in meta["choices"]:
+            raise UserError(
+                f"--{field.name}: expected one of {', '.join(meta['choices'])}, got {value!r}"
+            )
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, (int, float)) and not isinstance(item, bool):
+                low, high = meta.get("low"), meta.get("high")
+                if (low is not None and item < low) or (high is not None and item > high):
+                    low_text = "-inf" if low is None else f"{low:g}"
+                    high_text = "inf" if high is None else f"{high:g}"
+                    raise UserError(
+                        f"--{field.name}: expected a value in [{low_text}, {high_text}], got {item}"
+                    )

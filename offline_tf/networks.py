@@ -1,0 +1,124 @@
+"""Keras networks, and a way to run them inside one graph at a chosen precision."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from offline_tf.types import Tensor
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": tf.nn.relu, "tanh": tf.math.tanh}
+
+
+@keras.saving.register_keras_serializable(package="offline_tf")
+class UniformFanIn(keras.initializers.Initializer):
+    """U(+-scale / sqrt(fan_in)) for kernels and biases: what the authors' PyTorch code starts from.
+
+    Keras' defaults (Glorot kernels, zero biases) differ.
+    """
+
+    def __init__(self, fan_in: int, scale: float = 1.0, seed: int = 0) -> None:
+        """Args: the layer's input width; a factor on the bound; the random seed."""
+        self.fan_in = fan_in
+        self.scale = scale
+        self.seed = seed
+
+    def __call__(self, shape: Sequence[int], dtype: str | None = None, **kwargs: object) -> Tensor:
+        """Draws the initial value."""
+        bound = self.scale / np.sqrt(self.fan_in)
+        draws = np.random.default_rng(self.seed).uniform(-bound, bound, size=tuple(shape))
+        return tf.constant(draws, dtype or "float32")
+
+    def get_config(self) -> dict[str, object]:
+        """Returns the constructor's arguments."""
+        return {"fan_in": self.fan_in, "scale": self.scale, "seed": self.seed}
+
+
+def mlp(
+    input_dim: int,
+    hidden: Sequence[int],
+    output_dim: int,
+    activation: str,
+    generator: np.random.Generator,
+    output_scale: float = 1.0,
+    name: str = "mlp",
+) -> keras.Sequential:
+    """Builds a fully connected Keras network with a linear output layer.
+
+    Args:
+      input_dim: width of the input.
+      hidden: widths of the hidden layers.
+      output_dim: width of the output.
+      activation: "relu" or "tanh".
+      generator: draws the initial weights.
+      output_scale: factor on the output layer's initial weights.
+      name: of the Keras model.
+
+    Returns:
+      The built model, [B, input_dim] -> [B, output_dim].
+    """
+    layers: list[keras.Layer] = [keras.Input((input_dim,))]
+    widths = [input_dim, *hidden]
+    for index, (fan_in, units) in enumerate(zip(widths, [*hidden, output_dim], strict=True)):
+        last = index == len(hidden)
+        scale = output_scale if last else 1.0
+        kernel_seed, bias_seed = (int(x) for x in generator.integers(2**31, size=2))
+        layers.append(
+            keras.layers.Dense(
+                units,
+                activation=None if last else activation,
+                kernel_initializer=UniformFanIn(fan_in, scale, kernel_seed),
+                bias_initializer=UniformFanIn(fan_in, scale, bias_seed),
+            )
+        )
+    return keras.Sequential(layers, name=name)
+
+
+def variables(*models: keras.Model) -> list[tf.Variable]:
+    """Returns the trainable tf.Variables of Keras models, in their order."""
+    return [weight.value for model in models for weight in model.trainable_variables]
+
+
+def dense_weights(model: keras.Sequential) -> list[tuple[Tensor, Tensor]]:
+    """Returns (kernel, bias) of each Dense layer."""
+    return [(layer.kernel.value, layer.bias.value) for layer in model.layers]
+
+
+def bind(model: keras.Sequential, dtype: tf.DType = tf.float32) -> Callable[[Tensor], Tensor]:
+    """Returns the network's forward function with its weights read (and cast) once.
+
+    Inside a tf.while_loop this keeps the casts out of the loop. The products run in `dtype`, the
+    output is float32.
+
+    Args:
+      model: made by `mlp`.
+      dtype: tf.float32 or tf.bfloat16.
+    """
+    weights = [
+        (tf.cast(kernel, dtype), tf.cast(bias, dtype)) for kernel, bias in dense_weights(model)
+    ]
+    activations = [layer.activation.__name__ for layer in model.layers]
+
+    def forward(inputs: Tensor) -> Tensor:
+        hidden = tf.cast(inputs, dtype)
+        for (kernel, bias), activation in zip(weights, activations, strict=True):
+            hidden = tf.nn.bias_add(tf.matmul(hidden, kernel), bias)
+            if activation != "linear":
+                hidden = _ACTIVATIONS[activation](hidden)
+        return tf.cast(hidden, tf.float32)
+
+    return forward
+
+
+def training_dtype(precision: str) -> tf.DType:
+    """Resolves "float32", "bfloat16" or "auto" (bfloat16 where this CPU multiplies it natively)."""
+    if precision == "auto":
+        flags = pathlib.Path("/proc/cpuinfo")
+        text = flags.read_text() if flags.exists() else ""
+        native = "avx512_bf16" in text or "amx_bf16" in text
+        return tf.bfloat16 if native else tf.float32
+    return {"float32": tf.float32, "bfloat16": tf.bfloat16}[precision]

@@ -1,0 +1,292 @@
+"""The run folder: manifest, metrics, checkpoints per stage; a killed run goes on from here.
+
+Layout of a run folder:
+  manifest.json            flags, versions, commit, seed
+  stages/NAME.json         result and seconds of a stage that is complete
+  checkpoints/NAME/        TensorFlow checkpoints of a stage, the last two
+  metrics/TABLE.csv        one row per step
+  tensorboard/             the same numbers as scalars
+  summary.json, export/
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from offline_tf.types import UserError
+
+_PACKAGES = ("tensorflow", "tensorflow-probability", "keras", "gymnasium", "mujoco", "numpy")
+_PROGRESS_SECONDS = 10.0
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes JSON so that a kill leaves either the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
+    os.replace(partial, path)
+
+
+def commit() -> str:
+    """Returns the commit of the code, with "+changes" where files differ, or "unknown"."""
+    root = pathlib.Path(__file__).resolve().parent.parent
+    try:
+        run = ["git", "-C", str(root)]
+        head = subprocess.run(
+            [*run, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
+        )
+        if head.returncode:
+            return "unknown"
+        status = subprocess.run(
+            [*run, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+        )
+        return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+    except OSError:
+        return "unknown"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+class RunRecord:
+    """One run folder.
+
+    Attributes:
+      folder: where it lies.
+      manifest: what manifest.json holds.
+    """
+
+    def __init__(self, folder: pathlib.Path, manifest: dict[str, Any]) -> None:
+        """Use `create_or_continue` or `open_existing`."""
+        self.folder = folder
+        self.manifest = manifest
+        self._writer: tf.summary.SummaryWriter | None = None
+
+    @classmethod
+    def create_or_continue(
+        cls,
+        folder: pathlib.Path,
+        algorithm: str,
+        flags: dict[str, Any],
+        ignored: Sequence[str] = (),
+    ) -> RunRecord:
+        """Opens the folder for a run with these flags.
+
+        Args:
+          folder: new, or of a run with the same flags.
+          algorithm: such as "morel".
+          flags: name -> value, everything that decides the result.
+          ignored: flags that may differ when a run goes on.
+
+        Raises:
+          UserError: the folder holds a run with other flags; nothing is changed.
+        """
+        path = folder / "manifest.json"
+        flags = {name: _plain(value) for name, value in flags.items()}
+        if path.exists():
+            manifest = json.loads(path.read_text())
+            old = manifest["flags"]
+            differing = [
+                f"--{n} is {old.get(n)!r} there and {flags.get(n)!r} now"
+                for n in sorted(set(old) | set(flags))
+                if n not in ignored and old.get(n) != flags.get(n)
+            ]
+            if manifest["algorithm"] != algorithm:
+                differing.insert(0, f"algorithm is {manifest['algorithm']} there")
+            if differing:
+                raise UserError(
+                    f"--workdir: {folder} holds a run with other flags ({'; '.join(differing)}); "
+                    "give the same flags to continue it, or another --workdir"
+                )
+            logging.info("continuing the run in %s", folder)
+        else:
+            if folder.exists() and any(folder.iterdir()):
+                raise UserError(
+                    f"--workdir: expected a new folder or a run's, but {folder} holds other files; "
+                    "choose another --workdir"
+                )
+            manifest = {
+                "algorithm": algorithm,
+                "flags": flags,
+                "seed": flags.get("seed"),
+                "commit": commit(),
+                "versions": {
+                    "python": platform.python_version(),
+                    **{name: importlib.metadata.version(name) for name in _PACKAGES},
+                },
+            }
+            write_json(path, manifest)
+        return cls(folder, manifest)
+
+    @classmethod
+    def open_existing(cls, folder: pathlib.Path) -> RunRecord:
+        """Opens a run folder for reading.
+
+        Raises:
+          UserError: there is no run.
+        """
+        path = folder / "manifest.json"
+        if not path.exists():
+            raise UserError(f"--workdir: expected a run folder with manifest.json at {folder}")
+        return cls(folder, json.loads(path.read_text()))
+
+    def note(self, **values: Any) -> None:
+        """Adds entries to the manifest."""
+        self.manifest |= values
+        write_json(self.folder / "manifest.json", self.manifest)
+
+    def stage(self, name: str) -> Stage:
+        """Returns a stage of this run."""
+        return Stage(self, name)
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Returns stage name -> {"result", "seconds"} of all complete stages."""
+        files = sorted((self.folder / "stages").glob("*.json"), key=lambda p: p.stat().st_mtime)
+        return {p.stem: json.loads(p.read_text()) for p in files}
+
+    @property
+    def writer(self) -> tf.summary.SummaryWriter:
+        """The TensorBoard writer."""
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
+        return self._writer
+
+
+class Stage:
+    """One stage of a run: runs once, checkpoints on the way, keeps its result."""
+
+    def __init__(self, record: RunRecord, name: str) -> None:
+        """Use `RunRecord.stage`."""
+        self.name = name
+        self._record = record
+        self._file = record.folder / "stages" / f"{name}.json"
+        self._began = self._last_progress = time.monotonic()
+        self._spent_before = 0.0
+        self._first_done: float | None = None
+        self._manager: tf.train.CheckpointManager | None = None
+        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._spent = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether an earlier run finished this stage."""
+        return self._file.exists()
+
+    @property
+    def result(self) -> Any:
+        """What `finish` stored."""
+        return json.loads(self._file.read_text())["result"]
+
+    def finish(self, result: Any) -> Any:
+        """Marks the stage complete; returns the result."""
+        write_json(self._file, {"result": result, "seconds": round(self._seconds(), 2)})
+        return result
+
+    def _seconds(self) -> float:
+        return self._spent_before + time.monotonic() - self._began
+
+    def track(self, variables: Sequence[tf.Variable]) -> None:
+        """Names the variables that checkpoints of this stage hold."""
+        checkpoint = tf.train.Checkpoint(
+            variables=list(variables), step=self._step, spent=self._spent
+        )
+        folder = self._record.folder / "checkpoints" / self.name
+        self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=2)
+
+    def restore(self) -> int:
+        """Loads the newest checkpoint, if any; returns its step, or 0."""
+        assert self._manager is not None
+        path = self._manager.latest_checkpoint
+        if path is None:
+            self._truncate_metrics(0)
+            return 0
+        self._manager.checkpoint.restore(path).assert_consumed()
+        self._spent_before = float(self._spent)
+        self._began = time.monotonic()
+        self._first_done = None
+        step = int(self._step)
+        self._truncate_metrics(step)
+        if not self.complete:
+            logging.info("%s: going on from step %d", self.name, step)
+        return step
+
+    def save(self, step: int) -> None:
+        """Writes a checkpoint."""
+        assert self._manager is not None
+        self._step.assign(step)
+        self._spent.assign(self._seconds())
+        self._manager.save(checkpoint_number=step)
+
+    def _tables(self) -> list[pathlib.Path]:
+        folder = self._record.folder / "metrics"
+        return [p for p in folder.glob(f"{self.name}*.csv") if p.stem.split(".")[0] == self.name]
+
+    def _truncate_metrics(self, step: int) -> None:
+        """Drops rows of steps that will be done again."""
+        for path in self._tables():
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [lines[0]] + [
+                line
+                for line in lines[1:]
+                if line.endswith("\n") and line.split(",")[0].isdigit()
+                if int(line.split(",")[0]) <= step
+            ]
+            if len(kept) != len(lines):
+                partial = path.with_name(path.name + ".partial")
+                partial.write_text("".join(kept))
+                os.replace(partial, path)
+
+    def log(self, step: int, metrics: dict[str, float], table: str = "") -> None:
+        """Writes numbers to TensorBoard and to metrics/STAGE[.TABLE].csv.
+
+        Args:
+          step: of the stage, from 1.
+          metrics: name -> value; the same names at every call for one table.
+          table: groups numbers that are logged at other steps than the rest.
+        """
+        path = self._record.folder / "metrics" / f"{self.name}{'.' + table if table else ''}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists() or path.stat().st_size == 0
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            if is_new:
+                writer.writerow(["step", *metrics])
+            writer.writerow([step, *(f"{value:.9g}" for value in metrics.values())])
+        with self._record.writer.as_default(step=step):
+            for name, value in metrics.items():
+                tf.summary.scalar(f"{self.name}/{table + '/' if table else ''}{name}", value)
+        self._record.writer.flush()
+
+    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
+        """Prints a line with rate and time left, at most every ten seconds."""
+        now = time.monotonic()
+        if self._first_done is None:
+            self._first_done, self._first_time = done, now
+        if now - self._last_progress < _PROGRESS_SECONDS and done < total:
+            return
+        self._last_progress = now
+        rate = (done - self._first_done) / max(now - self._first_time, 1e-9)
+        left = f"{(total - done) / rate:.0f} s left" if rate > 0 else "time left unknown"
+        logging.info(
+            "%s: %.4g of %.4g %s, %.3g/s, %s%s",
+            self.name,
+            done,
+            total,
+            unit,
+            rate,
+            left,
+            f" | {note}" if note else "",
+        )

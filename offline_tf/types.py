@@ -1,0 +1,173 @@
+"""The data types that every module shares, and the letters that shapes are written in.
+
+Letters: B batch, N data rows, M ensemble members, K trajectories, H horizon (steps), S state
+dimension, A action dimension, T episode steps.
+
+An *observation* is what a simulator or a data file shows (velocities of Hopper and Walker2d are
+clipped there); a *state* is what the dynamics models predict. They have the same layout, and are
+equal where nothing is clipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+Tensor = Any  # tf.Tensor; typed loosely because TensorFlow ships no type stubs.
+
+
+class UserError(Exception):
+    """Bad input. Binaries print its one line and exit with a non-zero status."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Transitions:
+    """Logged transitions in time order, episode after episode.
+
+    Attributes:
+      observations: [N, S] float32, the observation that the action was taken in.
+      actions: [N, A] float32, as logged.
+      rewards: [N] float32.
+      next_observations: [N, S] float32, the observation after the action, never of another episode.
+      terminals: [N] bool, the episode ended in a terminal state (no value beyond it).
+      timeouts: [N] bool, the episode was cut here for another reason (its value goes on).
+      qpos: [N, Q] float64 or None, simulator positions before the action.
+      qvel: [N, V] float64 or None, simulator velocities before the action.
+    """
+
+    observations: Array
+    actions: Array
+    rewards: Array
+    next_observations: Array
+    terminals: Array
+    timeouts: Array
+    qpos: Array | None = None
+    qvel: Array | None = None
+
+    def __post_init__(self) -> None:
+        """Checks that all columns describe the same rows."""
+        rows = len(self.observations)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None and len(value) != rows:
+                raise UserError(
+                    f"transitions: expected {rows} rows in {field.name} as in observations, "
+                    f"got {len(value)}; the file is damaged or mixes data sets"
+                )
+        if self.observations.shape != self.next_observations.shape:
+            raise UserError(
+                f"transitions: observations are {self.observations.shape} but next_observations "
+                f"{self.next_observations.shape}; expected equal shapes"
+            )
+
+    def __len__(self) -> int:
+        """Number of transitions N."""
+        return len(self.observations)
+
+    def episode_bounds(self) -> Array:
+        """Returns [E, 2] int64: first row and one past the last row of each episode."""
+        ends = np.flatnonzero(self.terminals | self.timeouts) + 1
+        if len(self) and (not len(ends) or ends[-1] != len(self)):
+            ends = np.append(ends, len(self))
+        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+        return np.stack([starts, ends], axis=1).astype(np.int64)
+
+    def episodes(self) -> Iterator[slice]:
+        """Yields one slice of rows per episode."""
+        for start, end in self.episode_bounds():
+            yield slice(int(start), int(end))
+
+    def episode_returns(self) -> Array:
+        """Returns [E] float64, the undiscounted return of each episode."""
+        sums = np.concatenate([[0.0], np.cumsum(self.rewards, dtype=np.float64)])
+        bounds = self.episode_bounds()
+        return sums[bounds[:, 1]] - sums[bounds[:, 0]]
+
+
+@dataclasses.dataclass(frozen=True)
+class SimulationSpec:
+    """How a task is simulated in MuJoCo.
+
+    Attributes:
+      xml: physics name -> file name among Gymnasium's MuJoCo assets.
+      v2_key: name in v2_physics.json of the masses and inertias of the -v2 robot.
+      frame_skip: physics steps per control step.
+      observe: (qpos [B, Q], qvel [B, V]) -> observation [B, S].
+      healthy: (qpos [B, Q], qvel [B, V]) -> [B] bool; False ends the episode.
+      start: (generator, count, qpos0 [Q], V) -> start states qpos [count, Q], qvel [count, V].
+      contact_cost: physics -> weight of the external contact forces in the reward.
+    """
+
+    xml: dict[str, str]
+    v2_key: str
+    frame_skip: int
+    observe: Callable[[Array, Array], Array]
+    healthy: Callable[[Array, Array], Array]
+    start: Callable[[np.random.Generator, int, Array, int], tuple[Array, Array]]
+    contact_cost: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """A control task: what is observed, what is paid, when it ends.
+
+    Attributes:
+      name: the value of --env.
+      observation_names: S names, in the order of the observation.
+      action_names: A names.
+      action_low, action_high: [A] bounds.
+      dt: seconds per control step.
+      max_episode_steps: control steps until the time limit.
+      velocity_indices: positions of the velocities within the observation.
+      reward: (s [B,S], a [B,A], s' [B,S], physics) -> [B], a TensorFlow function of states.
+      termination: (s' [B,S]) -> [B] bool, a TensorFlow function.
+      alive_bonus: reward per step for being healthy.
+      control_cost: weight of the squared action.
+      velocity_limit: bound to which the observation clips velocities, or None.
+      finite_difference: pairs (velocity index, position index) whose velocity is the time
+        derivative of that observed position.
+      reference_returns: (random, expert) returns of D4RL that scores 0 and 100 stand for, or None.
+      simulation: how to simulate it, or None where no simulator exists.
+    """
+
+    name: str
+    observation_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    action_low: Array
+    action_high: Array
+    dt: float
+    max_episode_steps: int
+    velocity_indices: tuple[int, ...]
+    reward: Callable[[Tensor, Tensor, Tensor, str], Tensor]
+    termination: Callable[[Tensor], Tensor]
+    alive_bonus: float
+    control_cost: float
+    velocity_limit: float | None = None
+    finite_difference: tuple[tuple[int, int], ...] = ()
+    reference_returns: tuple[float, float] | None = None
+    simulation: SimulationSpec | None = None
+
+    @property
+    def state_dim(self) -> int:
+        """S."""
+        return len(self.observation_names)
+
+    @property
+    def action_dim(self) -> int:
+        """A."""
+        return len(self.action_names)
+
+    def clip_actions(self, actions: Array) -> Array:
+        """Clips [.., A] actions to the bounds."""
+        return np.clip(actions, self.action_low, self.action_high).astype(np.float32)
+
+    def normalized_score(self, value: float) -> float | None:
+        """D4RL's score of a return: 0 is random, 100 is expert; None without references."""
+        if self.reference_returns is None:
+            return None
+        low, high = self.reference_returns
+        return 100.0 * (value - low) / (high - low)

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# ./run.sh train --env=walker2d    python -m morel_tf.train
+# ./run.sh test                    ruff, mypy, pytest
+# ./run.sh evaluate|export|behavior|collect|results|tensorboard|python ...
+# Makes .venv once; PYTHON=python3.12 ./run.sh ... chooses the interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-} python3.11 python3.12 python3.13 python3 python; do
+    if command -v "$candidate" >/dev/null 2>&1 &&
+      "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+        >/dev/null 2>&1; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  echo "error: expected Python 3.11, 3.12 or 3.13 on the PATH, found none; install one, or set PYTHON" >&2
+  return 1
+}
+
+# The stamp holds what was installed, so that a changed pin or another Python installs again.
+install() {
+  local requirements=$1 stamp=.venv/$1.stamp python wanted
+  if [ ! -x .venv/bin/python ]; then
+    python=$(find_python)
+    echo "making .venv with $python" >&2
+    "$python" -m venv .venv.partial
+    rm -rf .venv && mv .venv.partial .venv
+  fi
+  wanted=$(cat requirements.txt "$requirements" pyproject.toml | cksum)
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing $requirements" >&2
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+    echo "$wanted" >"$stamp"
+  fi
+}
+
+command=${1:-help}
+[ $# -gt 0 ] && shift
+case $command in
+  train | evaluate | export) module=morel_tf.$command ;;
+  behavior) module=morel_tf.train_behavior ;;
+  collect | results) module=offline_tf.$command ;;
+  tensorboard | python) module= ;;
+  test | check) module= ;;
+  *)
+    sed -n '2,5s/^# //p' run.sh >&2
+    [ "$command" = help ] && exit 0
+    echo "error: expected one of the commands above, got '$command'" >&2
+    exit 2
+    ;;
+esac
+
+if [ "$command" = test ] || [ "$command" = check ]; then
+  install requirements-dev.txt
+  .venv/bin/ruff format --check .
+  .venv/bin/ruff check .
+  .venv/bin/mypy
+  [ "$command" = check ] || exec .venv/bin/python -m pytest -n auto "$@"
+  exit 0
+fi
+install requirements.txt
+case $command in
+  tensorboard) exec .venv/bin/python -m tensorboard.main --logdir "${1:-runs}" "${@:2}" ;;
+  python) exec .venv/bin/python "$@" ;;
+  *) exec .venv/bin/python -m "$module" "$@" ;;
+esac
