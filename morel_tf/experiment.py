@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import shlex
+import sys
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +15,7 @@ import tensorflow as tf
 from absl import logging
 
 from morel_tf import algorithm, config, deploy, dynamics, planner, usad
-from offline_tf import evaluation, seeds, tasks
+from offline_tf import evaluation, networks, seeds, tasks
 from offline_tf.datasets import d4rl
 from offline_tf.datasets.made import load_or_make
 from offline_tf.policy import GaussianPolicy, NumpyPolicy
@@ -116,16 +119,26 @@ def run(configs: Configs) -> dict[str, Any]:
     threads = use_threads(run_config.threads)
     task = tasks.get(run_config.env)
     folder = pathlib.Path(run_config.workdir) if run_config.workdir else default_workdir(run_config)
-    record = RunRecord.create_or_continue(folder, "morel", configs.flat(), FREE_FLAGS)
+    began = time.monotonic()
+    RunRecord.check_folder(folder, "morel", configs.flat(), FREE_FLAGS)
     data, dataset_name = load_data(run_config, task, threads)
     data_hash = d4rl.content_hash(data)
+    other = _other_dynamics(configs, data_hash)
+    record = RunRecord.create_or_continue(folder, "morel", configs.flat(), FREE_FLAGS)
     if record.manifest.setdefault("data_hash", data_hash) != data_hash:
         raise UserError(
             f"--workdir: {folder} was trained on other data ({record.manifest['data_hash']}, now "
             f"{data_hash}); choose another --workdir"
         )
     behavior_return = float(data.episode_returns().mean())
-    record.note(dataset=dataset_name, data_hash=data_hash, behavior_return=behavior_return)
+    record.note(
+        dataset=dataset_name,
+        data_hash=data_hash,
+        behavior_return=behavior_return,
+        training_dtype=networks.training_dtype(configs.dynamics.precision).name,
+    )
+    if not record.stage("data").complete:
+        record.stage("data").finish({"rows": len(data)}, time.monotonic() - began)
     logging.info(
         "%s: %d transitions, %d episodes, mean return %.1f",
         dataset_name,
@@ -161,7 +174,7 @@ def run(configs: Configs) -> dict[str, Any]:
         run_config.seed,
         record,
         log_evaluation if task.simulation else lambda policy, iteration: {},
-        _other_dynamics(configs, data_hash),
+        other,
     )
     measured = evaluate_final(configs, task, data, learned, record, threads)
     exported = export_run(task, data, learned, record)
@@ -293,6 +306,13 @@ def last_tenth(record: RunRecord, iterations: int) -> dict[str, float]:
     }
 
 
+def command() -> str:
+    """The command line of this process, as a user would type it."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"python -m {spec.name}" if spec else "python"
+    return shlex.join([*program.split(), *sys.argv[1:]])
+
+
 def summarize(
     configs: Configs,
     task: TaskSpec,
@@ -314,6 +334,7 @@ def summarize(
         "preset": configs.run.preset,
         "seed": configs.run.seed,
         "commit": record.manifest["commit"],
+        "command": command(),
         "iterations": configs.planner.iterations,
         "horizon": configs.pmdp.horizon,
         "behavior_return": returns,

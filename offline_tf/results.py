@@ -1,7 +1,7 @@
 """python -m offline_tf.results: writes the tables of RESULTS.md from the campaign records.
 
-A record is a JSON file under results/: {"command": ..., "notes": ..., "runs": [summaries]}. Between
-the two markers in RESULTS.md everything is replaced; the rest of the page is left alone.
+A record is a JSON file under results/: a list of run summaries, each with the command that made it.
+Between the two markers in RESULTS.md everything is replaced; the rest of the page is left alone.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ResultsConfig:
     page: str = knob("RESULTS.md", "Page whose tables are written.")
     add: tuple[str, ...] = knob((), "summary.json files to put into a record.")
     record: str = knob("", "Name of the record that --add goes to.")
-    command: str = knob("", "The command that made the runs, kept in the record.")
+    command: str = knob("", "The command that made the runs, where a summary does not name it.")
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -57,20 +57,22 @@ class ResultsConfig:
 
 
 def add(path: pathlib.Path, summaries: list[dict[str, Any]], command: str) -> None:
-    """Puts summaries into a record; one of the same algorithm and seed is replaced."""
-    record: dict[str, Any] = {"command": "", "runs": []}
-    if path.exists():
-        record = json.loads(path.read_text())
-    record["command"] = command or record["command"]
-    runs = {(run["algorithm"], run["seed"]): run for run in record["runs"]}
-    # Where a run lay says nothing to a reader.
-    runs |= {
-        (s["algorithm"], s["seed"]): {k: v for k, v in s.items() if k != "export"}
-        for s in summaries
-    }
-    record["runs"] = [runs[key] for key in sorted(runs)]
+    """Puts summaries into a record; one of the same algorithm and seed is replaced.
+
+    Args:
+      path: of the record.
+      summaries: contents of summary.json files.
+      command: for summaries that do not name their own.
+    """
+    record = json.loads(path.read_text()) if path.exists() else []
+    runs = {(run["algorithm"], run["seed"]): run for run in record}
+    for summary in summaries:
+        # Where a run lay says nothing to a reader.
+        kept = {k: v for k, v in summary.items() if k != "export"}
+        kept.setdefault("command", command)
+        runs[kept["algorithm"], kept["seed"]] = kept
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    path.write_text(json.dumps([runs[key] for key in sorted(runs)], indent=1) + "\n")
 
 
 def _cell(value: Any) -> str:
@@ -79,14 +81,16 @@ def _cell(value: Any) -> str:
     return f"{value:.0f}" if isinstance(value, float) else str(value)
 
 
-def table(record: dict[str, Any]) -> str:
+def table(record: list[dict[str, Any]]) -> str:
     """Returns the Markdown of one record: a table per algorithm, a row per seed and a mean row."""
     parts = []
-    for algorithm in sorted({run["algorithm"] for run in record["runs"]}):
-        runs = [run for run in record["runs"] if run["algorithm"] == algorithm]
+    for algorithm in sorted({run["algorithm"] for run in record}):
+        runs = [run for run in record if run["algorithm"] == algorithm]
         commits = ", ".join(sorted({run["commit"] for run in runs}))
         iterations = ", ".join(sorted({str(run["iterations"]) for run in runs}))
-        parts.append(f"{algorithm}, {iterations} iterations, commit {commits}\n")
+        commands = sorted({run["command"] for run in runs})
+        parts.append(f"{algorithm}, {iterations} iterations, commit {commits}:")
+        parts += [*(f"`{command}`" for command in commands), ""]
         parts.append("| " + " | ".join(title for _, title in _COLUMNS) + " |")
         parts.append("|" + "---|" * len(_COLUMNS))
         for run in runs:
@@ -111,7 +115,7 @@ def render(folder: pathlib.Path) -> str:
     parts = []
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
-        parts += [f"### {path.stem}\n", f"`{record['command']}`\n", table(record)]
+        parts += [f"### {path.stem}\n", table(record)]
     return "\n".join(parts)
 
 

@@ -94,30 +94,11 @@ class RunRecord:
         Raises:
           UserError: the folder holds a run with other flags; nothing is changed.
         """
-        path = folder / "manifest.json"
         flags = {name: _plain(value) for name, value in flags.items()}
-        if path.exists():
-            manifest = json.loads(path.read_text())
-            old = manifest["flags"]
-            differing = [
-                f"--{n} is {old.get(n)!r} there and {flags.get(n)!r} now"
-                for n in sorted(set(old) | set(flags))
-                if n not in ignored and old.get(n) != flags.get(n)
-            ]
-            if manifest["algorithm"] != algorithm:
-                differing.insert(0, f"algorithm is {manifest['algorithm']} there")
-            if differing:
-                raise UserError(
-                    f"--workdir: {folder} holds a run with other flags ({'; '.join(differing)}); "
-                    "give the same flags to continue it, or another --workdir"
-                )
+        manifest = cls.check_folder(folder, algorithm, flags, ignored)
+        if manifest is not None:
             logging.info("continuing the run in %s", folder)
         else:
-            if folder.exists() and any(folder.iterdir()):
-                raise UserError(
-                    f"--workdir: expected a new folder or a run's, but {folder} holds other files; "
-                    "choose another --workdir"
-                )
             manifest = {
                 "algorithm": algorithm,
                 "flags": flags,
@@ -128,8 +109,48 @@ class RunRecord:
                     **{name: importlib.metadata.version(name) for name in _PACKAGES},
                 },
             }
-            write_json(path, manifest)
+            write_json(folder / "manifest.json", manifest)
         return cls(folder, manifest)
+
+    @staticmethod
+    def check_folder(
+        folder: pathlib.Path, algorithm: str, flags: dict[str, Any], ignored: Sequence[str] = ()
+    ) -> dict[str, Any] | None:
+        """Checks, changing nothing, that a run with these flags may go into the folder.
+
+        Args:
+          folder, algorithm, flags, ignored: as in `create_or_continue`.
+
+        Returns:
+          The manifest of the run to continue, or None for a new one.
+
+        Raises:
+          UserError: the folder holds something else.
+        """
+        path = folder / "manifest.json"
+        if not path.exists():
+            if folder.exists() and any(folder.iterdir()):
+                raise UserError(
+                    f"--workdir: expected a new folder or a run's, but {folder} holds other files; "
+                    "choose another --workdir"
+                )
+            return None
+        manifest = json.loads(path.read_text())
+        old = manifest["flags"]
+        flags = {name: _plain(value) for name, value in flags.items()}
+        differing = [
+            f"--{n} is {old.get(n)!r} there and {flags.get(n)!r} now"
+            for n in sorted(set(old) | set(flags))
+            if n not in ignored and old.get(n) != flags.get(n)
+        ]
+        if manifest["algorithm"] != algorithm:
+            differing.insert(0, f"algorithm is {manifest['algorithm']} there")
+        if differing:
+            raise UserError(
+                f"--workdir: {folder} holds a run with other flags ({'; '.join(differing)}); "
+                "give the same flags to continue it, or another --workdir"
+            )
+        return manifest
 
     @classmethod
     def open_existing(cls, folder: pathlib.Path) -> RunRecord:
@@ -190,9 +211,15 @@ class Stage:
         """What `finish` stored."""
         return json.loads(self._file.read_text())["result"]
 
-    def finish(self, result: Any) -> Any:
-        """Marks the stage complete; returns the result."""
-        write_json(self._file, {"result": result, "seconds": round(self._seconds(), 2)})
+    def finish(self, result: Any, seconds: float | None = None) -> Any:
+        """Marks the stage complete; returns the result.
+
+        Args:
+          result: JSON types only.
+          seconds: that the stage took, where it was done before its record was opened.
+        """
+        spent = self._seconds() if seconds is None else seconds
+        write_json(self._file, {"result": result, "seconds": round(spent, 2)})
         return result
 
     def _seconds(self) -> float:
