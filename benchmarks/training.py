@@ -2,9 +2,9 @@
 
 python benchmarks/training.py    (about two minutes; run it on an idle machine)
 
-Compared: Keras `fit`, one member at a time; this project's graph loop with the fused Adam in float32 and
-bfloat16; each with the machine's threads given to single products ("intra") or to the members side by
-side ("inter"). Beside them the share of this machine's matrix-product peak at the same precision.
+Compared: Keras `fit`, one member at a time; this project's graph loop with the fused Adam in float32
+and bfloat16; each with the machine's threads given to single products ("intra") or to the members side
+by side ("inter"). Beside them the share of this machine's matrix-product peak at the same precision.
 """
 
 from __future__ import annotations
@@ -62,11 +62,12 @@ def measure(kind: str, threads: str) -> dict[str, float]:
         began = time.perf_counter()
         loop.run(data, tf.constant(rows), tf.constant(rates))
         rate = MEMBERS * rows.shape[0] * BATCH / (time.perf_counter() - began)
-    return {"rate": rate, "peak": cores * product_rate(tf, dtype)}
+    products_at_once = 1 if threads == "intra" else cores
+    return {"rate": rate, "peak": products_at_once * product_rate(tf, dtype)}
 
 
 def product_rate(tf: object, dtype: object) -> float:
-    """Multiply-adds of 512x512 products on one thread, counted as two operations, per second."""
+    """Floating-point operations per second of a chain of 512x512 products."""
     a = tf.cast(tf.random.normal([512, 512]), dtype)  # type: ignore[attr-defined]
 
     @tf.function  # type: ignore[attr-defined]
