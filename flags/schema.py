@@ -128,8 +128,9 @@ def expand(
     """
     if family is None:
         return list(argv)
-    env = _peek(argv, "env", default_env)
-    preset = _peek(argv, "preset", "default")
+    words = flags.FlagValues().read_flags_from_files(list(argv), force_gnu=False)
+    env = _peek(words, "env", default_env)
+    preset = _peek(words, "preset", "default")
     built_in = (_PRESETS / family / "default" / f"{env}.flags").exists()
     if env not in known_tasks or (preset == "default" and not built_in):
         return list(argv)

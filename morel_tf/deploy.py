@@ -124,8 +124,8 @@ def export_and_verify(
                 continue  # follows from the disagreement, compared below
             expected = value.numpy()
             scale = 1.0 if key == "action" else max(float(np.abs(expected).max()), 1.0)
-            worst = max(worst, float(np.abs(fresh[key] - expected).max()) / scale)
-    if worst > TOLERANCE:
+            worst = float(np.maximum(worst, np.abs(fresh[key] - expected).max() / scale))
+    if not worst <= TOLERANCE:
         raise RuntimeError(
             f"export to {folder}: outputs in a fresh process differ by {worst:.2g}, "
             f"expected at most {TOLERANCE:g}"

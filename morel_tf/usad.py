@@ -157,6 +157,7 @@ def calibrate_or_load(
     stage = record.stage("usad")
     if stage.complete:
         return load(record)
+    stage.restart()
     received = {"planning": states[0]}
     if not np.array_equal(states[0], data.observations):
         received["observation"] = data.observations

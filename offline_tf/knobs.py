@@ -45,7 +45,8 @@ def check(config: Any) -> None:
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, (int, float)) and not isinstance(item, bool):
                 low, high = meta.get("low"), meta.get("high")
-                if (low is not None and item < low) or (high is not None and item > high):
+                inside = (low is None or item >= low) and (high is None or item <= high)
+                if not inside or item != item:
                     low_text = "-inf" if low is None else f"{low:g}"
                     high_text = "inf" if high is None else f"{high:g}"
                     raise UserError(

@@ -98,8 +98,10 @@ def bind(model: keras.Sequential, dtype: tf.DType = tf.float32) -> Callable[[Ten
       model: made by `mlp`.
       dtype: tf.float32 or tf.bfloat16.
     """
+    # A cast to the same type would return the variable itself, unread.
     weights = [
-        (tf.cast(kernel, dtype), tf.cast(bias, dtype)) for kernel, bias in dense_weights(model)
+        (tf.cast(tf.identity(kernel), dtype), tf.cast(tf.identity(bias), dtype))
+        for kernel, bias in dense_weights(model)
     ]
     activations = [layer.activation.__name__ for layer in model.layers]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -152,7 +153,7 @@ def load(path: pathlib.Path) -> tuple[NumpyPolicy, dict[str, Any]]:
             )
     except FileNotFoundError:
         raise UserError(f"policy: expected a weight file at {path}, found none") from None
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"policy: {path} is no policy weight file ({error})") from None
 
 

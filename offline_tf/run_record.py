@@ -129,7 +129,8 @@ class RunRecord:
         """
         path = folder / "manifest.json"
         if not path.exists():
-            if folder.exists() and any(folder.iterdir()):
+            # A kill while the manifest was being written leaves a partial file and nothing else.
+            if folder.exists() and any(p.suffix != ".partial" for p in folder.iterdir()):
                 raise UserError(
                     f"--workdir: expected a new folder or a run's, but {folder} holds other files; "
                     "choose another --workdir"
@@ -225,6 +226,10 @@ class Stage:
     def _seconds(self) -> float:
         return self._spent_before + time.monotonic() - self._began
 
+    def restart(self) -> None:
+        """Forgets the metrics of a try that was killed, for a stage without checkpoints."""
+        self._truncate_metrics(0)
+
     def track(self, variables: Sequence[tf.Variable]) -> None:
         """Names the variables that checkpoints of this stage hold."""
         checkpoint = tf.train.Checkpoint(
@@ -265,6 +270,9 @@ class Stage:
         """Drops rows of steps that will be done again."""
         for path in self._tables():
             lines = path.read_text().splitlines(keepends=True)
+            if not lines or not lines[0].endswith("\n"):
+                path.unlink()
+                continue
             kept = [lines[0]] + [
                 line
                 for line in lines[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import pathlib
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from offline_tf.types import Array, Transitions, UserError
 
-_ROWS_PER_CHUNK = 8192
+_REQUIRED = ("observations", "actions", "rewards", "terminals")
 
 
 def write(
@@ -70,11 +71,12 @@ def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
         with h5py.File(path, "r") as file:
             return _read_open(file, path, state_dim)
     except OSError as error:
-        raise UserError(f"--dataset: {path} is no readable HDF5 file ({error})") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"--dataset: {path} is no readable HDF5 file ({reason})") from None
 
 
 def _read_open(file: h5py.File, path: pathlib.Path, state_dim: int | None) -> Transitions:
-    for key in ("observations", "actions", "rewards", "terminals"):
+    for key in _REQUIRED:
         if key not in file:
             raise UserError(
                 f"--dataset: {path} lacks {key!r}; expected D4RL's keys observations, actions, "
@@ -84,6 +86,15 @@ def _read_open(file: h5py.File, path: pathlib.Path, state_dim: int | None) -> Tr
     def column(name: str, dtype: Any) -> Array:
         return np.asarray(file[name][()], dtype)
 
+    count = len(file["observations"])
+    if not count:
+        raise UserError(f"--dataset: {path} has no rows")
+    for name in (*_REQUIRED, "next_observations", "timeouts", "infos/qpos", "infos/qvel"):
+        if name in file and len(file[name]) != count:
+            raise UserError(
+                f"--dataset: {path} has {count} rows in observations but {len(file[name])} in {name}; "
+                "the file is damaged or mixes data sets"
+            )
     observations = column("observations", np.float32)
     width = state_dim or observations.shape[1]
     if observations.shape[1] not in (width, 111 if width == 27 else width):
@@ -91,7 +102,6 @@ def _read_open(file: h5py.File, path: pathlib.Path, state_dim: int | None) -> Tr
             f"--dataset: {path} has observations of width {observations.shape[1]}, "
             f"this task has {width}; check --env"
         )
-    count = len(observations)
     observations = np.ascontiguousarray(observations[:, :width])
     terminals = column("terminals", bool).reshape(-1)
     timeouts = column("timeouts", bool).reshape(-1) if "timeouts" in file else None
@@ -130,15 +140,11 @@ def _read_open(file: h5py.File, path: pathlib.Path, state_dim: int | None) -> Tr
 
 
 def content_hash(transitions: Transitions) -> str:
-    """Returns a short hash of observations, actions, rewards and episode ends."""
+    """Returns a short hash of everything that training reads."""
     digest = hashlib.blake2b(digest_size=8)
-    for array in (
-        transitions.observations,
-        transitions.actions,
-        transitions.rewards,
-        transitions.next_observations,
-        transitions.terminals,
-        transitions.timeouts,
-    ):
-        digest.update(np.ascontiguousarray(array).data)
+    for field in dataclasses.fields(transitions):
+        array = getattr(transitions, field.name)
+        digest.update(field.name.encode())
+        if array is not None:
+            digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
