@@ -7,6 +7,7 @@ source stand there and nowhere else. A preset is an absl flagfile that holds dif
 from __future__ import annotations
 
 import dataclasses
+import logging as stdlib_logging
 import os
 import pathlib
 import shutil
@@ -198,6 +199,7 @@ def run(
 
     def body(_: list[str]) -> None:
         logging.use_absl_handler()
+        stdlib_logging.getLogger("tensorflow").setLevel(stdlib_logging.ERROR)
         if flags.FLAGS["verbosity"].using_default_value:
             logging.set_verbosity(logging.INFO)
         logging.get_absl_handler().setFormatter(None)
