@@ -1,0 +1,35 @@
+import pathlib
+
+import numpy as np
+import pytest
+
+from offline_tf import policy, tasks
+from offline_tf.run_record import RunRecord
+
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "v2_transitions.npz"
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """robot -> column -> array of the transitions that gym 0.23.1 with mujoco-py recorded."""
+    with np.load(GOLDEN) as file:
+        columns = [name.split("/") for name in file.files if not name.endswith("/version")]
+        robots = {robot: {} for robot, _ in columns}
+        for robot, column in columns:
+            robots[robot][column] = file[f"{robot}/{column}"]
+    return robots
+
+
+@pytest.fixture(scope="session")
+def hopper():
+    return tasks.get("hopper")
+
+
+@pytest.fixture(scope="session")
+def hopper_policy():
+    return policy.load(policy.shipped("hopper"))[0]
+
+
+@pytest.fixture
+def record(tmp_path):
+    return RunRecord.create_or_continue(tmp_path / "run", "toy", {"seed": 0})

@@ -1,0 +1,307 @@
+import dataclasses
+import importlib
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import typing
+
+import pytest
+
+from flags import schema
+from morel_tf import config
+from offline_tf import tasks
+from offline_tf.knobs import check, knob
+from offline_tf.types import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+STAGES = (*config.STAGES, config.BehaviorConfig)
+PRESETS = sorted((ROOT / "flags" / "presets").glob("*/*/*.flags"))
+PRESET_NAMES = ["/".join(path.with_suffix("").parts[-3:]) for path in PRESETS]
+
+
+def parse(stages, words):
+    """One instance per stage, from flags of their own."""
+    values = schema.flags.FlagValues()
+    for stage in stages:
+        schema.define(stage, values)
+    rest = values(["prog", *words])
+    assert rest == ["prog"]
+    return [schema.read(stage, values) for stage in stages]
+
+
+def stages_of(family):
+    return importlib.import_module(f"{family}_tf.config").STAGES
+
+
+def merged(parts):
+    return {name: value for part in parts for name, value in vars(part).items()}
+
+
+def other_value(field):
+    """A valid value of a knob that is not its default, and how a user writes it."""
+    default, meta = field.default, field.metadata
+    if meta["choices"]:
+        value = next(x for x in meta["choices"] if x != default)
+    elif isinstance(default, tuple):
+        value = (*default, 7)
+    elif isinstance(default, bool):
+        value = not default
+    elif isinstance(default, int):
+        value = default + 1 if meta["high"] is None or default < meta["high"] else default - 1
+    elif isinstance(default, float):
+        value = default * 0.5 if default else 0.25
+    elif default is None:
+        value = 12.5
+    else:
+        value = default + "x"
+    return value, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# --- dataclasses and flags ---
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
+def test_defaults_round_trip(stage):
+    assert parse([stage], []) == [stage()]
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
+def test_other_values_round_trip(stage):
+    fields = dataclasses.fields(stage)
+    chosen = {field.name: other_value(field) for field in fields}
+    words = [f"--{name}={text}" for name, (_, text) in chosen.items()]
+    (found,) = parse([stage], words)
+    assert found == stage(**{name: value for name, (value, _) in chosen.items()})
+    hints = typing.get_type_hints(stage)
+    for field in fields:
+        value = getattr(found, field.name)
+        assert value != field.default
+        kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
+        if isinstance(value, tuple):
+            assert {type(x) for x in value} == {kinds[0]}
+        else:
+            assert type(value) in kinds
+
+
+def test_names_of_one_binary_are_distinct():
+    names = [field.name for stage in config.STAGES for field in dataclasses.fields(stage)]
+    assert len(names) == len(set(names))
+
+
+def test_defining_a_name_twice_fails():
+    with pytest.raises(schema.flags.DuplicateFlagError):
+        parse([config.RunConfig, config.BehaviorConfig], [])
+
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    """Toy stage."""
+
+    on: bool = knob(False, "A switch.")
+    share: float = knob(0.5, "A share.", low=0.0, high=1.0, source="nowhere")
+    widths: tuple[int, ...] = knob((4, 4), "Widths.", low=1)
+    limit: int | None = knob(None, "A limit.", low=2)
+
+    def __post_init__(self):
+        check(self)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--on"], Toy(on=True)),
+        (["--on", "--noon"], Toy()),
+        (["--share=0"], Toy(share=0.0)),  # bounds are inclusive
+        (["--share=1"], Toy(share=1.0)),
+        (["--widths="], Toy(widths=())),
+        (["--widths=3"], Toy(widths=(3,))),
+        (["--limit=2"], Toy(limit=2)),
+    ],
+)
+def test_toy_flags(words, expected):
+    assert parse([Toy], words) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--share=1.5", "--share: expected a value in [0, 1], got 1.5"),
+        ("--share=-0.1", "--share: expected a value in [0, 1], got -0.1"),
+        ("--widths=4,0", "--widths: expected a value in [1, inf], got 0"),
+        ("--widths=4,x", "--widths: expected a comma-separated list of int, got ['4', 'x']"),
+        ("--limit=1", "--limit: expected a value in [2, inf], got 1"),
+    ],
+)
+def test_bad_values_are_named_in_one_line(word, message):
+    with pytest.raises(UserError) as error:
+        parse([Toy], [word])
+    assert str(error.value) == message
+
+
+def test_nan_is_out_of_bounds():
+    with pytest.raises(UserError, match="--share"):
+        Toy(share=float("nan"))
+
+
+def test_unknown_choice_is_named():
+    with pytest.raises(UserError, match="--halt: expected one of absorbing, truncate, got 'stop'"):
+        config.PmdpConfig(halt="stop")
+    with pytest.raises(schema.flags.IllegalFlagValueError, match="absorbing"):
+        parse([config.PmdpConfig], ["--halt=stop"])
+
+
+def test_misspelled_flag_names_the_nearest():
+    with pytest.raises(schema.flags.UnrecognizedFlagError, match="Did you mean: halt_offset"):
+        parse(config.STAGES, ["--halt_ofset=3"])
+
+
+# --- presets ---
+
+
+def test_every_robot_has_a_default_preset():
+    found = {name for name in PRESET_NAMES if name.startswith("morel/default/")}
+    assert found == {f"morel/default/{robot}" for robot in tasks.names()}
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=PRESET_NAMES)
+def test_preset_parses_for_its_robot(path):
+    family, preset, robot = path.parts[-3], path.parts[-2], path.stem
+    words = ["prog", f"--env={robot}", f"--preset={preset}"]
+    expanded = schema.expand(words, family, tasks.names(), "hopper")
+    assert expanded == [words[0], f"--flagfile={path}", *words[1:]]
+    found = merged(parse(stages_of(family), expanded[1:]))
+    assert found["env"] == robot and found["preset"] == preset
+    values = dict(re.findall(r"^--(\w+)=(.*)$", path.read_text(), re.MULTILINE))
+    assert values
+    for name, text in values.items():
+        value = found[name]
+        written = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        assert type(written)(text) == written
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=PRESET_NAMES)
+def test_each_line_has_its_source_above(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) % 2 == 0
+    for comment, line in zip(lines[::2], lines[1::2]):
+        assert re.fullmatch(r"# .*\w{3}.*", comment), comment
+        assert re.fullmatch(r"--\w+=[^\s#]+", line), line
+    names = [line.split("=")[0] for line in lines[1::2]]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=PRESET_NAMES)
+def test_preset_holds_differences_only(path):
+    stages = stages_of(path.parts[-3])
+    default = merged(parse(stages, []))
+    lines = [line for line in path.read_text().splitlines() if line.startswith("--")]
+    same = [line for line in lines if merged(parse(stages, [line])) == default]
+    assert not same
+
+
+def test_a_users_flag_wins_over_the_preset():
+    preset = "--beta=10"  # flags/presets/morel/default/hopper.flags
+    assert preset in (ROOT / "flags/presets/morel/default/hopper.flags").read_text()
+    for words, beta in ((["--env=hopper"], 10.0), (["--beta=7", "--env=hopper"], 7.0)):
+        expanded = schema.expand(["prog", *words], "morel", tasks.names(), "hopper")
+        assert merged(parse(config.STAGES, expanded[1:]))["beta"] == beta
+
+
+def expanded_file(words, default_env="hopper", family="morel"):
+    """Which preset's file is put in front, as preset/robot; None without one."""
+    expanded = schema.expand(["prog", *words], family, [*tasks.names(), "mine"], default_env)
+    if expanded == ["prog", *words]:
+        return None
+    assert expanded[0] == "prog" and expanded[2:] == words
+    return "/".join(pathlib.Path(expanded[1].split("=")[1]).with_suffix("").parts[-2:])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "default/hopper"),
+        (["--env=ant"], "default/ant"),
+        (["-env=ant"], "default/ant"),
+        (["--env", "ant"], "default/ant"),
+        (["--env=ant", "--env=walker2d"], "default/walker2d"),
+        (["--preset=paper", "--env=halfcheetah"], "paper/halfcheetah"),
+        (["--environment=ant"], "default/hopper"),
+        (["--env=mine"], None),  # a registered task without a preset of its own
+        (["--env=unknown"], None),  # the task registry will say so
+    ],
+)
+def test_the_preset_follows_env_and_preset(words, expected):
+    assert expanded_file(words) == expected
+
+
+def test_the_preset_follows_env_in_a_file_of_flags(tmp_path):
+    (tmp_path / "mine.flags").write_text("# a user's own\n--env=ant\n")
+    assert expanded_file([f"--flagfile={tmp_path / 'mine.flags'}"]) == "default/ant"
+
+
+def test_a_binary_without_presets_takes_none():
+    assert expanded_file(["--env=ant"], family=None) is None
+
+
+@pytest.mark.parametrize("words", [["--preset=papre"], ["--preset=paper", "--env=mine"]])
+def test_unknown_preset_lists_the_known_ones(words):
+    with pytest.raises(UserError) as error:
+        expanded_file(words)
+    message = str(error.value)
+    assert words[0].split("=")[1] in message and "\n" not in message
+    for path in PRESETS:
+        if path.parts[-3] == "morel":
+            assert f"{path.parent.name} ({path.stem})" in message
+
+
+# --- the help page ---
+
+
+def squeezed(text):
+    """Without white space: the page may break lines anywhere."""
+    return "".join(str(text).split())
+
+
+def test_help_groups_by_stage_and_names_defaults(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    text = schema.help_text("\nusage: toy\n", STAGES[:6])
+    assert text.startswith("usage: toy\n")
+    position = 0
+    for stage in STAGES[:6]:
+        title = stage.__doc__.splitlines()[0]
+        start = text.index(f"{title}\n{'-' * len(title)}\n", position)
+        position = text.index("\n\n", start)
+        _, *blocks = re.split(r"^  --(?=\w+$)", text[start:position], flags=re.MULTILINE)
+        fields = dataclasses.fields(stage)
+        assert [block.split("\n")[0] for block in blocks] == [field.name for field in fields]
+        for field, block in zip(fields, blocks):
+            default, meta, block = field.default, field.metadata, squeezed(block)
+            shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+            assert squeezed(meta["help"]) in block
+            assert squeezed(f"Default: {'none' if shown in (None, '') else shown}.") in block
+            assert not meta["source"] or squeezed(f"[{meta['source']}]") in block
+            assert all(repr(choice) in block for choice in meta["choices"] or ())
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_every_knob_has_help():
+    for stage in STAGES:
+        for field in dataclasses.fields(stage):
+            assert len(field.metadata["help"]) > 4 and field.metadata["help"].endswith("."), field
+
+
+def test_help_of_a_binary():
+    run = subprocess.run(
+        [sys.executable, "-m", "morel_tf.train", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "100"},
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith("usage: python -m morel_tf.train")
+    for stage in config.STAGES:
+        assert f"\n{stage.__doc__.splitlines()[0]}\n---" in run.stdout
+    assert "--halt_offset" in run.stdout and "Default: 50.0." in run.stdout
