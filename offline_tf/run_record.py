@@ -128,6 +128,8 @@ class RunRecord:
           UserError: the folder holds something else.
         """
         path = folder / "manifest.json"
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--workdir: expected a folder, but {folder} is a file")
         if not path.exists():
             # A kill while the manifest was being written leaves a partial file and nothing else.
             if folder.exists() and any(p.suffix != ".partial" for p in folder.iterdir()):

@@ -86,13 +86,17 @@ def _read_open(file: h5py.File, path: pathlib.Path, state_dim: int | None) -> Tr
     def column(name: str, dtype: Any) -> Array:
         return np.asarray(file[name][()], dtype)
 
-    count = len(file["observations"])
-    if not count:
-        raise UserError(f"--dataset: {path} has no rows")
+    shape: tuple[int, ...] = getattr(file["observations"], "shape", ())
+    if len(shape) != 2 or not shape[0]:
+        raise UserError(
+            f"--dataset: {path}: expected observations of shape (rows, width), got {shape}"
+        )
+    count = shape[0]
     for name in (*_REQUIRED, "next_observations", "timeouts", "infos/qpos", "infos/qvel"):
-        if name in file and len(file[name]) != count:
+        rows = getattr(file[name], "shape", (0,))[:1] if name in file else (count,)
+        if rows != (count,):
             raise UserError(
-                f"--dataset: {path} has {count} rows in observations but {len(file[name])} in {name}; "
+                f"--dataset: {path} has {count} rows in observations but {rows} in {name}; "
                 "the file is damaged or mixes data sets"
             )
     observations = column("observations", np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
 import sys
@@ -94,9 +95,13 @@ def load_or_make(
       UserError: the task has no simulator or no shipped behaviour policy.
     """
     name = f"{task.name}-{physics}-{exploration}-{num_steps}-seed{seed}"
-    path = cache_folder(data_dir) / f"{name}.hdf5"
+    shipped = policy_file.shipped(task.name)
+    # A changed behaviour policy must not be answered with the old one's data.
+    tag = ""
+    if exploration != "random" and shipped.exists():
+        tag = "-" + hashlib.blake2b(shipped.read_bytes(), digest_size=4).hexdigest()
+    path = cache_folder(data_dir) / f"{name}{tag}.hdf5"
     if not path.exists():
-        shipped = policy_file.shipped(task.name)
         if task.simulation is None or not (shipped.exists() or exploration == "random"):
             raise UserError(
                 f"--dataset: --env={task.name} has no simulator or no shipped behaviour policy to "

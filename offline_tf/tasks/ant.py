@@ -2,6 +2,9 @@
 
 Source: Gymnasium ant_v4.py and ant_v5.py; OpenAI Gym's Ant-v2 shows 84 contact forces more, which
 are zero with MuJoCo 2.0 and later and which MOReL leaves out.
+
+Differs: under v5 physics the simulator charges contact forces, about 1e-3 per step, which the
+observation does not show and the reward function therefore leaves out.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
+from offline_tf import policy
 from offline_tf.datasets import collection, d4rl, made
 from offline_tf.policy import NumpyPolicy
 from offline_tf.tasks.simulator import Simulator
@@ -267,6 +268,19 @@ def test_data_of_a_run_is_made_once(hopper, tmp_path):
         np.testing.assert_array_equal(file["infos/component"], direct.components)
         assert file.attrs["task"] == "hopper" and file.attrs["seed"] == 5
         assert file.attrs["behavior_policy"] == "none"
+
+
+def test_another_behaviour_policy_means_other_data(hopper, tmp_path, monkeypatch):
+    arguments = (hopper, "v2", "pure", 300, 5, str(tmp_path / "data"), 1)
+    first, name = made.load_or_make(*arguments)
+    other, about = policy.load(policy.shipped("hopper"))
+    path = tmp_path / "other.npz"
+    policy.save(path, dataclasses.replace(other, log_std=other.log_std - 1), about)
+    monkeypatch.setattr(policy, "shipped", lambda task_name: path)
+    second, same_name = made.load_or_make(*arguments)
+    assert name == same_name
+    assert len(list((tmp_path / "data").glob(f"{name}-*.hdf5"))) == 2
+    assert d4rl.content_hash(first) != d4rl.content_hash(second)
 
 
 def test_data_cannot_be_made_without_a_simulator_or_a_policy(hopper, tmp_path):
