@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from morel_tf import dynamics
+from morel_tf.config import DynamicsConfig
+from morel_tf.dynamics import DynamicsEnsemble, Split
+from offline_tf import networks
+from offline_tf.standardize import Statistics
+from offline_tf.types import UserError
+
+TASK = toys.cart()
+NAMES = TASK.observation_names
+NOISE = (0.05, 0.2)
+SMALL = DynamicsConfig(
+    ensemble_size=2,
+    dynamics_hidden=(16,),
+    dynamics_epochs=4,
+    dynamics_batch_size=32,
+    precision="float32",
+)
+
+
+def _ensemble(config=SMALL, seed=0, statistics=None):
+    rng = np.random.default_rng(9)
+    inputs = Statistics(*rng.uniform(0.5, 1.5, (2, 3)).astype(np.float32))
+    deltas = Statistics(*rng.uniform(0.2, 0.4, (2, 2)).astype(np.float32))
+    return DynamicsEnsemble(TASK, config, *(statistics or (inputs, deltas)), seed)
+
+
+def _columns(data):
+    return data.observations, data.actions, data.next_observations
+
+
+def _problem(config=SMALL, noise=NOISE, lengths=(20,) * 10):
+    """Data, an ensemble with its statistics, and a split."""
+    data = toys.transitions(lengths, noise=noise)
+    statistics = dynamics.data_statistics(TASK, config.scale, *_columns(data))
+    split = dynamics.split_episodes(data.episode_bounds(), config.holdout_share, 0)
+    return data, _ensemble(config, statistics=statistics), split
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A cart with noise, learned well; with the error before the fit."""
+    config = dataclasses.replace(
+        SMALL, dynamics_epochs=30, dynamics_learning_rate=5e-3, holdout_share=0.3
+    )
+    record = toys.record(tmp_path_factory.mktemp("fitted") / "run")
+    data, ensemble, split = _problem(config, lengths=(20,) * 100)
+    inputs = ensemble.standardise_inputs(*map(tf.constant, _columns(data)[:2]))
+    targets = ensemble.deltas.normalize(data.next_observations - data.observations)
+    before = dynamics.held_out_error(ensemble, inputs, targets, split, NAMES)
+    dynamics.fit_or_load(ensemble, _columns(data), split, config, NAMES, 0, record)
+    return config, record, data, ensemble, split, before
+
+
+def test_next_states_are_s_plus_mask_times_shift_plus_scale_times_network():
+    ensemble = _ensemble()
+    rng = np.random.default_rng(0)
+    states = rng.normal(size=(7, 2)).astype(np.float32)
+    actions = rng.uniform(-1, 1, (7, 1)).astype(np.float32)
+    outputs = ensemble.bind()(states, actions)
+    found = ensemble.next_states(states, ensemble.means(outputs))
+    given = np.concatenate([states, actions], axis=1)
+    given = (given - ensemble.inputs.shift) / ensemble.inputs.scale
+    for member, prediction in zip(ensemble.members, found, strict=True):
+        change = ensemble.deltas.shift + ensemble.deltas.scale * toys.numpy_forward(member, given)
+        np.testing.assert_allclose(prediction, states + change, rtol=1e-4, atol=1e-5)
+    assert not np.allclose(found[0], found[1], atol=1e-2)
+
+
+def test_a_dimension_that_is_constant_in_the_data_never_changes():
+    data = toys.transitions()
+    states, after = data.observations.copy(), data.next_observations.copy()
+    states[:, 1] = after[:, 1] = 0.25
+    statistics = dynamics.data_statistics(TASK, "std", states, data.actions, after)
+    ensemble = _ensemble(statistics=statistics)
+    np.testing.assert_array_equal(ensemble.mask, [1.0, 0.0])
+    outputs = ensemble.bind()(1e3 * states, data.actions)
+    found = ensemble.next_states(states, ensemble.means(outputs)).numpy()
+    np.testing.assert_array_equal(found[..., 1], np.full(found.shape[:2], np.float32(0.25)))
+    assert np.abs(found[..., 0] - states[:, 0]).max() > 0.01
+
+
+def test_actions_beyond_the_bounds_count_as_the_bounds():
+    ensemble = _ensemble()
+    states = np.zeros((3, 2), np.float32)
+    wild, bound, less = (np.full((3, 1), x, np.float32) for x in (40.0, 1.0, 0.9))
+    at = ensemble.bind()
+    np.testing.assert_array_equal(at(states, wild), at(states, bound))
+    assert np.abs(at(states, less) - at(states, bound)).max() > 1e-3
+    of_wild = dynamics.data_statistics(TASK, "std", states, 40 * np.eye(3)[:, :1], states)[0]
+    of_bound = dynamics.data_statistics(TASK, "std", states, np.eye(3)[:, :1], states)[0]
+    np.testing.assert_array_equal(of_wild, of_bound)
+
+
+def test_data_statistics_by_hand():
+    """Columns (x, v, a) of three rows; "mad" is the mean absolute deviation from the mean."""
+    states = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 4.0]], np.float32)
+    actions = np.array([[0.5], [-3.0], [0.5]], np.float32)  # -3 counts as -1
+    after = states + np.array([[1.0, 0.0], [1.0, 0.0], [4.0, 3.0]], np.float32)
+    inputs, deltas = dynamics.data_statistics(TASK, "std", states, actions, after)
+    np.testing.assert_allclose(inputs.shift, [2.0, 2.0, 0.0], atol=1e-7)
+    np.testing.assert_allclose(inputs.scale, np.sqrt([8 / 3, 2.0, 0.5]), rtol=1e-6)
+    np.testing.assert_allclose(deltas.shift, [2.0, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(deltas.scale, np.sqrt([2.0, 2.0]), rtol=1e-6)
+    inputs, deltas = dynamics.data_statistics(TASK, "mad", states, actions, after)
+    np.testing.assert_allclose(inputs.scale, [4 / 3, 4 / 3, 2 / 3], rtol=1e-6)
+    np.testing.assert_allclose(deltas.scale, [4 / 3, 4 / 3], rtol=1e-6)
+
+
+def test_one_step_changes_no_state_by_more_than_the_bound():
+    ensemble = _ensemble(statistics=(toys.identity(3), toys.identity(2)))
+    start = tf.constant([[3.0, -2.0]])
+    found = ensemble.next_states(start, tf.constant([[5e3, -5e3]]))
+    np.testing.assert_array_equal(found, [[103.0, -102.0]])  # authors' large_value, 100
+
+
+def test_fixed_covariance_is_half_the_squared_error_with_its_gradient():
+    ensemble = _ensemble()
+    rng = np.random.default_rng(0)
+    outputs = tf.constant(rng.normal(size=(50, 2)), tf.float32)
+    targets = rng.normal(size=(50, 2)).astype(np.float32)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(outputs)
+        nll = -tf.reduce_mean(ensemble.distribution(outputs).log_prob(targets)) / 2
+        half_mse = 0.5 * tf.reduce_mean(tf.square(outputs - targets))
+    assert float(nll - half_mse) == pytest.approx(0.5 * np.log(2 * np.pi), rel=1e-5)
+    np.testing.assert_allclose(
+        tape.gradient(nll, outputs), tape.gradient(half_mse, outputs), atol=1e-8
+    )
+
+
+@pytest.mark.parametrize("covariance", ["fixed", "learned"])
+def test_the_loss_of_fit_is_the_mean_likelihood_of_the_training_rows(covariance, tmp_path):
+    """One batch of all rows at a rate of zero; the logged loss against a loop in numpy."""
+    data, _, split = _problem()
+    config = dataclasses.replace(
+        SMALL,
+        covariance=covariance,
+        dynamics_epochs=1,
+        dynamics_learning_rate=0.0,
+        dynamics_batch_size=len(split.train),
+    )
+    data, ensemble, split = _problem(config)
+    before = toys.bits(networks.variables(*ensemble.members))
+    stage = toys.record(tmp_path / "run").stage("dynamics")
+    dynamics.fit(ensemble, *_columns(data), split, config, NAMES, 0, stage)
+    assert toys.bits(networks.variables(*ensemble.members)) == before
+    states, actions, after = (x[split.train].astype(np.float64) for x in _columns(data))
+    given = np.concatenate([states, actions], axis=1)
+    given = (given - ensemble.inputs.shift) / ensemble.inputs.scale
+    targets = (after - states - ensemble.deltas.shift) / ensemble.deltas.scale
+    expected = []
+    for member in ensemble.members:
+        outputs = toys.numpy_forward(member, given)
+        log_std = np.clip(outputs[:, 2:], -5, 1) if covariance == "learned" else 0.0 * targets
+        z = (targets - outputs[:, :2]) / np.exp(log_std)
+        expected.append((0.5 * z**2 + log_std + 0.5 * np.log(2 * np.pi)).mean())
+    csv = (tmp_path / "run" / "metrics" / "dynamics.csv").read_text().splitlines()
+    row = dict(zip(csv[0].split(","), map(float, csv[1].split(",")), strict=True))
+    assert row["loss"] == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_fitting_brings_the_held_out_error_down_to_the_noise(fitted):
+    _, record, _, ensemble, _, before = fitted
+    report = record.stage("dynamics_final").result["held_out"]
+    assert list(report) == ["mse", "mse/x", "mse/v"]
+    floor = (np.array(NOISE) / ensemble.deltas.scale) ** 2
+    found = np.array([report["mse/x"], report["mse/v"]])
+    # 30 held-out episodes of 20 steps: the variance is known to 6 %, two standard errors 12 %.
+    np.testing.assert_allclose(found, floor, rtol=0.2)
+    assert report["mse"] == pytest.approx(found.mean())
+    assert before["mse"] > 2 * report["mse"]
+
+
+def test_held_out_error_is_the_members_mean_squared_error_on_held_out_rows_alone(fitted):
+    _, record, data, ensemble, split, _ = fitted
+    states, actions, after = (x[split.held_out] for x in _columns(data))
+    given = (np.concatenate([states, actions], 1) - ensemble.inputs.shift) / ensemble.inputs.scale
+    targets = (after - states - ensemble.deltas.shift) / ensemble.deltas.scale
+    errors = [np.square(toys.numpy_forward(m, given) - targets) for m in ensemble.members]
+    report = record.stage("dynamics_final").result["held_out"]
+    expected = np.mean(errors, axis=(0, 1))
+    np.testing.assert_allclose([report["mse/x"], report["mse/v"]], expected, rtol=1e-4)
+    # noise_std is the residuals' standard deviation, the maximum-likelihood Sigma given f.
+    np.testing.assert_allclose(ensemble.noise_std, np.sqrt(expected), rtol=1e-4)
+    noise = ensemble.noise(tf.zeros([3, 2]))
+    np.testing.assert_allclose(noise * ensemble.deltas.scale, [NOISE] * 3, rtol=0.1)
+
+
+def test_learned_covariance_recovers_the_noise(tmp_path):
+    config = dataclasses.replace(
+        SMALL, covariance="learned", dynamics_epochs=60, dynamics_learning_rate=5e-3
+    )
+    data, ensemble, split = _problem(config, lengths=(20,) * 60)
+    stage = toys.record(tmp_path / "run").stage("dynamics")
+    dynamics.fit(ensemble, *_columns(data), split, config, NAMES, 0, stage)
+    outputs = ensemble.bind()(data.observations, data.actions)
+    for member in outputs:
+        found = ensemble.noise(member).numpy().mean(axis=0) * ensemble.deltas.scale
+        np.testing.assert_allclose(found, NOISE, rtol=0.15)
+
+
+def test_whole_episodes_are_held_out():
+    lengths = np.array([5, 30, 12, 7, 21, 9, 16])
+    ends = np.cumsum(lengths)
+    bounds = np.stack([ends - lengths, ends], axis=1)
+    seen = set()
+    for seed, share in itertools.product(range(6), (0.02, 0.2, 0.5)):
+        split = dynamics.split_episodes(bounds, share, seed)
+        both = np.concatenate([split.train, split.held_out])
+        np.testing.assert_array_equal(np.sort(both), np.arange(100))
+        inside = np.isin(np.arange(100), split.held_out)
+        held = [inside[start:end] for start, end in bounds]
+        assert all(part.all() or not part.any() for part in held)
+        assert share * 100 <= len(split.held_out) < 100
+        # Stopping at the first episode that reaches the share: without it, too few.
+        longest = max(len(part) for part in held if part.any())
+        assert len(split.held_out) - longest < share * 100
+        seen.add(tuple(split.held_out))
+    assert len(seen) > 6
+    first, again = (dynamics.split_episodes(bounds, 0.2, 3) for _ in range(2))
+    np.testing.assert_array_equal(first.held_out, again.held_out)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "share"), [([[0, 9]], 0.5), ([[0, 4], [4, 9]], 0.0), ([[0, 1], [1, 9]], 0.5)]
+)
+def test_never_everything_is_held_out(bounds, share):
+    split = dynamics.split_episodes(np.array(bounds), share, 0)
+    assert len(split.train) > 0
+    if share == 0.0 or len(bounds) == 1:
+        assert len(split.held_out) == 0 and len(split.train) == 9
+
+
+def test_the_error_is_that_of_training_rows_where_none_are_held_out():
+    data, ensemble, _ = _problem()
+    inputs = ensemble.standardise_inputs(*map(tf.constant, _columns(data)[:2]))
+    targets = ensemble.deltas.normalize(data.next_observations - data.observations)
+    rows = np.arange(50)
+    nobody = Split(rows, rows[:0])
+    same = Split(rows[:0], rows)
+    first, second = (
+        dynamics.held_out_error(ensemble, inputs, targets, split, NAMES) for split in (nobody, same)
+    )
+    assert first == second
+
+
+def test_members_start_and_train_differently():
+    ensemble = _ensemble()
+    kernels = [networks.dense_weights(member)[0][0].numpy() for member in ensemble.members]
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.1
+    # torch.nn.Linear's U(+-1/sqrt(fan_in)); 3 inputs.
+    assert np.abs(kernels).max() <= 1 / np.sqrt(3)
+    more = _ensemble(dataclasses.replace(SMALL, ensemble_size=3))
+    assert toys.bits(networks.variables(*more.members[:2])) == toys.bits(
+        networks.variables(*ensemble.members)
+    )
+
+
+def test_an_unbroken_fit_and_one_killed_again_and_again_end_with_the_same_bits(
+    tmp_path, monkeypatch
+):
+    data, unbroken, split = _problem()
+    record = toys.record(tmp_path / "unbroken")
+    dynamics.fit_or_load(unbroken, _columns(data), split, SMALL, NAMES, 0, record)
+    expected = toys.bits(unbroken.weights)
+    csv = (record.folder / "metrics" / "dynamics.csv").read_text()
+
+    # Kills: in the first epoch; after the second's log and before its checkpoint; before the next
+    # log; and after the last checkpoint, before the stage is marked as done.
+    kills = [("progress", 1), ("save", 2), ("log", 2), ("finish", 1)]
+    for method, call in kills:
+        broken = toys.record(tmp_path / "broken")
+        _, ensemble, _ = _problem()
+        with monkeypatch.context() as patch:
+            stage_class = type(broken.stage("dynamics"))
+            patch.setattr(stage_class, method, toys.dying(getattr(stage_class, method), call))
+            with pytest.raises(toys.Killed):
+                dynamics.fit_or_load(ensemble, _columns(data), split, SMALL, NAMES, 0, broken)
+    broken = toys.record(tmp_path / "broken")
+    _, ensemble, _ = _problem()
+    dynamics.fit_or_load(ensemble, _columns(data), split, SMALL, NAMES, 0, broken)
+    assert toys.bits(ensemble.weights) == expected
+    assert (broken.folder / "metrics" / "dynamics.csv").read_text() == csv
+    results = [r.stage("dynamics_final").result for r in (broken, record)]
+    assert results[0] == results[1]
+
+
+def test_load_rebuilds_the_fitted_models_from_the_folder_alone(fitted):
+    config, record, data, ensemble, _, _ = fitted
+    loaded = dynamics.load(TASK, config, 123, type(record).open_existing(record.folder))
+    rows = slice(0, 40)
+    states, actions = data.observations[rows], data.actions[rows]
+    first, second = (e.bind()(states, actions) for e in (ensemble, loaded))
+    np.testing.assert_array_equal(first, second)
+    after = [e.next_states(states, e.means(x)) for e, x in ((ensemble, first), (loaded, second))]
+    np.testing.assert_array_equal(*after)
+    np.testing.assert_array_equal(loaded.noise_std, ensemble.noise_std)
+    assert toys.bits(loaded.weights) == toys.bits(ensemble.weights)
+
+
+def test_fitted_models_are_read_and_not_fitted_again(fitted, monkeypatch):
+    config, record, data, ensemble, split, _ = fitted
+    monkeypatch.setattr(dynamics, "fit", lambda *_: pytest.fail("fitted again"))
+    _, other, _ = _problem(config, lengths=(20,) * 100)
+    dynamics.fit_or_load(other, _columns(data), split, config, NAMES, 0, record)
+    assert toys.bits(other.weights) == toys.bits(ensemble.weights)
+
+
+def test_models_of_another_run_are_taken_over(fitted, tmp_path, monkeypatch):
+    config, record, data, ensemble, split, _ = fitted
+    monkeypatch.setattr(dynamics, "fit", lambda *_: pytest.fail("fitted again"))
+    _, other, _ = _problem(config, lengths=(20,) * 100)
+    mine = toys.record(tmp_path / "run")
+    dynamics.fit_or_load(other, _columns(data), split, config, NAMES, 0, mine, record)
+    assert toys.bits(other.weights) == toys.bits(ensemble.weights)
+    assert mine.stage("dynamics_final").result == record.stage("dynamics_final").result
+    assert toys.bits(dynamics.load(TASK, config, 0, mine).weights) == toys.bits(ensemble.weights)
+
+
+def test_loading_unfitted_models_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not fitted yet"):
+        dynamics.load(TASK, SMALL, 0, toys.record(tmp_path / "run"))

@@ -1,0 +1,423 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from morel_tf import algorithm, config, deploy, experiment
+from offline_tf import tasks
+from offline_tf.datasets import d4rl
+from offline_tf.run_record import RunRecord
+from offline_tf.types import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+# Numbers that any user of summary.json may count on.
+KEYS = {
+    "algorithm",
+    "env",
+    "dataset",
+    "physics",
+    "preset",
+    "seed",
+    "commit",
+    "horizon",
+    "behavior_return",
+    "bc_return",
+    "pmdp_return",
+    "true_return_at_horizon",
+    "true_return_mean",
+    "true_return_std",
+    "true_return_stochastic",
+    "episodes",
+    "normalized_score",
+    "wall_seconds",
+    "stages",
+    "export",
+}
+STAGES = {
+    "data",
+    "dynamics_final",
+    "usad",
+    "behavior_cloning",
+    "planning",
+    "evaluation",
+    "export",
+}
+SETTINGS = {
+    "env": "hopper",
+    "data_steps": 3000,
+    "seed": 3,
+    "eval_every": 2,
+    "eval_episodes": 2,
+    "final_episodes": 2,
+    "threads": 1,
+    "ensemble_size": 2,
+    "dynamics_hidden": (32, 32),
+    "dynamics_epochs": 2,
+    "precision": "float32",
+    "horizon": 50,
+    "paths_per_member": 6,
+    "bc_epochs": 1,
+    "iterations": 3,
+    "policy_hidden": (16, 16),
+    "cg_iterations": 5,
+    "baseline_hidden": (16, 16),
+}
+
+
+def _configs(folder, data_dir, **changes) -> experiment.Configs:
+    values = SETTINGS | {"workdir": str(folder), "data_dir": str(data_dir)} | changes
+    known = {f.name for stage in config.STAGES for f in dataclasses.fields(stage)}
+    assert set(values) <= known
+    return experiment.Configs(
+        *(
+            stage(**{f.name: values[f.name] for f in dataclasses.fields(stage) if f.name in values})
+            for stage in config.STAGES
+        )
+    )
+
+
+def _in_this_process(folder, signature, inputs):
+    call = tf.saved_model.load(str(folder)).signatures[signature]
+    return {k: v.numpy() for k, v in call(**{k: tf.constant(v) for k, v in inputs.items()}).items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process():
+    """The check in fresh processes is test_deploy's; a process sets its threads only once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deploy.export, "run_in_fresh_process", _in_this_process)
+        patch.setattr(experiment, "use_threads", lambda threads: 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One small run on the hopper, from data to export."""
+    home = tmp_path_factory.mktemp("experiment")
+    configs = _configs(home / "run", home / "data")
+    return home, configs, experiment.run(configs)
+
+
+def _nothing_is_learned(patch):
+    for module, name in (
+        (algorithm.dynamics, "fit"),
+        (algorithm.usad, "batched"),
+        (algorithm.planner.policy_update, "update"),
+        (deploy, "export_and_verify"),
+        (experiment.evaluation, "evaluate"),
+    ):
+        patch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} ran"))
+
+
+def test_the_summary_holds_what_readers_count_on(finished):
+    home, configs, summary = finished
+    assert set(summary) >= KEYS
+    assert summary == json.loads((home / "run" / "summary.json").read_text())
+    expected = {
+        "algorithm": "morel",
+        "env": "hopper",
+        "dataset": "hopper-v2-pure-3000-seed3",
+        "physics": "v2",
+        "preset": "default",
+        "seed": 3,
+        "horizon": 50,
+        "iterations": 3,
+        "episodes": 2,
+        "export": str(home / "run" / "export"),
+    }
+    assert {name: summary[name] for name in expected} == expected
+    assert summary["commit"] == RunRecord.open_existing(home / "run").manifest["commit"]
+    low, high = tasks.get("hopper").reference_returns
+    score = 100 * (summary["true_return_mean"] - low) / (high - low)
+    assert summary["normalized_score"] == pytest.approx(score)
+    assert set(summary["stages"]) == STAGES
+    total = sum(summary["stages"].values())
+    assert summary["wall_seconds"] == pytest.approx(total, abs=0.06)
+    numbers = [v for v in summary.values() if isinstance(v, float)]
+    assert np.isfinite(numbers).all()
+
+
+def test_the_summary_agrees_with_what_lies_in_the_folder(finished):
+    home, configs, summary = finished
+    data = d4rl.read(home / "data" / "hopper-v2-pure-3000-seed3.hdf5", 11)
+    assert summary["behavior_return"] == pytest.approx(data.episode_returns().mean())
+    record = RunRecord.open_existing(home / "run")
+    assert record.manifest["data_hash"] == d4rl.content_hash(data)
+    assert summary["threshold"] == algorithm.usad.load(record)["planning"].threshold
+    assert summary["pmdp_return"] == record.stage("planning").result["pmdp_return"]
+    # No path earns more than 50 steps of a hopper: 1 per step, and a speed below 5 m/s.
+    assert -1000 < summary["pmdp_return"] < 300
+    assert 0 < summary["true_return_at_horizon"] < 300
+    # Evaluated after iteration 2 and, being the last, 3; the last tenth of 3 is iteration 3.
+    path = home / "run" / "metrics" / "planning.evaluation.csv"
+    table = np.genfromtxt(path, delimiter=",", names=True)
+    assert table["step"].tolist() == [2, 3]
+    assert summary["true_return_last_tenth"] == table["true_return_mean"][1]
+    assert summary["true_return_least_in_second_half"] == table["true_return_mean"].min()
+
+
+def test_the_flags_come_back_from_the_folder(finished):
+    home, configs, _ = finished
+    assert experiment.from_manifest(RunRecord.open_existing(home / "run").manifest) == configs
+
+
+def test_running_again_reads_and_learns_nothing(finished, monkeypatch):
+    home, configs, summary = finished
+    _nothing_is_learned(monkeypatch)
+    assert experiment.run(configs) == summary
+    # Where it runs and with how many threads does not decide the result.
+    run = dataclasses.replace(configs.run, threads=2)
+    assert experiment.run(configs._replace(run=run)) == summary
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 4}, {"beta": 1.0}, {"dynamics_hidden": (32,)}, {"halt_offset": 0.0}]
+)
+def test_other_flags_for_the_same_folder_are_refused(finished, monkeypatch, change):
+    home, _, _ = finished
+    _nothing_is_learned(monkeypatch)
+    ((name, _),) = change.items()
+    before = (home / "run" / "manifest.json").read_bytes()
+    with pytest.raises(UserError, match=f"--{name} is .* there and .* now"):
+        experiment.run(_configs(home / "run", home / "data", **change))
+    assert (home / "run" / "manifest.json").read_bytes() == before
+
+
+def test_the_exported_policy_is_the_learned_one(finished):
+    home, configs, _ = finished
+    record = RunRecord.open_existing(home / "run")
+    policy = experiment.load_policy(configs, record).numpy()
+    observations = np.random.default_rng(0).normal(size=(9, 11)).astype(np.float32)
+    found = _in_this_process(
+        home / "run" / "export", "serving_default", {"observation": observations}
+    )
+    np.testing.assert_allclose(
+        found["action"], np.clip(policy.mean(observations), -1, 1), atol=1e-5
+    )
+    assert json.loads((home / "run" / "export" / "manifest.json").read_text()) == record.manifest
+
+
+def test_a_run_is_exported_again_without_its_data(finished, tmp_path):
+    home, _, _ = finished
+    record = RunRecord.open_existing(home / "run")
+    assert experiment.export_again(record, tmp_path / "again") <= 1e-6
+    rng = np.random.default_rng(0)
+    given = {
+        "observation": rng.normal(size=(9, 11)).astype(np.float32),
+        "action": rng.uniform(-1, 1, (9, 3)).astype(np.float32),
+    }
+    first, second = (
+        _in_this_process(folder, "is_known", given)
+        for folder in (home / "run" / "export", tmp_path / "again")
+    )
+    np.testing.assert_allclose(first["disagreement"], second["disagreement"], rtol=1e-5)
+
+
+def test_fitted_models_are_taken_over_from_another_run(finished, tmp_path, monkeypatch):
+    home, _, _ = finished
+    for name in ("dynamics_from", "workdir"):
+        assert name in {f.name for f in dataclasses.fields(config.RunConfig)}
+    monkeypatch.setattr(algorithm.dynamics, "fit", lambda *_: pytest.fail("fitted again"))
+    configs = _configs(
+        tmp_path / "naive",
+        home / "data",
+        dynamics_from=str(home / "run"),
+        threshold_rule="none",
+        iterations=1,
+        final_episodes=1,
+    )
+    summary = experiment.run(configs)
+    assert summary["algorithm"] == "naive_mbrl"
+    ours, theirs = (
+        algorithm.dynamics.load(
+            tasks.get("hopper"), configs.dynamics, 3, RunRecord.open_existing(folder)
+        )
+        for folder in (tmp_path / "naive", home / "run")
+    )
+    assert toys.bits(ours.weights) == toys.bits(theirs.weights)
+    # The folder it came from may go away.
+    assert not (tmp_path / "naive" / "checkpoints" / "dynamics").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data_steps": 1000}, "its data differs"),
+        ({"dynamics_epochs": 1}, "--dynamics_epochs is 2 there"),
+        ({"scale": "mad"}, "--scale is 'std' there"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(finished, tmp_path, change, message):
+    home, _, _ = finished
+    configs = _configs(tmp_path / "run", home / "data", dynamics_from=str(home / "run"), **change)
+    with pytest.raises(UserError, match=message):
+        experiment.run(configs)
+
+
+def test_models_that_are_not_fitted_yet_are_refused(finished, tmp_path):
+    home, configs, _ = finished
+    data_hash = RunRecord.open_existing(home / "run").manifest["data_hash"]
+    other = RunRecord.create_or_continue(tmp_path / "young", "morel", configs.flat())
+    other.note(data_hash=data_hash)
+    taking = _configs(tmp_path / "run", home / "data", dynamics_from=str(tmp_path / "young"))
+    with pytest.raises(UserError, match="not fitted yet"):
+        experiment.run(taking)
+    missing = _configs(tmp_path / "other", home / "data", dynamics_from=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="nowhere"):
+        experiment.run(missing)
+
+
+def test_data_that_changed_under_a_run_is_refused(finished, tmp_path):
+    home, configs, _ = finished
+    folder = tmp_path / "run"
+    path = tmp_path / "data.hdf5"
+    data = d4rl.read(home / "data" / "hopper-v2-pure-3000-seed3.hdf5", 11)
+    d4rl.write(path, data)
+    own = _configs(folder, home / "data", dataset=str(path))
+    record = RunRecord.create_or_continue(folder, "morel", own.flat(), experiment.FREE_FLAGS)
+    record.note(data_hash=d4rl.content_hash(data))
+    d4rl.write(path, dataclasses.replace(data, rewards=data.rewards + 1))
+    with pytest.raises(UserError, match="was trained on other data"):
+        experiment.run(own)
+
+
+def test_a_mistyped_data_set_leaves_no_run_behind(tmp_path):
+    wrong = _configs(tmp_path / "run", tmp_path, dataset=str(tmp_path / "mistyped.hdf5"))
+    with pytest.raises(UserError, match="mistyped"):
+        experiment.run(wrong)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_task_without_a_simulator_is_learned_from_a_file(tmp_path, monkeypatch):
+    """The cart: no simulator, no references; everything but the true return is there."""
+    monkeypatch.setitem(tasks._registered, "cart", toys.cart(reference_returns=None))
+    data = toys.transitions((25,) * 40)
+    d4rl.write(tmp_path / "cart.hdf5", data)
+    configs = _configs(
+        tmp_path / "run",
+        tmp_path,
+        env="cart",
+        dataset=str(tmp_path / "cart.hdf5"),
+        iterations=2,
+        horizon=10,
+    )
+    summary = experiment.run(configs)
+    assert (summary["env"], summary["dataset"]) == ("cart", "cart.hdf5")
+    assert summary["normalized_score"] is summary["bc_return"] is None
+    assert "true_return_mean" not in summary
+    assert summary["behavior_return"] == pytest.approx(data.rewards.sum() / 40, rel=1e-5)
+    assert {p.name for p in (tmp_path / "run" / "export").iterdir()} >= {"saved_model.pb"}
+
+
+def test_the_planner_gets_the_p_mdp_of_the_paper(tmp_path, monkeypatch):
+    """HALT pays min_D(r) - offset; threshold, starts and states are those of the models."""
+    data = toys.transitions((25,) * 10, limit=0.5)
+    knobs = _configs(tmp_path, tmp_path, halt_offset=30.0, beta=0.5, dynamics_epochs=1).knobs
+    seen = {}
+
+    def plan(pmdp, policy, starts, states, *rest):
+        seen.update(pmdp=pmdp, starts=starts, states=states)
+        return 0.0
+
+    monkeypatch.setattr(algorithm.planner, "plan", plan)
+    record = toys.record(tmp_path / "run")
+    learned = algorithm.morel(toys.cart(limit=0.5), "v2", data, knobs, 0, record, lambda *_: {})
+    assert seen["pmdp"].halt_reward == pytest.approx(float(data.rewards.min()) - 30.0)
+    thresholds = {name: c.threshold for name, c in learned.calibrations.items()}
+    assert seen["pmdp"].threshold == thresholds["planning"] != thresholds["observation"]
+    true = data.observations.copy()
+    true[:, 1] = data.qvel[:, 0]
+    assert (true != data.observations).any()
+    np.testing.assert_array_equal(seen["states"], true)
+    np.testing.assert_array_equal(seen["starts"], true[::25])
+
+
+# --- killed for real ------------------------------------------------------------------------------
+
+
+def _command(folder, data_dir):
+    flags = SETTINGS | {"data_steps": 10_000, "dynamics_epochs": 4, "iterations": 12}
+    words = [
+        f"--{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}"
+        for name, v in flags.items()
+    ]
+    return [
+        sys.executable,
+        "-m",
+        "morel_tf.train",
+        *words,
+        f"--workdir={folder}",
+        f"--data_dir={data_dir}",
+    ]
+
+
+def _start(folder, data_dir, log):
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with log.open("w") as file:
+        return subprocess.Popen(
+            _command(folder, data_dir), cwd=ROOT, env=environment, stdout=file, stderr=file
+        )
+
+
+def _moments(folder, log):
+    """Name -> whether that moment of the run is there."""
+    stages, checkpoints = folder / "stages", folder / "checkpoints"
+    return {
+        "data": lambda: "making" in log.read_text(),
+        "manifest": lambda: (folder / "manifest.json").exists(),
+        "first epoch": lambda: (checkpoints / "dynamics" / "checkpoint").exists(),
+        "models": lambda: (stages / "dynamics_final.json").exists(),
+        "detector": lambda: (stages / "usad.json").exists(),
+        "cloning": lambda: (stages / "behavior_cloning.json").exists(),
+        "fifth iteration": lambda: (checkpoints / "planning" / "checkpoint").exists(),
+        "planning": lambda: (stages / "planning.json").exists(),
+        "evaluation": lambda: (stages / "evaluation.json").exists(),
+        "export": lambda: (folder / "export").exists(),
+    }
+
+
+def _weights(folder):
+    record = RunRecord.open_existing(folder)
+    configs = experiment.from_manifest(record.manifest)
+    ensemble = algorithm.dynamics.load(tasks.get("hopper"), configs.dynamics, 0, record)
+    policy = experiment.load_policy(configs, record)
+    return toys.bits([*ensemble.weights, *policy.weights])
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_every_stage_ends_with_the_bits_of_an_unbroken_one(tmp_path):
+    """kill -9 of the real binary, ten times in one run; no clean-up code can help it."""
+    whole, folder, log = tmp_path / "unbroken", tmp_path / "broken", tmp_path / "log"
+    assert _start(whole, tmp_path / "data", log).wait(timeout=3600) == 0, log.read_text()
+    for name, there in _moments(folder, log).items():
+        process = _start(folder, tmp_path / "other_data", log)
+        deadline = time.monotonic() + 3600
+        while not there() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        assert process.poll() is None, f"{name}: not seen before the end\n{log.read_text()}"
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    end = _start(folder, tmp_path / "other_data", log)
+    assert end.wait(timeout=3600) == 0, log.read_text()
+    assert _weights(folder) == _weights(whole)
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (whole, folder)]
+    for summary in summaries:
+        for name in ("stages", "wall_seconds", "export", "command"):
+            summary.pop(name, None)
+    assert summaries[0] == summaries[1]
+    tables = [
+        {p.name: p.read_text() for p in (run / "metrics").iterdir()} for run in (whole, folder)
+    ]
+    assert tables[0] == tables[1]

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from morel_tf import behavior_experiment, policy_update
+from morel_tf.config import BehaviorConfig
+from morel_tf.online import OnlineSampler
+from offline_tf import policy as policy_file
+from offline_tf import tasks
+from offline_tf.datasets import d4rl
+from offline_tf.policy import GaussianPolicy
+from offline_tf.tasks.simulator import Simulator
+from offline_tf.types import UserError
+
+LIMIT = 25
+# A hopper whose episodes end by a time limit too, and soon.
+HOPPER = dataclasses.replace(
+    tasks.get("hopper"), name="short_hopper", max_episode_steps=LIMIT, reference_returns=None
+)
+POLICY = GaussianPolicy(11, 3, (8,), -0.5, generator=np.random.default_rng(0)).numpy()
+
+
+def _sampler(count=4, seed=0):
+    return OnlineSampler(Simulator(HOPPER, "v2", count, threads=1), np.random.default_rng(seed))
+
+
+def _blocks(sampler, lengths, first_seed=0):
+    return [
+        sampler.sample(POLICY, length, np.random.default_rng(first_seed + index))
+        for index, length in enumerate(lengths)
+    ]
+
+
+def _joined(blocks, name):
+    return np.concatenate([getattr(paths, name) for paths, _ in blocks])
+
+
+def test_blocks_carry_episodes_on_and_cut_them_where_they_end():
+    sampler = _sampler()
+    blocks = _blocks(sampler, [7, 13, 1, 9, 30])
+    assert sampler.steps == 60 * 4
+    times, terminated, ended = (_joined(blocks, n) for n in ("times", "terminated", "ended"))
+    observations, after = (_joined(blocks, n) for n in ("observations", "next_observations"))
+    assert times.shape == (60, 4) and all(paths.valid.all() for paths, _ in blocks)
+    # Every path is cut at a block's end, and otherwise exactly where its episode ends.
+    over = terminated | (times == LIMIT - 1)
+    block_ends = np.isin(np.arange(60), np.cumsum([7, 13, 1, 9, 30]) - 1)
+    np.testing.assert_array_equal(ended, over | block_ends[:, None])
+    assert terminated.any() and (times == LIMIT - 1).any()
+    for k in range(4):
+        for t in range(59):
+            if over[t, k]:
+                assert times[t + 1, k] == 0
+                # Near the robot's start (height 1.25, noise 5e-3), not near where it fell.
+                assert observations[t + 1, k, 0] == pytest.approx(1.25, abs=6e-3)
+                assert np.abs(observations[t + 1, k] - after[t, k]).max() > 1e-3
+            else:
+                assert times[t + 1, k] == times[t, k] + 1
+                np.testing.assert_array_equal(observations[t + 1, k], after[t, k])
+    np.testing.assert_array_equal(terminated, HOPPER.termination(tf.constant(after)))
+
+
+def test_recent_returns_are_sums_over_whole_episodes():
+    sampler = _sampler()
+    blocks = _blocks(sampler, [20, 20, 20])
+    rewards, times = _joined(blocks, "rewards"), _joined(blocks, "times")
+    over = _joined(blocks, "terminated") | (times == LIMIT - 1)
+    expected, running = [], np.zeros(4)
+    for t in range(60):
+        running += rewards[t]
+        expected += running[over[t]].tolist()
+        running[over[t]] = 0.0
+    assert len(expected) > 4
+    np.testing.assert_allclose(sampler.recent_returns, expected)
+
+
+def test_block_rows_are_what_the_simulator_does():
+    """Each recorded (qpos, qvel, clipped action) leads to the recorded reward and next observation."""
+    ((paths, physical),) = _blocks(_sampler(), [40])
+    assert np.abs(paths.actions).max() > 1.0  # as drawn, not clipped
+    simulator = Simulator(HOPPER, "v2", 4, threads=1)
+    for t in (0, 17, 39):
+        simulator.set_states(physical["qpos"][t], physical["qvel"][t])
+        np.testing.assert_array_equal(simulator.observations(), paths.observations[t])
+        rewards, terminated = simulator.step(np.clip(paths.actions[t], -1, 1))
+        np.testing.assert_allclose(rewards, paths.rewards[t], rtol=1e-12)
+        np.testing.assert_array_equal(terminated, paths.terminated[t])
+        np.testing.assert_array_equal(simulator.observations(), paths.next_observations[t])
+
+
+def test_a_restored_sampler_goes_on_with_the_same_bits():
+    first = _sampler()
+    _blocks(first, [17, 20])
+    second = _sampler(seed=99)
+    second.restore(first.state())
+    assert second.steps == first.steps == 37 * 4
+    one, two = (_blocks(sampler, [15, 30], first_seed=50) for sampler in (first, second))
+    for (paths, physical), (others, other_physical) in zip(one, two, strict=True):
+        for a, b in zip(paths, others, strict=True):
+            np.testing.assert_array_equal(a, b)
+        for name, values in physical.items():
+            np.testing.assert_array_equal(values, other_physical[name])
+    assert list(first.recent_returns) == list(second.recent_returns)
+    for name, values in first.state().items():
+        np.testing.assert_array_equal(values, second.state()[name])
+
+
+@pytest.fixture
+def training(tmp_path, monkeypatch):
+    """Runs a small training: 8 updates of 4 simulators times 60 steps; every second is kept."""
+    monkeypatch.setitem(tasks._registered, "short_hopper", HOPPER)
+    monkeypatch.setattr(behavior_experiment, "_MEASURED_EPISODES", 3)
+    monkeypatch.setattr(behavior_experiment, "_CHECKPOINTS", 4)
+    # A process sets its threads once, before anything runs.
+    monkeypatch.setattr(behavior_experiment, "use_threads", lambda threads: 1)
+    # Tracing would be most of the time.
+    tf.config.run_functions_eagerly(True)
+
+    def run(name, **changes):
+        config = BehaviorConfig(
+            env="short_hopper",
+            num_steps=8 * 240,
+            simulators=4,
+            steps_per_update=60,
+            workdir=str(tmp_path / name),
+            save_transitions=str(tmp_path / f"{name}.hdf5"),
+        )
+        return behavior_experiment.run(dataclasses.replace(config, **changes))
+
+    yield run
+    tf.config.run_functions_eagerly(False)
+
+
+def _killed_in_update(monkeypatch, at):
+    """policy_update.update, which dies at its `at`-th call, when the block is written already."""
+    real, calls = policy_update.update, []
+
+    def update(*arguments, **options):
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(behavior_experiment.policy_update, "update", update)
+
+
+def test_training_resumes_to_the_same_bits_and_keeps_every_transition(
+    training, tmp_path, monkeypatch
+):
+    summary = training("unbroken")
+    for at in (2, 4):  # before the first checkpoint; one update after it, so that a block is undone
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            _killed_in_update(patch, at)
+            training("broken")
+    assert {k: v for k, v in training("broken").items() if k != "command"} == {
+        k: v for k, v in summary.items() if k != "command"
+    }
+    policies = [policy_file.load(tmp_path / name / "policy.npz") for name in ("unbroken", "broken")]
+    for one, two in zip(*(p.layers + ((p.log_std, p.input_scale),) for p, _ in policies)):
+        np.testing.assert_array_equal(one[0], two[0])
+        np.testing.assert_array_equal(one[1], two[1])
+    metrics = [tmp_path / name / "metrics" / "training.csv" for name in ("unbroken", "broken")]
+    assert metrics[0].read_text() == metrics[1].read_text()
+    assert len(metrics[0].read_text().splitlines()) == 1 + 8
+
+    data, again = (d4rl.read(tmp_path / f"{name}.hdf5", 11) for name in ("unbroken", "broken"))
+    assert d4rl.content_hash(data) == d4rl.content_hash(again)
+    np.testing.assert_array_equal(data.qpos, again.qpos)
+    assert len(data) == summary["steps"] == 8 * 240
+    # Each simulator's 480 steps in a row; no transition crosses an episode's end.
+    bounds, lengths = data.episode_bounds(), np.diff(data.episode_bounds()).ravel()
+    assert set(np.arange(480, 1921, 480)) <= set(bounds[:, 1])
+    assert lengths.max() == LIMIT
+    over = data.terminals | data.timeouts
+    inside = ~over[:-1]
+    np.testing.assert_array_equal(
+        data.observations[1:][inside], data.next_observations[:-1][inside]
+    )
+    starts = data.observations[bounds[:, 0]]
+    np.testing.assert_allclose(starts[:, 0], 1.25, atol=6e-3)
+    assert not (data.terminals & data.timeouts).any()
+    # A timeout is the limit, or the end of what was seen of a simulator.
+    short = bounds[:, 1][data.timeouts[bounds[:, 1] - 1] & (lengths < LIMIT)]
+    assert set(short) <= set(np.arange(480, 1921, 480))
+    np.testing.assert_array_equal(
+        data.terminals, HOPPER.termination(tf.constant(data.next_observations))
+    )
+    assert np.abs(data.actions).max() <= 1.0
+    np.testing.assert_allclose(data.qpos[:, 1:], data.observations[:, :5], rtol=1e-6, atol=1e-6)
+
+
+def test_the_summary_says_what_was_measured(training, tmp_path):
+    summary = training("run", num_steps=100, save_transitions="")
+    assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["steps"] == 240  # one whole update
+    assert summary["episodes"] == 3
+    assert "--num_steps=100" in summary["command"] and "--env=short_hopper" in summary["command"]
+    # At most 25 steps: nobody gets far, and nobody falls at once.
+    assert 5 < summary["mean_return"] < 60
+    _, about = policy_file.load(tmp_path / "run" / "policy.npz")
+    assert about == summary
+
+
+def test_training_stops_at_the_target_return(training):
+    # 100 episodes of at most 25 steps are over after a few blocks; a return of 1 is soon there.
+    settings = {"num_steps": 30 * 1200, "simulators": 20, "save_transitions": ""}
+    summary = training("run", target_return=1.0, **settings)
+    assert summary["steps"] in (1200, 2400, 3600)
+    assert "--target_return=1" in summary["command"]
+
+
+def test_transitions_are_never_written_over_a_file(training, tmp_path):
+    (tmp_path / "mine.hdf5").write_text("mine")
+    with pytest.raises(UserError, match="it is not replaced"):
+        training("run", save_transitions=str(tmp_path / "mine.hdf5"))
+    assert (tmp_path / "mine.hdf5").read_text() == "mine"

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from morel_tf import pessimistic_mdp, planner
+from morel_tf.config import PlannerConfig
+from morel_tf.pessimistic_mdp import RollOut
+
+TASK = toys.cart(bound=50.0)
+SMALL = PlannerConfig(
+    iterations=7,
+    policy_hidden=(8,),
+    init_log_std=-1.0,
+    discount=0.97,
+    cg_iterations=4,
+    fisher_share=0.5,
+    baseline_hidden=(8,),
+    baseline_batch_size=32,
+)
+STARTS = np.random.default_rng(0).uniform(-0.5, 0.5, (12, 2)).astype(np.float32)
+
+
+@pytest.fixture
+def eagerly():
+    """Without graphs: tracing would be most of the time of a test with few tiny steps."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def _block(valid, rewards=None, unknown=None, disagreement=None):
+    """A roll-out with T = len(valid) and K = len(valid[0])."""
+    valid = np.array(valid, bool)
+    steps, count = valid.shape
+    zeros = np.zeros((steps, count), np.float32)
+    unknown = np.zeros_like(valid) if unknown is None else np.array(unknown, bool)
+    rng = np.random.default_rng(0)
+    values = RollOut(
+        observations=rng.normal(size=(steps, count, 2)),
+        actions=rng.normal(size=(steps, count, 1)),
+        rewards=zeros if rewards is None else np.array(rewards, np.float32),
+        next_observations=rng.normal(size=(steps, count, 2)),
+        terminated=unknown,
+        unknown=unknown,
+        valid=valid,
+        disagreement=zeros if disagreement is None else np.array(disagreement, np.float32),
+    )
+    return RollOut(*(tf.constant(x) for x in values))
+
+
+def test_kl_falls_linearly_to_its_final_share():
+    config = PlannerConfig(iterations=40, kl_per_update=0.02, kl_final_share=0.25)
+    assert planner.annealed_kl(config, 0) == pytest.approx(0.02)
+    assert planner.annealed_kl(config, 20) == pytest.approx(0.02 * 0.625)
+    assert planner.annealed_kl(config, 40) == pytest.approx(0.005)
+    steps = np.diff([planner.annealed_kl(config, i) for i in range(41)])
+    np.testing.assert_allclose(steps, -0.015 / 40)
+    constant = dataclasses.replace(config, kl_final_share=1.0)
+    assert {planner.annealed_kl(constant, i) for i in (0, 7, 39)} == {0.02}
+    # Also with a final share of 0 every update moves the policy.
+    assert planner.annealed_kl(dataclasses.replace(config, kl_final_share=0.0), 39) > 0
+
+
+def test_every_path_ends_exactly_once_at_its_last_real_step():
+    lengths = np.array([1, 4, 2, 4, 3])
+    valid = np.arange(4)[:, None] < lengths
+    unknown = np.zeros((4, 5), bool)
+    unknown[0, 0] = unknown[1, 2] = True
+    block = _block(valid, unknown=unknown)
+    paths = planner.to_paths(block)
+    np.testing.assert_array_equal(paths.ended.sum(axis=0), np.ones(5))
+    np.testing.assert_array_equal(paths.ended.argmax(axis=0), lengths - 1)
+    np.testing.assert_array_equal(paths.times, np.repeat(np.arange(4)[:, None], 5, axis=1))
+    np.testing.assert_array_equal(paths.terminated, unknown)
+    np.testing.assert_array_equal(paths.valid, valid)
+    assert not (paths.terminated & ~paths.ended).any()
+    for name in ("observations", "actions", "rewards", "next_observations"):
+        np.testing.assert_array_equal(getattr(paths, name), getattr(block, name))
+
+
+def test_path_statistics_by_hand():
+    block = _block(
+        valid=[[1, 1, 1], [1, 1, 0], [0, 1, 0]],
+        rewards=[[1.0, 2.0, -7.0], [3.0, 4.0, 99.0], [99.0, 5.0, 99.0]],
+        unknown=[[0, 0, 1], [1, 0, 0], [0, 0, 0]],
+        disagreement=[[0.1, 0.2, 0.9], [0.6, 0.3, 50.0], [50.0, 0.3, 50.0]],
+    )
+    expected = {
+        "pmdp_return": (4.0 + 11.0 - 7.0) / 3,
+        "halt_share": 2 / 3,
+        "halt_step": 1.5,  # HALT after 2 steps and after 1
+        "path_length": 2.0,
+        "disagreement_mean": 2.4 / 6,
+        "disagreement_max": 0.9,
+    }
+    assert planner.path_statistics(block) == pytest.approx(expected)
+    nobody = planner.path_statistics(_block([[1, 1], [1, 1]]))
+    assert (nobody["halt_share"], nobody["halt_step"]) == (0.0, 2.0)
+
+
+def _plan(folder, evaluate=lambda policy, iteration: {}, config=SMALL, gains=(0.0, 1.0), **mdp):
+    """A fresh policy, planned for the cart; returns P-MDP return, policy and record."""
+    settings = {"threshold": 0.05, "horizon": 6, "paths_per_member": 5} | mdp
+    pmdp = toys.pessimistic(TASK, toys.hinged_ensemble(TASK, gains), **settings)
+    policy = planner.new_policy(TASK, config, 3)
+    record = toys.record(folder)
+    stage = record.stage("planning")
+    value = planner.plan(pmdp, policy, STARTS, STARTS, config, 0, stage, evaluate)
+    return value, policy, record
+
+
+def _true_return(policy, horizon=25, count=400):
+    """Of the real cart, with noise in the actions."""
+    rng = np.random.default_rng(5)
+    states, total = STARTS[rng.integers(12, size=count)], 0.0
+    for _ in range(horizon):
+        actions = np.clip(policy.sample(states, rng), -1, 1)
+        after = states + toys.change(states, actions)
+        total += toys.reward(states, actions, after).mean()
+        states = after
+    return total
+
+
+def test_planning_improves_the_pessimistic_and_the_true_return(tmp_path):
+    config = dataclasses.replace(
+        SMALL, policy_hidden=(), iterations=12, kl_per_update=0.05, kl_final_share=0.5
+    )
+    before = planner.new_policy(TASK, config, 3).numpy()
+    numbers = {}
+
+    def evaluate(policy, iteration):
+        if iteration % 6:
+            return {}
+        numbers[iteration] = _true_return(policy)
+        return {"true_return": numbers[iteration]}
+
+    mdp = {"threshold": np.inf, "horizon": 25, "paths_per_member": 20}
+    value, policy, record = _plan(tmp_path / "run", evaluate, config, gains=(0.0, 0.0), **mdp)
+    # Both members know the cart, so the P-MDP's return is the true one, up to its own sampling.
+    after = _true_return(policy.numpy())
+    assert value == pytest.approx(after, rel=0.1)
+    assert after > _true_return(before) + 10.0
+    table = np.genfromtxt(record.folder / "metrics" / "planning.csv", delimiter=",", names=True)
+    assert len(table) == 12 and (table["step"] == np.arange(1, 13)).all()
+    assert table["pmdp_return"][-1] > table["pmdp_return"][0] + 10.0
+    assert table["samples"].tolist() == [2 * 20 * 25] * 12
+    # A linear policy's KL is quadratic but for log_std, so each step is as long as annealed_kl says.
+    targets = [planner.annealed_kl(config, i) for i in range(12)]
+    np.testing.assert_allclose(table["kl"], targets, rtol=0.35)
+    path = record.folder / "metrics" / "planning.evaluation.csv"
+    seen = np.genfromtxt(path, delimiter=",", names=True)
+    assert seen["step"].tolist() == [6, 12] == list(numbers)
+    np.testing.assert_allclose(seen["true_return"], list(numbers.values()), rtol=1e-6)
+    np.testing.assert_allclose(seen["pmdp_return"], table["pmdp_return"][[5, 11]])
+    assert record.stage("planning").result["pmdp_return"] == value
+
+
+def test_pessimism_keeps_the_policy_where_the_models_agree(tmp_path):
+    """Beyond |x| = 1 a member dreams of a wind that pays; only the naive planner goes there."""
+    config = dataclasses.replace(SMALL, iterations=12, kl_per_update=0.05)
+    reached = {}
+    for name, threshold in (("naive", np.inf), ("pessimistic", 0.05)):
+        mdp = {"threshold": threshold, "horizon": 25, "paths_per_member": 20}
+        _, policy, _ = _plan(tmp_path / name, config=config, gains=(0.0, 0.3), **mdp)
+        policy, states, furthest = policy.numpy(), STARTS, 0.0
+        for _ in range(25):
+            actions = np.clip(policy.mean(states), -1, 1)
+            states = states + toys.change(states, actions)
+            furthest = np.maximum(furthest, np.abs(states[:, 0]))
+        reached[name] = furthest.mean()
+    assert reached["pessimistic"] < 2.5 < reached["naive"]
+
+
+def test_killed_at_any_iteration_it_ends_with_the_same_bits(tmp_path, eagerly):
+    value, policy, record = _plan(tmp_path / "unbroken")
+    tables = (record.folder / "metrics" / "planning.csv").read_text()
+    # Before the first checkpoint, which is at 5; one iteration after it; and at the last.
+    for iteration in (2, 6, 7):
+
+        def evaluate(policy, done, at=iteration):
+            if done == at:
+                raise toys.Killed
+            return {}
+
+        with pytest.raises(toys.Killed):
+            _plan(tmp_path / "broken", evaluate)
+    again, continued, broken = _plan(tmp_path / "broken")
+    assert toys.bits(continued.weights) == toys.bits(policy.weights)
+    assert again == value
+    assert (broken.folder / "metrics" / "planning.csv").read_text() == tables
+    # What is complete is read, not planned again.
+    third, read, _ = _plan(tmp_path / "broken", lambda policy, done: pytest.fail("planned again"))
+    assert (third, toys.bits(read.weights)) == (value, toys.bits(policy.weights))
+
+
+def test_every_member_starts_from_the_same_states_and_drives_its_paths(
+    tmp_path, monkeypatch, eagerly
+):
+    real, seen = pessimistic_mdp.roll_out, []
+
+    def spy(pmdp, policy, starts, member, seed):
+        seen.append((starts.numpy(), member.numpy(), seed.numpy()))
+        return real(pmdp, policy, starts, member, seed)
+
+    monkeypatch.setattr(pessimistic_mdp, "roll_out", spy)
+    config = dataclasses.replace(SMALL, iterations=2)
+    _plan(tmp_path / "run", config=config, gains=(0.0, 1.0, 2.0), start_mix=0.5)
+    assert len(seen) == 3  # two updates, and fresh paths for the final value
+    for starts, member, _ in seen:
+        np.testing.assert_array_equal(member, [0] * 5 + [1] * 5 + [2] * 5)
+        np.testing.assert_array_equal(starts[:5], starts[5:10])
+        np.testing.assert_array_equal(starts[:5], starts[10:])
+    assert not np.array_equal(seen[0][0], seen[1][0])
+    assert len({tuple(seed) for *_, seed in seen}) == 3
+
+
+def test_new_networks_follow_the_knobs():
+    config = PlannerConfig(policy_hidden=(7, 3), policy_velocity_scale=0.02, init_log_std=-0.25)
+    policy = planner.new_policy(TASK, config, 0)
+    assert [w.shape.as_list() for w in policy.weights] == [
+        [2, 7],
+        [7],
+        [7, 3],
+        [3],
+        [3, 1],
+        [1],
+        [1],
+    ]
+    np.testing.assert_allclose(policy.log_std, [-0.25])
+    states = tf.constant([[0.3, 5.0]])
+    scaled = toys.numpy_forward(policy.network, [[0.3, 5.0 * 0.02]])  # x as it is, v times 0.02
+    np.testing.assert_allclose(policy.mean(states), scaled, rtol=1e-5)
+    # The last layer starts 100 times smaller (gaussian_mlp.py).
+    assert np.abs(policy.weights[4]).max() <= 0.01 / np.sqrt(3)
+    same, other = (planner.new_policy(TASK, config, seed) for seed in (0, 1))
+    assert toys.bits(same.weights) == toys.bits(policy.weights) != toys.bits(other.weights)
