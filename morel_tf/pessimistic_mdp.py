@@ -230,3 +230,42 @@ def roll_out(
         parallel_iterations=1,
     )
     return RollOut(*(array.gather(tf.range(steps)) for array in out))
+
+
+def roll_out_in_groups(
+    pmdp: PessimisticMdp,
+    policy: GaussianPolicy,
+    starts: Tensor,
+    member: Tensor,
+    seed: Tensor,
+    groups: int = 2,
+) -> RollOut:
+    """Like `roll_out`, in independent loops that TensorFlow runs side by side.
+
+    The steps of one loop follow one another and are too small to fill two cores. The number of groups
+    is fixed, so that results do not depend on the number of cores.
+
+    Args:
+      pmdp, policy, starts, member: as in `roll_out`; K is a multiple of `groups`.
+      seed: [2] int32; group g draws from seed + [0, 2 g].
+      groups: number of loops.
+
+    Returns:
+      A RollOut; paths in the order of `starts`, steps padded to the longest group.
+    """
+    parts = [
+        roll_out(pmdp, policy, part_starts, part_member, seed + tf.constant([0, 2 * group]))
+        for group, (part_starts, part_member) in enumerate(
+            zip(tf.split(starts, groups), tf.split(member, groups), strict=True)
+        )
+    ]
+    steps = tf.reduce_max(tf.stack([tf.shape(part.valid)[0] for part in parts]))
+
+    def joined(*columns: Tensor) -> Tensor:
+        padded = [
+            tf.pad(x, [[0, steps - tf.shape(x)[0]]] + [[0, 0]] * (len(x.shape) - 1))
+            for x in columns
+        ]
+        return tf.concat(padded, axis=1)
+
+    return RollOut(*(joined(*columns) for columns in zip(*parts, strict=True)))

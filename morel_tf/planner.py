@@ -129,9 +129,11 @@ def plan(
     stage.track([*policy.weights, *baseline.state])
     members = np.repeat(np.arange(pmdp.ensemble.size, dtype=np.int32), pmdp.config.paths_per_member)
 
+    groups = 2 if len(members) % 2 == 0 else 1
+
     @tf.function(reduce_retracing=True)
     def roll_out(first: Tensor, member: Tensor, noise_seed: Tensor) -> RollOut:
-        return pessimistic_mdp.roll_out(pmdp, policy, first, member, noise_seed)
+        return pessimistic_mdp.roll_out_in_groups(pmdp, policy, first, member, noise_seed, groups)
 
     def sample(iteration: int) -> RollOut:
         chosen = pessimistic_mdp.start_states(

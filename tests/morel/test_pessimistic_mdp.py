@@ -271,6 +271,28 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
     assert not np.array_equal(first.actions[0], other.actions[0])
 
 
+def test_groups_are_roll_outs_of_their_own_padded_to_the_longest():
+    task = toys.cart(bound=1.5)
+    pmdp = toys.pessimistic(task, _random_ensemble(task), np.inf, horizon=30)
+    policy = GaussianPolicy(2, 1, (4,), 0.0)
+    starts = np.random.default_rng(0).uniform(-1, 1, (6, 2)).astype(np.float32)
+    member = [0, 1, 2, 0, 1, 2]
+    grouped = pessimistic_mdp.roll_out_in_groups(
+        pmdp, policy, tf.constant(starts), tf.constant(member), tf.constant([3, 4]), groups=2
+    )
+    parts = [
+        _roll_out(pmdp, policy, starts[k : k + 3], member[k : k + 3], seed=(3, 4 + 2 * g))
+        for g, k in enumerate((0, 3))
+    ]
+    lengths = [len(part.valid) for part in parts]
+    assert lengths[0] != lengths[1]
+    assert len(grouped.valid) == max(lengths)
+    for g, (part, length) in enumerate(zip(parts, lengths, strict=True)):
+        for joined, alone in zip(grouped, part, strict=True):
+            np.testing.assert_array_equal(joined.numpy()[:length, 3 * g : 3 * g + 3], alone)
+        assert not grouped.valid.numpy()[length:, 3 * g : 3 * g + 3].any()
+
+
 def test_paths_do_not_leak_into_one_another():
     task = toys.cart(bound=1.5)
     pmdp = toys.pessimistic(task, _random_ensemble(task), 1.5, horizon=4)
