@@ -74,7 +74,9 @@ def morel(
     if knobs.dynamics.velocities == "restored":
         states, next_states = velocities.restore(task, data)
     bounds = data.episode_bounds()
-    split = dynamics.split_episodes(bounds, knobs.dynamics.holdout_share, seed)
+    # Models that are taken over have seen the rows that their own run trained on.
+    split_seed = seed if dynamics_from is None else dynamics_from.manifest["seed"]
+    split = dynamics.split_episodes(bounds, knobs.dynamics.holdout_share, split_seed)
 
     # Line 2: learn the approximate dynamics model P^ on D.
     statistics = dynamics.data_statistics(

@@ -22,6 +22,7 @@ from offline_tf.tasks.simulator import Simulator
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _CHECKPOINTS = 20
+_FREE_FLAGS = ("workdir", "threads")
 _MEASURED_EPISODES = 100
 
 
@@ -40,11 +41,14 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
     threads = use_threads(config.threads)
     task = tasks.get(config.env)
     folder = pathlib.Path(config.workdir or f"runs/behavior-{config.env}-seed{config.seed}")
-    record = RunRecord.create_or_continue(
-        folder, "behavior", dataclasses.asdict(config), ("workdir", "threads")
-    )
-    if config.save_transitions and pathlib.Path(config.save_transitions).exists():
+    flags = dataclasses.asdict(config)
+    is_new = RunRecord.check_folder(folder, "behavior", flags, _FREE_FLAGS) is None
+    if is_new and config.save_transitions and pathlib.Path(config.save_transitions).exists():
         raise UserError(f"--save_transitions: {config.save_transitions} exists; it is not replaced")
+    record = RunRecord.create_or_continue(folder, "behavior", flags, _FREE_FLAGS)
+    if (folder / "summary.json").exists():
+        logging.info("%s is finished", folder)
+        return json.loads((folder / "summary.json").read_text())
     settings = PlannerConfig(
         init_log_std=config.init_log_std,
         min_log_std=config.min_log_std,
@@ -132,15 +136,14 @@ def _finish(
         )
         for name in ("stochastic", "mean")
     }
-    limits = f"--num_steps={config.num_steps}"
-    if config.target_return is not None:
-        limits += f" --target_return={config.target_return:g}"
-    changed = " ".join(
-        f"--{f.name}={getattr(config, f.name)}"
-        for f in dataclasses.fields(config)
-        if f.name
-        in ("physics", "kl_per_update", "init_log_std", "min_log_std", "discount", "gae_lambda")
-        and getattr(config, f.name) != f.default
+    given = " ".join(
+        f"--{field.name}={getattr(config, field.name)}"
+        for field in dataclasses.fields(config)
+        if field.name in ("env", "seed")
+        or (
+            field.name not in (*_FREE_FLAGS, "save_transitions")
+            and getattr(config, field.name) != field.default
+        )
     )
     summary = {
         "env": config.env,
@@ -151,14 +154,13 @@ def _finish(
         "std_return": kinds["stochastic"].std,
         "mean_action_return": kinds["mean"].mean,
         "episodes": _MEASURED_EPISODES,
-        "command": f"python -m morel_tf.train_behavior --env={config.env} --seed={config.seed} "
-        f"{limits} {changed}".strip(),
+        "command": f"python -m morel_tf.train_behavior {given}",
         "commit": record.manifest["commit"],
     }
     policy_file.save(record.folder / "policy.npz", policy, summary)
-    write_json(record.folder / "summary.json", summary)
     if blocks is not None:
         d4rl.write(pathlib.Path(config.save_transitions), blocks.joined(), None, summary)
+    write_json(record.folder / "summary.json", summary)
     logging.info("%s", json.dumps(summary, indent=2))
     return summary
 

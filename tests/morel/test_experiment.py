@@ -285,7 +285,6 @@ def test_models_that_are_not_fitted_yet_are_refused(finished, tmp_path):
         experiment.run(missing)
 
 
-@pytest.mark.xfail(strict=True, reason="the rows are split by this run's seed, not by the other's")
 def test_models_taken_over_are_judged_on_rows_that_they_have_not_seen(
     finished, tmp_path, monkeypatch
 ):

@@ -221,7 +221,6 @@ def test_transitions_are_never_written_over_a_file(training, tmp_path):
     assert (tmp_path / "mine.hdf5").read_text() == "mine"
 
 
-@pytest.mark.xfail(strict=True, reason="the folder is made before --save_transitions is looked at")
 def test_a_refused_file_name_leaves_no_run_behind(training, tmp_path):
     (tmp_path / "mine.hdf5").write_text("mine")
     with pytest.raises(UserError, match="it is not replaced"):
@@ -229,12 +228,10 @@ def test_a_refused_file_name_leaves_no_run_behind(training, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="its own transitions stand in the way of a finished run")
 def test_a_finished_training_can_be_asked_for_again(training):
     assert training("run", num_steps=100) == training("run", num_steps=100)
 
 
-@pytest.mark.xfail(strict=True, reason="simulators and steps_per_update are not among the flags")
 def test_the_command_names_every_flag_that_decides_the_result(training):
     command = training("run", num_steps=100, save_transitions="")["command"]
     assert "--simulators=4" in command and "--steps_per_update=60" in command

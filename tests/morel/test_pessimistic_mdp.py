@@ -141,18 +141,18 @@ def test_unknown_means_strictly_above_the_threshold(x, unknown):
 
 
 def test_a_three_step_return_by_hand():
-    """From x = 0.8 at v = 2 without force; disc = max(|x| - 1, 0), threshold 0.1, HALT pays -7."""
+    """From x = 0.8, v = 2 with force 0.4; disc = max(|x| - 1, 0), threshold 0.1, HALT pays -7."""
     pmdp = toys.pessimistic(
         toys.cart(), toys.hinged_ensemble(toys.cart()), threshold=0.1, horizon=10
     )
-    block = _roll_out(pmdp, IDLE, [[0.8, 2.0]])
-    # x: 0.8 -> 1.0 -> 1.2, where disc is 0.2 > 0.1. r = 1 + x' + 0.3 v: 2.6 and 2.8; then -7
-    # in place of 1 + 1.4 + 0.6, not on top of it.
-    np.testing.assert_allclose(block.rewards[:, 0], [2.6, 2.8, -7.0], rtol=1e-5)
-    np.testing.assert_allclose(block.disagreement[:, 0], [0.0, 0.0, 0.2], atol=1e-6)
+    block = _roll_out(pmdp, toys.linear_policy(np.zeros((2, 1)), [0.4]), [[0.8, 2.0]])
+    # v: 2, 2.2, 2.4; x: 0.8 -> 1.0 -> 1.22, where disc is 0.22 > 0.1. r = 1 + x' + 0.3 v - 0.1 a^2:
+    # 1 + 1 + 0.6 - 0.016 and 1 + 1.22 + 0.66 - 0.016; then -7 in place of a reward, not on top.
+    np.testing.assert_allclose(block.rewards[:, 0], [2.584, 2.864, -7.0], rtol=1e-5)
+    np.testing.assert_allclose(block.disagreement[:, 0], [0.0, 0.0, 0.22], atol=1e-6)
     np.testing.assert_array_equal(block.unknown[:, 0], [False, False, True])
     np.testing.assert_array_equal(block.terminated[:, 0], [False, False, True])
-    assert block.rewards.sum() == pytest.approx(-1.6, abs=1e-5)
+    assert block.rewards.sum() == pytest.approx(-1.552, abs=1e-5)
 
 
 def test_a_fall_ends_the_path_and_keeps_its_reward():
