@@ -6,7 +6,6 @@ deltas, the observation's own units, or the authors' (velocities times 0.02).
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from morel_tf.config import UsadConfig
 from morel_tf.dynamics import DynamicsEnsemble
 from offline_tf import disagreement, standardize
 from offline_tf.datasets import velocities
-from offline_tf.run_record import RunRecord, Stage
+from offline_tf.run_record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 
 _AUTHORS_VELOCITY_SCALE = 0.02
@@ -116,10 +115,6 @@ def _numbers(calibration: Calibration) -> dict[str, float]:
     return {k: v for k, v in calibration._asdict().items() if isinstance(v, float)}
 
 
-def _show(stage: Stage, index: int, detectors: int, done: int, total: int) -> None:
-    stage.progress(index * total + done, detectors * total, "pairs")
-
-
 def load(record: RunRecord) -> dict[str, Calibration]:
     """Reads the calibrations of a run from its folder."""
     detectors = record.stage("usad").result["detectors"]
@@ -164,14 +159,21 @@ def calibrate_or_load(
         received["history"] = velocities.restore(task, data, use_recorded=False)[0]
     calibrations, prediction = {}, {}
     rows = held_out if len(held_out) else np.arange(min(len(data), 20_000))
-    for index, (name, inputs) in enumerate(received.items()):
-        values = batched(
+    of_states = np.zeros(len(data), np.float32)
+    for name, inputs in received.items():
+        # Most rows are the same for all detectors; only those that differ are computed again.
+        everything = np.ones(len(data), bool)
+        differ = everything if name == "planning" else (inputs != states[0]).any(axis=1)
+        values = of_states.copy()
+        values[differ] = batched(
             ensemble,
             weights,
-            inputs,
-            data.actions,
-            progress=functools.partial(_show, stage, index, len(received)),
+            inputs[differ],
+            data.actions[differ],
+            progress=lambda done, total: stage.progress(done, total, "pairs"),
         )
+        if name == "planning":
+            of_states = values
         calibrations[name] = calibrate(values, config)
         prediction[name] = error_prediction(
             ensemble, weights, inputs[rows], data.actions[rows], (states[1] - states[0])[rows]

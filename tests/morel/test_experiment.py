@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -285,24 +286,47 @@ def test_models_that_are_not_fitted_yet_are_refused(finished, tmp_path):
         experiment.run(missing)
 
 
-def test_models_taken_over_are_judged_on_rows_that_they_have_not_seen(
-    finished, tmp_path, monkeypatch
-):
-    home, configs, _ = finished
-    path = made_file(home)
+def _held_out_when_taking(new):
+    """Rows that a run judges the models on which it takes over, and the data's episodes."""
     seen = {}
 
     def calibrate(task, ensemble, weights, data, states, held_out, *rest):
         seen.update(held_out=held_out, bounds=data.episode_bounds())
         raise toys.Killed
 
-    monkeypatch.setattr(algorithm.usad, "calibrate_or_load", calibrate)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(toys.Killed):
+        patch.setattr(algorithm.usad, "calibrate_or_load", calibrate)
+        experiment.run(new)
+    return seen["held_out"], seen["bounds"]
+
+
+def test_models_taken_over_are_judged_on_rows_that_they_have_not_seen(finished, tmp_path):
+    home, configs, _ = finished
+    path = made_file(home)
     taking = {"dataset": str(path), "dynamics_from": str(home / "run"), "seed": 4}
-    with pytest.raises(toys.Killed):
-        experiment.run(_configs(tmp_path / "run", home / "data", **taking))
+    new = _configs(tmp_path / "run", home / "data", **taking)
+    held_out, bounds = _held_out_when_taking(new)
     share = configs.dynamics.holdout_share
-    theirs = algorithm.dynamics.split_episodes(seen["bounds"], share, configs.run.seed)
-    assert set(seen["held_out"]) <= set(theirs.held_out)
+    theirs = algorithm.dynamics.split_episodes(bounds, share, configs.run.seed)
+    np.testing.assert_array_equal(held_out, theirs.held_out)
+
+
+@pytest.mark.xfail(strict=True, reason="the split follows the nearest run's seed, not the fitter's")
+def test_models_taken_over_twice_are_judged_on_rows_that_they_have_not_seen(finished, tmp_path):
+    home, configs, _ = finished
+    path = made_file(home)
+    # A run with seed 4 that took its models over from the one with seed 3, as far as models go.
+    shutil.copytree(home / "run", tmp_path / "middle")
+    manifest = RunRecord.open_existing(tmp_path / "middle").manifest
+    manifest["seed"] = manifest["flags"]["seed"] = 4
+    manifest["flags"] |= {"dataset": str(path), "dynamics_from": str(home / "run")}
+    (tmp_path / "middle" / "manifest.json").write_text(json.dumps(manifest))
+    taking = {"dataset": str(path), "dynamics_from": str(tmp_path / "middle"), "seed": 5}
+    new = _configs(tmp_path / "run", home / "data", **taking)
+    held_out, bounds = _held_out_when_taking(new)
+    share = configs.dynamics.holdout_share
+    theirs = algorithm.dynamics.split_episodes(bounds, share, configs.run.seed)
+    np.testing.assert_array_equal(held_out, theirs.held_out)
 
 
 def test_data_that_changed_under_a_run_is_refused(finished, tmp_path):
