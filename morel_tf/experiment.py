@@ -307,10 +307,17 @@ def last_tenth(record: RunRecord, iterations: int) -> dict[str, float]:
 
 
 def command() -> str:
-    """The command line of this process, as a user would type it."""
+    """The command line of this process, without flags that do not decide the result."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    program = f"python -m {spec.name}" if spec else "python"
-    return shlex.join([*program.split(), *sys.argv[1:]])
+    words = ["python", *(["-m", spec.name] if spec else [])]
+    given = iter(sys.argv[1:])
+    for word in given:
+        name, separator, _ = word.lstrip("-").partition("=")
+        if name not in FREE_FLAGS:
+            words.append(word)
+        elif not separator:
+            next(given, None)
+    return shlex.join(words)
 
 
 def summarize(
