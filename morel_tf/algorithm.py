@@ -75,7 +75,7 @@ def morel(
         states, next_states = velocities.restore(task, data)
     bounds = data.episode_bounds()
     # Models that are taken over have seen the rows that their own run trained on.
-    split_seed = seed if dynamics_from is None else dynamics_from.manifest["seed"]
+    split_seed = seed if dynamics_from is None else dynamics.split_seed(dynamics_from)
     split = dynamics.split_episodes(bounds, knobs.dynamics.holdout_share, split_seed)
 
     # Line 2: learn the approximate dynamics model P^ on D.

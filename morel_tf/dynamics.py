@@ -272,15 +272,21 @@ def fit_or_load(
         source = other.stage("dynamics_final")
         source.track(ensemble.weights)
         source.restore()
-        report = source.result["held_out"]
+        report, held_out_by = source.result["held_out"], split_seed(other)
     else:
         report = fit(ensemble, *data, split, config, names, seed, record.stage("dynamics"))
+        held_out_by = seed
     final.save(1)
     statistics = {
         name: [part.astype(float).tolist() for part in values]
         for name, values in (("inputs", ensemble.inputs), ("deltas", ensemble.deltas))
     }
-    final.finish({"held_out": report, "statistics": statistics})
+    final.finish({"held_out": report, "split_seed": held_out_by, "statistics": statistics})
+
+
+def split_seed(record: RunRecord) -> int:
+    """Which seed chose the held-out episodes of a run's models, taken over or not."""
+    return record.stage("dynamics_final").result.get("split_seed", record.manifest["seed"])
 
 
 def load(task: TaskSpec, config: DynamicsConfig, seed: int, record: RunRecord) -> DynamicsEnsemble:

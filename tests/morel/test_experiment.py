@@ -311,7 +311,6 @@ def test_models_taken_over_are_judged_on_rows_that_they_have_not_seen(finished, 
     np.testing.assert_array_equal(held_out, theirs.held_out)
 
 
-@pytest.mark.xfail(strict=True, reason="the split follows the nearest run's seed, not the fitter's")
 def test_models_taken_over_twice_are_judged_on_rows_that_they_have_not_seen(finished, tmp_path):
     home, configs, _ = finished
     path = made_file(home)
