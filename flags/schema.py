@@ -86,25 +86,35 @@ def read(config: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
     return config(**values)
 
 
-def preset_file(family: str, preset: str, name: str) -> pathlib.Path:
-    """Returns the flagfile of a preset.
+def preset_file(family: str, preset: str, env: str, dataset: str = "") -> pathlib.Path:
+    """Returns the flagfile of a preset: that of the data set where there is one, else the robot's.
 
     Args:
       family: "morel" or "mopp".
       preset: such as "default".
-      name: the robot or data set.
+      env: the robot.
+      dataset: the value of --dataset; "medium-ours" and "DIR/hopper-medium-v2.hdf5" are both
+        "medium".
 
     Raises:
       UserError: no such preset; the message lists those that exist.
     """
-    path = _PRESETS / family / preset / f"{name}.flags"
-    if not path.exists():
-        known = sorted(f"{p.parent.name} ({p.stem})" for p in (_PRESETS / family).glob("*/*.flags"))
-        raise UserError(
-            f"--preset: expected a preset that exists for --env={name}, got {preset!r}; "
-            f"there are: {', '.join(known)}"
-        )
-    return path
+    folder = _PRESETS / family / preset
+    for name in (f"{env}-{_kind_of_data(env, dataset)}", env):
+        if (folder / f"{name}.flags").exists():
+            return folder / f"{name}.flags"
+    known = sorted(f"{p.parent.name} ({p.stem})" for p in (_PRESETS / family).glob("*/*.flags"))
+    raise UserError(
+        f"--preset: expected a preset that exists for --env={env}, got {preset!r}; "
+        f"there are: {', '.join(known)}"
+    )
+
+
+def _kind_of_data(env: str, dataset: str) -> str:
+    name = pathlib.Path(dataset).stem.replace("_", "-").lower().removeprefix(f"{env}-")
+    for suffix in ("-ours", "-v0", "-v1", "-v2"):
+        name = name.removesuffix(suffix)
+    return {"medium-replay": "mixed"}.get(name, name)
 
 
 def _peek(argv: Sequence[str], name: str, default: str) -> str:
@@ -120,7 +130,11 @@ def _peek(argv: Sequence[str], name: str, default: str) -> str:
 
 
 def expand(
-    argv: Sequence[str], family: str | None, known_tasks: Sequence[str], default_env: str
+    argv: Sequence[str],
+    family: str | None,
+    known_tasks: Sequence[str],
+    default_env: str,
+    default_dataset: str = "",
 ) -> list[str]:
     """Puts the preset's flagfile in front of the user's flags, which win over it.
 
@@ -132,10 +146,11 @@ def expand(
     words = flags.FlagValues().read_flags_from_files(list(argv), force_gnu=False)
     env = _peek(words, "env", default_env)
     preset = _peek(words, "preset", "default")
+    dataset = _peek(words, "dataset", default_dataset)
     built_in = (_PRESETS / family / "default" / f"{env}.flags").exists()
     if env not in known_tasks or (preset == "default" and not built_in):
         return list(argv)
-    return [argv[0], f"--flagfile={preset_file(family, preset, env)}", *argv[1:]]
+    return [argv[0], f"--flagfile={preset_file(family, preset, env, dataset)}", *argv[1:]]
 
 
 def _describe(field: dataclasses.Field, width: int) -> str:
@@ -171,6 +186,7 @@ def run(
     family: str | None = None,
     known_tasks: Sequence[str] = (),
     default_env: str = "",
+    default_dataset: str = "",
 ) -> None:
     """Runs a binary: defines the flags, parses them, calls main(*configs), reports bad input.
 
@@ -180,7 +196,7 @@ def run(
       usage: first paragraph of the help page.
       family: whose presets apply, or None.
       known_tasks: values of --env for which presets are looked up.
-      default_env: the value of --env where none is given.
+      default_env, default_dataset: the values of --env and --dataset where none is given.
     """
     for config in configs:
         define(config)
@@ -190,7 +206,7 @@ def run(
             print(help_text(usage, configs))
             sys.exit(0)
         try:
-            rest = flags.FLAGS(expand(argv, family, known_tasks, default_env))
+            rest = flags.FLAGS(expand(argv, family, known_tasks, default_env, default_dataset))
         except (flags.Error, UserError) as error:
             sys.exit(f"error: {' '.join(str(error).split())}")
         if len(rest) > 1:

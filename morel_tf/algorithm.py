@@ -8,7 +8,7 @@ from typing import NamedTuple
 from morel_tf import dynamics, planner, usad
 from morel_tf.config import CloningConfig, DynamicsConfig, PlannerConfig, PmdpConfig, UsadConfig
 from morel_tf.pessimistic_mdp import PessimisticMdp
-from offline_tf import behavior_cloning
+from offline_tf import behavior_cloning, holdout
 from offline_tf.datasets import velocities
 from offline_tf.policy import GaussianPolicy, NumpyPolicy
 from offline_tf.run_record import RunRecord
@@ -76,7 +76,7 @@ def morel(
     bounds = data.episode_bounds()
     # Models that are taken over have seen the rows that their own run trained on.
     split_seed = seed if dynamics_from is None else dynamics.split_seed(dynamics_from)
-    split = dynamics.split_episodes(bounds, knobs.dynamics.holdout_share, split_seed)
+    split = holdout.split_episodes(bounds, knobs.dynamics.holdout_share, split_seed)
 
     # Line 2: learn the approximate dynamics model P^ on D.
     statistics = dynamics.data_statistics(

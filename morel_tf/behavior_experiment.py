@@ -12,9 +12,8 @@ from absl import logging
 
 from morel_tf import planner, policy_update
 from morel_tf.config import BehaviorConfig, PlannerConfig
-from morel_tf.experiment import use_threads
 from morel_tf.online import OnlineSampler
-from offline_tf import evaluation, seeds, tasks
+from offline_tf import evaluation, process, seeds, tasks
 from offline_tf import policy as policy_file
 from offline_tf.datasets import d4rl
 from offline_tf.run_record import RunRecord, write_json
@@ -38,7 +37,7 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
     Returns:
       The summary, as in summary.json.
     """
-    threads = use_threads(config.threads)
+    threads = process.use_threads(config.threads)
     task = tasks.get(config.env)
     folder = pathlib.Path(config.workdir or f"runs/behavior-{config.env}-seed{config.seed}")
     flags = dataclasses.asdict(config)

@@ -7,7 +7,6 @@ with shift and scale of the data's s' - s, and mask = 0 where the data never cha
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +14,7 @@ import tensorflow_probability as tfp
 
 from morel_tf.config import DynamicsConfig
 from offline_tf import fitting, networks, seeds, standardize
+from offline_tf.holdout import Split
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
@@ -23,32 +23,6 @@ _STATE_BOUND = 100.0  # authors' sampling.py, large_value
 _LOG_STD_BOUNDS = (-5.0, 1.0)
 _STEPS_PER_CALL = 250
 _CONSTANT = 1e-8
-
-
-class Split(NamedTuple):
-    """Which rows train and which are held out; int64 row numbers."""
-
-    train: Array
-    held_out: Array
-
-
-def split_episodes(bounds: Array, share: float, seed: int) -> Split:
-    """Holds out whole episodes until `share` of the rows is reached.
-
-    Args:
-      bounds: [E, 2] first and one past last row of each episode.
-      share: of the rows, in [0, 0.5]; 0 or a single episode holds out nothing.
-      seed: of the choice.
-    """
-    rows = int(bounds[-1, 1])
-    held = np.zeros(rows, bool)
-    if share > 0 and len(bounds) > 1:
-        for episode in seeds.generator(seed, "dynamics/split").permutation(len(bounds))[:-1]:
-            start, end = bounds[episode]
-            held[start:end] = True
-            if held.sum() >= share * rows:
-                break
-    return Split(np.flatnonzero(~held), np.flatnonzero(held))
 
 
 def data_statistics(

@@ -9,7 +9,7 @@ from absl import logging
 
 from flags import schema
 from morel_tf import experiment
-from offline_tf import evaluation, tasks
+from offline_tf import evaluation, process, tasks
 from offline_tf.knobs import check, knob
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.types import UserError
@@ -40,7 +40,7 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     """Prints and writes RUN/evaluation.json."""
-    threads = experiment.use_threads(config.threads)
+    threads = process.use_threads(config.threads)
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
     configs = experiment.from_manifest(record.manifest)
     task = tasks.get(configs.run.env)

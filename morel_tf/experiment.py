@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
-import shlex
-import sys
 import time
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from morel_tf import algorithm, config, deploy, dynamics, planner, usad
-from offline_tf import evaluation, networks, seeds, tasks
+from offline_tf import evaluation, networks, process, seeds, tasks
 from offline_tf.datasets import d4rl
 from offline_tf.datasets.made import load_or_make
+from offline_tf.knobs import rebuild
 from offline_tf.policy import GaussianPolicy, NumpyPolicy
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
@@ -48,29 +45,12 @@ class Configs(NamedTuple):
 
 def from_manifest(manifest: dict[str, Any]) -> Configs:
     """Rebuilds the configuration of a run from its folder."""
-    flags = manifest["flags"]
-    parts: list[Any] = []
-    for cls in config.STAGES:
-        values = {f.name: flags[f.name] for f in dataclasses.fields(cls)}
-        parts.append(cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}))
-    return Configs(*parts)
+    return Configs(*(rebuild(cls, manifest["flags"]) for cls in config.STAGES))
 
 
 def default_workdir(run: config.RunConfig) -> pathlib.Path:
     """Where a run goes without --workdir."""
     return pathlib.Path("runs") / f"morel-{run.env}-{run.preset}-seed{run.seed}"
-
-
-def use_threads(threads: int) -> int:
-    """Sets TensorFlow's threads; returns the number used.
-
-    One thread per product and the members side by side is faster here than the other way round
-    (benchmarks/training.py).
-    """
-    count = threads or os.cpu_count() or 1
-    tf.config.threading.set_inter_op_parallelism_threads(count)
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    return count
 
 
 def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
@@ -116,7 +96,7 @@ def run(configs: Configs) -> dict[str, Any]:
       UserError: bad input; the run folder is as before.
     """
     run_config = configs.run
-    threads = use_threads(run_config.threads)
+    threads = process.use_threads(run_config.threads)
     task = tasks.get(run_config.env)
     folder = pathlib.Path(run_config.workdir) if run_config.workdir else default_workdir(run_config)
     began = time.monotonic()
@@ -306,20 +286,6 @@ def last_tenth(record: RunRecord, iterations: int) -> dict[str, float]:
     }
 
 
-def command() -> str:
-    """The command line of this process, without flags that do not decide the result."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    words = ["python", *(["-m", spec.name] if spec else [])]
-    given = iter(sys.argv[1:])
-    for word in given:
-        name, separator, _ = word.lstrip("-").partition("=")
-        if name not in FREE_FLAGS:
-            words.append(word)
-        elif not separator:
-            next(given, None)
-    return shlex.join(words)
-
-
 def summarize(
     configs: Configs,
     task: TaskSpec,
@@ -341,7 +307,7 @@ def summarize(
         "preset": configs.run.preset,
         "seed": configs.run.seed,
         "commit": record.manifest["commit"],
-        "command": command(),
+        "command": process.command(FREE_FLAGS),
         "iterations": configs.planner.iterations,
         "horizon": configs.pmdp.horizon,
         "behavior_return": returns,

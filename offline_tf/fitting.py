@@ -23,13 +23,26 @@ class Adam(tf.Module):
     """
 
     def __init__(
-        self, weights: Sequence[tf.Variable], epsilon: float = 1e-8, weight_decay: float = 0.0
+        self,
+        weights: Sequence[tf.Variable],
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+        decay_biases: bool = True,
     ) -> None:
-        """Makes zero slots; weight_decay is an L2 term added to the gradient."""
+        """Makes zero slots.
+
+        Args:
+          weights: what is fitted.
+          epsilon: of Adam.
+          weight_decay: factor of an L2 term weight_decay * w added to the gradient.
+          decay_biases: whether that term covers weights of rank 1 too.
+        """
         super().__init__()
         self._weights = list(weights)
         self._epsilon = epsilon
-        self._decay = weight_decay
+        self._decay = [
+            weight_decay if decay_biases or w.shape.rank != 1 else 0.0 for w in self._weights
+        ]
         self.steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._first = [tf.Variable(tf.zeros_like(w), trainable=False) for w in weights]
         self._second = [tf.Variable(tf.zeros_like(w), trainable=False) for w in weights]
@@ -43,11 +56,11 @@ class Adam(tf.Module):
         """Takes one step."""
         step = tf.cast(self.steps.assign_add(1), tf.float32)
         power1, power2 = tf.pow(0.9, step), tf.pow(0.999, step)
-        for weight, first, second, gradient in zip(
-            self._weights, self._first, self._second, gradients, strict=True
+        for weight, first, second, gradient, decay in zip(
+            self._weights, self._first, self._second, gradients, self._decay, strict=True
         ):
-            if self._decay:
-                gradient = gradient + self._decay * weight
+            if decay:
+                gradient = gradient + decay * weight
             tf.raw_ops.ResourceApplyAdam(
                 var=weight.handle,
                 m=first.handle,
@@ -74,12 +87,22 @@ class Fit(tf.Module):
         weights: Sequence[tf.Variable],
         loss: Callable[[list[tuple[Tensor, ...]]], list[Tensor]],
         weight_decay: float = 0.0,
+        decay_biases: bool = True,
+        before_step: Callable[[], None] | None = None,
     ) -> None:
-        """Prepares the optimiser; nothing runs yet."""
+        """Prepares the optimiser; nothing runs yet.
+
+        Args:
+          weights: what is fitted.
+          loss: see above.
+          weight_decay, decay_biases: see `Adam`.
+          before_step: called before each gradient, inside the graph (target networks move here).
+        """
         super().__init__()
         self._weights = list(weights)
         self._loss = loss
-        self.adam = Adam(self._weights, weight_decay=weight_decay)
+        self._before_step = before_step
+        self.adam = Adam(self._weights, weight_decay=weight_decay, decay_biases=decay_biases)
 
     @tf.function(reduce_retracing=True)
     def run(self, arrays: tuple[Tensor, ...], rows: Tensor, learning_rates: Tensor) -> Tensor:
@@ -96,6 +119,8 @@ class Fit(tf.Module):
         members = rows.shape[1]
         total = tf.zeros([members])
         for step in tf.range(tf.shape(rows)[0]):
+            if self._before_step is not None:
+                self._before_step()
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(self._weights)
                 losses = self._loss(

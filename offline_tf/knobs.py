@@ -52,3 +52,9 @@ def check(config: Any) -> None:
                     raise UserError(
                         f"--{field.name}: expected a value in [{low_text}, {high_text}], got {item}"
                     )
+
+
+def rebuild(cls: type, flags: dict[str, Any]) -> Any:
+    """Builds a stage dataclass from a manifest's flags, where tuples are lists."""
+    values = {field.name: flags[field.name] for field in dataclasses.fields(cls)}
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -11,7 +11,11 @@ import tensorflow as tf
 
 from offline_tf.types import Tensor
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": tf.nn.relu, "tanh": tf.math.tanh}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": tf.nn.relu,
+    "silu": tf.nn.silu,
+    "tanh": tf.math.tanh,
+}
 
 
 @keras.saving.register_keras_serializable(package="offline_tf")
@@ -45,6 +49,7 @@ def mlp(
     activation: str,
     generator: np.random.Generator,
     output_scale: float = 1.0,
+    initializer: str = "fan_in",
     name: str = "mlp",
 ) -> keras.Sequential:
     """Builds a fully connected Keras network with a linear output layer.
@@ -53,9 +58,10 @@ def mlp(
       input_dim: width of the input.
       hidden: widths of the hidden layers.
       output_dim: width of the output.
-      activation: "relu" or "tanh".
+      activation: "relu", "silu" or "tanh".
       generator: draws the initial weights.
-      output_scale: factor on the output layer's initial weights.
+      output_scale: factor on the output layer's initial weights ("fan_in" only).
+      initializer: "fan_in" (`UniformFanIn`, PyTorch's) or "glorot" (Keras' own, zero biases).
       name: of the Keras model.
 
     Returns:
@@ -67,12 +73,17 @@ def mlp(
         last = index == len(hidden)
         scale = output_scale if last else 1.0
         kernel_seed, bias_seed = (int(x) for x in generator.integers(2**31, size=2))
+        kernel: keras.Initializer = UniformFanIn(fan_in, scale, kernel_seed)
+        bias: keras.Initializer = UniformFanIn(fan_in, scale, bias_seed)
+        if initializer == "glorot":
+            kernel = keras.initializers.GlorotUniform(seed=kernel_seed)
+            bias = keras.initializers.Zeros()
         layers.append(
             keras.layers.Dense(
                 units,
                 activation=None if last else activation,
-                kernel_initializer=UniformFanIn(fan_in, scale, kernel_seed),
-                bias_initializer=UniformFanIn(fan_in, scale, bias_seed),
+                kernel_initializer=kernel,
+                bias_initializer=bias,
             )
         )
     return keras.Sequential(layers, name=name)

@@ -221,11 +221,12 @@ class Stage:
           result: JSON types only.
           seconds: that the stage took, where it was done before its record was opened.
         """
-        spent = self._seconds() if seconds is None else seconds
+        spent = self.seconds() if seconds is None else seconds
         write_json(self._file, {"result": result, "seconds": round(spent, 2)})
         return result
 
-    def _seconds(self) -> float:
+    def seconds(self) -> float:
+        """Wall-clock time spent on this stage, earlier tries up to their checkpoint included."""
         return self._spent_before + time.monotonic() - self._began
 
     def restart(self) -> None:
@@ -261,7 +262,7 @@ class Stage:
         """Writes a checkpoint."""
         assert self._manager is not None
         self._step.assign(step)
-        self._spent.assign(self._seconds())
+        self._spent.assign(self.seconds())
         self._manager.save(checkpoint_number=step)
 
     def _tables(self) -> list[pathlib.Path]:

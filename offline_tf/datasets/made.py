@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import pathlib
+import shlex
+import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from offline_tf import policy as policy_file
+from offline_tf import seeds
 from offline_tf.datasets import collection, d4rl
 from offline_tf.types import TaskSpec, Transitions, UserError
+
+# D4RL's kinds of data, made here; the names say that they are not D4RL's own files.
+KINDS = ("random-ours", "medium-ours", "mixed-ours", "expert-ours", "medium-expert-ours")
 
 
 def cache_folder(data_dir: str) -> pathlib.Path:
@@ -96,6 +104,21 @@ def load_or_make(
     """
     name = f"{task.name}-{physics}-{exploration}-{num_steps}-seed{seed}"
     shipped = policy_file.shipped(task.name)
+    return _cached(name, shipped, task, physics, exploration, num_steps, seed, data_dir, threads)
+
+
+def _cached(
+    name: str,
+    shipped: pathlib.Path,
+    task: TaskSpec,
+    physics: str,
+    exploration: str,
+    num_steps: int,
+    seed: int,
+    data_dir: str,
+    threads: int,
+) -> tuple[Transitions, str]:
+    """Reads NAME from the cache folder, or makes it with the policy in `shipped`."""
     # A changed behaviour policy must not be answered with the old one's data.
     tag = ""
     if exploration != "random" and shipped.exists():
@@ -110,3 +133,102 @@ def load_or_make(
         logging.info("making %s: %d steps in the simulator", path, num_steps)
         make(path, task, physics, exploration, num_steps, seed, True, shipped, threads)
     return d4rl.read(path, task.state_dim), name
+
+
+def load_or_make_kind(
+    task: TaskSpec,
+    physics: str,
+    kind: str,
+    num_steps: int,
+    seed: int,
+    data_dir: str,
+    threads: int,
+) -> tuple[Transitions, str]:
+    """Reads data of one of D4RL's kinds from the cache folder, or makes it first and says so.
+
+    random: uniform actions. expert: the final policy of an online training of fixed length, acting
+    stochastically. medium: its first checkpoint at a third of the expert's return. mixed: whole
+    episodes of that training up to the medium checkpoint. medium-expert: both, twice the steps.
+
+    Args:
+      task, physics: the robot.
+      kind: one of KINDS.
+      num_steps: rows (mixed: at most).
+      seed: of the collection.
+      data_dir: see `cache_folder`.
+      threads: of the simulators.
+
+    Returns:
+      The transitions and the data set's name, such as hopper-medium-ours.
+
+    Raises:
+      UserError: the task has no simulator or no shipped policy of that kind.
+    """
+    name = f"{task.name}-{kind}"
+    rest = (num_steps, seed, data_dir, threads)
+    if kind == "random-ours":
+        return load_or_make(task, physics, "random", *rest)[0], name
+    if kind == "medium-expert-ours":
+        medium, _ = load_or_make_kind(task, physics, "medium-ours", *rest)
+        expert, _ = load_or_make_kind(task, physics, "expert-ours", *rest)
+        return joined(medium, expert), name
+    quality = "expert" if kind == "expert-ours" else "medium"
+    shipped = policy_file.shipped(f"{task.name}-{quality}")
+    if kind == "mixed-ours":
+        seen = _training_transitions(task, physics, shipped, data_dir)
+        return whole_episodes(seen, num_steps, seed), name
+    stem = f"{task.name}-{physics}-{kind}-{num_steps}-seed{seed}"
+    return _cached(stem, shipped, task, physics, "pure", *rest)[0], name
+
+
+def joined(first: Transitions, second: Transitions) -> Transitions:
+    """Two data sets one after the other; the last row of the first ends its episode."""
+    timeouts = first.timeouts.copy()
+    timeouts[-1] |= not first.terminals[-1]
+    columns: dict[str, Any] = {}
+    for field in dataclasses.fields(Transitions):
+        a, b = getattr(first, field.name), getattr(second, field.name)
+        a = timeouts if field.name == "timeouts" else a
+        columns[field.name] = None if a is None or b is None else np.concatenate([a, b])
+    return Transitions(**columns)
+
+
+def whole_episodes(data: Transitions, num_steps: int, seed: int) -> Transitions:
+    """A random choice of whole episodes with at most num_steps rows, in random order.
+
+    Episodes that neither terminated nor lasted the longest there is were cut by the end of the
+    recording; they are left out.
+    """
+    bounds = data.episode_bounds()
+    lengths = bounds[:, 1] - bounds[:, 0]
+    whole = data.terminals[bounds[:, 1] - 1] | (lengths == lengths.max())
+    order = seeds.generator(seed, "made/whole_episodes").permutation(np.flatnonzero(whole))
+    order = order[np.cumsum(lengths[order]) <= num_steps]
+    rows = np.concatenate([np.arange(*bounds[i]) for i in order])
+    columns: dict[str, Any] = {}
+    for field in dataclasses.fields(Transitions):
+        values = getattr(data, field.name)
+        columns[field.name] = None if values is None else values[rows]
+    return Transitions(**columns)
+
+
+def _training_transitions(
+    task: TaskSpec, physics: str, shipped: pathlib.Path, data_dir: str
+) -> Transitions:
+    """All transitions seen until the medium policy was there; trains again where they are missing.
+
+    The command stands in the policy's file; it runs as a process of its own.
+    """
+    _, about = policy_file.load(shipped)
+    tag = hashlib.blake2b(shipped.read_bytes(), digest_size=4).hexdigest()
+    path = cache_folder(data_dir) / f"{task.name}-{physics}-training-{tag}.hdf5"
+    if not path.exists():
+        if about.get("physics", physics) != physics:
+            raise UserError(f"--physics: {shipped.name} was trained with {about['physics']}")
+        command = [*shlex.split(about["command"])[1:], f"--save_transitions={path.resolve()}"]
+        command.append(f"--workdir={path.with_suffix('').resolve()}-run")
+        logging.info("making %s: python %s", path, shlex.join(command))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if subprocess.run([sys.executable, *command]).returncode:
+            raise UserError(f"--dataset: python {shlex.join(command)} failed; see above")
+    return d4rl.read(path, task.state_dim)

@@ -10,8 +10,9 @@ import toys
 
 from morel_tf import dynamics
 from morel_tf.config import DynamicsConfig
-from morel_tf.dynamics import DynamicsEnsemble, Split
-from offline_tf import networks
+from morel_tf.dynamics import DynamicsEnsemble
+from offline_tf import holdout, networks
+from offline_tf.holdout import Split
 from offline_tf.standardize import Statistics
 from offline_tf.types import UserError
 
@@ -42,7 +43,7 @@ def _problem(config=SMALL, noise=NOISE, lengths=(20,) * 10):
     """Data, an ensemble with its statistics, and a split."""
     data = toys.transitions(lengths, noise=noise)
     statistics = dynamics.data_statistics(TASK, config.scale, *_columns(data))
-    split = dynamics.split_episodes(data.episode_bounds(), config.holdout_share, 0)
+    split = holdout.split_episodes(data.episode_bounds(), config.holdout_share, 0)
     return data, _ensemble(config, statistics=statistics), split
 
 
@@ -215,7 +216,7 @@ def test_whole_episodes_are_held_out():
     bounds = np.stack([ends - lengths, ends], axis=1)
     seen = set()
     for seed, share in itertools.product(range(6), (0.02, 0.2, 0.5)):
-        split = dynamics.split_episodes(bounds, share, seed)
+        split = holdout.split_episodes(bounds, share, seed)
         both = np.concatenate([split.train, split.held_out])
         np.testing.assert_array_equal(np.sort(both), np.arange(100))
         inside = np.isin(np.arange(100), split.held_out)
@@ -227,7 +228,7 @@ def test_whole_episodes_are_held_out():
         assert len(split.held_out) - longest < share * 100
         seen.add(tuple(split.held_out))
     assert len(seen) > 6
-    first, again = (dynamics.split_episodes(bounds, 0.2, 3) for _ in range(2))
+    first, again = (holdout.split_episodes(bounds, 0.2, 3) for _ in range(2))
     np.testing.assert_array_equal(first.held_out, again.held_out)
 
 
@@ -236,7 +237,7 @@ def test_whole_episodes_are_held_out():
 )
 def test_never_everything_is_held_out(bounds, share):
     for seed in range(8):  # either episode comes first under some of them
-        split = dynamics.split_episodes(np.array(bounds), share, seed)
+        split = holdout.split_episodes(np.array(bounds), share, seed)
         assert len(split.train) > 0
         if share == 0.0 or len(bounds) == 1:
             assert len(split.held_out) == 0 and len(split.train) == 9

@@ -105,7 +105,7 @@ def one_process():
     """The check in fresh processes is test_deploy's; a process sets its threads only once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(deploy.export, "run_in_fresh_process", _in_this_process)
-        patch.setattr(experiment, "use_threads", lambda threads: 1)
+        patch.setattr(experiment.process, "use_threads", lambda threads: 1)
         yield
 
 
@@ -307,7 +307,7 @@ def test_models_taken_over_are_judged_on_rows_that_they_have_not_seen(finished, 
     new = _configs(tmp_path / "run", home / "data", **taking)
     held_out, bounds = _held_out_when_taking(new)
     share = configs.dynamics.holdout_share
-    theirs = algorithm.dynamics.split_episodes(bounds, share, configs.run.seed)
+    theirs = algorithm.holdout.split_episodes(bounds, share, configs.run.seed)
     np.testing.assert_array_equal(held_out, theirs.held_out)
 
 
@@ -324,7 +324,7 @@ def test_models_taken_over_twice_are_judged_on_rows_that_they_have_not_seen(fini
     new = _configs(tmp_path / "run", home / "data", **taking)
     held_out, bounds = _held_out_when_taking(new)
     share = configs.dynamics.holdout_share
-    theirs = algorithm.dynamics.split_episodes(bounds, share, configs.run.seed)
+    theirs = algorithm.holdout.split_episodes(bounds, share, configs.run.seed)
     np.testing.assert_array_equal(held_out, theirs.held_out)
 
 

@@ -117,7 +117,7 @@ def training(tmp_path, monkeypatch):
     monkeypatch.setattr(behavior_experiment, "_MEASURED_EPISODES", 3)
     monkeypatch.setattr(behavior_experiment, "_CHECKPOINTS", 4)
     # A process sets its threads once, before anything runs.
-    monkeypatch.setattr(behavior_experiment, "use_threads", lambda threads: 1)
+    monkeypatch.setattr(behavior_experiment.process, "use_threads", lambda threads: 1)
     # Tracing would be most of the time.
     tf.config.run_functions_eagerly(True)
 

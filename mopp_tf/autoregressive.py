@@ -1,0 +1,371 @@
+"""The autoregressive model (ADM): a density over D dimensions, one after the other.
+
+p(x | c) = prod_i p(x_o(i) | c, x_o(1), .., x_o(i-1)),   o = the member's own ordering
+
+Source: Zhan et al. 2022, section 4.1; Zhang et al. 2021; layer sizes of the authors' networks.py.
+Differs: the authors feed a head with the model's own modes of the earlier dimensions, in training
+too, which makes the dimensions independent given c. `conditioning="mode"` does that;
+`conditioning="teacher"` feeds the true earlier dimensions, which is the density of the paper.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from offline_tf import networks, seeds
+from offline_tf.types import Array, Tensor
+
+tfd, tfb = tfp.distributions, tfp.bijectors
+_LOG_STD_LOW, _LOG_STD_HIGH = -5.0, 0.0  # authors' networks.py
+# run_planning.sh, Hopper: six orderings of 11 state dimensions and the reward, which comes last.
+PUBLISHED_HOPPER_ORDERS: tuple[tuple[int, ...], ...] = (
+    (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11),
+    (10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 11),
+    (5, 4, 3, 2, 1, 0, 10, 9, 8, 7, 6, 11),
+    (0, 7, 9, 6, 5, 1, 3, 8, 10, 2, 4, 11),
+    (2, 9, 6, 8, 7, 5, 10, 4, 1, 0, 3, 11),
+    (10, 2, 0, 8, 4, 5, 9, 3, 6, 7, 1, 11),
+)
+
+
+class Parameters(NamedTuple):
+    """Of one mixture of C Gaussians per output dimension (before the squash): [B, D, C] each."""
+
+    logits: Tensor
+    mean: Tensor
+    std: Tensor
+
+
+def split_outputs(outputs: Tensor) -> Parameters:
+    """[.., 3 C], or [.., 2] for C = 1, raw head outputs -> Parameters [.., C]."""
+    if outputs.shape[-1] == 2:
+        mean, raw = outputs[..., :1], outputs[..., 1:]
+        logits = tf.zeros_like(mean)
+    else:
+        logits, mean, raw = tf.split(outputs, 3, axis=-1)
+    half = 0.5 * (_LOG_STD_HIGH - _LOG_STD_LOW)
+    return Parameters(logits, mean, tf.exp(_LOG_STD_LOW + half * (tf.tanh(raw) + 1.0)))
+
+
+def distribution(parameters: Parameters, squash: bool) -> tfp.distributions.Distribution:
+    """Returns the distribution of each dimension, batch shape [B, D].
+
+    Args:
+      parameters: of the Gaussians.
+      squash: whether values are the tanh of the Gaussians, in (-1, 1).
+    """
+    single = parameters.mean.shape[-1] == 1
+    normal = tfd.Normal(*((x[..., 0] if single else x) for x in (parameters.mean, parameters.std)))
+    components = tfd.TransformedDistribution(normal, tfb.Tanh()) if squash else normal
+    if single:
+        return components
+    return tfd.MixtureSameFamily(tfd.Categorical(parameters.logits), components)
+
+
+def best_component(parameters: Parameters) -> tuple[Tensor, Tensor]:
+    """Returns mean and std [..] of the likeliest component, before the squash."""
+    if parameters.mean.shape[-1] == 1:
+        return parameters.mean[..., 0], parameters.std[..., 0]
+    best = tf.argmax(parameters.logits, axis=-1)
+    rank = parameters.mean.shape.rank - 1
+    return (
+        tf.gather(parameters.mean, best, batch_dims=rank),
+        tf.gather(parameters.std, best, batch_dims=rank),
+    )
+
+
+def mode(parameters: Parameters, squash: bool) -> Tensor:
+    """[.., C] -> [..], the squashed mean of the likeliest component."""
+    mean, _ = best_component(parameters)
+    return tf.tanh(mean) if squash else mean
+
+
+def sample(parameters: Parameters, squash: bool, seed: Tensor, std_scale: Tensor) -> Tensor:
+    """Draws from the mixtures with stds times std_scale.
+
+    Args:
+      parameters: [.., C].
+      squash: see `distribution`.
+      seed: [2] int32.
+      std_scale: broadcast against [..].
+    """
+    pick, noise = tf.unstack(tf.random.split(seed, 2))
+    mean, std = parameters.mean[..., 0], parameters.std[..., 0]
+    if parameters.mean.shape[-1] > 1:
+        # Gumbel's trick draws the component.
+        uniform = tf.random.stateless_uniform(tf.shape(parameters.logits), pick, minval=1e-20)
+        log_weights = tf.nn.log_softmax(parameters.logits)
+        chosen = log_weights - tf.math.log(-tf.math.log(uniform))
+        mean, std = best_component(Parameters(chosen, parameters.mean, parameters.std))
+    value = mean + std * std_scale * tf.random.stateless_normal(tf.shape(mean), noise)
+    return tf.tanh(value) if squash else value
+
+
+def orderings(dim: int, last: bool, members: int, seed: int, name: str) -> list[tuple[int, ...]]:
+    """Returns one ordering of `dim` dimensions per member: ascending, descending, then random.
+
+    Args:
+      dim: D.
+      last: whether dimension D - 1 (the reward) comes last in all of them, as in the authors' own.
+      members: how many.
+      seed, name: of the random stream.
+    """
+    free = dim - 1 if last else dim
+    tail = (dim - 1,) if last else ()
+    made = [tuple(range(free)), tuple(reversed(range(free)))]
+    made += [
+        tuple(int(i) for i in seeds.generator(seed, f"{name}/order", member).permutation(free))
+        for member in range(2, members)
+    ]
+    return [(*order, *tail) for order in made[:members]]
+
+
+def all_orderings(dim: int) -> list[tuple[int, ...]]:
+    """All permutations in lexicographic order, which the authors use for Hopper's actions."""
+    return list(itertools.permutations(range(dim)))
+
+
+@keras.saving.register_keras_serializable(package="mopp_tf")
+class AutoregressiveNetwork(keras.Model):
+    """Shared encoder and one head per dimension; head i sees the encoding and i earlier values.
+
+    Attributes:
+      order: the dimension that each head predicts.
+      encoder, heads: Keras networks.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        order: Sequence[int],
+        latent_dim: int,
+        encoder_hidden: Sequence[int],
+        head_hidden: Sequence[int],
+        components: int = 1,
+        seed: int = 0,
+        name: str = "autoregressive",
+    ) -> None:
+        """Draws the first weights (Glorot kernels, zero biases).
+
+        Args:
+          input_dim: width of the condition c.
+          order: a permutation of range(D); head i predicts dimension order[i].
+          latent_dim: width of the encoding (its layer is linear).
+          encoder_hidden, head_hidden: hidden widths (ReLU).
+          components: Gaussians per dimension C.
+          seed: of the weights.
+          name: of the Keras model.
+        """
+        super().__init__(name=name)
+        if sorted(order) != list(range(len(order))):
+            raise ValueError(f"expected a permutation of 0..{len(order) - 1}, got {tuple(order)}")
+        self._config = {
+            "input_dim": input_dim,
+            "order": list(order),
+            "latent_dim": latent_dim,
+            "encoder_hidden": list(encoder_hidden),
+            "head_hidden": list(head_hidden),
+            "components": components,
+            "seed": seed,
+            "name": name,
+        }
+        self.order = tuple(order)
+        generator = np.random.default_rng(seed)
+        self.encoder = networks.mlp(
+            input_dim, encoder_hidden, latent_dim, "relu", generator, initializer="glorot"
+        )
+        width = 2 if components == 1 else 3 * components
+        self.heads = [
+            networks.mlp(
+                latent_dim + i, head_hidden, width, "relu", generator, initializer="glorot"
+            )
+            for i in range(len(order))
+        ]
+        self.built = True
+
+    def get_config(self) -> dict[str, object]:
+        """Returns the constructor's arguments."""
+        return dict(self._config)
+
+    def call(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Conditions [B, I], true values [B, D] -> raw outputs [B, D, width], by dimension."""
+        latent = self.encoder(inputs)
+        outputs: list[Tensor] = [None] * len(self.order)
+        for i, (head, dim) in enumerate(zip(self.heads, self.order, strict=True)):
+            earlier = [targets[:, d : d + 1] for d in self.order[:i]]
+            outputs[dim] = head(tf.concat([latent, *earlier], axis=1))
+        return tf.stack(outputs, axis=1)
+
+
+class Density:
+    """An AutoregressiveNetwork as a density, with its weights read (and cast) once."""
+
+    def __init__(
+        self,
+        network: AutoregressiveNetwork,
+        squash: bool,
+        conditioning: str,
+        dtype: tf.DType = tf.float32,
+    ) -> None:
+        """Reads the weights.
+
+        Args:
+          network: the network.
+          squash: whether values are tanh-squashed Gaussians (behaviour) or Gaussians (dynamics).
+          conditioning: "teacher" or "mode".
+          dtype: of the products.
+        """
+        self.order = network.order
+        self.squash = squash
+        self.conditioning = conditioning
+        self._encode = networks.bind(network.encoder, dtype)
+        self._heads = [networks.bind(head, dtype) for head in network.heads]
+
+    def _chain(
+        self, inputs: Tensor, value_of: Callable[[int, Parameters], Tensor]
+    ) -> tuple[Parameters, Tensor]:
+        """Runs the heads in order; value_of(dimension, parameters [B, C]) -> [B] is fed on."""
+        latent = self._encode(inputs)
+        values: list[Tensor] = [None] * len(self.order)
+        found: list[Parameters] = [None] * len(self.order)  # type: ignore[list-item]
+        earlier = [latent]
+        for head, dim in zip(self._heads, self.order, strict=True):
+            found[dim] = split_outputs(head(tf.concat(earlier, axis=1)))
+            values[dim] = value_of(dim, found[dim])
+            earlier.append(values[dim][:, None])
+        return Parameters(*(tf.stack(x, axis=1) for x in zip(*found, strict=True))), tf.stack(
+            values, axis=1
+        )
+
+    def modes(self, inputs: Tensor) -> tuple[Parameters, Tensor]:
+        """Feeds each head the modes of the earlier dimensions.
+
+        Args:
+          inputs: [B, I].
+
+        Returns:
+          Parameters [B, D, C] and modes [B, D].
+        """
+        return self._chain(inputs, lambda _, parameters: mode(parameters, self.squash))
+
+    def ancestral(
+        self, inputs: Tensor, seed: Tensor, std_scale: Tensor | float = 1.0
+    ) -> tuple[Parameters, Tensor]:
+        """Feeds each head draws of the earlier dimensions; see `sample`."""
+        streams = tf.random.split(seed, len(self.order))
+
+        def draw(dim: int, parameters: Parameters) -> Tensor:
+            return sample(parameters, self.squash, streams[dim], std_scale)
+
+        return self._chain(inputs, draw)
+
+    def mode(self, inputs: Tensor) -> Tensor:
+        """[B, I] -> [B, D]."""
+        return self.modes(inputs)[1]
+
+    def sample(self, inputs: Tensor, seed: Tensor) -> Tensor:
+        """[B, I], seed [2] -> one draw from the density [B, D]."""
+        if self.conditioning == "teacher":
+            return self.ancestral(inputs, seed)[1]
+        return sample(self.modes(inputs)[0], self.squash, seed, 1.0)
+
+    def log_prob(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Log density by dimension.
+
+        Args:
+          inputs: [B, I].
+          targets: [B, D]; within +-(1 - 1e-3) where squashed.
+
+        Returns:
+          [B, D]; the sum over D is the joint log density.
+        """
+        if self.conditioning == "teacher":
+            parameters, _ = self._chain(inputs, lambda dim, _: targets[:, dim])
+        else:
+            parameters, _ = self.modes(inputs)
+        return distribution(parameters, self.squash).log_prob(targets)
+
+
+class DiagonalDensity(Density):
+    """The same interface over one MLP with D independent outputs: the ablation of the ADM."""
+
+    def __init__(
+        self, network: keras.Sequential, dim: int, squash: bool, dtype: tf.DType = tf.float32
+    ) -> None:
+        """Reads the weights of an MLP [B, I] -> [B, D * width]."""
+        self.order = tuple(range(dim))
+        self.squash = squash
+        self.conditioning = "mode"
+        self._forward = networks.bind(network, dtype)
+
+    def modes(self, inputs: Tensor) -> tuple[Parameters, Tensor]:
+        """As in `Density`."""
+        outputs = self._forward(inputs)
+        width = outputs.shape[-1] // len(self.order)
+        parameters = split_outputs(tf.reshape(outputs, [-1, len(self.order), width]))
+        return parameters, mode(parameters, self.squash)
+
+    def ancestral(
+        self, inputs: Tensor, seed: Tensor, std_scale: Tensor | float = 1.0
+    ) -> tuple[Parameters, Tensor]:
+        """As in `Density`; nothing is fed on, so every dimension is drawn at once."""
+        parameters, _ = self.modes(inputs)
+        scale = std_scale if isinstance(std_scale, float) else std_scale[:, None]
+        return parameters, sample(parameters, self.squash, seed, scale)
+
+
+def density(
+    network: keras.Model,
+    dim: int,
+    squash: bool,
+    conditioning: str,
+    dtype: tf.DType = tf.float32,
+) -> Density:
+    """Returns the density of either kind of network, with its weights read once."""
+    if isinstance(network, AutoregressiveNetwork):
+        return Density(network, squash, conditioning, dtype)
+    return DiagonalDensity(network, dim, squash, dtype)
+
+
+def make_network(
+    kind: str,
+    input_dim: int,
+    order: Sequence[int],
+    latent_dim: int,
+    encoder_hidden: Sequence[int],
+    head_hidden: Sequence[int],
+    components: int,
+    generator: np.random.Generator,
+    name: str,
+) -> keras.Model:
+    """Builds an ADM ("adm"), or an MLP of 500-500 with independent outputs ("mlp").
+
+    Args: as for AutoregressiveNetwork; an MLP uses input_dim, order's length and components only.
+    """
+    if kind == "adm":
+        seed = int(generator.integers(2**31))
+        return AutoregressiveNetwork(
+            input_dim, order, latent_dim, encoder_hidden, head_hidden, components, seed, name
+        )
+    width = 2 if components == 1 else 3 * components
+    return networks.mlp(
+        input_dim,
+        (500, 500),
+        len(order) * width,
+        "relu",
+        generator,
+        initializer="glorot",
+        name=name,
+    )
+
+
+def clip_targets(actions: Array) -> Array:
+    """Keeps actions in [-1, 1] away from the ends, where the squashed density is infinite."""
+    return np.clip(actions, -1.0 + 1e-3, 1.0 - 1e-3).astype(np.float32)

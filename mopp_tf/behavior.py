@@ -1,0 +1,103 @@
+"""The behaviour model: an ensemble of tanh-squashed densities of the action (MOPP, section 4.1)."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mopp_tf import autoregressive, training
+from mopp_tf.config import BehaviorConfig, ModelConfig
+from mopp_tf.rows import Normalizer, Rows
+from offline_tf import networks, seeds
+from offline_tf.holdout import Split
+from offline_tf.run_record import Stage
+from offline_tf.types import TaskSpec, Tensor
+
+
+class BehaviorModel(tf.Module):
+    """K' networks; actions are in units of the bounds, (-1, 1).
+
+    Attributes:
+      members: the Keras networks.
+    """
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        model: ModelConfig,
+        config: BehaviorConfig,
+        normalizer: Normalizer,
+        seed: int,
+    ) -> None:
+        """Draws the first weights; nothing is fitted yet."""
+        super().__init__()
+        self._task = task
+        self._conditioning = model.conditioning
+        self._states = normalizer.states
+        dim, count = task.action_dim, config.behavior_members
+        orders = autoregressive.orderings(dim, False, count, seed, "behavior")
+        # For three actions the authors train all orderings there are.
+        if count == len(autoregressive.all_orderings(dim)):
+            orders = autoregressive.all_orderings(dim)
+        self.members: list[keras.Model] = [
+            autoregressive.make_network(
+                model.network,
+                task.state_dim,
+                order,
+                2 * dim,
+                model.encoder_hidden,
+                model.head_hidden,
+                config.components,
+                seeds.generator(seed, "behavior/init", member),
+                f"behavior_{member}",
+            )
+            for member, order in enumerate(orders)
+        ]
+
+    @property
+    def size(self) -> int:
+        """K'."""
+        return len(self.members)
+
+    @property
+    def weights(self) -> list[tf.Variable]:
+        """All variables."""
+        return networks.variables(*self.members)
+
+    def inputs(self, states: Tensor) -> Tensor:
+        """[B, S] -> normalised [B, S]."""
+        return (states - self._states.shift) / self._states.scale
+
+    def densities(self, dtype: tf.DType = tf.float32) -> list[autoregressive.Density]:
+        """Returns each member with its weights read once; conditions are `inputs(states)`."""
+        return [
+            autoregressive.density(m, self._task.action_dim, True, self._conditioning, dtype)
+            for m in self.members
+        ]
+
+
+def fit(
+    model: BehaviorModel,
+    rows: Rows,
+    split: Split,
+    names: tuple[str, ...],
+    knobs: ModelConfig,
+    config: BehaviorConfig,
+    seed: int,
+    stage: Stage,
+) -> dict[str, float]:
+    """Fits all members; see `training.fit_densities`."""
+    return training.fit_densities(
+        model.members,
+        True,
+        np.asarray(model.inputs(rows.states), np.float32),
+        autoregressive.clip_targets(rows.actions),
+        split,
+        names,
+        knobs,
+        config.behavior_steps,
+        seed,
+        stage,
+        rows.weights if config.return_weighting else None,
+    )

@@ -1,0 +1,89 @@
+"""What a MOPP run hands over: the whole planner as one SavedModel."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mopp_tf.planner import Planner
+from offline_tf import export
+from offline_tf.types import Array, Tensor
+
+TOLERANCE = 1e-5
+
+
+class Exported(tf.Module):
+    """The signatures `plan` and `initial_plan` over one planner."""
+
+    def __init__(self, planner: Planner) -> None:
+        """Holds the planner; see `signatures`."""
+        super().__init__()
+        self.planner = planner
+
+    def plan(self, observation: Tensor, plan: Tensor, seed: Tensor) -> dict[str, Tensor]:
+        """One decision: what to do, and how much the data supports it."""
+        found = self.planner.decide(observation, plan, seed)
+        return {
+            "action": found.action,
+            "plan": found.plan,
+            "kept_share": found.kept_share,
+            "disagreement": found.disagreement,
+            "expected_return": found.expected_return,
+        }
+
+    def initial_plan(self, observation: Tensor) -> dict[str, Tensor]:
+        """The plan to hand to the first decision of an episode."""
+        return {"plan": self.planner.initial_plan(observation)}
+
+    def signatures(self) -> dict[str, Any]:
+        """Returns signature name -> concrete function, polymorphic in the environments B."""
+        task, horizon = self.planner.task, self.planner.knobs.horizon
+        observation = tf.TensorSpec([None, task.state_dim], tf.float32, "observation")
+        plan = tf.TensorSpec([None, horizon, task.action_dim], tf.float32, "plan")
+        seed = tf.TensorSpec([2], tf.int32, "seed")
+        return {
+            "plan": tf.function(self.plan).get_concrete_function(observation, plan, seed),
+            "initial_plan": tf.function(self.initial_plan).get_concrete_function(observation),
+        }
+
+
+def export_and_verify(planner: Planner, folder: pathlib.Path, observations: Array) -> float:
+    """Writes the SavedModel, loads it in a fresh process and compares with the live planner.
+
+    Args:
+      planner: what to export.
+      folder: of the SavedModel.
+      observations: [B, S], samples to compare on.
+
+    Returns:
+      The largest absolute difference of actions and plans.
+
+    Raises:
+      RuntimeError: the export differs from the live planner by more than 1e-5.
+    """
+    exported = Exported(planner)
+    made = exported.signatures()
+    export.save(exported, folder, made)
+    given: dict[str, dict[str, Array]] = {"initial_plan": {"observation": observations}}
+    start = made["initial_plan"](observation=tf.constant(observations))["plan"].numpy()
+    given["plan"] = {
+        "observation": observations,
+        "plan": start,
+        "seed": np.array([1, 2], np.int32),
+    }
+    worst = 0.0
+    for name, function in made.items():
+        live = function(**{k: tf.constant(v) for k, v in given[name].items()})
+        fresh = export.run_in_fresh_process(folder, name, given[name])
+        for key in set(live) & {"action", "plan"}:
+            difference = np.abs(fresh[key] - live[key].numpy()).max()
+            worst = float(np.maximum(worst, difference))
+    if not worst <= TOLERANCE:
+        raise RuntimeError(
+            f"export to {folder}: outputs in a fresh process differ by {worst:.2g}, "
+            f"expected at most {TOLERANCE:g}"
+        )
+    return worst

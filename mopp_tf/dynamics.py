@@ -1,0 +1,195 @@
+"""The dynamics model: an ensemble of densities of next state and reward (MOPP, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mopp_tf import autoregressive, training
+from mopp_tf.config import DynamicsConfig, ModelConfig
+from mopp_tf.rows import Normalizer, Rows, dynamics_targets
+from offline_tf import disagreement, networks, seeds
+from offline_tf.holdout import Split
+from offline_tf.run_record import Stage
+from offline_tf.types import Array, TaskSpec, Tensor, UserError
+
+_ROWS_PER_CALL = 4096
+
+
+class DynamicsModel(tf.Module):
+    """K networks (state, action) -> next state and scaled reward; actions in units of the bounds.
+
+    Attributes:
+      members: the Keras networks.
+    """
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        model: ModelConfig,
+        config: DynamicsConfig,
+        normalizer: Normalizer,
+        change_scale: Array,
+        seed: int,
+    ) -> None:
+        """Draws the first weights; nothing is fitted yet.
+
+        Args:
+          task: dimensions.
+          model, config: the knobs.
+          normalizer: of inputs and targets.
+          change_scale: [S + 1], standard deviations of s' - s and of the scaled reward in the data:
+            the unit of disagreement "delta".
+          seed: of weights and orderings.
+
+        Raises:
+          UserError: the published orderings do not fit the task.
+        """
+        super().__init__()
+        self._conditioning = model.conditioning
+        self._absolute = config.targets == "absolute"
+        self._normalizer = normalizer
+        self._change_scale = change_scale
+        self._dim = task.state_dim + 1
+        count = config.dynamics_members
+        orders = autoregressive.orderings(self._dim, True, count, seed, "dynamics")
+        if config.dynamics_orders:
+            published = autoregressive.PUBLISHED_HOPPER_ORDERS
+            if self._dim != len(published[0]) or len(config.dynamics_orders) != count:
+                raise UserError(
+                    f"--dynamics_orders: expected {count} numbers (--dynamics_members) and a task "
+                    f"with {len(published[0]) - 1} observations, got "
+                    f"{len(config.dynamics_orders)} and {task.state_dim}"
+                )
+            orders = [published[i] for i in config.dynamics_orders]
+        self.members: list[keras.Model] = [
+            autoregressive.make_network(
+                model.network,
+                task.state_dim + task.action_dim,
+                order,
+                task.state_dim,
+                model.encoder_hidden,
+                model.head_hidden,
+                1,
+                seeds.generator(seed, "dynamics/init", member),
+                f"dynamics_{member}",
+            )
+            for member, order in enumerate(orders)
+        ]
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return len(self.members)
+
+    @property
+    def weights(self) -> list[tf.Variable]:
+        """All variables."""
+        return networks.variables(*self.members)
+
+    def inputs(self, states: Tensor, actions: Tensor) -> Tensor:
+        """[B, S], [B, A] -> normalised [B, S + A]."""
+        of = self._normalizer
+        return tf.concat(
+            [
+                (states - of.states.shift) / of.states.scale,
+                (actions - of.actions.shift) / of.actions.scale,
+            ],
+            axis=1,
+        )
+
+    def bind(self, dtype: tf.DType = tf.float32) -> Callable[[Tensor, Tensor], Tensor]:
+        """Returns (states [B, S], actions [B, A]) -> normalised modes [K, B, S + 1]."""
+        models = [
+            autoregressive.density(m, self._dim, False, self._conditioning, dtype)
+            for m in self.members
+        ]
+
+        def predict(states: Tensor, actions: Tensor) -> Tensor:
+            inputs = self.inputs(states, actions)
+            return tf.stack([model.mode(inputs) for model in models])
+
+        return predict
+
+    def next_states(self, states: Tensor, outputs: Tensor) -> Tensor:
+        """States [B, S], normalised outputs [.., B, S + 1] -> next states [.., B, S]."""
+        raw = self._raw(outputs)[..., :-1]
+        return raw if self._absolute else states + raw
+
+    def rewards(self, outputs: Tensor) -> Tensor:
+        """Normalised outputs [.., S + 1] -> scaled rewards [..]."""
+        return self._raw(outputs)[..., -1]
+
+    def _raw(self, outputs: Tensor) -> Tensor:
+        return outputs * self._normalizer.targets.scale + self._normalizer.targets.shift
+
+    def uncertainty(self, outputs: Tensor, units: str) -> Tensor:
+        """Largest pairwise distance of the members' predictions, next state and reward together.
+
+        Args:
+          outputs: normalised, [K, B, S + 1].
+          units: "delta", standardised changes; "raw", the state's own and scaled reward (authors).
+
+        Returns:
+          [B].
+        """
+        weights = self._normalizer.targets.scale
+        if units == "delta":
+            weights = weights / self._change_scale
+        return disagreement.largest_pairwise_distance(outputs * weights)
+
+    def uncertainties(self, states: Array, actions: Array, units: str) -> Array:
+        """`uncertainty` of many rows [N, S], [N, A] -> [N]."""
+        predict = self.bind()
+
+        @tf.function(reduce_retracing=True)
+        def block(s: Tensor, a: Tensor) -> Tensor:
+            return self.uncertainty(predict(s, a), units)
+
+        cuts = range(0, len(states), _ROWS_PER_CALL)
+        parts = [
+            block(
+                tf.constant(states[i : i + _ROWS_PER_CALL]),
+                tf.constant(actions[i : i + _ROWS_PER_CALL]),
+            )
+            for i in cuts
+        ]
+        return np.concatenate([part.numpy() for part in parts])
+
+
+def change_scale(rows: Rows) -> Array:
+    """[S + 1] standard deviations of s' - s and the scaled reward; 1 where there is no change."""
+    found = dynamics_targets(rows, "delta").std(axis=0, dtype=np.float64)
+    return np.where(found < 1e-8, 1.0, found).astype(np.float32)
+
+
+def fit(
+    model: DynamicsModel,
+    rows: Rows,
+    split: Split,
+    names: tuple[str, ...],
+    knobs: ModelConfig,
+    config: DynamicsConfig,
+    normalizer: Normalizer,
+    seed: int,
+    stage: Stage,
+) -> dict[str, float]:
+    """Fits all members; see `training.fit_densities`."""
+    return training.fit_densities(
+        model.members,
+        False,
+        np.asarray(model.inputs(tf.constant(rows.states), tf.constant(rows.actions)), np.float32),
+        (
+            (dynamics_targets(rows, config.targets) - normalizer.targets.shift)
+            / normalizer.targets.scale
+        ).astype(np.float32),
+        split,
+        (*names, "reward"),
+        knobs,
+        config.dynamics_steps,
+        seed,
+        stage,
+    )

@@ -1,0 +1,342 @@
+"""A whole MOPP run, from flags to summary; the binaries and the tests call it."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from mopp_tf import algorithm, config, deploy, objectives, simulation
+from mopp_tf.planner import Planner
+from offline_tf import networks, process, tasks
+from offline_tf.datasets import d4rl, made
+from offline_tf.knobs import rebuild
+from offline_tf.run_record import RunRecord, write_json
+from offline_tf.types import TaskSpec, Tensor, Transitions, UserError
+
+# Flags that may differ when a run is continued: they do not decide the result.
+FREE_FLAGS = ("workdir", "data_dir", "threads")
+_MODEL_STAGES: tuple[Any, ...] = (
+    config.ModelConfig,
+    config.DynamicsConfig,
+    config.BehaviorConfig,
+    config.QConfig,
+)
+
+
+class Configs(NamedTuple):
+    """The dataclasses of config.STAGES, in their order."""
+
+    run: config.RunConfig
+    model: config.ModelConfig
+    dynamics: config.DynamicsConfig
+    behavior: config.BehaviorConfig
+    q: config.QConfig
+    planner: config.PlannerConfig
+    mbop: config.MbopConfig
+
+    @property
+    def knobs(self) -> algorithm.Knobs:
+        """Those of MOPP's learning and planner."""
+        return algorithm.Knobs(self.model, self.dynamics, self.behavior, self.q, self.planner)
+
+    def flat(self) -> dict[str, Any]:
+        """All flags by name."""
+        return {k: v for part in self for k, v in dataclasses.asdict(part).items()}
+
+
+def from_manifest(manifest: dict[str, Any]) -> Configs:
+    """Rebuilds the configuration of a run from its folder."""
+    return Configs(*(rebuild(cls, manifest["flags"]) for cls in config.STAGES))
+
+
+def default_workdir(run: config.RunConfig) -> pathlib.Path:
+    """Where a run goes without --workdir."""
+    data = pathlib.Path(run.dataset).stem
+    return pathlib.Path("runs") / f"{run.algorithm}-{run.env}-{data}-{run.preset}-seed{run.seed}"
+
+
+def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
+    """Loads --dataset: a file, or data made here under one of its names."""
+    if run.dataset in made.KINDS:
+        return made.load_or_make_kind(
+            task, run.physics, run.dataset, run.data_steps, run.seed, run.data_dir, threads
+        )
+    path = pathlib.Path(run.dataset)
+    if not path.suffix and not path.exists():
+        raise UserError(
+            f"--dataset: expected an HDF5 file or one of {', '.join(made.KINDS)}, "
+            f"got {run.dataset!r}"
+        )
+    return d4rl.read(path, task.state_dim), path.name
+
+
+def _models_from(configs: Configs, data_hash: str) -> RunRecord | None:
+    """Opens --models_from and checks that its models were fitted as this run would."""
+    if not configs.run.models_from:
+        return None
+    other = RunRecord.open_existing(pathlib.Path(configs.run.models_from))
+    old, new = from_manifest(other.manifest).flat(), configs.flat()
+    problems = [
+        f"--{f.name} is {old[f.name]!r} there"
+        for stage in _MODEL_STAGES
+        for f in dataclasses.fields(stage)
+        if old[f.name] != new[f.name]
+    ]
+    if other.manifest.get("data_hash") != data_hash:
+        problems.append("its data differs")
+    if not all(other.stage(name).complete for name in ("dynamics", "behavior", "q")):
+        problems.append("its models are not fitted yet")
+    if problems:
+        raise UserError(f"--models_from: {other.folder} does not fit ({'; '.join(problems)})")
+    return other
+
+
+def run(configs: Configs) -> dict[str, Any]:
+    """Runs, or continues, a whole MOPP run.
+
+    Args:
+      configs: all knobs.
+
+    Returns:
+      The summary, as in summary.json.
+
+    Raises:
+      UserError: bad input; the run folder is as before.
+    """
+    run_config = configs.run
+    threads = process.use_threads(run_config.threads)
+    task = tasks.get(run_config.env)
+    folder = pathlib.Path(run_config.workdir) if run_config.workdir else default_workdir(run_config)
+    began = time.monotonic()
+    RunRecord.check_folder(folder, run_config.algorithm, configs.flat(), FREE_FLAGS)
+    data, dataset_name = load_data(run_config, task, threads)
+    data_hash = d4rl.content_hash(data)
+    other = _models_from(configs, data_hash)
+    record = RunRecord.create_or_continue(folder, run_config.algorithm, configs.flat(), FREE_FLAGS)
+    if record.manifest.setdefault("data_hash", data_hash) != data_hash:
+        raise UserError(
+            f"--workdir: {folder} was trained on other data ({record.manifest['data_hash']}, now "
+            f"{data_hash}); choose another --workdir"
+        )
+    behavior_return = float(data.episode_returns().mean())
+    record.note(
+        dataset=dataset_name,
+        data_hash=data_hash,
+        behavior_return=behavior_return,
+        training_dtype=networks.training_dtype(configs.model.precision).name,
+    )
+    if not record.stage("data").complete:
+        record.stage("data").finish({"rows": len(data)}, time.monotonic() - began)
+    logging.info(
+        "%s: %d transitions, %d episodes, mean return %.1f",
+        dataset_name,
+        len(data),
+        len(data.episode_bounds()),
+        behavior_return,
+    )
+    learned = algorithm.learn(task, data, configs.knobs, run_config.seed, record, other)
+    planner = make_planner(task, configs, learned)
+    measured = evaluate_final(configs, task, planner, learned, record, threads)
+    rows = np.linspace(0, len(data) - 1, num=min(len(data), 64)).astype(np.int64)
+    exported = record.folder / "export"
+    stage = record.stage("export")
+    if not stage.complete:
+        error = deploy.export_and_verify(planner, exported, data.observations[rows])
+        write_json(exported / "manifest.json", record.manifest)
+        stage.finish({"largest_difference": error})
+    return summarize(configs, task, dataset_name, measured, str(exported), record)
+
+
+def make_planner(
+    task: TaskSpec,
+    configs: Configs,
+    learned: algorithm.Learned,
+    control: config.ControlConfig | None = None,
+    dtype: tf.DType = tf.float32,
+) -> Planner:
+    """Builds the planner of a run, with another objective where `control` says so."""
+    objective = objectives.make(task, learned.scale, control or config.ControlConfig())
+    return Planner(task, learned.models, configs.planner, learned.limit, objective, dtype)
+
+
+def evaluate_planner(
+    planner: Planner,
+    physics: str,
+    episodes: int,
+    seed: int,
+    name: str,
+    watched: tuple[str, ...] = (),
+    threads: int = 2,
+    progress: Any = None,
+) -> simulation.Rollouts:
+    """Runs the planner in the real simulator.
+
+    Args:
+      planner: decides.
+      physics, episodes, seed, name, watched, threads, progress: see `simulation.run`.
+    """
+    graph = tf.function(planner.decide)
+
+    def decide(observation: Tensor, plan: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Any]:
+        found = graph(observation, plan, key)
+        numbers = {
+            "kept_share": found.kept_share,
+            "fallback": tf.cast(found.fallback, tf.float32),
+            "effective_sample_size": found.effective_sample_size,
+            "return_spread": found.return_spread,
+            "disagreement": tf.reduce_mean(found.disagreement, axis=1),
+            "expected_return": found.expected_return,
+        }
+        return found.action, found.plan, numbers
+
+    start = tf.function(planner.initial_plan)
+    return simulation.run(
+        planner.task, physics, episodes, start, decide, seed, name, watched, threads, progress
+    )
+
+
+def clone_decider(planner: Planner, learned: algorithm.Learned) -> simulation.Decide:
+    """ADM behaviour cloning: the mode of the behaviour model's first member, nothing planned."""
+    behavior, task = learned.models.behavior, planner.task
+    middle = 0.5 * (task.action_high + task.action_low)
+    half = 0.5 * (task.action_high - task.action_low)
+
+    @tf.function
+    def act(observation: Tensor) -> Tensor:
+        inputs = behavior.inputs(observation)
+        modes = tf.stack([m.mode(inputs) for m in behavior.densities()])
+        return middle + half * tf.reduce_mean(modes, axis=0)
+
+    def decide(observation: Tensor, memory: Any, key: Tensor) -> tuple[Tensor, Any, Any]:
+        del key
+        return act(observation), memory, {}
+
+    return decide
+
+
+def evaluate_final(
+    configs: Configs,
+    task: TaskSpec,
+    planner: Planner,
+    learned: algorithm.Learned,
+    record: RunRecord,
+    threads: int,
+) -> dict[str, Any]:
+    """Measures planner and ADM behaviour cloning in the real simulator."""
+    stage = record.stage("evaluation")
+    if stage.complete:
+        return stage.result
+    if task.simulation is None:
+        return stage.finish({"real_environment": False})
+    episodes, limit = configs.run.eval_episodes, task.max_episode_steps
+    cloned = simulation.run(
+        task,
+        configs.run.physics,
+        episodes,
+        lambda _: None,
+        clone_decider(planner, learned),
+        configs.run.seed,
+        "cloning",
+        threads=threads,
+    )
+    found = evaluate_planner(
+        planner,
+        configs.run.physics,
+        episodes,
+        configs.run.seed,
+        "planner",
+        threads=threads,
+        progress=lambda done: stage.progress(done, limit, "steps"),
+    )
+    return stage.finish(
+        {
+            "real_environment": True,
+            "bc_return": float(cloned.returns.mean()),
+            "bc_return_std": _std(cloned.returns),
+            **describe(found),
+            "episodes": episodes,
+        }
+    )
+
+
+def _std(values: np.ndarray) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+
+
+def describe(found: simulation.Rollouts) -> dict[str, float]:
+    """The numbers of a summary that a batch of planned episodes yields."""
+    names = ("kept_share", "fallback", "effective_sample_size", "return_spread", "disagreement")
+    return {
+        "true_return_mean": float(found.returns.mean()),
+        "true_return_std": _std(found.returns),
+        "episode_length": float(found.lengths.mean()),
+        "decision_ms_median": float(np.median(found.decision_ms)),
+        **{name: float(np.nanmean(found.traces[name])) for name in names if name in found.traces},
+    }
+
+
+def summarize(
+    configs: Configs,
+    task: TaskSpec,
+    dataset_name: str,
+    measured: dict[str, Any],
+    exported: str,
+    record: RunRecord,
+) -> dict[str, Any]:
+    """Writes summary.json and says in words what happened."""
+    results = record.results()
+    stages = {name: entry["seconds"] for name, entry in results.items()}
+    value = measured.get("true_return_mean")
+    summary = {
+        "algorithm": configs.run.algorithm,
+        "env": task.name,
+        "dataset": dataset_name,
+        "physics": configs.run.physics,
+        "preset": configs.run.preset,
+        "seed": configs.run.seed,
+        "commit": record.manifest["commit"],
+        "command": process.command(FREE_FLAGS),
+        "horizon": configs.planner.horizon,
+        "behavior_return": record.manifest["behavior_return"],
+        **{k: v for k, v in measured.items() if k != "real_environment"},
+        "normalized_score": None if value is None else task.normalized_score(value),
+        "uncertainty_limit": results["limit"]["result"]["limit"],
+        "dynamics_nll": results["dynamics"]["result"]["nll"],
+        "behavior_nll": results["behavior"]["result"]["nll"],
+        "q_gap": results["q"]["result"]["gap"],
+        "wall_seconds": round(sum(stages.values()), 1),
+        "stages": stages,
+        "export": exported,
+    }
+    write_json(record.folder / "summary.json", summary)
+    logging.info("%s", in_words(summary))
+    return summary
+
+
+def in_words(summary: dict[str, Any]) -> str:
+    """The summary as a person would say it."""
+    lines = [
+        f"{summary['algorithm']} on {summary['dataset']} ({summary['physics']} physics), "
+        f"seed {summary['seed']}, {summary['wall_seconds']:.0f} s:",
+        f"  behaviour data       {summary['behavior_return']:10.1f}",
+    ]
+    if summary.get("true_return_mean") is None:
+        lines.append("  nothing was run in a real environment: the task declares no simulator")
+    else:
+        lines += [
+            f"  behaviour model      {summary['bc_return']:10.1f}",
+            f"  planner              {summary['true_return_mean']:10.1f} "
+            f"+- {summary['true_return_std']:.1f} over {summary['episodes']} episodes",
+            f"  kept {100 * summary['kept_share']:.0f} % of the candidates, effective sample size "
+            f"{summary['effective_sample_size']:.0f}, fallback in {100 * summary['fallback']:.0f} % "
+            f"of the decisions",
+            f"  a decision for all episodes at once took {summary['decision_ms_median']:.0f} ms",
+        ]
+    lines.append(f"  export: {summary['export']}")
+    return "\n".join(lines)

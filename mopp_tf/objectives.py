@@ -1,0 +1,152 @@
+"""Another reward and constraints at run time: control flexibility (MOPP, section 5.3).
+
+A reward is a TensorFlow function (s [B,S], a [B,A], s' [B,S]) -> [B] in the task's own units.
+A constraint is (s, a, s', argument) -> [B], positive where broken, by how much.
+`jump` and `speed_limit` below are the paper's two examples on HalfCheetah.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from mopp_tf.config import ControlConfig
+from mopp_tf.rows import RewardScale
+from offline_tf.types import TaskSpec, Tensor, UserError
+
+# HalfCheetah's observation: 0 is the torso's height, 8 its forward velocity.
+_HEIGHT, _SPEED = 0, 8
+_FASTEST_PAID = 3.0
+
+
+def jump(states: Tensor, actions: Tensor, next_states: Tensor) -> Tensor:
+    """min(v_x, 3) - 0.1 |a|^2 + 15 z: height counts, speed no further than 3 m/s.
+
+    Source: the authors' commented-out objective in mopp_agent.py; z is the torso's height over its
+    start. To be used with --reward_mode=replace.
+    """
+    speed = 0.5 * (states[:, _SPEED] + next_states[:, _SPEED])
+    effort = tf.reduce_sum(tf.square(actions), axis=1)
+    return tf.minimum(speed, _FASTEST_PAID) - 0.1 * effort + 15.0 * next_states[:, _HEIGHT]
+
+
+def speed_limit(states: Tensor, actions: Tensor, next_states: Tensor, limit: float) -> Tensor:
+    """Forward velocity above `limit` m/s after the step.
+
+    Source: the authors' commented-out constraint in mopp_agent.py.
+    """
+    del states, actions
+    return tf.nn.relu(next_states[:, _SPEED] - limit)
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is maximised instead of, or beside, the learned reward, and what must not happen.
+
+    Attributes:
+      scale: of the learned reward; a user's reward is brought to the same units.
+      middle, half: [A], a = middle + half * (action in units of the bounds).
+      reward: see the module; None for the learned one alone.
+      replaces: whether `reward` takes the learned one's place.
+      constraint: (s, a, s') -> violation [B]; None for none.
+      price: reward taken per unit of violation; None prunes instead.
+    """
+
+    scale: RewardScale
+    middle: Any = 0.0
+    half: Any = 1.0
+    reward: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    replaces: bool = False
+    constraint: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    price: float | None = None
+
+    def apply(
+        self, states: Tensor, actions: Tensor, next_states: Tensor, learned: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Rewards of one step.
+
+        Args:
+          states, next_states: [B, S].
+          actions: [B, A] in units of the bounds.
+          learned: [B], the learned scaled reward.
+
+        Returns:
+          The reward [B], scaled, and what prunes [B].
+        """
+        reward, broken = learned, tf.zeros_like(learned)
+        given = self.middle + self.half * actions
+        if self.reward is not None:
+            user = self.reward(states, given, next_states) / self.scale.scale
+            reward = user if self.replaces else learned + user
+        if self.constraint is not None:
+            violation = tf.nn.relu(self.constraint(states, given, next_states))
+            if self.price is None:
+                broken = violation
+            else:
+                reward -= self.price / self.scale.scale * violation
+        return reward, broken
+
+
+def load_function(flag: str, name: str) -> Callable[..., Tensor]:
+    """Imports MODULE:FUNCTION; the current folder counts.
+
+    Raises:
+      UserError: there is no such module or function.
+    """
+    module_name, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"--{flag}: expected MODULE:FUNCTION that exists, got {name!r} ({error})"
+        ) from None
+    if not callable(found):
+        raise UserError(f"--{flag}: expected a function, but {name} is {type(found).__name__}")
+    return found
+
+
+def make(task: TaskSpec, scale: RewardScale, config: ControlConfig) -> Objective:
+    """Builds the objective from flags.
+
+    Raises:
+      UserError: a function does not exist, or does not return one number per row.
+    """
+    reward = load_function("reward", config.reward) if config.reward else None
+    constraint = None
+    if config.constraint:
+        function = load_function("constraint", config.constraint)
+        extra = () if config.constraint_arg is None else (config.constraint_arg,)
+
+        def constraint(s: Tensor, a: Tensor, n: Tensor) -> Tensor:  # noqa: F811
+            return function(s, a, n, *extra)
+
+    for flag, call in (("reward", reward), ("constraint", constraint)):
+        if call is not None:
+            _try_out(flag, call, task)
+    return Objective(
+        scale,
+        0.5 * (task.action_high + task.action_low),
+        0.5 * (task.action_high - task.action_low),
+        reward,
+        config.reward_mode == "replace",
+        constraint,
+        config.constraint_weight if config.constraint_mode == "soft" else None,
+    )
+
+
+def _try_out(flag: str, call: Callable[..., Tensor], task: TaskSpec) -> None:
+    states = tf.constant(np.zeros((2, task.state_dim), np.float32))
+    actions = tf.constant(np.zeros((2, task.action_dim), np.float32))
+    try:
+        shape = tuple(tf.convert_to_tensor(call(states, actions, states)).shape)
+    except Exception as error:  # a user's function may raise anything; its message is passed on
+        raise UserError(f"--{flag}: the function failed on a trial call: {error}") from error
+    if shape != (2,):
+        raise UserError(
+            f"--{flag}: expected one number per row, shape (2,) for two rows, got {shape}"
+        )

@@ -1,0 +1,158 @@
+"""MOPP on one page: one decision of the planner (Zhan et al. 2022, Algorithm 1)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from mopp_tf import averaging, pruning, rollout
+from mopp_tf.config import PlannerConfig
+from mopp_tf.objectives import Objective
+from offline_tf.types import TaskSpec, Tensor
+
+
+class Decision(NamedTuple):
+    """What one decision yields for E environments.
+
+    Attributes:
+      action: [E, A], to be executed, within the task's bounds.
+      plan: [E, H, A], the plan for the next decision (shifted), in units of the bounds.
+      returns, weights, keep: [E, N], of the candidates; returns in scaled rewards.
+      expected_return: [E], weighted mean of the returns.
+      return_spread: [E], standard deviation of the kept returns.
+      effective_sample_size: [E], 1 / sum of squared weights.
+      kept_share: [E], share of candidates that survived pruning or were chosen by the fallback.
+      fallback: [E] bool, whether too few survived.
+      disagreement: [E, H], weighted mean of the candidates'.
+      trajectory: [E, H + 1, S], the states of the candidate with the largest weight.
+    """
+
+    action: Tensor
+    plan: Tensor
+    returns: Tensor
+    weights: Tensor
+    keep: Tensor
+    expected_return: Tensor
+    return_spread: Tensor
+    effective_sample_size: Tensor
+    kept_share: Tensor
+    fallback: Tensor
+    disagreement: Tensor
+    trajectory: Tensor
+
+
+class Planner(tf.Module):
+    """MOPP's planner over fitted models; `decide` is one graph for a whole decision."""
+
+    def __init__(
+        self,
+        task: TaskSpec,
+        models: rollout.Models,
+        knobs: PlannerConfig,
+        limit: float,
+        objective: Objective,
+        dtype: tf.DType = tf.float32,
+    ) -> None:
+        """Holds the parts.
+
+        Args:
+          task: bounds and termination.
+          models: behaviour, dynamics, Q.
+          knobs: of the planner.
+          limit: L, in knobs.uncertainty_units; not used where knobs.prune is False.
+          objective: another reward and constraints; Objective(scale) for none.
+          dtype: of the networks' products.
+        """
+        super().__init__()
+        self.task = task
+        self.knobs = knobs
+        self.limit = limit if knobs.prune else float("inf")
+        self._models = models
+        self._objective = objective
+        self._dtype = dtype
+        self._middle = 0.5 * (task.action_high + task.action_low)
+        self._half = 0.5 * (task.action_high - task.action_low)
+        # Keras models hide their variables from tf.Module; name them so that they are saved.
+        self.variables_to_save = [
+            *models.behavior.weights,
+            *models.dynamics.weights,
+            *models.q.weights,
+        ]
+
+    def initial_plan(self, observation: Tensor) -> Tensor:
+        """The plan before the first decision: member 0's mode, H times; [E, S] -> [E, H, A]."""
+        first = self._models.behavior.densities(self._dtype)[0]
+        mode = first.mode(self._models.behavior.inputs(observation))
+        return tf.repeat(mode[:, None], self.knobs.horizon, axis=1)
+
+    def decide(self, observation: Tensor, plan: Tensor, seed: Tensor) -> Decision:
+        """Plans one step of E environments.
+
+        Args:
+          observation: [E, S].
+          plan: [E, H, A], of the last decision, or `initial_plan`.
+          seed: [2] int32; the same seed gives the same decision.
+
+        Returns:
+          A Decision.
+        """
+        knobs, population = self.knobs, self.knobs.population
+        bound = rollout.Bound.of(self._models, self._dtype)
+        which, draws = tf.unstack(tf.random.split(seed, 2))
+        # One member for all rows, drawn anew at each step (authors).
+        members = tf.random.stateless_uniform([knobs.horizon + 1, 2], which)
+        sizes = [self._models.behavior.size, self._models.dynamics.size]
+        members = tf.cast(members * sizes, tf.int32)
+
+        # Roll out N candidates per environment, guided by boosted behaviour and max-Q.
+        found = rollout.roll_out(
+            self.task,
+            self._models,
+            bound,
+            self._objective,
+            knobs,
+            self.limit,
+            tf.repeat(observation, population, axis=0),
+            tf.repeat(plan, population, axis=0),
+            members,
+            draws,
+        )
+        found = rollout.Candidates(*(tf.reshape(x, [-1, population, *x.shape[1:]]) for x in found))
+
+        # Prune what the ensemble disagrees about; a return that is not finite counts as unknown.
+        finite = tf.math.is_finite(found.returns)
+        doubt = tf.where(finite[:, :, None], found.uncertainty, float("inf"))
+        pruned = pruning.prune(doubt, found.violation, self.limit, knobs.least, knobs.fallback)
+
+        # Average the rest by their returns; shift the plan.
+        average = averaging.weighted_average(
+            found.actions,
+            found.returns,
+            pruned.keep,
+            knobs.inverse_temperature,
+            knobs.temperature_units == "relative",
+        )
+        action = tf.clip_by_value(average.plan[:, 0], -1.0, 1.0)
+        best = tf.argmax(average.weights, axis=1)
+        return Decision(
+            action=self._middle + self._half * action,
+            plan=tf.concat([average.plan[:, 1:], average.plan[:, -1:]], axis=1),
+            returns=found.returns,
+            weights=average.weights,
+            keep=pruned.keep,
+            expected_return=tf.reduce_sum(
+                tf.where(pruned.keep, average.weights * found.returns, 0.0), axis=1
+            ),
+            return_spread=averaging.spread(found.returns, pruned.keep),
+            effective_sample_size=average.effective_sample_size,
+            kept_share=tf.reduce_mean(tf.cast(pruned.keep, tf.float32), axis=1),
+            fallback=pruned.fallback,
+            disagreement=tf.reduce_sum(
+                tf.where(
+                    pruned.keep[:, :, None], average.weights[:, :, None] * found.uncertainty, 0.0
+                ),
+                axis=1,
+            ),
+            trajectory=tf.gather(found.states, best, batch_dims=1),
+        )

@@ -1,0 +1,152 @@
+"""From Transitions to the columns that MOPP's models are fitted on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from offline_tf import standardize
+from offline_tf.types import Array, TaskSpec, Transitions
+
+
+class RewardScale(NamedTuple):
+    """scaled = (r - shift) / scale."""
+
+    shift: float
+    scale: float
+
+    def apply(self, rewards: Array) -> Array:
+        """[N] -> [N] float32."""
+        return ((rewards - self.shift) / self.scale).astype(np.float32)
+
+
+class Rows(NamedTuple):
+    """Columns of N transitions; actions in the units of the bounds, that is in [-1, 1].
+
+    Differs: every transition is there, terminal ones with their reward; the authors' reader drops
+    those and pairs the last row of an episode that was cut with the first of the next.
+
+    Attributes:
+      states, next_states: [N, S].
+      actions: [N, A].
+      rewards: [N], scaled.
+      terminals: [N] float32, 1 where no value follows.
+      next_actions: [N, A], the action logged after it; 0 where the episode ends.
+      has_next: [N] bool, whether there is such an action.
+      weights: [N] float64, how often a row is drawn for the behaviour model, relative to the mean.
+    """
+
+    states: Array
+    actions: Array
+    rewards: Array
+    next_states: Array
+    terminals: Array
+    next_actions: Array
+    has_next: Array
+    weights: Array
+
+
+class Normalizer(NamedTuple):
+    """Statistics of states, of actions, and of the S + 1 dynamics targets."""
+
+    states: standardize.Statistics
+    actions: standardize.Statistics
+    targets: standardize.Statistics
+
+
+def reward_scale(rewards: Array, rule: str) -> RewardScale:
+    """How rewards are scaled.
+
+    Args:
+      rewards: [N].
+      rule: "none"; "range", r / (max - min); "minmax", (r - min) / (max - min).
+    """
+    low, high = float(rewards.min()), float(rewards.max())
+    width = high - low if high > low else 1.0
+    return {
+        "none": RewardScale(0.0, 1.0),
+        "range": RewardScale(0.0, width),
+        "minmax": RewardScale(low, width),
+    }[rule]
+
+
+def to_unit(task: TaskSpec, actions: Array) -> Array:
+    """Clips actions [.., A] to the bounds and maps the bounds to -1 and 1."""
+    middle, half = 0.5 * (task.action_high + task.action_low), _half(task)
+    return ((task.clip_actions(actions) - middle) / half).astype(np.float32)
+
+
+def _half(task: TaskSpec) -> Array:
+    return 0.5 * (task.action_high - task.action_low)
+
+
+def episode_weights(data: Transitions, strength: float) -> Array:
+    """[N] row weights exp(strength * standardised return of the row's episode), mean 1.
+
+    Args:
+      data: the data set.
+      strength: 0 makes all weights 1.
+    """
+    returns = data.episode_returns()
+    scores = (returns - returns.mean()) / max(float(returns.std()), 1e-8)
+    bounds = data.episode_bounds()
+    weights = np.repeat(np.exp(strength * scores), bounds[:, 1] - bounds[:, 0])
+    return weights / weights.mean()
+
+
+def prepare(
+    task: TaskSpec, data: Transitions, scale: RewardScale, return_weighting: float = 0.0
+) -> Rows:
+    """Builds the columns.
+
+    Args:
+      task: for the bounds.
+      data: in episode order.
+      scale: of rewards.
+      return_weighting: see `episode_weights`.
+    """
+    actions = to_unit(task, data.actions)
+    has_next = ~(data.terminals | data.timeouts)
+    has_next[-1:] = False
+    next_actions = np.zeros_like(actions)
+    next_actions[:-1] = actions[1:]
+    next_actions[~has_next] = 0.0
+    return Rows(
+        data.observations,
+        actions,
+        scale.apply(data.rewards),
+        data.next_observations,
+        data.terminals.astype(np.float32),
+        next_actions,
+        has_next,
+        episode_weights(data, return_weighting),
+    )
+
+
+def dynamics_targets(rows: Rows, kind: str) -> Array:
+    """[N, S + 1]: change of state ("delta") or next state ("absolute"), then the reward."""
+    states = rows.next_states - rows.states if kind == "delta" else rows.next_states
+    return np.concatenate([states, rows.rewards[:, None]], axis=1)
+
+
+def fit_normalizer(rows: Rows, kind: str, normalize: bool) -> Normalizer:
+    """Statistics of the rows, or shift 0 and scale 1 where nothing is to be normalised.
+
+    A dimension that never changes keeps scale 1.
+
+    Args:
+      rows: the training rows.
+      kind: of the dynamics targets.
+      normalize: whether to.
+    """
+
+    def of(values: Array) -> standardize.Statistics:
+        width = values.shape[1]
+        if not normalize:
+            return standardize.Statistics(np.zeros(width, np.float32), np.ones(width, np.float32))
+        found = standardize.statistics(values)
+        flat = found.scale < standardize.EPSILON
+        return found._replace(scale=np.where(flat, 1.0, found.scale).astype(np.float32))
+
+    return Normalizer(of(rows.states), of(rows.actions), of(dynamics_targets(rows, kind)))

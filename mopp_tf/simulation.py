@@ -1,0 +1,95 @@
+"""A planner in the real simulator, many episodes in one batch. For reporting only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from offline_tf import seeds
+from offline_tf.tasks.simulator import Simulator
+from offline_tf.types import Array, TaskSpec, Tensor
+
+
+class Rollouts(NamedTuple):
+    """What E episodes of at most T steps yielded.
+
+    Attributes:
+      returns, lengths: [E].
+      traces: name -> [T, E] per step (NaN after the end): "reward", each observation that was asked
+        for by name, and the planner's own numbers.
+      decision_ms: [T] milliseconds of one call for all E environments.
+    """
+
+    returns: Array
+    lengths: Array
+    traces: dict[str, Array]
+    decision_ms: Array
+
+
+Decide = Callable[[Tensor, Any, Tensor], tuple[Tensor, Any, dict[str, Tensor]]]
+
+
+def run(
+    task: TaskSpec,
+    physics: str,
+    episodes: int,
+    start: Callable[[Tensor], Any],
+    decide: Decide,
+    seed: int,
+    name: str,
+    watched: tuple[str, ...] = (),
+    threads: int = 2,
+    progress: Callable[[int], None] | None = None,
+) -> Rollouts:
+    """Runs E episodes side by side; an episode that has ended is stepped no further in the numbers.
+
+    Args:
+      task, physics: where.
+      episodes: E.
+      start: first observations [E, S] -> the planner's memory.
+      decide: (observations [E, S], memory, seed [2]) -> actions [E, A] within the bounds, memory,
+        numbers [E] to keep.
+      seed, name: of the random streams.
+      watched: names of observations to keep.
+      threads: of the simulators.
+      progress: called with the number of steps done.
+
+    Returns:
+      Rollouts.
+    """
+    simulator = Simulator(task, physics, episodes, threads)
+    simulator.reset(seeds.generator(seed, f"simulation/{name}/start"))
+    observations = simulator.observations()
+    memory = start(tf.constant(observations))
+    columns = [task.observation_names.index(w) for w in watched]
+    alive = np.ones(episodes, bool)
+    lengths = np.zeros(episodes, np.int64)
+    rows: list[dict[str, Array]] = []
+    spent = []
+    for step in range(task.max_episode_steps):
+        began = time.perf_counter()
+        key = seeds.stateless(seed, f"simulation/{name}/plan", step)
+        action, memory, numbers = decide(tf.constant(observations), memory, key)
+        drawn = action.numpy()
+        spent.append(1e3 * (time.perf_counter() - began))
+        rewards, terminated = simulator.step(task.clip_actions(drawn))
+        observations = simulator.observations()
+        row = {"reward": rewards} | {k: v.numpy() for k, v in numbers.items()}
+        row |= {w: observations[:, c] for w, c in zip(watched, columns, strict=True)}
+        rows.append({k: np.where(alive, np.asarray(v, np.float64), np.nan) for k, v in row.items()})
+        lengths += alive
+        alive &= ~terminated
+        if progress:
+            progress(step + 1)
+        if not alive.any():
+            break
+        if terminated.any():
+            # A fallen robot is put back so that its simulator stays numerically sane.
+            simulator.reset(seeds.generator(seed, f"simulation/{name}/refill", step), terminated)
+            observations = simulator.observations()
+    traces = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
+    return Rollouts(np.nansum(traces["reward"], axis=0), lengths, traces, np.array(spent))

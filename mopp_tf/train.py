@@ -1,0 +1,23 @@
+"""python -m mopp_tf.train --env=hopper --dataset=medium-ours: from data to an exported planner."""
+
+from __future__ import annotations
+
+from flags import schema
+from mopp_tf import config, experiment
+from offline_tf import tasks
+
+USAGE = """
+usage: python -m mopp_tf.train --env=hopper --dataset=medium-ours [flags]
+
+Fits MOPP's models to logged data, measures the planner in the simulator and exports it. Makes the data
+first where it is one of ours. The same command again continues a run that was interrupted.
+"""
+
+
+def main(*configs: object) -> None:
+    """Runs the experiment."""
+    experiment.run(experiment.Configs(*configs))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    schema.run(main, config.STAGES, USAGE, "mopp", tasks.names(), "hopper", "medium-ours")

@@ -1,0 +1,202 @@
+"""How MOPP's networks are fitted: Adam steps on rows drawn with replacement, held-out looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from mopp_tf import autoregressive
+from mopp_tf.config import ModelConfig
+from offline_tf import fitting, networks, seeds
+from offline_tf.holdout import Split
+from offline_tf.run_record import Stage
+from offline_tf.types import Array, Tensor
+
+STEPS_PER_LOOK = 1000
+_STEPS_PER_CALL = 200
+ROWS_PER_LOOK = 8192
+
+
+class Schedule(NamedTuple):
+    """How long and how fast to fit; see ModelConfig and the stage's own steps."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    final_rate_share: float
+    patience: int
+
+    @classmethod
+    def of(cls, config: ModelConfig, steps: int) -> Schedule:
+        """Takes the fields of the configuration."""
+        return cls(
+            steps,
+            config.batch_size,
+            config.learning_rate,
+            config.final_rate_share,
+            config.patience,
+        )
+
+
+def fit(
+    loop: fitting.Fit,
+    columns: Callable[[int], tuple[Tensor, ...]],
+    count: int,
+    members: int,
+    weights: Sequence[tf.Variable],
+    schedule: Schedule,
+    look: Callable[[], dict[str, float]],
+    seed: int,
+    stage: Stage,
+    probabilities: Array | None = None,
+) -> int:
+    """Fits; goes on from the stage's last checkpoint.
+
+    Args:
+      loop: the optimiser and its loss.
+      columns: look number -> data columns [count, ...] for the next STEPS_PER_LOOK steps.
+      count: rows to draw from.
+      members: ensemble members, each with minibatches of its own.
+      weights: everything that a checkpoint must hold beside the optimiser.
+      schedule: steps, batch, rates.
+      look: numbers for the log on held-out rows; "held_out" decides about stopping early.
+      seed: of the row numbers, one stream per member and look.
+      stage: where checkpoints and metrics go.
+      probabilities: [count] chances of the rows; None draws all alike.
+
+    Returns:
+      The step whose weights were kept.
+    """
+    best = [tf.Variable(w, trainable=False) for w in weights] if schedule.patience else []
+    best_value = tf.Variable(np.inf, dtype=tf.float32, trainable=False)
+    best_step = tf.Variable(0, dtype=tf.int64, trainable=False)
+    stage.track([*weights, *loop.adam.moments, *best, best_value, best_step])
+    done = stage.restore()
+    cumulative = None if probabilities is None else np.cumsum(probabilities / probabilities.sum())
+    while done < schedule.steps and not _out_of_patience(done, int(best_step), schedule):
+        number = done // STEPS_PER_LOOK
+        steps = min(STEPS_PER_LOOK, schedule.steps - done)
+        streams = [seeds.generator(seed, f"{stage.name}/rows/{m}", number) for m in range(members)]
+        shape = (steps, schedule.batch_size)
+        rows = np.stack([_draw(g, shape, count, cumulative) for g in streams], axis=1)
+        data = columns(number)
+        losses = []
+        for start in range(0, steps, _STEPS_PER_CALL):
+            chunk = rows[start : start + _STEPS_PER_CALL]
+            at = done + start + np.arange(len(chunk))
+            rates = fitting.cosine(
+                schedule.learning_rate, schedule.final_rate_share, at, schedule.steps
+            )
+            losses.append(loop.run(data, tf.constant(chunk), tf.constant(rates)).numpy().mean())
+            stage.progress(done + start + len(chunk), schedule.steps, "steps")
+        done += steps
+        report = look()
+        stage.log(done, {"loss": float(np.mean(losses)), **report})
+        if schedule.patience and report["held_out"] < float(best_value):
+            best_value.assign(report["held_out"])
+            best_step.assign(done)
+            for kept, weight in zip(best, weights, strict=True):
+                kept.assign(weight)
+        stage.save(done)
+    if not schedule.patience:
+        return done
+    for kept, weight in zip(best, weights, strict=True):
+        weight.assign(kept)
+    return int(best_step)
+
+
+def _out_of_patience(done: int, best_step: int, schedule: Schedule) -> bool:
+    return bool(schedule.patience) and done - best_step >= schedule.patience * STEPS_PER_LOOK
+
+
+def _draw(
+    generator: np.random.Generator, shape: tuple[int, int], count: int, cumulative: Array | None
+) -> Array:
+    """[steps, B] int32 row numbers, drawn with replacement as in the authors' code."""
+    if cumulative is None:
+        return generator.integers(count, size=shape, dtype=np.int32)
+    found = np.searchsorted(cumulative, generator.random(shape), side="right")
+    return np.minimum(found, count - 1).astype(np.int32)
+
+
+def fit_densities(
+    members: Sequence[keras.Model],
+    squash: bool,
+    inputs: Array,
+    targets: Array,
+    split: Split,
+    names: Sequence[str],
+    config: ModelConfig,
+    steps: int,
+    seed: int,
+    stage: Stage,
+    row_weights: Array | None = None,
+) -> dict[str, float]:
+    """Fits an ensemble of densities by maximum likelihood (MOPP, section 4.1).
+
+    loss = sum over members of mean(-log p(targets | inputs)) + weight_decay * ||kernels||^2
+
+    Args:
+      members: the networks, changed in place.
+      squash: see `autoregressive.Density`.
+      inputs, targets: [N, I], [N, D].
+      split: training and held-out rows.
+      names: of the D dimensions, for the report.
+      config: the knobs.
+      steps: of Adam.
+      seed: of the minibatches.
+      stage: where checkpoints and metrics go.
+      row_weights: [N] relative chances of the rows; None draws all alike.
+
+    Returns:
+      Held-out negative log-likelihood in nats, mean over members: "nll", and "nll/<name>".
+    """
+    dtype = networks.training_dtype(config.precision)
+    dim = targets.shape[1]
+
+    def likelihood(member: keras.Model, x: Tensor, y: Tensor, product: tf.DType) -> Tensor:
+        model = autoregressive.density(member, dim, squash, config.conditioning, product)
+        return tf.reduce_mean(model.log_prob(x, y), axis=0)
+
+    def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        return [
+            -tf.reduce_sum(likelihood(member, x, y, dtype))
+            for member, (x, y) in zip(members, batches, strict=True)
+        ]
+
+    held = (
+        tf.constant(inputs[split.judged(ROWS_PER_LOOK)]),
+        tf.constant(targets[split.judged(ROWS_PER_LOOK)]),
+    )
+
+    @tf.function
+    def held_out() -> Tensor:
+        return -tf.reduce_mean(
+            tf.stack([likelihood(member, *held, tf.float32) for member in members]), axis=0
+        )
+
+    def look() -> dict[str, float]:
+        return {"held_out": float(held_out().numpy().sum())}
+
+    weights = networks.variables(*members)
+    loop = fitting.Fit(weights, loss, weight_decay=2.0 * config.weight_decay, decay_biases=False)
+    data = (tf.constant(inputs[split.train]), tf.constant(targets[split.train]))
+    fit(
+        loop,
+        lambda _: data,
+        len(split.train),
+        len(members),
+        weights,
+        Schedule.of(config, steps),
+        look,
+        seed,
+        stage,
+        None if row_weights is None else row_weights[split.train],
+    )
+    by_name = held_out().numpy()
+    report = {"nll": float(by_name.sum())}
+    return report | {f"nll/{n}": float(v) for n, v in zip(names, by_name, strict=True)}

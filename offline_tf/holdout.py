@@ -1,0 +1,41 @@
+"""Which rows train and which are held out, whole episodes at a time."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from offline_tf import seeds
+from offline_tf.types import Array
+
+
+class Split(NamedTuple):
+    """Which rows train and which are held out; int64 row numbers."""
+
+    train: Array
+    held_out: Array
+
+    def judged(self, count: int) -> Array:
+        """At most `count` rows for reports: held-out ones, training rows where none are held out."""
+        rows = self.held_out if len(self.held_out) else self.train
+        return rows[np.linspace(0, len(rows) - 1, min(len(rows), count)).astype(np.int64)]
+
+
+def split_episodes(bounds: Array, share: float, seed: int) -> Split:
+    """Holds out whole episodes until `share` of the rows is reached.
+
+    Args:
+      bounds: [E, 2] first and one past last row of each episode.
+      share: of the rows, in [0, 0.5]; 0 or a single episode holds out nothing.
+      seed: of the choice.
+    """
+    rows = int(bounds[-1, 1])
+    held = np.zeros(rows, bool)
+    if share > 0 and len(bounds) > 1:
+        for episode in seeds.generator(seed, "dynamics/split").permutation(len(bounds))[:-1]:
+            start, end = bounds[episode]
+            held[start:end] = True
+            if held.sum() >= share * rows:
+                break
+    return Split(np.flatnonzero(~held), np.flatnonzero(held))

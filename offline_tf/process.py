@@ -1,0 +1,36 @@
+"""The process that a run is: its threads and its command line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+def use_threads(threads: int) -> int:
+    """Sets TensorFlow's threads, 0 for all cores; returns the number used.
+
+    One thread per product and the ensemble's members side by side is faster here than the other way
+    round (benchmarks/training.py).
+    """
+    count = threads or os.cpu_count() or 1
+    tf.config.threading.set_inter_op_parallelism_threads(count)
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    return count
+
+
+def command(omitted: Sequence[str]) -> str:
+    """The command line of this process, without the flags named in `omitted`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    words = ["python", *(["-m", spec.name] if spec else [])]
+    given = iter(sys.argv[1:])
+    for word in given:
+        name, separator, _ = word.lstrip("-").partition("=")
+        if name not in omitted:
+            words.append(word)
+        elif not separator:
+            next(given, None)
+    return shlex.join(words)
