@@ -13,7 +13,7 @@ from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerC
 from mopp_tf.rollout import Models
 from offline_tf import holdout, standardize
 from offline_tf.run_record import RunRecord, Stage
-from offline_tf.types import TaskSpec, Transitions, UserError
+from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _LIMIT_ROWS = 20_000
 
@@ -28,6 +28,23 @@ class Knobs(NamedTuple):
     planner: PlannerConfig
 
 
+class Prepared(NamedTuple):
+    """The data as the models see it.
+
+    Attributes:
+      scale: of rewards.
+      normalizer: of inputs and targets.
+      change_scale: [S + 1], the unit of disagreement "delta".
+      table, split: the rows, None where a run is rebuilt without its data.
+    """
+
+    scale: rows.RewardScale
+    normalizer: rows.Normalizer
+    change_scale: Array
+    table: rows.Rows | None = None
+    split: holdout.Split | None = None
+
+
 class Learned(NamedTuple):
     """What the fits leave behind: the models, the units of rewards, the pruning limit L."""
 
@@ -36,93 +53,26 @@ class Learned(NamedTuple):
     limit: float
 
 
-def learn(
+def prepare(
     task: TaskSpec,
     data: Transitions,
     knobs: Knobs,
     seed: int,
     record: RunRecord,
     models_from: RunRecord | None = None,
-) -> Learned:
-    """Fits everything that the planner needs (MOPP, Algorithm 1, lines 1 to 3).
-
-    Args:
-      task: dimensions and bounds.
-      data: the data set.
-      knobs: of the stages.
-      seed: of everything random.
-      record: the run folder; complete stages are read from it.
-      models_from: a run whose fitted models are taken over.
-
-    Returns:
-      A Learned.
-    """
+) -> Prepared:
+    """Rows, units and held-out episodes; the units are kept in the run folder (stage "units")."""
     scale = rows.reward_scale(data.rewards, knobs.dynamics.reward_scaling)
     table = rows.prepare(task, data, scale, knobs.behavior.return_weighting)
+    # Models that are taken over have seen the rows that their own run trained on.
     split_seed = seed if models_from is None else models_from.manifest["seed"]
     split = holdout.split_episodes(data.episode_bounds(), knobs.model.holdout_share, split_seed)
     normalizer = rows.fit_normalizer(table, knobs.dynamics.targets, knobs.model.normalize)
     change = dynamics.change_scale(table)
-    models = build(task, knobs, normalizer, change, seed)
-    names = (task.observation_names, task.action_names)
-
-    def fit_dynamics(stage: Stage) -> dict[str, float]:
-        return dynamics.fit(
-            models.dynamics,
-            table,
-            split,
-            names[0],
-            knobs.model,
-            knobs.dynamics,
-            normalizer,
-            seed,
-            stage,
-        )
-
-    def fit_behavior(stage: Stage) -> dict[str, float]:
-        return behavior.fit(
-            models.behavior,
-            table,
-            split,
-            names[1],
-            knobs.model,
-            knobs.behavior,
-            seed,
-            stage,
-        )
-
-    def fit_q(stage: Stage) -> dict[str, float]:
-        return fitted_q.fit(
-            models.q,
-            models.behavior,
-            table,
-            split,
-            knobs.model,
-            knobs.q,
-            seed,
-            stage,
-        )
-
-    _fit_or_load("dynamics", models.dynamics.weights, fit_dynamics, record, models_from)
-    _fit_or_load("behavior", models.behavior.weights, fit_behavior, record, models_from)
-    _fit_or_load("q", models.q.weights, fit_q, record, models_from)
-
-    stage = record.stage("limit")
+    stage = record.stage("units")
     if not stage.complete:
-        judged = split.judged(_LIMIT_ROWS)
-        doubts = models.dynamics.uncertainties(
-            table.states[judged], table.actions[judged], knobs.planner.uncertainty_units
-        )
-        quantiles = {f"q{100 * q:g}": float(np.quantile(doubts, q)) for q in (0.5, 0.9, 0.99, 1.0)}
-        limit = knobs.planner.uncertainty_limit
-        if not limit:
-            limit = float(np.quantile(doubts, knobs.planner.uncertainty_quantile))
         stage.finish(
             {
-                "limit": limit,
-                "units": knobs.planner.uncertainty_units,
-                "rejected": float((doubts > limit).mean()),
-                **quantiles,
                 "reward_scale": scale._asdict(),
                 "change_scale": change.astype(float).tolist(),
                 "normalizer": {
@@ -131,57 +81,16 @@ def learn(
                 },
             }
         )
-    return Learned(models, scale, stage.result["limit"])
+    return Prepared(scale, normalizer, change, table, split)
 
 
-def build(
-    task: TaskSpec,
-    knobs: Knobs,
-    normalizer: rows.Normalizer,
-    change_scale: np.ndarray,
-    seed: int,
-) -> Models:
-    """Makes the networks; nothing is fitted yet."""
-    return Models(
-        behavior.BehaviorModel(task, knobs.model, knobs.behavior, normalizer, seed),
-        dynamics.DynamicsModel(task, knobs.model, knobs.dynamics, normalizer, change_scale, seed),
-        fitted_q.QFunction(task, knobs.q, normalizer, seed),
-    )
-
-
-def _fit_or_load(
-    name: str,
-    weights: list[tf.Variable],
-    fit: Callable[[Stage], Any],
-    record: RunRecord,
-    models_from: RunRecord | None,
-) -> None:
-    """Fits one part, or reads it where this run, or another, has fitted it."""
-    stage = record.stage(name)
-    stage.track(weights)
-    if stage.complete:
-        stage.restore()
-        return
-    if models_from is None:
-        work = record.stage(f"{name}_fit")
-        result = fit(work)
-        seconds: float | None = work.seconds()
-    else:
-        source = models_from.stage(name)
-        source.track(weights)
-        source.restore()
-        result, seconds = source.result, None
-    stage.save(1)
-    stage.finish(result, seconds)
-
-
-def load(task: TaskSpec, knobs: Knobs, seed: int, record: RunRecord) -> Learned:
-    """Rebuilds what a run has fitted from its folder alone.
+def load_units(record: RunRecord) -> Prepared:
+    """Reads what `prepare` kept.
 
     Raises:
-      UserError: the models are not fitted yet.
+      UserError: the run has not come so far.
     """
-    stage = record.stage("limit")
+    stage = record.stage("units")
     if not stage.complete:
         raise UserError(
             f"--workdir: the models of {record.folder} are not fitted yet; train it first"
@@ -193,11 +102,155 @@ def load(task: TaskSpec, knobs: Knobs, seed: int, record: RunRecord) -> Learned:
             for name, values in kept["normalizer"].items()
         }
     )
-    change = np.array(kept["change_scale"], np.float32)
-    models = build(task, knobs, normalizer, change, seed)
+    return Prepared(
+        rows.RewardScale(**kept["reward_scale"]),
+        normalizer,
+        np.array(kept["change_scale"], np.float32),
+    )
+
+
+def learn(
+    task: TaskSpec,
+    prepared: Prepared,
+    knobs: Knobs,
+    seed: int,
+    record: RunRecord,
+    models_from: RunRecord | None = None,
+) -> Learned:
+    """Fits everything that the planner needs (MOPP, Algorithm 1, lines 1 to 3).
+
+    Args:
+      task: dimensions and bounds.
+      prepared: the data.
+      knobs: of the stages.
+      seed: of everything random.
+      record: the run folder; complete stages are read from it.
+      models_from: a run whose fitted models are taken over.
+
+    Returns:
+      A Learned.
+    """
+    table, split = prepared.table, prepared.split
+    assert table is not None and split is not None
+    models = build(task, knobs, prepared, seed)
+
+    # Line 1: dynamics models f_m(s', r | s, a).
+    def fit_dynamics(stage: Stage) -> dict[str, float]:
+        return dynamics.fit(
+            models.dynamics,
+            table,
+            split,
+            task.observation_names,
+            knobs.model,
+            knobs.dynamics,
+            prepared.normalizer,
+            seed,
+            stage,
+        )
+
+    fit_or_load("dynamics", models.dynamics.weights, fit_dynamics, record, models_from)
+
+    # Line 2: behaviour policy f_b(a | s).
+    def fit_behavior(stage: Stage) -> dict[str, float]:
+        return behavior.fit(
+            models.behavior,
+            table,
+            split,
+            task.action_names,
+            knobs.model,
+            knobs.behavior,
+            seed,
+            stage,
+        )
+
+    fit_or_load("behavior", models.behavior.weights, fit_behavior, record, models_from)
+
+    # Line 3: its Q function, by fitted Q evaluation.
+    def fit_q(stage: Stage) -> dict[str, float]:
+        return fitted_q.fit(
+            models.q, models.behavior, table, split, knobs.model, knobs.q, seed, stage
+        )
+
+    fit_or_load("q", models.q.weights, fit_q, record, models_from)
+
+    stage = record.stage("limit")
+    if not stage.complete:
+        judged = split.judged(_LIMIT_ROWS)
+        doubts = models.dynamics.uncertainties(
+            table.states[judged], table.actions[judged], knobs.planner.uncertainty_units
+        )
+        quantiles = {f"q{100 * q:g}": float(np.quantile(doubts, q)) for q in (0.5, 0.9, 0.99, 1.0)}
+        limit = knobs.planner.uncertainty_limit
+        if not limit:
+            limit = float(np.quantile(doubts, knobs.planner.uncertainty_quantile))
+        rejected = float((doubts > limit).mean())
+        units = knobs.planner.uncertainty_units
+        stage.finish({"limit": limit, "units": units, "rejected": rejected, **quantiles})
+    return Learned(models, prepared.scale, stage.result["limit"])
+
+
+def build(task: TaskSpec, knobs: Knobs, prepared: Prepared, seed: int) -> Models:
+    """Makes the networks; nothing is fitted yet."""
+    units = prepared.normalizer
+    return Models(
+        behavior.BehaviorModel(task, knobs.model, knobs.behavior, units, seed),
+        dynamics.DynamicsModel(
+            task, knobs.model, knobs.dynamics, units, prepared.change_scale, seed
+        ),
+        fitted_q.QFunction(task, knobs.q, units, seed),
+    )
+
+
+def fit_or_load(
+    name: str,
+    weights: list[tf.Variable],
+    fit: Callable[[Stage], Any],
+    record: RunRecord,
+    models_from: RunRecord | None,
+) -> Any:
+    """Fits one part, or reads it where this run, or another, has fitted it.
+
+    Args:
+      name: of the stage that keeps the fitted weights; "NAME_fit" keeps the fit's own checkpoints.
+      weights: of the part.
+      fit: changes the weights; returns the stage's result.
+      record: the run folder.
+      models_from: a run whose fitted part is taken over.
+
+    Returns:
+      The stage's result.
+    """
+    stage = record.stage(name)
+    stage.track(weights)
+    if stage.complete:
+        stage.restore()
+        return stage.result
+    if models_from is None:
+        work = record.stage(f"{name}_fit")
+        result = fit(work)
+        seconds: float | None = work.seconds()
+    else:
+        source = models_from.stage(name)
+        source.track(weights)
+        source.restore()
+        result, seconds = source.result, None
+    stage.save(1)
+    return stage.finish(result, seconds)
+
+
+def load(task: TaskSpec, knobs: Knobs, seed: int, record: RunRecord) -> Learned:
+    """Rebuilds what a run has fitted from its folder alone.
+
+    Raises:
+      UserError: the models are not fitted yet.
+    """
+    prepared = load_units(record)
+    if not record.stage("limit").complete:
+        raise UserError(f"--workdir: the run in {record.folder} is not finished; continue it first")
+    models = build(task, knobs, prepared, seed)
     parts = models._asdict()
     for name in ("dynamics", "behavior", "q"):
         found = record.stage(name)
         found.track(parts[name].weights)
         found.restore()
-    return Learned(models, rows.RewardScale(**kept["reward_scale"]), kept["limit"])
+    return Learned(models, prepared.scale, record.stage("limit").result["limit"])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from mopp_tf.mbop import MbopPlanner
 from mopp_tf.planner import Planner
 from offline_tf import export
 from offline_tf.types import Array, Tensor
@@ -18,7 +19,7 @@ TOLERANCE = 1e-5
 class Exported(tf.Module):
     """The signatures `plan` and `initial_plan` over one planner."""
 
-    def __init__(self, planner: Planner) -> None:
+    def __init__(self, planner: Planner | MbopPlanner) -> None:
         """Holds the planner; see `signatures`."""
         super().__init__()
         self.planner = planner
@@ -50,7 +51,9 @@ class Exported(tf.Module):
         }
 
 
-def export_and_verify(planner: Planner, folder: pathlib.Path, observations: Array) -> float:
+def export_and_verify(
+    planner: Planner | MbopPlanner, folder: pathlib.Path, observations: Array
+) -> float:
     """Writes the SavedModel, loads it in a fresh process and compares with the live planner.
 
     Args:

@@ -34,6 +34,7 @@ class DynamicsModel(tf.Module):
         normalizer: Normalizer,
         change_scale: Array,
         seed: int,
+        points: list[keras.Model] | None = None,
     ) -> None:
         """Draws the first weights; nothing is fitted yet.
 
@@ -44,6 +45,7 @@ class DynamicsModel(tf.Module):
           change_scale: [S + 1], standard deviations of s' - s and of the scaled reward in the data:
             the unit of disagreement "delta".
           seed: of weights and orderings.
+          points: deterministic networks [B, S + A] -> [B, S + 1] to use instead of densities (MBOP).
 
         Raises:
           UserError: the published orderings do not fit the task.
@@ -54,6 +56,10 @@ class DynamicsModel(tf.Module):
         self._normalizer = normalizer
         self._change_scale = change_scale
         self._dim = task.state_dim + 1
+        self._points = points is not None
+        if points is not None:
+            self.members = points
+            return
         count = config.dynamics_members
         orders = autoregressive.orderings(self._dim, True, count, seed, "dynamics")
         if config.dynamics_orders:
@@ -65,7 +71,7 @@ class DynamicsModel(tf.Module):
                     f"{len(config.dynamics_orders)} and {task.state_dim}"
                 )
             orders = [published[i] for i in config.dynamics_orders]
-        self.members: list[keras.Model] = [
+        self.members = [
             autoregressive.make_network(
                 model.network,
                 task.state_dim + task.action_dim,
@@ -103,14 +109,16 @@ class DynamicsModel(tf.Module):
 
     def bind(self, dtype: tf.DType = tf.float32) -> Callable[[Tensor, Tensor], Tensor]:
         """Returns (states [B, S], actions [B, A]) -> normalised modes [K, B, S + 1]."""
-        models = [
-            autoregressive.density(m, self._dim, False, self._conditioning, dtype)
-            for m in self.members
+        modes: list[Callable[[Tensor], Tensor]] = [
+            networks.bind(member, dtype)
+            if self._points
+            else autoregressive.density(member, self._dim, False, self._conditioning, dtype).mode
+            for member in self.members
         ]
 
         def predict(states: Tensor, actions: Tensor) -> Tensor:
             inputs = self.inputs(states, actions)
-            return tf.stack([model.mode(inputs) for model in models])
+            return tf.stack([mode(inputs) for mode in modes])
 
         return predict
 

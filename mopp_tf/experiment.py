@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from mopp_tf import algorithm, config, deploy, objectives, simulation
+from mopp_tf import algorithm, config, deploy, mbop, objectives, simulation
 from mopp_tf.planner import Planner
-from offline_tf import networks, process, tasks
+from offline_tf import networks, process, seeds, tasks
 from offline_tf.datasets import d4rl, made
 from offline_tf.knobs import rebuild
 from offline_tf.run_record import RunRecord, write_json
@@ -21,6 +21,8 @@ from offline_tf.types import TaskSpec, Tensor, Transitions, UserError
 
 # Flags that may differ when a run is continued: they do not decide the result.
 FREE_FLAGS = ("workdir", "data_dir", "threads")
+AnyLearned = algorithm.Learned | mbop.MbopLearned
+AnyPlanner = Planner | mbop.MbopPlanner
 _MODEL_STAGES: tuple[Any, ...] = (
     config.ModelConfig,
     config.DynamicsConfig,
@@ -88,6 +90,8 @@ def _models_from(configs: Configs, data_hash: str) -> RunRecord | None:
         for f in dataclasses.fields(stage)
         if old[f.name] != new[f.name]
     ]
+    if configs.run.algorithm != "mopp" or other.manifest["algorithm"] != "mopp":
+        problems.append("it works for --algorithm=mopp only")
     if other.manifest.get("data_hash") != data_hash:
         problems.append("its data differs")
     if not all(other.stage(name).complete for name in ("dynamics", "behavior", "q")):
@@ -140,7 +144,12 @@ def run(configs: Configs) -> dict[str, Any]:
         len(data.episode_bounds()),
         behavior_return,
     )
-    learned = algorithm.learn(task, data, configs.knobs, run_config.seed, record, other)
+    prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record, other)
+    learned: AnyLearned
+    if run_config.algorithm == "mopp":
+        learned = algorithm.learn(task, prepared, configs.knobs, run_config.seed, record, other)
+    else:
+        learned = mbop.learn(task, prepared, configs.knobs, run_config.seed, record)
     planner = make_planner(task, configs, learned)
     measured = evaluate_final(configs, task, planner, learned, record, threads)
     rows = np.linspace(0, len(data) - 1, num=min(len(data), 64)).astype(np.int64)
@@ -153,20 +162,47 @@ def run(configs: Configs) -> dict[str, Any]:
     return summarize(configs, task, dataset_name, measured, str(exported), record)
 
 
+def load(configs: Configs, task: TaskSpec, record: RunRecord) -> AnyLearned:
+    """Rebuilds what a run has fitted from its folder alone.
+
+    Raises:
+      UserError: the run is not finished.
+    """
+    reader = algorithm.load if configs.run.algorithm == "mopp" else mbop.load
+    return reader(task, configs.knobs, configs.run.seed, record)
+
+
 def make_planner(
     task: TaskSpec,
     configs: Configs,
-    learned: algorithm.Learned,
+    learned: AnyLearned,
     control: config.ControlConfig | None = None,
     dtype: tf.DType = tf.float32,
-) -> Planner:
+) -> AnyPlanner:
     """Builds the planner of a run, with another objective where `control` says so."""
-    objective = objectives.make(task, learned.scale, control or config.ControlConfig())
+    control = control or config.ControlConfig()
+    if isinstance(learned, mbop.MbopLearned):
+        objective = objectives.make(task, learned.prepared.scale, control)
+        return mbop.MbopPlanner(task, learned, configs.planner, configs.mbop, objective, dtype)
+    objective = objectives.make(task, learned.scale, control)
     return Planner(task, learned.models, configs.planner, learned.limit, objective, dtype)
 
 
+def export_again(record: RunRecord, folder: pathlib.Path, control: config.ControlConfig) -> float:
+    """Exports a finished run to another folder, without its data; returns the largest difference."""
+    configs = from_manifest(record.manifest)
+    task = tasks.get(configs.run.env)
+    planner = make_planner(task, configs, load(configs, task, record), control)
+    states = algorithm.load_units(record).normalizer.states
+    spread = seeds.generator(configs.run.seed, "export").standard_normal((64, task.state_dim))
+    samples = (states.shift + states.scale * spread).astype(np.float32)
+    error = deploy.export_and_verify(planner, folder, samples)
+    write_json(folder / "manifest.json", record.manifest)
+    return error
+
+
 def evaluate_planner(
-    planner: Planner,
+    planner: AnyPlanner,
     physics: str,
     episodes: int,
     seed: int,
@@ -201,9 +237,12 @@ def evaluate_planner(
     )
 
 
-def clone_decider(planner: Planner, learned: algorithm.Learned) -> simulation.Decide:
-    """ADM behaviour cloning: the mode of the behaviour model's first member, nothing planned."""
-    behavior, task = learned.models.behavior, planner.task
+def clone_decider(task: TaskSpec, learned: algorithm.Learned) -> simulation.Decide:
+    """ADM behaviour cloning: the mean of the behaviour members' modes, nothing planned.
+
+    Differs: the authors act by the mode of one member drawn at random.
+    """
+    behavior = learned.models.behavior
     middle = 0.5 * (task.action_high + task.action_low)
     half = 0.5 * (task.action_high - task.action_low)
 
@@ -223,28 +262,31 @@ def clone_decider(planner: Planner, learned: algorithm.Learned) -> simulation.De
 def evaluate_final(
     configs: Configs,
     task: TaskSpec,
-    planner: Planner,
-    learned: algorithm.Learned,
+    planner: AnyPlanner,
+    learned: AnyLearned,
     record: RunRecord,
     threads: int,
 ) -> dict[str, Any]:
-    """Measures planner and ADM behaviour cloning in the real simulator."""
+    """Measures planner and, for MOPP, ADM behaviour cloning in the real simulator."""
     stage = record.stage("evaluation")
     if stage.complete:
         return stage.result
     if task.simulation is None:
         return stage.finish({"real_environment": False})
     episodes, limit = configs.run.eval_episodes, task.max_episode_steps
-    cloned = simulation.run(
-        task,
-        configs.run.physics,
-        episodes,
-        lambda _: None,
-        clone_decider(planner, learned),
-        configs.run.seed,
-        "cloning",
-        threads=threads,
-    )
+    cloning: dict[str, float] = {}
+    if isinstance(learned, algorithm.Learned):
+        cloned = simulation.run(
+            task,
+            configs.run.physics,
+            episodes,
+            lambda _: None,
+            clone_decider(task, learned),
+            configs.run.seed,
+            "cloning",
+            threads=threads,
+        ).returns
+        cloning = {"bc_return": float(cloned.mean()), "bc_return_std": _std(cloned)}
     found = evaluate_planner(
         planner,
         configs.run.physics,
@@ -257,8 +299,7 @@ def evaluate_final(
     return stage.finish(
         {
             "real_environment": True,
-            "bc_return": float(cloned.returns.mean()),
-            "bc_return_std": _std(cloned.returns),
+            **cloning,
             **describe(found),
             "episodes": episodes,
         }
@@ -306,10 +347,7 @@ def summarize(
         "behavior_return": record.manifest["behavior_return"],
         **{k: v for k, v in measured.items() if k != "real_environment"},
         "normalized_score": None if value is None else task.normalized_score(value),
-        "uncertainty_limit": results["limit"]["result"]["limit"],
-        "dynamics_nll": results["dynamics"]["result"]["nll"],
-        "behavior_nll": results["behavior"]["result"]["nll"],
-        "q_gap": results["q"]["result"]["gap"],
+        **_fit_numbers(results),
         "wall_seconds": round(sum(stages.values()), 1),
         "stages": stages,
         "export": exported,
@@ -317,6 +355,24 @@ def summarize(
     write_json(record.folder / "summary.json", summary)
     logging.info("%s", in_words(summary))
     return summary
+
+
+def _fit_numbers(results: dict[str, Any]) -> dict[str, float]:
+    """Held-out numbers of the fits, and the pruning limit."""
+    wanted = (
+        ("limit", "limit", "uncertainty_limit"),
+        ("dynamics", "nll", "dynamics_nll"),
+        ("dynamics", "mse", "dynamics_mse"),
+        ("behavior", "nll", "behavior_nll"),
+        ("behavior", "mse", "behavior_mse"),
+        ("q", "gap", "q_gap"),
+        ("q", "mse", "value_mse"),
+    )
+    return {
+        name: results[stage]["result"][key]
+        for stage, key, name in wanted
+        if stage in results and key in results[stage]["result"]
+    }
 
 
 def in_words(summary: dict[str, Any]) -> str:
@@ -330,7 +386,11 @@ def in_words(summary: dict[str, Any]) -> str:
         lines.append("  nothing was run in a real environment: the task declares no simulator")
     else:
         lines += [
-            f"  behaviour model      {summary['bc_return']:10.1f}",
+            *(
+                [f"  behaviour model      {summary['bc_return']:10.1f}"]
+                if "bc_return" in summary
+                else []
+            ),
             f"  planner              {summary['true_return_mean']:10.1f} "
             f"+- {summary['true_return_std']:.1f} over {summary['episodes']} episodes",
             f"  kept {100 * summary['kept_share']:.0f} % of the candidates, effective sample size "

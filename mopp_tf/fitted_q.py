@@ -9,6 +9,7 @@ cut does bootstrap, with an action of the behaviour model where none was logged.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -174,11 +175,12 @@ def fit(
     known = tf.constant(logged[split.train])
     train_rows = Rows(*(x[split.train] for x in rows))
 
+    @functools.lru_cache(maxsize=1)
+    def drawn(number: int) -> Tensor:
+        return tf.constant(next_actions(behavior, train_rows, "behavior", seed, number))
+
     def columns(number: int) -> tuple[Tensor, ...]:
-        if not every:
-            return (*fixed, known)
-        drawn = next_actions(behavior, train_rows, "behavior", seed, number // _LOOKS_PER_DRAW)
-        return (*fixed, tf.constant(drawn))
+        return (*fixed, drawn(number // _LOOKS_PER_DRAW) if every else known)
 
     at = split.judged(training.ROWS_PER_LOOK)
     held = tuple(

@@ -155,29 +155,75 @@ def fit_densities(
     Returns:
       Held-out negative log-likelihood in nats, mean over members: "nll", and "nll/<name>".
     """
-    dtype = networks.training_dtype(config.precision)
     dim = targets.shape[1]
 
-    def likelihood(member: keras.Model, x: Tensor, y: Tensor, product: tf.DType) -> Tensor:
-        model = autoregressive.density(member, dim, squash, config.conditioning, product)
-        return tf.reduce_mean(model.log_prob(x, y), axis=0)
+    def negative_log_likelihood(
+        member: keras.Model, x: Tensor, y: Tensor, dtype: tf.DType
+    ) -> Tensor:
+        model = autoregressive.density(member, dim, squash, config.conditioning, dtype)
+        return -tf.reduce_mean(model.log_prob(x, y), axis=0)
+
+    return fit_members(
+        members,
+        negative_log_likelihood,
+        "nll",
+        inputs,
+        targets,
+        split,
+        names,
+        config,
+        steps,
+        seed,
+        stage,
+        row_weights,
+    )
+
+
+def squared_error(member: keras.Model, x: Tensor, y: Tensor, dtype: tf.DType) -> Tensor:
+    """[B, I], [B, D] -> [D], a loss for `fit_members`."""
+    return tf.reduce_mean(tf.square(networks.bind(member, dtype)(x) - y), axis=0)
+
+
+def fit_members(
+    members: Sequence[keras.Model],
+    loss_by_dimension: Callable[[keras.Model, Tensor, Tensor, tf.DType], Tensor],
+    loss_name: str,
+    inputs: Array,
+    targets: Array,
+    split: Split,
+    names: Sequence[str],
+    config: ModelConfig,
+    steps: int,
+    seed: int,
+    stage: Stage,
+    row_weights: Array | None = None,
+) -> dict[str, float]:
+    """Fits an ensemble whose members share data and loss.
+
+    Args:
+      members: the networks, changed in place.
+      loss_by_dimension: (member, inputs [B, I], targets [B, D], dtype of products) -> [D].
+      loss_name: for the report.
+      inputs, targets, split, names, config, steps, seed, stage, row_weights: as in `fit_densities`.
+
+    Returns:
+      Held-out loss, mean over members: loss_name, the sum over D, and "loss_name/<name>".
+    """
+    dtype = networks.training_dtype(config.precision)
 
     def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
         return [
-            -tf.reduce_sum(likelihood(member, x, y, dtype))
+            tf.reduce_sum(loss_by_dimension(member, x, y, dtype))
             for member, (x, y) in zip(members, batches, strict=True)
         ]
 
-    held = (
-        tf.constant(inputs[split.judged(ROWS_PER_LOOK)]),
-        tf.constant(targets[split.judged(ROWS_PER_LOOK)]),
-    )
+    judged = split.judged(ROWS_PER_LOOK)
+    held = tf.constant(inputs[judged]), tf.constant(targets[judged])
 
     @tf.function
     def held_out() -> Tensor:
-        return -tf.reduce_mean(
-            tf.stack([likelihood(member, *held, tf.float32) for member in members]), axis=0
-        )
+        losses = [loss_by_dimension(member, *held, tf.float32) for member in members]
+        return tf.reduce_mean(tf.stack(losses), axis=0)
 
     def look() -> dict[str, float]:
         return {"held_out": float(held_out().numpy().sum())}
@@ -198,5 +244,5 @@ def fit_densities(
         None if row_weights is None else row_weights[split.train],
     )
     by_name = held_out().numpy()
-    report = {"nll": float(by_name.sum())}
-    return report | {f"nll/{n}": float(v) for n, v in zip(names, by_name, strict=True)}
+    report = {loss_name: float(by_name.sum())}
+    return report | {f"{loss_name}/{n}": float(v) for n, v in zip(names, by_name, strict=True)}

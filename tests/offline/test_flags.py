@@ -165,10 +165,32 @@ def test_every_robot_has_a_default_preset():
     assert found == {f"morel/default/{robot}" for robot in tasks.names()}
 
 
+@pytest.mark.parametrize(
+    "dataset, file",
+    [
+        ("medium-ours", "hopper-medium"),
+        ("medium-expert-ours", "hopper-medium-expert"),
+        ("somewhere/hopper-medium-v2.hdf5", "hopper-medium"),
+        ("hopper_medium_replay-v2.hdf5", "hopper-mixed"),
+        ("hopper-medium-replay-v2.hdf5", "hopper-mixed"),
+    ],
+)
+def test_a_data_sets_own_preset_comes_first(dataset, file):
+    assert schema.preset_file("mopp", "authors", "hopper", dataset).stem == file
+    assert schema.preset_file("mopp", "default", "hopper", dataset).stem == "hopper"
+
+
+def test_a_data_set_without_a_preset_is_named_with_those_there_are():
+    with pytest.raises(UserError, match=r"env=walker2d, got 'authors'.*authors \(walker2d-medium\)"):
+        schema.preset_file("mopp", "authors", "walker2d", "expert-ours")
+
+
 @pytest.mark.parametrize("path", PRESETS, ids=PRESET_NAMES)
 def test_preset_parses_for_its_robot(path):
-    family, preset, robot = path.parts[-3], path.parts[-2], path.stem
-    words = ["prog", f"--env={robot}", f"--preset={preset}"]
+    family, preset = path.parts[-3], path.parts[-2]
+    robot, _, kind = path.stem.partition("-")
+    data = [f"--dataset={kind}-ours"] if kind else []
+    words = ["prog", f"--env={robot}", f"--preset={preset}", *data]
     expanded = schema.expand(words, family, tasks.names(), "hopper")
     assert expanded == [words[0], f"--flagfile={path}", *words[1:]]
     found = merged(parse(stages_of(family), expanded[1:]))
@@ -178,7 +200,10 @@ def test_preset_parses_for_its_robot(path):
     for name, text in values.items():
         value = found[name]
         written = ",".join(map(str, value)) if isinstance(value, tuple) else value
-        assert type(written)(text) == written
+        if isinstance(value, bool):
+            assert text == str(value).lower()
+        else:
+            assert type(written)(text) == written
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=PRESET_NAMES)

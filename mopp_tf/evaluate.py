@@ -1,0 +1,94 @@
+"""python -m mopp_tf.evaluate --workdir=RUN: plans in the simulator with a finished run's models."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import numpy as np
+from absl import logging
+
+from flags import schema
+from mopp_tf import config, experiment
+from offline_tf import process, tasks
+from offline_tf.knobs import check, knob
+from offline_tf.run_record import RunRecord, write_json
+from offline_tf.types import UserError
+
+USAGE = """
+usage: python -m mopp_tf.evaluate --workdir=RUN [--episodes=N] [--reward=MODULE:FUNCTION]
+                                  [--constraint=MODULE:FUNCTION --constraint_arg=X] [flags]
+
+Plans with the models of a finished run, nothing retrained; another reward and constraints may be given.
+Examples: --reward=mopp_tf.objectives:jump --reward_mode=replace,
+--constraint=mopp_tf.objectives:speed_limit --constraint_arg=5 (HalfCheetah).
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Evaluation."""
+
+    workdir: str = knob("", "Run folder.")
+    episodes: int = knob(20, "Episodes, in one batch.", low=1)
+    seed: int = knob(1000, "Random seed of start states and proposals.", low=0)
+    physics: str = knob("", "Robot physics; empty: the run's.", choices=("", "v2", "v4", "v5"))
+    watch: tuple[str, ...] = knob((), "Names of observations to keep per step.")
+    output: str = knob("", "Name of the report; empty: RUN/evaluation.json and .npz.")
+    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+        if not self.workdir:
+            raise UserError("--workdir: expected the folder of a run, got none")
+
+
+def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
+    """Prints and writes the report and, per step, the traces."""
+    threads = process.use_threads(config_.threads)
+    record = RunRecord.open_existing(pathlib.Path(config_.workdir))
+    configs = experiment.from_manifest(record.manifest)
+    task = tasks.get(configs.run.env)
+    unknown = sorted(set(config_.watch) - set(task.observation_names))
+    if unknown:
+        raise UserError(
+            f"--watch: expected names among {', '.join(task.observation_names)}, got {unknown[0]!r}"
+        )
+    planner = experiment.make_planner(
+        task, configs, experiment.load(configs, task, record), control
+    )
+    stage = record.stage("evaluate")
+    found = experiment.evaluate_planner(
+        planner,
+        config_.physics or configs.run.physics,
+        config_.episodes,
+        config_.seed,
+        "evaluate",
+        config_.watch,
+        threads,
+        lambda done: stage.progress(done, task.max_episode_steps, "steps"),
+    )
+    report = {
+        "env": task.name,
+        "seed": config_.seed,
+        "episodes": config_.episodes,
+        **dataclasses.asdict(control),
+        **experiment.describe(found),
+    }
+    path = pathlib.Path(config_.output) if config_.output else record.folder / "evaluation"
+    write_json(path.with_suffix(".json"), report)
+    np.savez_compressed(path.with_suffix(".npz"), **found.traces)  # type: ignore[arg-type]
+    logging.info(
+        "return %.1f +- %.1f over %d episodes, mean length %.0f, kept %.0f %%; %s",
+        report["true_return_mean"],
+        report["true_return_std"],
+        config_.episodes,
+        report["episode_length"],
+        100 * report["kept_share"],
+        path.with_suffix(".json"),
+    )
+
+
+if __name__ == "__main__":
+    schema.run(main, [EvaluateConfig, config.ControlConfig], USAGE)

@@ -1,0 +1,48 @@
+"""python -m mopp_tf.export --workdir=RUN --output=FOLDER: writes and checks the SavedModel again."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from absl import logging
+
+from flags import schema
+from mopp_tf import config, experiment
+from offline_tf.knobs import check, knob
+from offline_tf.run_record import RunRecord
+from offline_tf.types import UserError
+
+USAGE = """
+usage: python -m mopp_tf.export --workdir=RUN --output=FOLDER [--reward=...] [--constraint=...]
+
+Exports the planner of a finished run as a SavedModel and compares it, in a fresh process, with the live
+one. Another reward and constraints, where given, are part of the export.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Export."""
+
+    workdir: str = knob("", "Run folder.")
+    output: str = knob("", "Folder of the SavedModel; it must not exist.")
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+        if not self.workdir or not self.output:
+            raise UserError("--workdir and --output: expected both, got a missing one")
+        if pathlib.Path(self.output).exists():
+            raise UserError(f"--output: expected a new folder, but {self.output} exists")
+
+
+def main(config_: ExportConfig, control: config.ControlConfig) -> None:
+    """Exports."""
+    record = RunRecord.open_existing(pathlib.Path(config_.workdir))
+    error = experiment.export_again(record, pathlib.Path(config_.output), control)
+    logging.info("exported to %s; largest difference %.2g", config_.output, error)
+
+
+if __name__ == "__main__":
+    schema.run(main, [ExportConfig, config.ControlConfig], USAGE)

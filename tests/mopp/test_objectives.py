@@ -1,0 +1,192 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from mopp_tf import objectives
+from mopp_tf.config import ControlConfig
+from mopp_tf.rows import RewardScale
+from offline_tf import tasks
+from offline_tf.types import UserError
+
+CHEETAH = tasks.get("halfcheetah")
+SCALE = RewardScale(shift=-3.0, scale=4.0)
+HERE = __name__
+LEARNED = tf.constant([0.5, -1.0])
+STATES = tf.constant([[1.0, 2.0], [3.0, 4.0]])
+ACTIONS = tf.constant([[0.5], [-1.0]])
+NEXT = tf.constant([[1.5, 2.5], [-3.5, 4.5]])
+
+
+def _cheetah_states(heights, speeds):
+    states = np.full((len(heights), 17), 100.0, np.float32)  # no other dimension counts
+    states[:, 0], states[:, 8] = heights, speeds
+    return tf.constant(states)
+
+
+def test_cheetah_columns():
+    assert CHEETAH.observation_names[0] == "root_z"
+    assert CHEETAH.observation_names[8] == "root_vx"
+
+
+def test_jump_by_hand():
+    states = _cheetah_states([7.0, 7.0, 7.0], [1.0, 4.0, -6.0])
+    after = _cheetah_states([0.2, 0.0, -0.1], [3.0, 3.0, 2.0])
+    actions = tf.constant([[1.0, 0, 0, 0, 0, 0], [0.5, -0.5, 0, 0, 0, 0], [1.0] * 6])
+    # v = 2, 3.5 (paid as 3), -2; then -0.1 |a|^2 and 15 z of the state after the step.
+    expected = [2.0 - 0.1 + 3.0, 3.0 - 0.05 + 0.0, -2.0 - 0.6 - 1.5]
+    np.testing.assert_allclose(objectives.jump(states, actions, after), expected, rtol=1e-5)
+
+
+def test_speed_limit_by_hand():
+    states, actions = _cheetah_states([0.0] * 4, [99.0] * 4), tf.zeros([4, 6])
+    after = _cheetah_states([50.0] * 4, [4.0, 5.0, 5.25, 8.0])
+    found = objectives.speed_limit(states, actions, after, 5.0)
+    np.testing.assert_allclose(found, [0.0, 0.0, 0.25, 3.0])
+
+
+def reward(s, a, n):
+    """Tells its three arguments and their columns apart."""
+    return s[:, 0] + 10.0 * a[:, 0] + 100.0 * n[:, 1]
+
+
+def constraint(s, a, n, limit=0.0):
+    return n[:, 0] + a[:, 0] - limit
+
+
+def _objective(**fields):
+    return objectives.Objective(SCALE, **fields)
+
+
+def _check(objective, rewards, broken):
+    found = objective.apply(STATES, ACTIONS, NEXT, LEARNED)
+    np.testing.assert_allclose(found[0], rewards, rtol=1e-6)
+    np.testing.assert_allclose(found[1], broken, rtol=1e-6)
+
+
+def test_without_functions_the_learned_reward_stays():
+    _check(_objective(), [0.5, -1.0], [0.0, 0.0])
+
+
+def test_a_user_reward_is_added_or_takes_the_place_in_scaled_units():
+    # reward = (1 + 5 + 250, 3 - 10 + 450), divided by the scale 4; the shift does not enter.
+    _check(_objective(reward=reward), [0.5 + 64.0, -1.0 + 110.75], [0.0, 0.0])
+    _check(_objective(reward=reward, replaces=True), [64.0, 110.75], [0.0, 0.0])
+
+
+def test_functions_see_actions_in_the_units_of_the_task():
+    bounds = {"middle": np.float32([2.0]), "half": np.float32([4.0])}
+    # 2 + 4 a: 4 and -2.
+    replaced = [(1 + 40 + 250) / 4, (3 - 20 + 450) / 4]
+    _check(_objective(reward=reward, replaces=True, **bounds), replaced, [0.0, 0.0])
+    # n_0 + a: 1.5 + 4 and -3.5 - 2.
+    _check(_objective(constraint=constraint, **bounds), [0.5, -1.0], [5.5, 0.0])
+
+
+def test_a_hard_constraint_prunes_and_takes_nothing():
+    # n_0 + a: 2 and -4.5; in its own units, not in those of the reward.
+    _check(_objective(constraint=constraint), [0.5, -1.0], [2.0, 0.0])
+    both = _objective(constraint=constraint, reward=reward)
+    _check(both, [64.5, 109.75], [2.0, 0.0])
+
+
+def test_a_soft_constraint_takes_its_price_and_prunes_nothing():
+    # price 6 per unit, 2 units, scale 4: 3 off where it is broken, nothing paid where it is not.
+    _check(_objective(constraint=constraint, price=6.0), [0.5 - 3.0, -1.0], [0.0, 0.0])
+    both = _objective(constraint=constraint, price=6.0, reward=reward, replaces=True)
+    _check(both, [64.0 - 3.0, 110.75], [0.0, 0.0])
+    _check(_objective(constraint=constraint, price=0.0), [0.5, -1.0], [0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("flags", "rewards", "broken"),
+    [
+        ({}, [0.5, -1.0], [0.0, 0.0]),
+        ({"reward": f"{HERE}:reward"}, [64.5, 109.75], [0.0, 0.0]),
+        ({"reward": f"{HERE}:reward", "reward_mode": "replace"}, [64.0, 110.75], [0.0, 0.0]),
+        ({"constraint": f"{HERE}:constraint"}, [0.5, -1.0], [2.0, 0.0]),
+        ({"constraint": f"{HERE}:constraint", "constraint_arg": 1.5}, [0.5, -1.0], [0.5, 0.0]),
+        (
+            {
+                "constraint": f"{HERE}:constraint",
+                "constraint_mode": "soft",
+                "constraint_weight": 6.0,
+            },
+            [-2.5, -1.0],
+            [0.0, 0.0],
+        ),
+    ],
+)
+def test_make_reads_the_flags(flags, rewards, broken):
+    _check(objectives.make(toys.cart(), SCALE, ControlConfig(**flags)), rewards, broken)
+
+
+def test_make_takes_asymmetric_bounds_from_the_task():
+    task = toys.cart(action_low=np.float32([-2.0]), action_high=np.float32([6.0]))
+    made = objectives.make(task, SCALE, ControlConfig(constraint=f"{HERE}:constraint"))
+    _check(made, [0.5, -1.0], [5.5, 0.0])
+
+
+def test_the_papers_examples_load_by_name():
+    flags = {
+        "reward": "mopp_tf.objectives:jump",
+        "reward_mode": "replace",
+        "constraint": "mopp_tf.objectives:speed_limit",
+        "constraint_arg": 2.0,
+    }
+    made = objectives.make(CHEETAH, SCALE, ControlConfig(**flags))
+    states, after = _cheetah_states([0.0], [1.0]), _cheetah_states([0.2], [3.0])
+    rewards, broken = made.apply(states, tf.zeros([1, 6]), after, tf.constant([9.0]))
+    np.testing.assert_allclose(rewards, [(2.0 + 3.0) / 4.0], rtol=1e-5)
+    np.testing.assert_allclose(broken, [1.0])
+
+
+def wide(s, a, n):
+    return tf.concat([s, a], axis=1)
+
+
+def scalar(s, a, n):
+    return tf.reduce_sum(n)
+
+
+def nothing(s, a, n):
+    return None
+
+
+def raising(s, a, n):
+    raise RuntimeError("the moon is full")
+
+
+NUMBER = 3.0
+
+
+@pytest.mark.parametrize("flag", ["reward", "constraint"])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("no_such_module_anywhere:reward", "no_such_module_anywhere"),
+        (f"{HERE}:no_such_function", "no_such_function"),
+        (f"{HERE}:", "MODULE:FUNCTION"),
+        (f"{HERE}:NUMBER", "float"),
+        (f"{HERE}:wide", "(2, 3)"),
+        (f"{HERE}:scalar", "()"),
+        (f"{HERE}:nothing", "trial call"),
+        (f"{HERE}:raising", "the moon is full"),
+        ("mopp_tf.objectives:speed_limit", "limit"),  # its argument was not given
+        ("mopp_tf.objectives:jump", "out of bounds"),  # the cart has no dimension 8
+    ],
+)
+def test_a_bad_function_is_one_line(flag, name, expected):
+    with pytest.raises(UserError) as caught:
+        objectives.make(toys.cart(), SCALE, ControlConfig(**{flag: name}))
+    message = str(caught.value)
+    assert message.startswith(f"--{flag}: ")
+    assert expected in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["reward", "a:b:c"])
+@pytest.mark.parametrize("flag", ["reward", "constraint"])
+def test_a_name_without_one_colon_is_refused(flag, name):
+    with pytest.raises(UserError, match=f"^--{flag}: expected MODULE:FUNCTION, got '{name}'$"):
+        ControlConfig(**{flag: name})
