@@ -43,9 +43,7 @@ def test_next_actions_equal_the_loop_over_episodes():
         for t in range(episode.start, episode.stop):
             last = t == episode.stop - 1
             assert found.has_next[t] == (not last)
-            np.testing.assert_array_equal(
-                found.next_actions[t], 0 if last else data.actions[t + 1]
-            )
+            np.testing.assert_array_equal(found.next_actions[t], 0 if last else data.actions[t + 1])
             count += 1
     assert count == len(data) == len(found.states)
 
@@ -87,6 +85,7 @@ def test_the_range_keeps_the_sign_and_minmax_does_not():
     shifted = rows.reward_scale(rewards, "minmax")
     np.testing.assert_allclose(shifted.apply(rewards), [0.0, 0.5, 1.0])
     assert shifted == (3.0, 2.0)
+    assert shifted.apply(rewards.astype(np.float64)).dtype == np.float32
 
 
 @pytest.mark.parametrize(("rule", "scaled"), [("none", 7.0), ("range", 7.0), ("minmax", 0.0)])

@@ -1,0 +1,351 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from mopp_tf import algorithm, config, deploy, experiment, simulation, training
+from mopp_tf import evaluate as evaluate_binary
+from offline_tf import tasks
+from offline_tf.datasets import d4rl, made
+from offline_tf.run_record import RunRecord, Stage
+from offline_tf.types import UserError
+
+KEYS = {
+    "algorithm",
+    "env",
+    "dataset",
+    "physics",
+    "preset",
+    "seed",
+    "commit",
+    "horizon",
+    "behavior_return",
+    "bc_return",
+    "true_return_mean",
+    "true_return_std",
+    "episodes",
+    "normalized_score",
+    "decision_ms_median",
+    "kept_share",
+    "effective_sample_size",
+    "uncertainty_limit",
+    "wall_seconds",
+    "stages",
+    "export",
+}
+SETTINGS = {
+    "env": "hopper",
+    "dataset": "random-ours",
+    "data_steps": 2000,
+    "seed": 3,
+    "eval_episodes": 2,
+    "threads": 1,
+    "encoder_hidden": (16,),
+    "head_hidden": (8,),
+    "batch_size": 16,
+    "precision": "float32",
+    "holdout_share": 0.1,
+    "dynamics_members": 2,
+    "dynamics_steps": 30,
+    "behavior_members": 2,
+    "behavior_steps": 30,
+    "q_hidden": (16,),
+    "q_steps": 30,
+    "population": 8,
+    "horizon": 2,
+    "q_proposals": 2,
+}
+
+
+def _configs(folder, data_dir, **changes) -> experiment.Configs:
+    values = SETTINGS | {"workdir": str(folder), "data_dir": str(data_dir)} | changes
+    known = {f.name for stage in config.STAGES for f in dataclasses.fields(stage)}
+    assert set(values) <= known
+    return experiment.Configs(
+        *(
+            stage(**{f.name: values[f.name] for f in dataclasses.fields(stage) if f.name in values})
+            for stage in config.STAGES
+        )
+    )
+
+
+def _in_this_process(folder, signature, inputs):
+    call = tf.saved_model.load(str(folder)).signatures[signature]
+    return {k: v.numpy() for k, v in call(**{k: tf.constant(v) for k, v in inputs.items()}).items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process():
+    """A process sets its threads only once; fresh processes are tests/offline's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deploy.export, "run_in_fresh_process", _in_this_process)
+        patch.setattr(experiment.process, "use_threads", lambda threads: 1)
+        patch.setattr(training, "STEPS_PER_LOOK", 10)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One small run on the hopper, from data to export."""
+    home = tmp_path_factory.mktemp("mopp")
+    configs = _configs(home / "run", home / "data")
+    return home, configs, experiment.run(configs)
+
+
+@pytest.fixture(scope="module")
+def cart(tmp_path_factory):
+    """Configurations of runs on the toy cart, which has no simulator, by run folder."""
+    tasks.register(toys.cart())
+    path = tmp_path_factory.mktemp("cart") / "cart.hdf5"
+    d4rl.write(path, toys.transitions((30,) * 10), None, {})
+    return lambda folder, **changes: _configs(
+        folder, path.parent, env="cart", dataset=str(path), **changes
+    )
+
+
+def _weights(configs):
+    record = RunRecord.open_existing(pathlib.Path(configs.run.workdir))
+    learned = experiment.load(configs, tasks.get(configs.run.env), record)
+    return [w.numpy() for part in learned.models for w in part.weights]
+
+
+def test_the_summary_holds_what_readers_count_on(finished):
+    home, configs, summary = finished
+    assert set(summary) >= KEYS
+    assert summary == json.loads((home / "run" / "summary.json").read_text())
+    assert summary["algorithm"] == "mopp" and summary["dataset"] == "hopper-random-ours"
+    task = tasks.get("hopper")
+    data = d4rl.read(next((home / "data").glob("*.hdf5")), task.state_dim)
+    np.testing.assert_allclose(summary["behavior_return"], data.episode_returns().mean())
+    score = task.normalized_score(summary["true_return_mean"])
+    np.testing.assert_allclose(summary["normalized_score"], score)
+    assert 0.0 < summary["kept_share"] <= 1.0
+    assert 1.0 <= summary["effective_sample_size"] <= 8.0
+    assert set(summary["stages"]) == {
+        "data",
+        "units",
+        "dynamics",
+        "behavior",
+        "q",
+        "limit",
+        "evaluation",
+        "export",
+    }
+    assert experiment.from_manifest(RunRecord.open_existing(home / "run").manifest) == configs
+
+
+def test_a_finished_run_answers_again_without_learning(finished, monkeypatch):
+    home, configs, summary = finished
+    for module, name in (
+        (training, "fit"),
+        (experiment, "evaluate_planner"),
+        (deploy, "export_and_verify"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} ran"))
+    again = experiment.run(configs)
+    assert {k: v for k, v in again.items() if k != "command"} == {
+        k: v for k, v in summary.items() if k != "command"
+    }
+
+
+@pytest.fixture
+def no_export(monkeypatch):
+    """Tracing and writing SavedModels is most of a small run's time."""
+
+    def write_nothing(planner, folder, observations):
+        folder.mkdir()
+        return 0.0
+
+    monkeypatch.setattr(deploy, "export_and_verify", write_nothing)
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_run_killed_in_every_fit_ends_with_the_same_weights(cart, tmp_path, monkeypatch):
+    whole = cart(tmp_path / "whole")
+    expected = experiment.run(whole)
+    cut = cart(tmp_path / "cut")
+
+    class Killed(Exception):
+        pass
+
+    original = Stage.save
+    for dying_stage in ("dynamics_fit", "behavior_fit", "q_fit", "q"):
+
+        def save(self, step, dying_stage=dying_stage):
+            original(self, step)
+            if self.name == dying_stage and step in (1, 20):
+                raise Killed
+
+        monkeypatch.setattr(Stage, "save", save)
+        with pytest.raises(Killed):
+            experiment.run(cut)
+    monkeypatch.setattr(Stage, "save", original)
+    found = experiment.run(cut)
+    for a, b in zip(_weights(whole), _weights(cut), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert found["uncertainty_limit"] == expected["uncertainty_limit"] > 0.0
+
+
+def test_other_flags_for_the_folder_are_refused(finished):
+    home, _, _ = finished
+    with pytest.raises(UserError, match="--horizon is 2 there and 3 now"):
+        experiment.run(_configs(home / "run", home / "data", horizon=3))
+
+
+@pytest.mark.usefixtures("no_export")
+def test_models_of_another_run_are_taken_over_or_refused(finished, tmp_path, monkeypatch):
+    home, configs, _ = finished
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it fitted"))
+    other = _configs(tmp_path / "other", home / "data", prune=False, models_from=str(home / "run"))
+    summary = experiment.run(other)
+    assert summary["kept_share"] == 1.0
+    for a, b in zip(_weights(configs), _weights(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    third = cart(tmp_path / "mode", conditioning="mode", models_from=str(tmp_path / "first"))
+    with pytest.raises(UserError, match="--models_from: .*--conditioning is 'teacher' there"):
+        experiment.run(third)
+    assert not (tmp_path / "mode").exists()
+
+
+def test_the_limit_is_the_quantile_of_held_out_disagreement(finished):
+    home, configs, summary = finished
+    record = RunRecord.open_existing(home / "run")
+    task = tasks.get("hopper")
+    data, _ = experiment.load_data(configs.run, task, 1)
+    prepared = algorithm.prepare(task, data, configs.knobs, 3, record)
+    learned = experiment.load(configs, task, record)
+    held = prepared.split.held_out
+    assert 200 <= len(held) < 400
+    doubts = learned.models.dynamics.uncertainties(
+        prepared.table.states[held], prepared.table.actions[held], "delta"
+    )
+    np.testing.assert_allclose(np.quantile(doubts, 0.9), summary["uncertainty_limit"], rtol=1e-5)
+    assert learned.limit == summary["uncertainty_limit"]
+
+
+@pytest.mark.usefixtures("no_export")
+def test_mbop_runs_in_the_same_harness(finished, tmp_path):
+    home, _, _ = finished
+    configs = _configs(tmp_path / "run", home / "data", algorithm="mbop")
+    summary = experiment.run(configs)
+    assert summary["algorithm"] == "mbop" and "bc_return" not in summary
+    assert summary["dynamics_mse"] > 0.0 and summary["kept_share"] == 1.0
+    record = RunRecord.open_existing(tmp_path / "run")
+    task = tasks.get("hopper")
+    planner = experiment.make_planner(task, configs, experiment.load(configs, task, record))
+    found = experiment.evaluate_planner(planner, "v2", 2, 3, "planner", threads=1)
+    np.testing.assert_allclose(found.returns.mean(), summary["true_return_mean"], rtol=1e-6)
+
+
+def test_without_a_simulator_a_plan_is_exported_and_an_export_that_differs_is_an_error(
+    cart, tmp_path, monkeypatch
+):
+    def off(folder, signature, inputs):
+        found = _in_this_process(folder, signature, inputs)
+        return {k: v + 1e-3 for k, v in found.items()}
+
+    monkeypatch.setattr(deploy.export, "run_in_fresh_process", off)
+    with pytest.raises(RuntimeError, match=r"differ by 0\.001"):
+        experiment.run(cart(tmp_path / "run"))
+    monkeypatch.setattr(deploy.export, "run_in_fresh_process", _in_this_process)
+    summary = experiment.run(cart(tmp_path / "run"))
+    assert summary.get("true_return_mean") is None
+    assert "nothing was run in a real environment" in experiment.in_words(summary)
+    assert (tmp_path / "run" / "export" / "saved_model.pb").exists()
+
+
+def test_the_export_plans_as_the_live_planner_does_for_any_number_of_environments(finished):
+    home, configs, _ = finished
+    task = tasks.get("hopper")
+    learned = experiment.load(configs, task, RunRecord.open_existing(home / "run"))
+    planner = experiment.make_planner(task, configs, learned)
+    decide = tf.function(planner.decide, reduce_retracing=True)
+    loaded = tf.saved_model.load(str(home / "run" / "export"))
+    for count in (1, 5):
+        states = tf.random.stateless_normal([count, 11], [count, 0])
+        plan = loaded.signatures["initial_plan"](observation=states)["plan"]
+        np.testing.assert_allclose(plan, planner.initial_plan(states), atol=1e-6)
+        seed = tf.constant([4, count])
+        found = loaded.signatures["plan"](observation=states, plan=plan, seed=seed)
+        live = decide(states, plan, seed)
+        for key in ("action", "plan", "kept_share", "disagreement", "expected_return"):
+            np.testing.assert_allclose(found[key], getattr(live, key), rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path):
+    home, _, _ = finished
+    control = config.ControlConfig(
+        constraint="mopp_tf.objectives:speed_limit", constraint_arg=-100.0
+    )
+    evaluate_binary.main(
+        evaluate_binary.EvaluateConfig(
+            workdir=str(home / "run"),
+            episodes=2,
+            watch=("height",),
+            output=str(tmp_path / "report"),
+        ),
+        control,
+    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    # No candidate goes slower than -100 m/s: all are pruned, the fallback decides always.
+    assert report["fallback"] == 1.0 and report["constraint_arg"] == -100.0
+    with np.load(tmp_path / "report.npz") as traces:
+        assert traces["height"].shape == traces["reward"].shape
+        assert 0.5 < np.nanmean(traces["height"]) < 1.5
+    with pytest.raises(UserError, match="--watch: expected names among .* got 'nose'"):
+        evaluate_binary.main(
+            evaluate_binary.EvaluateConfig(workdir=str(home / "run"), watch=("nose",)),
+            config.ControlConfig(),
+        )
+
+
+def test_unknown_data_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="expected an HDF5 file or one of random-ours"):
+        experiment.run(_configs(tmp_path / "run", tmp_path, dataset="medum-ours"))
+    assert not (tmp_path / "run").exists()
+
+
+# --- the simulation loop ---
+
+
+def test_episodes_count_until_they_end_and_actions_are_executed():
+    task = tasks.get("hopper")
+    seen = []
+
+    def decide(observation, memory, key):
+        seen.append(int(memory))
+        action = tf.fill([3, 3], 0.5)
+        return action, memory + 1, {"first": observation[:, 0]}
+
+    found = simulation.run(task, "v2", 3, lambda _: 0, decide, 0, "x", ("height",), threads=1)
+    steps = len(found.decision_ms)
+    assert seen == list(range(steps)) and steps == found.lengths.max() < 1000
+    for episode in range(3):
+        rewards = found.traces["reward"][:, episode]
+        assert np.isfinite(rewards).sum() == found.lengths[episode]
+        assert np.isfinite(rewards[: found.lengths[episode]]).all()
+        np.testing.assert_allclose(found.returns[episode], np.nansum(rewards))
+    # What a decision saw at step t + 1 is what was observed after step t.
+    np.testing.assert_array_equal(
+        found.traces["first"][1 : found.lengths.min()],
+        found.traces["height"][: found.lengths.min() - 1],
+    )
+    other = simulation.run(
+        task, "v2", 3, lambda _: 0, lambda o, m, k: (tf.fill([3, 3], -0.5), m + 1, {}), 0, "x"
+    )
+    assert np.abs(other.traces["reward"][0] - found.traces["reward"][0]).max() > 1e-3
+
+
+def test_named_data_is_made_once(tmp_path, monkeypatch):
+    task = tasks.get("hopper")
+    first, name = made.load_or_make_kind(task, "v2", "random-ours", 500, 0, str(tmp_path), 1)
+    assert name == "hopper-random-ours" and len(first) == 500
+    monkeypatch.setattr(made, "make", lambda *_, **__: pytest.fail("made again"))
+    again, _ = made.load_or_make_kind(task, "v2", "random-ours", 500, 0, str(tmp_path), 1)
+    np.testing.assert_array_equal(first.observations, again.observations)

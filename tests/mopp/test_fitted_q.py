@@ -1,0 +1,191 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from mopp_tf import fitted_q, rows, training
+from mopp_tf.behavior import BehaviorModel
+from mopp_tf.config import BehaviorConfig, ModelConfig, QConfig
+from offline_tf.holdout import Split
+from offline_tf.run_record import RunRecord
+from offline_tf.standardize import Statistics
+
+TASK = toys.cart()
+MODEL = ModelConfig(
+    encoder_hidden=(8,), head_hidden=(8,), batch_size=32, precision="float32", weight_decay=0.0
+)
+UNITS = rows.Normalizer(toys.identity(2), toys.identity(1), toys.identity(3))
+GAMMA = 0.8
+
+
+def chain(last="terminal", copies=8, seed=0):
+    """States 0 -> 1 -> 2 -> end, at x = -1, 0, 1; rewards 1, 2, 4; the end is terminal or a timeout.
+
+    After a timeout the state is 2 again, so that its value is 4 / (1 - gamma).
+    """
+    generator = np.random.default_rng(seed)
+    x = np.array([-1.0, 0.0, 1.0], np.float32)
+    states = np.stack([x, np.zeros(3, np.float32)], axis=1)
+    after = states[[1, 2, 2]]
+    ends = np.array([0.0, 0.0, 1.0], np.float32)
+
+    def many(values):
+        return np.concatenate([values] * copies)
+
+    actions = generator.uniform(-1, 1, (3 * copies, 1)).astype(np.float32)
+    following = np.roll(actions, -1, axis=0)
+    has_next = many(ends == 0.0)
+    following[~has_next] = 0.0
+    return rows.Rows(
+        many(states),
+        actions,
+        many(np.array([1.0, 2.0, 4.0], np.float32)),
+        many(after),
+        many(ends if last == "terminal" else 0.0 * ends),
+        following,
+        has_next,
+        np.ones(3 * copies),
+    )
+
+
+def behavior(members=2):
+    return BehaviorModel(TASK, MODEL, BehaviorConfig(behavior_members=members), UNITS, 0)
+
+
+def fitted(tmp_path, table, steps=3000, **knobs):
+    config = QConfig(
+        q_hidden=(32,), q_steps=steps, discount=GAMMA, **({"target_rate": 0.05} | knobs)
+    )
+    q = fitted_q.QFunction(TASK, config, UNITS, 0)
+    record = RunRecord.create_or_continue(tmp_path, "mopp", {})
+    everything = np.arange(len(table.rewards))
+    model = ModelConfig(batch_size=24, precision="float32", weight_decay=0.0, learning_rate=3e-3)
+    report = fitted_q.fit(
+        q,
+        behavior(),
+        table,
+        Split(everything, everything[:0]),
+        model,
+        config,
+        0,
+        record.stage("q_fit"),
+    )
+    return q, report
+
+
+def test_backup_by_hand():
+    values = tf.constant([[10.0, 1.0], [20.0, -1.0]])
+    found = fitted_q.backup(tf.constant([1.0, 2.0]), tf.constant([0.0, 1.0]), values, 0.5)
+    np.testing.assert_allclose(found, [1.0 + 0.5 * 10.0, 2.0])
+    found = fitted_q.backup(tf.constant([1.0, 2.0]), tf.constant([0.0, 0.0]), values, 0.5)
+    np.testing.assert_allclose(found, [6.0, 1.5])
+
+
+@pytest.mark.parametrize("actions", ["data", "behavior"])
+@pytest.mark.parametrize("last", ["terminal", "timeout"])
+def test_a_chain_converges_to_the_linear_solution(tmp_path, last, actions):
+    table = chain(last)
+    q, report = fitted(tmp_path, table, fqe_actions=actions)
+    transition = np.array([[0, 1, 0], [0, 0, 1], [0, 0, 0.0 if last == "terminal" else 1.0]])
+    exact = np.linalg.solve(np.eye(3) - GAMMA * transition, [1.0, 2.0, 4.0])
+    found = q.bind()(tf.constant(table.states), tf.constant(table.actions)).numpy()
+    np.testing.assert_allclose(
+        found.reshape(2, -1, 3), np.broadcast_to(exact, (2, 8, 3)), rtol=0.06
+    )
+    assert abs(report["mean"] - exact.mean()) < 0.5
+    assert report["gap"] < 0.5 and report["td_error"] < 0.2
+
+
+def test_targets_start_as_copies_and_move_by_their_rate(tmp_path):
+    config = QConfig(q_hidden=(4,))
+    q = fitted_q.QFunction(TASK, config, UNITS, 3)
+    for slow, fast in zip(q.target_weights, q.weights, strict=True):
+        np.testing.assert_array_equal(slow, fast)
+    first, second = (n.trainable_variables[0].numpy() for n in q.networks)
+    assert np.abs(first - second).max() > 0.01
+    moved, _ = fitted(tmp_path, chain(), steps=1, target_rate=0.25)
+    fresh = fitted_q.QFunction(TASK, QConfig(q_hidden=(32,)), UNITS, 0)
+    # The targets move before the gradient step, when they are still equal to the networks.
+    for slow, start in zip(moved.target_weights, fresh.weights, strict=True):
+        np.testing.assert_array_equal(slow, start)
+    assert np.abs(moved.weights[0].numpy() - fresh.weights[0].numpy()).max() > 1e-4
+
+
+def test_logged_next_actions_are_kept_and_only_cut_rows_get_a_draw():
+    table = chain("timeout")
+    found = fitted_q.next_actions(behavior(), table, "data", 0, 0)
+    np.testing.assert_array_equal(found[table.has_next], table.next_actions[table.has_next])
+    drawn = found[~table.has_next]
+    assert (drawn != 0.0).all() and len(np.unique(drawn)) == len(drawn)
+    terminal = chain("terminal")
+    found = fitted_q.next_actions(behavior(), terminal, "data", 0, 0)
+    np.testing.assert_array_equal(found, terminal.next_actions)
+
+
+def test_drawn_next_actions_come_from_the_behaviour_at_the_next_state():
+    model = behavior(members=1)
+    for variable in model.weights:
+        variable.assign(tf.zeros_like(variable))
+    # One head: mean 2 * x', smallest spread. Latent unit 0 passes relu(x' + 3) - 3 through.
+    encoder, (head,) = model.members[0].encoder, model.members[0].heads
+    encoder.layers[0].kernel.value.scatter_nd_update([[0, 0]], [1.0])
+    encoder.layers[0].bias.value.scatter_nd_update([[0]], [3.0])
+    encoder.layers[1].kernel.value.scatter_nd_update([[0, 0]], [1.0])
+    encoder.layers[1].bias.value.scatter_nd_update([[0]], [0.0])
+    head.layers[0].kernel.value.scatter_nd_update([[0, 0]], [1.0])
+    head.layers[1].kernel.value.scatter_nd_update([[0, 0]], [2.0])
+    head.layers[1].bias.value.assign([-6.0, -20.0])
+    table = chain()
+    found = fitted_q.next_actions(model, table, "behavior", 0, 0)
+    np.testing.assert_allclose(found[:, 0], np.tanh(2.0 * table.next_states[:, 0]), atol=0.03)
+    assert np.abs(found[:, 0] - np.tanh(2.0 * table.next_states[:, 0])).max() > 1e-4
+
+
+def test_draws_repeat_under_a_seed_and_differ_between_numbers():
+    table, model = chain(), behavior()
+    first, again, other, third = (
+        fitted_q.next_actions(model, table, "behavior", seed, number)
+        for seed, number in ((0, 0), (0, 0), (1, 0), (0, 1))
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).mean() > 0.9 and (first != third).mean() > 0.9
+
+
+def test_a_fit_that_goes_on_ends_with_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "STEPS_PER_LOOK", 10)
+    monkeypatch.setattr(fitted_q, "_LOOKS_PER_DRAW", 2)
+    whole, _ = fitted(tmp_path / "whole", chain("timeout"), steps=50, fqe_actions="behavior")
+
+    class Killed(Exception):
+        pass
+
+    look = []
+
+    def dying(*arguments, **named):
+        look.append(1)
+        if len(look) == 3:
+            raise Killed
+        return original(*arguments, **named)
+
+    from offline_tf.run_record import Stage
+
+    original = Stage.log
+    monkeypatch.setattr(Stage, "log", dying)
+    with pytest.raises(Killed):
+        fitted(tmp_path / "cut", chain("timeout"), steps=50, fqe_actions="behavior")
+    resumed, _ = fitted(tmp_path / "cut", chain("timeout"), steps=50, fqe_actions="behavior")
+    for a, b in zip(
+        [*whole.weights, *whole.target_weights],
+        [*resumed.weights, *resumed.target_weights],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_states_are_normalised_and_actions_are_not():
+    units = UNITS._replace(
+        states=Statistics(np.array([1.0, 2.0], np.float32), np.array([2.0, 4.0], np.float32))
+    )
+    q = fitted_q.QFunction(TASK, QConfig(q_hidden=(4,)), units, 0)
+    found = q.inputs(tf.constant([[3.0, 10.0]]), tf.constant([[0.5]]))
+    np.testing.assert_allclose(found, [[1.0, 2.0, 0.5]])

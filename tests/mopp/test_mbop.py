@@ -1,0 +1,141 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from mopp_tf import algorithm, mbop, rows
+from mopp_tf.config import MbopConfig, PlannerConfig
+from mopp_tf.objectives import Objective
+from offline_tf import networks
+
+TASK = toys.cart()
+PLAIN = Objective(rows.RewardScale(0.0, 1.0))
+KNOBS = PlannerConfig(population=6, horizon=3, inverse_temperature=0.0, planner_termination="none")
+UNITS = algorithm.Prepared(
+    rows.RewardScale(0.0, 1.0),
+    rows.Normalizer(toys.identity(2), toys.identity(1), toys.identity(3)),
+    np.ones(3, np.float32),
+)
+
+
+def linear(matrix, bias):
+    """A network without hidden layers: x -> x @ matrix + bias."""
+    made = networks.mlp(len(matrix), (), len(bias), "relu", np.random.default_rng(0))
+    kernel, offset = made.layers[0].kernel.value, made.layers[0].bias.value
+    kernel.assign(np.asarray(matrix, np.float32))
+    offset.assign(np.asarray(bias, np.float32))
+    return made
+
+
+def models(behaviors, rewards, value=((0.0, 0.0, 0.0), 0.0)):
+    """Behaviour i: constant action; dynamics i: x' = x + a, v' = v, constant reward i."""
+    from mopp_tf.config import DynamicsConfig, ModelConfig
+    from mopp_tf.dynamics import DynamicsModel
+
+    steps = [linear([[0, 0, 0], [0, 0, 0], [1, 0, 0]], [0.0, 0.0, reward]) for reward in rewards]
+    dynamics = DynamicsModel(
+        TASK, ModelConfig(), DynamicsConfig(), UNITS.normalizer, UNITS.change_scale, 0, steps
+    )
+    acts = [linear(np.zeros((3, 1)), [action]) for action in behaviors]
+    weights, bias = value
+    return mbop.MbopModels(acts, dynamics, [linear(np.array(weights)[:, None], [bias])])
+
+
+def planner(made, knobs=KNOBS, sigma=0.0, mix=0.0, shift=0.0, scale=1.0):
+    learned = mbop.MbopLearned(made, UNITS, shift, scale)
+    return mbop.MbopPlanner(TASK, learned, knobs, MbopConfig(mbop_sigma=sigma, mbop_mix=mix), PLAIN)
+
+
+def decide(made, plan=None, seed=(0, 1), states=((0.0, 0.0), (1.0, 0.0))):
+    states = tf.constant(states, tf.float32)
+    plan = made.initial_plan(states) if plan is None else tf.constant(plan, tf.float32)
+    return made.decide(states, plan, tf.constant(seed, tf.int32))
+
+
+def naive_returns(rewards, ends, terminals, horizon):
+    found = []
+    for start in range(len(rewards)):
+        total, at, value = 0.0, start, None
+        for step in range(horizon):
+            total += rewards[at]
+            if ends[at]:
+                value = total if terminals[at] or step == horizon - 1 else np.nan
+                break
+            at += 1
+        found.append(total if value is None else value)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 3, 7])
+def test_truncated_returns_stay_in_their_episode(horizon):
+    generator = np.random.default_rng(horizon)
+    rewards = generator.normal(size=40)
+    ends = generator.random(40) < 0.2
+    ends[-1] = True
+    terminals = ends & (generator.random(40) < 0.5)
+    found = mbop.truncated_returns(rewards, ends, terminals, horizon)
+    expected = naive_returns(rewards, ends, terminals, horizon)
+    assert (horizon == 1) == np.isfinite(expected).all()
+    np.testing.assert_allclose(found, expected)
+
+
+def test_each_candidate_follows_one_behaviour_member_and_rewards_are_the_ensembles_mean():
+    # Two behaviours, two dynamics: candidates 0, 2, 4 act by +0.5, the others by -0.25.
+    found = decide(planner(models((0.5, -0.25), (1.0, 3.0))))
+    np.testing.assert_allclose(found.returns, np.full((2, 6), 3 * 2.0))
+    np.testing.assert_allclose(found.weights, np.full((2, 6), 1 / 6), rtol=1e-6)
+    np.testing.assert_allclose(found.action, [[0.125], [0.125]], rtol=1e-6)
+    np.testing.assert_allclose(found.disagreement, np.full((2, 3), 2.0))
+
+
+def test_the_value_of_the_last_state_and_action_is_added_in_the_rewards_units():
+    value = ((1.0, 0.0, 10.0), 0.25)
+    made = planner(models((0.5,), (0.0,), value), shift=7.0, scale=2.0)
+    found = decide(made)
+    expected = 7.0 + 2.0 * (np.array([0.0, 1.0]) + 3 * 0.5 + 10.0 * 0.5 + 0.25)
+    np.testing.assert_allclose(found.returns, np.repeat(expected[:, None], 6, axis=1), rtol=1e-6)
+    without = dataclasses.replace(KNOBS, terminal_value=False)
+    found = decide(planner(models((0.5,), (0.0,), value), without))
+    np.testing.assert_array_equal(found.returns, np.zeros((2, 6)))
+
+
+def test_the_best_candidate_rules_at_a_high_temperature():
+    knobs = dataclasses.replace(KNOBS, inverse_temperature=50.0)
+    found = decide(planner(models((0.5, -0.25), (0.0,), ((1.0, 0.0, 0.0), 0.0)), knobs))
+    np.testing.assert_allclose(found.action, [[0.5], [0.5]], rtol=1e-5)
+    np.testing.assert_allclose(found.trajectory[:, :, 0], [[0, 0.5, 1, 1.5], [1, 1.5, 2, 2.5]])
+
+
+def test_the_mixed_action_is_executed_and_fed_on():
+    class Echo:
+        """A behaviour that repeats the previous action."""
+
+        def __new__(cls):
+            return linear([[0.0], [0.0], [1.0]], [0.0])
+
+    made = models((0.0,), (0.0,))
+    made = made._replace(behavior=[Echo()])
+    plan = np.array([[[0.4], [0.8], [-0.8]]] * 2)
+    found = decide(planner(made, mix=0.5), plan)
+    # a_0 = (0.4 + 0.4) / 2; a_1 = (0.4 + 0.8) / 2; a_2 = (0.6 - 0.8) / 2
+    np.testing.assert_allclose(found.plan[:, :, 0], [[0.4, 0.6, -0.1]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(found.action[:, 0], [0.4, 0.4], rtol=1e-6)
+
+
+def test_noise_has_the_asked_spread_and_repeats_under_a_seed():
+    knobs = dataclasses.replace(KNOBS, population=4000, horizon=1, inverse_temperature=0.0)
+    made = planner(models((0.1,), (0.0,), ((0.0, 0.0, 1.0), 0.0)), knobs, sigma=0.2)
+    found, again, other = (decide(made, seed=s) for s in ((0, 1), (0, 1), (0, 2)))
+    np.testing.assert_allclose(found.returns.numpy().mean(), 0.1, atol=0.01)
+    np.testing.assert_allclose(found.returns.numpy().std(), 0.2, rtol=0.03)
+    np.testing.assert_array_equal(found.returns, again.returns)
+    assert np.abs(found.returns - other.returns).max() > 0.1
+
+
+def test_the_first_plan_is_zero():
+    found = planner(models((0.5,), (0.0,))).initial_plan(tf.zeros([4, 2]))
+    np.testing.assert_array_equal(found, np.zeros((4, 3, 1)))
+    assert isinstance(models((0.5,), (0.0,)).behavior[0], keras.Sequential)

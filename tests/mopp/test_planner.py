@@ -1,0 +1,477 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from mopp_tf import autoregressive, rollout, rows
+from mopp_tf.behavior import BehaviorModel
+from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig
+from mopp_tf.dynamics import DynamicsModel
+from mopp_tf.objectives import Objective
+from mopp_tf.planner import Planner
+from offline_tf.standardize import Statistics
+from offline_tf.types import UserError
+
+UNITS = rows.Normalizer(toys.identity(2), toys.identity(1), toys.identity(3))
+MODEL = ModelConfig(encoder_hidden=(4,), head_hidden=(4,), precision="float32")
+PLAIN = Objective(rows.RewardScale(0.0, 1.0))
+TASK = toys.cart()
+# x' = F x + G a; cost x^T W x + U a^2
+F = np.array([[1.0, 0.1], [0.0, 1.0]], np.float32)
+G = np.array([[0.0], [0.5]], np.float32)
+W, U = np.diag([1.0, 0.2]).astype(np.float32), 0.3
+
+
+def riccati(horizon):
+    """Cost-to-go matrices P_horizon = W first (backwards), and the first gain of each."""
+    cost, gains = W.astype(np.float64), []
+    for _ in range(horizon):
+        gain = np.linalg.solve(U + G.T @ cost @ G, G.T @ cost @ F)
+        cost = W + F.T @ cost @ (F - G @ gain)
+        gains.append(gain)
+    return cost, gains[-1]
+
+
+class LinearDynamics:
+    """Members that know F and G; member i is off by offsets[i] in x' and by its half in reward."""
+
+    def __init__(self, offsets=(0.0,)):
+        self.offsets = offsets
+        self.weights = []
+
+    @property
+    def size(self):
+        return len(self.offsets)
+
+    def bind(self, dtype=tf.float32):
+        def predict(states, actions):
+            after = states @ F.T + actions @ G.T
+            cost = tf.einsum("bi,ij,bj->b", states, W, states) + U * actions[:, 0] ** 2
+            whole = tf.concat([after, -cost[:, None]], axis=1)
+            shift = tf.constant([1.0, 0.0, 0.5])
+            return tf.stack([whole + offset * shift for offset in self.offsets])
+
+        return predict
+
+    def next_states(self, states, outputs):
+        return outputs[..., :2]
+
+    def rewards(self, outputs):
+        return outputs[..., 2]
+
+    def uncertainty(self, outputs, units):
+        return tf.reduce_max(outputs[..., 0], 0) - tf.reduce_min(outputs[..., 0], 0)
+
+
+class Value:
+    """Q_j(s, a) = -s^T P s + slope_j a."""
+
+    def __init__(self, matrix=0.0 * W, slopes=(0.0, 0.0)):
+        self.matrix = np.asarray(matrix, np.float32)
+        self.slopes = slopes
+        self.weights = []
+
+    def bind(self, dtype=tf.float32):
+        def values(states, actions):
+            base = -tf.einsum("bi,ij,bj->b", states, self.matrix, states)
+            return tf.stack([base + slope * actions[:, 0] for slope in self.slopes])
+
+        return values
+
+
+def behavior(mean=0.0, members=1, log_std_raw=0.0):
+    """A behaviour whose pre-squash mean is the same everywhere (0 for raw: std exp(-2.5))."""
+    model = BehaviorModel(TASK, MODEL, BehaviorConfig(behavior_members=members), UNITS, 0)
+    for variable in model.weights:
+        variable.assign(tf.zeros_like(variable))
+    for index, network in enumerate(model.members):
+        bias = network.heads[0].layers[-1].bias.value
+        bias.assign([mean * (1 - 2 * (index % 2)), log_std_raw])
+    return model
+
+
+KNOBS = PlannerConfig(
+    population=500,
+    horizon=3,
+    sigma_max=1.0,
+    max_q=False,
+    q_proposals=1,
+    inverse_temperature=3.0,
+    planner_termination="none",
+)
+
+
+def planner(knobs=KNOBS, dynamics=None, q=None, limit=10.0, objective=PLAIN, task=TASK, act=None):
+    models = rollout.Models(act or behavior(), dynamics or LinearDynamics(), q or Value(W))
+    return Planner(task, models, knobs, limit, objective)
+
+
+def decide(made, observation, plan=None, seed=(1, 2)):
+    observation = tf.constant(observation, tf.float32)
+    plan = made.initial_plan(observation) if plan is None else tf.constant(plan, tf.float32)
+    return made.decide(observation, plan, tf.constant(seed, tf.int32))
+
+
+STATES = np.array([[0.5, 0.1], [-0.4, 0.3], [0.2, -0.6]], np.float32)
+
+
+def test_nears_the_riccati_solution_as_candidates_and_temperature_grow():
+    cost, gain = riccati(3)
+    exact = -(STATES @ gain.T)
+    assert np.abs(exact).max() < 0.9
+    errors = []
+    for population, temperature in ((20, 1.0), (300, 3.0), (10_000, 10.0)):
+        knobs = dataclasses.replace(KNOBS, population=population, inverse_temperature=temperature)
+        found = [decide(planner(knobs), STATES, seed=(s, 0)).action.numpy() for s in range(5)]
+        errors.append(float(np.abs(np.array(found) - exact).mean()))
+    assert errors[0] > 1.5 * errors[1] > 2.0 * errors[2]
+    assert errors[2] < 0.08
+
+
+def test_a_return_by_hand():
+    """The return of each candidate is that of its own actions, rolled out in numpy."""
+    made = planner(q=Value(np.eye(2)))
+    knobs = made.knobs
+    models = rollout.Models(behavior(), LinearDynamics((0.0, 0.2)), Value(np.eye(2)))
+    members = np.array([[0, 1], [0, 0], [0, 1], [0, 0]], np.int32)
+    found = rollout.roll_out(
+        TASK,
+        models,
+        rollout.Bound.of(models, tf.float32),
+        PLAIN,
+        knobs,
+        10.0,
+        tf.constant(STATES),
+        tf.zeros([3, 3, 1]),
+        tf.constant(members),
+        tf.constant([3, 4]),
+    )
+    for row in range(3):
+        state, total = STATES[row].astype(np.float64), 0.0
+        for t in range(3):
+            action = found.actions[row, t].numpy().astype(np.float64)
+            cost = state @ W @ state + U * action[0] ** 2
+            total += -cost + np.mean([0.0, 0.1])  # rewards are the ensemble's mean
+            state = F @ state + G @ action
+            state[0] += (0.0, 0.2)[members[t, 1]]  # the next state is one member's
+            np.testing.assert_allclose(found.states[row, t + 1], state, rtol=1e-5, atol=1e-6)
+        total += -(state @ state)
+        np.testing.assert_allclose(found.returns[row], total, rtol=1e-4)
+    np.testing.assert_allclose(found.uncertainty, 0.2, rtol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_one_does_not():
+    made = planner()
+    first, again, other = (decide(made, STATES, seed=s) for s in ((1, 2), (1, 2), (1, 3)))
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.abs(first.action - other.action).max() > 1e-4
+
+
+def test_environments_of_a_batch_do_not_leak():
+    made = planner()
+    changed = STATES.copy()
+    changed[1] += 5.0
+    first, second = decide(made, STATES), decide(made, changed)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a.numpy()[[0, 2]], b.numpy()[[0, 2]])
+    assert np.abs(first.action[1] - second.action[1]).max() > 1e-3
+    plan = np.zeros((3, 3, 1), np.float32)
+    mixed = planner(dataclasses.replace(KNOBS, plan_mix=0.5))
+    other = plan.copy()
+    other[1] = 1.0
+    first, second = decide(mixed, STATES, plan), decide(mixed, STATES, other)
+    np.testing.assert_array_equal(first.action.numpy()[[0, 2]], second.action.numpy()[[0, 2]])
+    assert np.abs(first.action[1] - second.action[1]) > 0.1
+
+
+def test_without_plan_mix_the_old_plan_does_not_matter_and_with_all_of_it_nothing_else_does():
+    plan = np.random.default_rng(0).uniform(-1, 1, (3, 3, 1)).astype(np.float32)
+    plain = planner()
+    np.testing.assert_array_equal(
+        decide(plain, STATES, plan).action, decide(plain, STATES, 0 * plan).action
+    )
+    whole = planner(dataclasses.replace(KNOBS, plan_mix=1.0))
+    found = decide(whole, STATES, plan)
+    np.testing.assert_allclose(found.action, plan[:, 0], atol=1e-5)
+    # Shifted by one step, the last row repeated.
+    np.testing.assert_allclose(found.plan, plan[:, [1, 2, 2]], atol=1e-5)
+
+
+def test_the_initial_plan_is_the_first_members_mode():
+    made = planner(act=behavior(mean=0.7, members=2))
+    found = made.initial_plan(tf.constant(STATES))
+    np.testing.assert_allclose(found, np.full((3, 3, 1), np.tanh(0.7)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.6])
+def test_boosted_proposals_have_the_asked_spread_before_the_squash(sigma):
+    knobs = dataclasses.replace(KNOBS, sigma_max=sigma)
+    model = behavior(mean=0.3)
+    proposals = rollout.propose(
+        model.densities()[0], tf.zeros([4000, 2]), 5, knobs, sigma, tf.constant([0, 1])
+    )
+    assert proposals.shape == (5, 4000, 1)
+    before = np.arctanh(proposals.numpy())
+    np.testing.assert_allclose(before.mean(), 0.3, atol=0.02)
+    np.testing.assert_allclose(before.std(), sigma, rtol=0.03)
+    natural = rollout.propose(
+        model.densities()[0], tf.zeros([4000, 2]), 5, knobs, 0.0, tf.constant([0, 1])
+    )
+    np.testing.assert_allclose(np.arctanh(natural.numpy()).std(), np.exp(-2.5), rtol=0.03)
+
+
+def test_noise_after_the_squash_is_added_to_the_mode():
+    knobs = dataclasses.replace(KNOBS, noise="after")
+    found = rollout.propose(
+        behavior(mean=0.3).densities()[0], tf.zeros([4000, 2]), 5, knobs, 0.1, tf.constant([0, 1])
+    ).numpy()
+    np.testing.assert_allclose(found.mean(), np.tanh(0.3), atol=0.01)
+    np.testing.assert_allclose(found.std(), 0.1, rtol=0.03)
+
+
+def test_boost_makes_the_largest_sigma_and_keeps_ratios():
+    std = tf.constant([[0.1, 0.2, 0.4], [0.3, 0.3, 0.1]])
+    scaled = std * rollout.boost(std, 0.8)[:, None]
+    np.testing.assert_allclose(scaled, [[0.2, 0.4, 0.8], [0.8, 0.8, 0.8 / 3]], rtol=1e-6)
+    np.testing.assert_array_equal(rollout.boost(std, 0.0), [1.0, 1.0])
+
+
+def test_max_q_takes_the_best_proposal_of_each_row():
+    bound = rollout.Bound([], None, Value(slopes=(1.0, -3.0)).bind())
+    proposals = tf.constant([[[0.1], [0.5]], [[0.4], [-0.2]], [[-0.2], [0.0]]])
+    states = tf.zeros([2, 2])
+    for rule, expected in (
+        ("first", [[0.4], [0.5]]),  # slope 1
+        ("mean", [[-0.2], [-0.2]]),  # slope -1
+        ("min", [[-0.2], [0.0]]),  # min(a, -3 a): -0.3, -1.2, -0.2 and -1.5, -0.2, 0
+    ):
+        found = rollout.choose_by_q(bound, states, proposals, rule)
+        np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=rule)
+
+
+def test_max_q_moves_actions_up_the_slope_of_q():
+    best_of_ten = np.random.default_rng(0).normal(size=(100_000, 10)).max(axis=1)
+    for slope in (1.0, -1.0):
+        knobs = dataclasses.replace(
+            KNOBS, max_q=True, q_proposals=10, inverse_temperature=0.0, horizon=1
+        )
+        made = planner(knobs, q=Value(slopes=(slope, slope)))
+        found = decide(made, 0.0 * STATES).action.numpy()
+        np.testing.assert_allclose(slope * found, np.tanh(best_of_ten).mean(), atol=0.025)
+
+
+def test_terminal_value_is_the_mean_of_both_twins_and_can_be_left_out():
+    knobs = dataclasses.replace(
+        KNOBS, horizon=1, q_proposals=4000, population=2, sigma_max=1e-6, terminal_value=True
+    )
+    act = behavior(mean=0.5)
+    made = planner(knobs, q=Value(slopes=(1.0, 3.0)), act=act)
+    with_value = decide(made, STATES).returns.numpy()
+    without = decide(
+        planner(
+            dataclasses.replace(knobs, terminal_value=False), q=Value(slopes=(1.0, 3.0)), act=act
+        ),
+        STATES,
+    ).returns.numpy()
+    # Actions of the value have the model's own spread around 0.5.
+    noise = 0.5 + np.exp(-2.5) * np.random.default_rng(0).normal(size=200_000)
+    expected = 2.0 * np.tanh(noise).mean()
+    np.testing.assert_allclose(with_value - without, expected, atol=0.01)
+
+
+def test_a_predicted_fall_ends_rewards_and_value():
+    narrow = toys.cart(bound=0.55)
+    start = np.array([[0.5, 5.0]], np.float32)  # x' = 1.0 at the first step
+    returns = {}
+    for rule in ("task", "none"):
+        knobs = dataclasses.replace(KNOBS, planner_termination=rule, population=50)
+        returns[rule] = decide(planner(knobs, task=narrow), start)
+    first = -(start[0] @ W @ start[0])
+    # Only the first step counts: its cost is the state's plus 0.3 a^2, with a in (-1, 1).
+    found = returns["task"].returns.numpy()
+    assert (found <= first + 1e-5).all() and (found >= first - U).all()
+    assert (returns["none"].returns.numpy() < first - 5.0).all()
+
+
+def test_pruned_candidates_have_no_weight_and_the_fallback_is_told():
+    class Doubtful(LinearDynamics):
+        def uncertainty(self, outputs, units):
+            # More speed after the step, more doubt: half of the proposals or so are above 0.
+            return outputs[0, :, 1]
+
+    knobs = dataclasses.replace(KNOBS, horizon=1, inverse_temperature=0.0, population=400)
+    at_rest = np.zeros((2, 2), np.float32)
+    made = planner(knobs, Doubtful((0.0, 0.0)), limit=0.0)
+    found = decide(made, at_rest)
+    keep = found.keep.numpy()
+    np.testing.assert_allclose(keep.mean(axis=1), 0.5, atol=0.08)
+    assert (found.weights.numpy()[~keep] == 0.0).all() and not found.fallback.numpy().any()
+    assert (found.action.numpy() < -0.3).all()
+    none = decide(planner(knobs, Doubtful((0.0, 0.0)), limit=-10.0), at_rest)
+    assert none.fallback.numpy().all()
+    np.testing.assert_allclose(none.kept_share, knobs.least_kept)
+    everything = planner(dataclasses.replace(knobs, prune=False), Doubtful((0.0, 0.0)), limit=0.0)
+    np.testing.assert_array_equal(decide(everything, at_rest).kept_share, [1.0, 1.0])
+
+
+def test_the_penalty_is_paid_for_doubt_above_the_limit_only():
+    class Doubtful(LinearDynamics):
+        def uncertainty(self, outputs, units):
+            return tf.constant([0.4, 0.6])
+
+    models = rollout.Models(behavior(), Doubtful(), Value())
+    returns = {}
+    for price in (0.0, 2.0):
+        knobs = dataclasses.replace(KNOBS, horizon=1, uncertainty_penalty=price)
+        returns[price] = rollout.roll_out(
+            TASK,
+            models,
+            rollout.Bound.of(models, tf.float32),
+            PLAIN,
+            knobs,
+            0.5,
+            tf.constant(STATES[:2]),
+            tf.zeros([2, 1, 1]),
+            tf.zeros([2, 2], tf.int32),
+            tf.constant([0, 0]),
+        ).returns
+    np.testing.assert_allclose(returns[0.0] - returns[2.0], [0.0, 1.2], rtol=1e-5)
+
+
+def test_a_broken_prediction_does_not_reach_the_plan():
+    class Broken(LinearDynamics):
+        def next_states(self, states, outputs):
+            after = outputs[..., :2]
+            return tf.where(after[:, 1:] > 0.0, float("nan"), after)
+
+    found = decide(planner(dynamics=Broken()), 0.0 * STATES)
+    assert np.isfinite(found.action).all() and np.isfinite(found.plan).all()
+    assert np.isfinite(found.expected_return).all() and np.isfinite(found.disagreement).all()
+    assert 0.0 < found.kept_share.numpy().max() < 1.0
+
+
+def test_another_reward_and_a_hard_constraint_change_the_plan_at_once():
+    knobs = dataclasses.replace(KNOBS, horizon=1, inverse_temperature=20.0, population=2000)
+    push = Objective(rows.RewardScale(0.0, 1.0), reward=lambda s, a, n: 10.0 * a[:, 0])
+    pushed = decide(planner(knobs, objective=push), 0.0 * STATES).action.numpy()
+    assert (pushed > 0.8).all()
+    slow = dataclasses.replace(push, constraint=lambda s, a, n: n[:, 1] - 0.1)
+    held = decide(planner(knobs, objective=slow), 0.0 * STATES)
+    # v' = 0.5 a <= 0.1
+    assert (held.action.numpy() <= 0.2 + 1e-6).all() and (held.action.numpy() > 0.1).all()
+
+
+def test_actions_come_in_the_tasks_bounds():
+    wide = dataclasses.replace(
+        TASK, action_low=np.array([0.0], np.float32), action_high=np.array([4.0], np.float32)
+    )
+    found = decide(planner(task=wide, act=behavior(mean=0.5)), STATES)
+    plain = decide(planner(act=behavior(mean=0.5)), STATES)
+    np.testing.assert_allclose(found.action, 2.0 + 2.0 * plain.action.numpy(), rtol=1e-6)
+
+
+def test_the_trajectory_shown_is_the_heaviest_candidates():
+    found = decide(planner(), STATES)
+    assert found.trajectory.shape == (3, 4, 2)
+    np.testing.assert_allclose(found.trajectory[:, 0], STATES)
+    best = found.weights.numpy().argmax(axis=1)
+    np.testing.assert_array_equal(best, found.returns.numpy().argmax(axis=1))
+
+
+def test_one_member_acts_for_all_rows_and_it_changes_from_step_to_step():
+    knobs = dataclasses.replace(KNOBS, sigma_max=1e-6, horizon=8, inverse_temperature=0.0)
+    made = planner(knobs, act=behavior(mean=0.5, members=2))
+    seen = set()
+    for seed in range(6):
+        found = decide(made, STATES, seed=(seed, 0))
+        signs = np.sign(np.concatenate([found.action[:, None], found.plan[:, :-1]], axis=1))
+        assert (signs == signs[:1]).all()
+        seen.add(tuple(signs[0, :, 0]))
+    assert len(seen) >= 5 and all(len(set(signs)) == 2 for signs in seen)
+
+
+# --- the real models ---
+
+
+def ensemble(members=2, **changes):
+    task = toys.cart()
+    config = DynamicsConfig(dynamics_members=members, **changes)
+    units = rows.Normalizer(
+        Statistics(np.array([1.0, 0.0], np.float32), np.array([2.0, 1.0], np.float32)),
+        Statistics(np.array([0.5], np.float32), np.array([0.25], np.float32)),
+        Statistics(np.array([0.1, 0.2, 3.0], np.float32), np.array([2.0, 4.0, 5.0], np.float32)),
+    )
+    change = np.array([2.0, 4.0, 0.5], np.float32)
+    return DynamicsModel(task, MODEL, config, units, change, 0)
+
+
+def test_inputs_and_outputs_are_in_the_datas_units():
+    states, outputs = tf.constant([[3.0, 1.0]]), tf.constant([[1.0, -1.0, 2.0]])
+    np.testing.assert_allclose(
+        ensemble().inputs(states, tf.constant([[1.0]])), [[1.0, 1.0, 2.0]], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        ensemble().next_states(states, outputs), [[3.0 + 2.1, 1.0 - 3.8]], rtol=1e-6
+    )
+    absolute = ensemble(targets="absolute")
+    np.testing.assert_allclose(absolute.next_states(states, outputs), [[2.1, -3.8]], rtol=1e-6)
+    np.testing.assert_allclose(absolute.rewards(outputs), [13.0], rtol=1e-6)
+
+
+def test_disagreement_counts_states_and_reward_in_the_asked_units():
+    outputs = tf.constant([[[1.0, 2.0, 3.0]], [[0.0, 2.0, 1.0]]])
+    np.testing.assert_allclose(
+        ensemble().uncertainty(outputs, "raw"), [np.hypot(2.0, 10.0)], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        ensemble().uncertainty(outputs, "delta"), [np.hypot(1.0, 20.0)], rtol=1e-6
+    )
+
+
+def test_uncertainties_of_many_rows_are_those_of_single_ones(monkeypatch):
+    from mopp_tf import dynamics
+
+    model = ensemble()
+    generator = np.random.default_rng(0)
+    states = generator.normal(size=(5, 2)).astype(np.float32)
+    actions = generator.uniform(-1, 1, (5, 1)).astype(np.float32)
+    whole = model.uncertainties(states, actions, "delta")
+    predict = model.bind()
+    single = [
+        float(model.uncertainty(predict(states[i : i + 1], actions[i : i + 1]), "delta")[0])
+        for i in range(5)
+    ]
+    np.testing.assert_allclose(whole, single, rtol=1e-5)
+    monkeypatch.setattr(dynamics, "_ROWS_PER_CALL", 2)
+    np.testing.assert_allclose(model.uncertainties(states, actions, "delta"), single, rtol=1e-5)
+    assert whole.min() > 0.0
+
+
+def test_published_orders_are_taken_or_refused():
+    with pytest.raises(UserError, match=r"--dynamics_orders: expected 2 numbers .* got 1 and 2"):
+        ensemble(dynamics_orders=(3,))
+    hopper = dataclasses.replace(
+        TASK, observation_names=tuple("abcdefghijk"), action_names=("x", "y", "z")
+    )
+    units = rows.Normalizer(toys.identity(11), toys.identity(3), toys.identity(12))
+    model = DynamicsModel(
+        hopper,
+        MODEL,
+        DynamicsConfig(dynamics_members=2, dynamics_orders=(1, 4)),
+        units,
+        np.ones(12, np.float32),
+        0,
+    )
+    published = autoregressive.PUBLISHED_HOPPER_ORDERS
+    assert [m.order for m in model.members] == [published[1], published[4]]
+
+
+def test_six_behaviour_members_for_three_actions_have_all_orderings():
+    three = dataclasses.replace(TASK, action_names=("x", "y", "z"))
+    units = UNITS._replace(actions=toys.identity(3))
+    model = BehaviorModel(three, MODEL, BehaviorConfig(behavior_members=6), units, 0)
+    assert [m.order for m in model.members] == autoregressive.all_orderings(3)
+    assert len({m.order for m in model.members}) == 6
