@@ -199,12 +199,12 @@ def test_other_flags_for_the_folder_are_refused(finished):
 
 
 @pytest.mark.usefixtures("no_export")
-def test_models_of_another_run_are_taken_over_or_refused(finished, tmp_path, monkeypatch):
-    home, configs, _ = finished
+def test_models_of_another_run_are_taken_over_or_refused(cart, tmp_path, monkeypatch):
+    configs = cart(tmp_path / "first")
+    experiment.run(configs)
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it fitted"))
-    other = _configs(tmp_path / "other", home / "data", prune=False, models_from=str(home / "run"))
-    summary = experiment.run(other)
-    assert summary["kept_share"] == 1.0
+    other = cart(tmp_path / "other", horizon=3, models_from=str(tmp_path / "first"))
+    assert experiment.run(other)["horizon"] == 3
     for a, b in zip(_weights(configs), _weights(other), strict=True):
         np.testing.assert_array_equal(a, b)
     third = cart(tmp_path / "mode", conditioning="mode", models_from=str(tmp_path / "first"))
