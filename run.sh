@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # ./run.sh train --env=walker2d    python -m morel_tf.train
+# ./run.sh mopp --env=hopper       python -m mopp_tf.train; mopp-evaluate, mopp-export
 # ./run.sh test                    ruff, mypy, pytest
 # ./run.sh evaluate|export|behavior|collect|results|tensorboard|python ...
 # Makes .venv once; PYTHON=python3.12 ./run.sh ... chooses the interpreter.
@@ -42,12 +43,14 @@ command=${1:-help}
 [ $# -gt 0 ] && shift
 case $command in
   train | evaluate | export) module=morel_tf.$command ;;
+  mopp) module=mopp_tf.train ;;
+  mopp-evaluate | mopp-export) module=mopp_tf.${command#mopp-} ;;
   behavior) module=morel_tf.train_behavior ;;
   collect | results) module=offline_tf.$command ;;
   tensorboard | python) module= ;;
   test | check) module= ;;
   *)
-    sed -n '2,5s/^# //p' run.sh >&2
+    sed -n '2,6s/^# //p' run.sh >&2
     [ "$command" = help ] && exit 0
     echo "error: expected one of the commands above, got '$command'" >&2
     exit 2

@@ -340,6 +340,7 @@ def summarize(
         "dataset": dataset_name,
         "physics": configs.run.physics,
         "preset": configs.run.preset,
+        "variant": variant(configs),
         "seed": configs.run.seed,
         "commit": record.manifest["commit"],
         "command": process.command(FREE_FLAGS),
@@ -355,6 +356,19 @@ def summarize(
     write_json(record.folder / "summary.json", summary)
     logging.info("%s", in_words(summary))
     return summary
+
+
+def variant(configs: Configs) -> str:
+    """What sets a run apart from the plain algorithm under the default preset, for tables."""
+    preset = configs.run.preset
+    parts = {
+        preset: preset != "default",
+        "no pruning": not configs.planner.prune,
+        "no max-Q": not configs.planner.max_q,
+        "MLP": configs.model.network == "mlp",
+        "mode conditioning": preset == "default" and configs.model.conditioning == "mode",
+    }
+    return ", ".join(name for name, applies in parts.items() if applies)
 
 
 def _fit_numbers(results: dict[str, Any]) -> dict[str, float]:

@@ -35,6 +35,9 @@ _COLUMNS = (
     ("true_return_last_tenth", "last tenth"),
     ("true_return_least_in_second_half", "least in 2nd half"),
     ("normalized_score", "score"),
+    ("kept_share", "kept share"),
+    ("effective_sample_size", "effective sample size"),
+    ("decision_ms_median", "ms per decision"),
     ("wall_seconds", "seconds"),
 )
 
@@ -57,7 +60,7 @@ class ResultsConfig:
 
 
 def add(path: pathlib.Path, summaries: list[dict[str, Any]], command: str) -> None:
-    """Puts summaries into a record; one of the same algorithm and seed is replaced.
+    """Puts summaries into a record; one of the same algorithm, variant, data and seed is replaced.
 
     Args:
       path: of the record.
@@ -65,20 +68,74 @@ def add(path: pathlib.Path, summaries: list[dict[str, Any]], command: str) -> No
       command: for summaries that do not name their own.
     """
     record = json.loads(path.read_text()) if path.exists() else []
-    runs = {(run["algorithm"], run["seed"]): run for run in record}
+    runs = {_key(run): run for run in record}
     for summary in summaries:
         # Where a run lay says nothing to a reader.
         kept = {k: v for k, v in summary.items() if k != "export"}
         kept.setdefault("command", command)
-        runs[kept["algorithm"], kept["seed"]] = kept
+        runs[_key(kept)] = kept
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([runs[key] for key in sorted(runs)], indent=1) + "\n")
+
+
+def _key(run: dict[str, Any]) -> tuple[str, str, str, int]:
+    # Data that differ only in the seed they were made with are one data set.
+    dataset = run["dataset"].removesuffix(f"-seed{run['seed']}")
+    return run["algorithm"], run.get("variant", ""), dataset, run["seed"]
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 1.0 else f"{value:.0f}"
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.0f}" if isinstance(value, float) else str(value)
+    return _number(value) if isinstance(value, float) else str(value)
+
+
+def _mean_cell(values: list[float]) -> str:
+    if not values:
+        return "-"
+    if len(values) == 1:
+        return _number(values[0])
+    return f"{_number(float(np.mean(values)))} +- {_number(float(np.std(values, ddof=1)))}"
+
+
+def wide_table(record: list[dict[str, Any]]) -> str:
+    """Returns the Markdown of a record over several data sets: a row each, a column per algorithm.
+
+    Cells are returns of the real simulator, mean +- standard deviation over seeds.
+    """
+    names = sorted({_key(run)[:2] for run in record})
+    titles = [f"{algorithm}{f' ({variant})' if variant else ''}" for algorithm, variant in names]
+    head = ["data", "seeds", "behaviour data", *titles]
+    if any("bc_return" in run for run in record):
+        head.insert(3, "behaviour model")
+    scored = ("mopp", "") if ("mopp", "") in names else names[-1]
+    head.append("score of " + titles[names.index(scored)])
+    parts = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for dataset in sorted({_key(run)[2] for run in record}):
+        runs = [run for run in record if _key(run)[2] == dataset]
+
+        def column(
+            name: tuple[str, str] | None, key: str, runs: list[dict[str, Any]] = runs
+        ) -> list[float]:
+            chosen = [run for run in runs if name is None or _key(run)[:2] == name]
+            return [run[key] for run in chosen if run.get(key) is not None]
+
+        seeds = sorted({run["seed"] for run in runs})
+        by_seed = {run["seed"]: run["behavior_return"] for run in runs}
+        cells = [dataset, ",".join(map(str, seeds)), _mean_cell(list(by_seed.values()))]
+        if "behaviour model" in head:
+            cells.append(_mean_cell(column(("mopp", ""), "bc_return") or column(None, "bc_return")))
+        cells += [_mean_cell(column(name, "true_return_mean")) for name in names]
+        cells.append(_mean_cell(column(scored, "normalized_score")))
+        parts.append("| " + " | ".join(cells) + " |")
+    commands = sorted({run["command"] for run in record})
+    commits = ", ".join(sorted({run["commit"] for run in record}))
+    parts += ["", f"commit {commits}:", *(f"`{command}`  " for command in commands), ""]
+    return "\n".join(parts)
 
 
 def table(record: list[dict[str, Any]]) -> str:
@@ -87,24 +144,20 @@ def table(record: list[dict[str, Any]]) -> str:
     for algorithm in sorted({run["algorithm"] for run in record}):
         runs = [run for run in record if run["algorithm"] == algorithm]
         commits = ", ".join(sorted({run["commit"] for run in runs}))
-        iterations = ", ".join(sorted({str(run["iterations"]) for run in runs}))
+        counts = sorted({str(run["iterations"]) for run in runs if "iterations" in run})
+        iterations = f", {', '.join(counts)} iterations" if counts else ""
         commands = sorted({run["command"] for run in runs})
-        parts.append(f"{algorithm}, {iterations} iterations, commit {commits}:")
+        columns = [c for c in _COLUMNS if any(run.get(c[0]) is not None for run in runs)]
+        parts.append(f"{algorithm}{iterations}, commit {commits}:")
         parts += [*(f"`{command}`" for command in commands), ""]
-        parts.append("| " + " | ".join(title for _, title in _COLUMNS) + " |")
-        parts.append("|" + "---|" * len(_COLUMNS))
+        parts.append("| " + " | ".join(title for _, title in columns) + " |")
+        parts.append("|" + "---|" * len(columns))
         for run in runs:
-            parts.append("| " + " | ".join(_cell(run.get(key)) for key, _ in _COLUMNS) + " |")
+            parts.append("| " + " | ".join(_cell(run.get(key)) for key, _ in columns) + " |")
         if len(runs) > 1:
             cells = ["mean +- std"]
-            for key, _ in _COLUMNS[1:]:
-                values = [run[key] for run in runs if run.get(key) is not None]
-                if not values:
-                    cells.append("-")
-                    continue
-                cells.append(
-                    f"{np.mean(values):.0f} +- {np.std(values, ddof=min(1, len(values) - 1)):.0f}"
-                )
+            for key, _ in columns[1:]:
+                cells.append(_mean_cell([run[key] for run in runs if run.get(key) is not None]))
             parts.append("| " + " | ".join(cells) + " |")
         parts.append("")
     return "\n".join(parts)
@@ -115,7 +168,8 @@ def render(folder: pathlib.Path) -> str:
     parts = []
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
-        parts += [f"### {path.stem}\n", table(record)]
+        several = len({_key(run)[2] for run in record}) > 1
+        parts += [f"### {path.stem}\n", wide_table(record) if several else table(record)]
     return "\n".join(parts)
 
 

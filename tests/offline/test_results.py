@@ -1,0 +1,108 @@
+import json
+
+import numpy as np
+import pytest
+
+from offline_tf import results
+from offline_tf.types import UserError
+
+
+def summary(seed, value, dataset="hopper-medium-ours", algorithm="mopp", **more):
+    return {
+        "algorithm": algorithm,
+        "dataset": dataset,
+        "seed": seed,
+        "commit": "abc",
+        "command": f"python -m x --seed={seed}",
+        "behavior_return": 1000.0 + seed,
+        "true_return_mean": value,
+        "export": "/somewhere/export",
+        **more,
+    }
+
+
+def rows_of(text):
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_a_table_has_a_row_per_seed_their_mean_and_only_columns_with_numbers():
+    found = rows_of(results.table([summary(s, v) for s, v in ((0, 10.0), (1, 20.0), (2, 60.0))]))
+    assert found[0] == ["seed", "behaviour policy", "**true, mean action**"]
+    assert found[1:4] == [["0", "1000", "10"], ["1", "1001", "20"], ["2", "1002", "60"]]
+    std = np.std([10, 20, 60], ddof=1)
+    assert found[4] == ["mean +- std", "1001 +- 1", f"30 +- {std:.0f}"]
+
+
+def test_one_run_has_no_mean_row_and_small_numbers_keep_their_digits():
+    found = rows_of(results.table([summary(0, 10.0, kept_share=0.8149)]))
+    assert found[0][-1] == "kept share" and found[1][-1] == "0.81" and len(found) == 2
+
+
+def test_several_data_sets_make_a_row_each_and_a_column_per_algorithm():
+    record = [
+        summary(0, 100.0, bc_return=50.0, normalized_score=3.0),
+        summary(1, 200.0, bc_return=70.0, normalized_score=5.0),
+        summary(0, 90.0, algorithm="mbop"),
+        summary(0, 80.0, variant="no pruning", bc_return=50.0, normalized_score=2.0),
+        summary(0, 300.0, dataset="hopper-mixed-ours", bc_return=10.0, normalized_score=9.0),
+    ]
+    found = rows_of(results.wide_table(record))
+    assert found[0] == [
+        "data",
+        "seeds",
+        "behaviour data",
+        "behaviour model",
+        "mbop",
+        "mopp",
+        "mopp (no pruning)",
+        "score of mopp",
+    ]
+    medium, mixed = found[1:]
+    assert medium[:7] == [
+        "hopper-medium-ours",
+        "0,1",
+        "1000 +- 0.71",
+        "60 +- 14",
+        "90",
+        "150 +- 71",
+        "80",
+    ]
+    assert mixed == ["hopper-mixed-ours", "0", "1000", "10", "-", "300", "-", "9"]
+
+
+def test_adding_replaces_a_run_of_the_same_seed_and_keeps_others(tmp_path):
+    path = tmp_path / "results" / "x.json"
+    results.add(path, [summary(0, 1.0), summary(1, 2.0)], "")
+    results.add(path, [summary(1, 3.0), summary(1, 4.0, variant="MLP")], "")
+    kept = json.loads(path.read_text())
+    assert [(r["seed"], r.get("variant"), r["true_return_mean"]) for r in kept] == [
+        (0, None, 1.0),
+        (1, None, 3.0),
+        (1, "MLP", 4.0),
+    ]
+    assert all("export" not in run for run in kept)
+
+
+def test_data_sets_that_differ_in_the_seed_alone_are_one():
+    record = [summary(s, 1.0, dataset=f"ant-v2-pure-1000-seed{s}") for s in (0, 1)]
+    assert len({results._key(run)[2] for run in record}) == 1
+
+
+def test_the_page_keeps_what_is_around_the_markers(tmp_path):
+    folder, page = tmp_path / "results", tmp_path / "PAGE.md"
+    results.add(folder / "one.json", [summary(0, 10.0)], "")
+    page.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+    results.main(results.ResultsConfig(folder=str(folder), page=str(page)))
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert "### one" in text and "| 0 | 1000 | 10 |" in text
+    page.write_text("no markers")
+    with pytest.raises(UserError, match="expected the lines"):
+        results.main(results.ResultsConfig(folder=str(folder), page=str(page)))
+    with pytest.raises(UserError, match="found none at"):
+        results.main(
+            results.ResultsConfig(
+                folder=str(folder), page=str(page), add=("none.json",), record="one"
+            )
+        )
