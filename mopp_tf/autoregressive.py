@@ -231,18 +231,16 @@ class Density:
     def _chain(
         self, inputs: Tensor, value_of: Callable[[int, Parameters], Tensor]
     ) -> tuple[Parameters, Tensor]:
-        """Runs the heads in order; value_of(dimension, parameters [B, C]) -> [B] is fed on."""
-        latent = self._encode(inputs)
+        """Runs the heads in order; value_of(dimension, parameters [B, C]) -> [B, 1] is fed on."""
         values: list[Tensor] = [None] * len(self.order)
         found: list[Parameters] = [None] * len(self.order)  # type: ignore[list-item]
-        earlier = [latent]
+        seen = self._encode(inputs)
         for head, dim in zip(self._heads, self.order, strict=True):
-            found[dim] = split_outputs(head(tf.concat(earlier, axis=1)))
+            found[dim] = split_outputs(head(seen))
             values[dim] = value_of(dim, found[dim])
-            earlier.append(values[dim][:, None])
-        return Parameters(*(tf.stack(x, axis=1) for x in zip(*found, strict=True))), tf.stack(
-            values, axis=1
-        )
+            seen = tf.concat([seen, values[dim]], axis=1)
+        parameters = Parameters(*(tf.stack(x, axis=1) for x in zip(*found, strict=True)))
+        return parameters, tf.concat(values, axis=1)
 
     def modes(self, inputs: Tensor) -> tuple[Parameters, Tensor]:
         """Feeds each head the modes of the earlier dimensions.
@@ -253,7 +251,13 @@ class Density:
         Returns:
           Parameters [B, D, C] and modes [B, D].
         """
-        return self._chain(inputs, lambda _, parameters: mode(parameters, self.squash))
+
+        def column(_: int, parameters: Parameters) -> Tensor:
+            if parameters.mean.shape[-1] == 1:  # no slicing: it costs as much as a small product
+                return tf.tanh(parameters.mean) if self.squash else parameters.mean
+            return mode(parameters, self.squash)[:, None]
+
+        return self._chain(inputs, column)
 
     def ancestral(
         self, inputs: Tensor, seed: Tensor, std_scale: Tensor | float = 1.0
@@ -262,7 +266,7 @@ class Density:
         streams = tf.random.split(seed, len(self.order))
 
         def draw(dim: int, parameters: Parameters) -> Tensor:
-            return sample(parameters, self.squash, streams[dim], std_scale)
+            return sample(parameters, self.squash, streams[dim], std_scale)[:, None]
 
         return self._chain(inputs, draw)
 
@@ -287,7 +291,7 @@ class Density:
           [B, D]; the sum over D is the joint log density.
         """
         if self.conditioning == "teacher":
-            parameters, _ = self._chain(inputs, lambda dim, _: targets[:, dim])
+            parameters, _ = self._chain(inputs, lambda dim, _: targets[:, dim : dim + 1])
         else:
             parameters, _ = self.modes(inputs)
         return distribution(parameters, self.squash).log_prob(targets)

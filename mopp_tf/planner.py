@@ -43,7 +43,14 @@ class Decision(NamedTuple):
 
 
 class Planner(tf.Module):
-    """MOPP's planner over fitted models; `decide` is one graph for a whole decision."""
+    """MOPP's planner over fitted models; `decide` is one graph for a whole decision.
+
+    Attributes:
+      groups: parts of the candidates that the graph rolls out independently, so that as many cores
+        work at once; part of what a seed means.
+    """
+
+    groups = 2
 
     def __init__(
         self,
@@ -80,6 +87,11 @@ class Planner(tf.Module):
             *models.q.weights,
         ]
 
+    def _group_sizes(self) -> list[int]:
+        whole, rest = divmod(self.knobs.population, self.groups)
+        sizes = [whole + (index < rest) for index in range(self.groups)]
+        return [size for size in sizes if size]
+
     def initial_plan(self, observation: Tensor) -> Tensor:
         """The plan before the first decision: member 0's mode, H times; [E, S] -> [E, H, A]."""
         first = self._models.behavior.densities(self._dtype)[0]
@@ -97,7 +109,7 @@ class Planner(tf.Module):
         Returns:
           A Decision.
         """
-        knobs, population = self.knobs, self.knobs.population
+        knobs = self.knobs
         bound = rollout.Bound.of(self._models, self._dtype)
         which, draws = tf.unstack(tf.random.split(seed, 2))
         # One member for all rows, drawn anew at each step (authors).
@@ -106,19 +118,23 @@ class Planner(tf.Module):
         members = tf.cast(members * sizes, tf.int32)
 
         # Roll out N candidates per environment, guided by boosted behaviour and max-Q.
-        found = rollout.roll_out(
-            self.task,
-            self._models,
-            bound,
-            self._objective,
-            knobs,
-            self.limit,
-            tf.repeat(observation, population, axis=0),
-            tf.repeat(plan, population, axis=0),
-            members,
-            draws,
-        )
-        found = rollout.Candidates(*(tf.reshape(x, [-1, population, *x.shape[1:]]) for x in found))
+        parts = []
+        streams = tf.unstack(tf.random.split(draws, self.groups))
+        for count, stream in zip(self._group_sizes(), streams, strict=False):
+            part = rollout.roll_out(
+                self.task,
+                self._models,
+                bound,
+                self._objective,
+                knobs,
+                self.limit,
+                tf.repeat(observation, count, axis=0),
+                tf.repeat(plan, count, axis=0),
+                members,
+                stream,
+            )
+            parts.append([tf.reshape(x, [-1, count, *x.shape[1:]]) for x in part])
+        found = rollout.Candidates(*(tf.concat(x, axis=1) for x in zip(*parts, strict=True)))
 
         # Prune what the ensemble disagrees about; a return that is not finite counts as unknown.
         finite = tf.math.is_finite(found.returns)

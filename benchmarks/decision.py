@@ -1,0 +1,156 @@
+"""python benchmarks/decision.py: time of one MOPP decision, as ratios in one run.
+
+Random weights of the sizes that the presets use; one environment. Beside it: the same arithmetic
+call by call (eager), and this machine's matrix-product peak.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from flags import schema
+from mopp_tf import algorithm, deploy, rollout, rows
+from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
+from mopp_tf.objectives import Objective
+from mopp_tf.planner import Planner
+from offline_tf import export, process, standardize, tasks
+from offline_tf.knobs import check, knob
+
+USAGE = """
+usage: python benchmarks/decision.py [--env=walker2d] [--horizon=4] [--members=3] [--calls=100]
+
+Times one decision of MOPP's planner in the exported graph, in float32.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """Benchmark."""
+
+    env: str = knob("walker2d", "Task.")
+    population: int = knob(100, "Candidates N.", low=1)
+    horizon: int = knob(4, "Steps H.", low=1)
+    members: int = knob(3, "Dynamics members K and behaviour members K'.", low=1)
+    q_proposals: int = knob(10, "Proposals K_Q.", low=1)
+    q_of_proposals: str = knob("first", "Twins used by max-Q.", choices=("first", "min", "mean"))
+    calls: int = knob(100, "Calls that are timed.", low=1)
+    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+
+
+def median_ms(call: Callable[[int], Any], calls: int) -> float:
+    """Median wall-clock time of call(number) in ms, after two calls to warm up."""
+    spent = []
+    for number in range(calls + 2):
+        began = time.perf_counter()
+        call(number)
+        spent.append(1e3 * (time.perf_counter() - began))
+    return float(np.median(spent[2:]))
+
+
+def peak_gflops() -> float:
+    """Float32 products of 1000 x 500 by 500 x 500, one per thread side by side, in GFLOP/s."""
+    threads = tf.config.threading.get_inter_op_parallelism_threads()
+    matrices = [
+        (tf.random.normal([1000, 500]), tf.random.normal([500, 500])) for _ in range(threads)
+    ]
+
+    @tf.function
+    def run() -> Any:
+        totals = []
+        for left, right in matrices:
+            for _ in range(20):
+                left = tf.matmul(left, right) * 0.04
+            totals.append(tf.reduce_sum(left))
+        return tf.add_n(totals)
+
+    best = median_ms(lambda _: run().numpy(), 20)
+    return threads * 20 * 2 * 1000 * 500 * 500 / best / 1e6
+
+
+def work_gflop(config: BenchmarkConfig, state_dim: int, action_dim: int) -> float:
+    """Arithmetic of one decision (two operations per multiply-add), without elementwise work."""
+    s, a, n, h = state_dim, action_dim, config.population, config.horizon
+    dynamics = 500 * (s + a) + 500 * s + sum(200 * (s + i) + 20_200 for i in range(s + 1))
+    behavior = 500 * s + 1000 * a + sum(200 * (2 * a + i) + 20_200 for i in range(a))
+    q = 500 * (s + a) + 250_500
+    twins = 1 if config.q_of_proposals == "first" else 2
+    rolled = h * n * (behavior + config.members * dynamics + twins * config.q_proposals * q)
+    return 2e-9 * (rolled + n * behavior + 2 * n * config.q_proposals * q)
+
+
+def main(config: BenchmarkConfig) -> None:
+    """Measures and prints."""
+    process.use_threads(config.threads)
+    task = tasks.get(config.env)
+
+    def plain(width: int) -> standardize.Statistics:
+        return standardize.Statistics(np.zeros(width, np.float32), np.ones(width, np.float32))
+
+    units = rows.Normalizer(
+        plain(task.state_dim), plain(task.action_dim), plain(task.state_dim + 1)
+    )
+    planning = PlannerConfig(
+        population=config.population,
+        horizon=config.horizon,
+        q_proposals=config.q_proposals,
+        q_of_proposals=config.q_of_proposals,
+    )
+    knobs = algorithm.Knobs(
+        ModelConfig(),
+        DynamicsConfig(dynamics_members=config.members),
+        BehaviorConfig(behavior_members=config.members),
+        QConfig(),
+        planning,
+    )
+    prepared = algorithm.Prepared(
+        rows.RewardScale(0.0, 1.0), units, np.ones(task.state_dim + 1, np.float32)
+    )
+    models: rollout.Models = algorithm.build(task, knobs, prepared, 0)
+    planner = Planner(task, models, planning, 1e9, Objective(prepared.scale))
+    observation = tf.random.stateless_normal([1, task.state_dim], [0, 0])
+    start = planner.initial_plan(observation)
+
+    def seed(number: int) -> tf.Tensor:
+        return tf.constant([0, number], tf.int32)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "export"
+        exported = deploy.Exported(planner)
+        export.save(exported, path, exported.signatures())
+        call = tf.saved_model.load(str(path)).signatures["plan"]
+        graph = median_ms(
+            lambda i: call(observation=observation, plan=start, seed=seed(i))["action"].numpy(),
+            config.calls,
+        )
+    eager = median_ms(
+        lambda i: planner.decide(observation, start, seed(i)).action.numpy(),
+        max(3, config.calls // 20),
+    )
+    peak = peak_gflops()
+    work = work_gflop(config, task.state_dim, task.action_dim)
+    logging.info("exported graph  %.1f ms (median of %d)", graph, config.calls)
+    logging.info("eager, per op   %.1f ms, %.1f times as long", eager, eager / graph)
+    logging.info(
+        "%.2f GFLOP: %.0f GFLOP/s, %.0f %% of the products' peak here (%.0f GFLOP/s)",
+        work,
+        1e3 * work / graph,
+        1e5 * work / graph / peak,
+        peak,
+    )
+
+
+if __name__ == "__main__":
+    schema.run(main, [BenchmarkConfig], USAGE)
