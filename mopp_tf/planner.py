@@ -127,7 +127,6 @@ class Planner(tf.Module):
                 bound,
                 self._objective,
                 knobs,
-                self.limit,
                 tf.repeat(observation, count, axis=0),
                 tf.repeat(plan, count, axis=0),
                 members,
@@ -140,11 +139,16 @@ class Planner(tf.Module):
         finite = tf.math.is_finite(found.returns)
         doubt = tf.where(finite[:, :, None], found.uncertainty, float("inf"))
         pruned = pruning.prune(doubt, found.violation, self.limit, knobs.least, knobs.fallback)
+        returns = found.returns
+        if knobs.uncertainty_penalty:
+            excess = tf.where(found.uncertainty > self.limit, found.uncertainty, 0.0)
+            price = knobs.uncertainty_penalty * tf.cast(pruned.fallback, tf.float32)
+            returns -= price[:, None] * tf.reduce_sum(excess, axis=2)
 
         # Average the rest by their returns; shift the plan.
         average = averaging.weighted_average(
             found.actions,
-            found.returns,
+            returns,
             pruned.keep,
             knobs.inverse_temperature,
             knobs.temperature_units == "relative",
@@ -154,13 +158,13 @@ class Planner(tf.Module):
         return Decision(
             action=self._middle + self._half * action,
             plan=tf.concat([average.plan[:, 1:], average.plan[:, -1:]], axis=1),
-            returns=found.returns,
+            returns=returns,
             weights=average.weights,
             keep=pruned.keep,
             expected_return=tf.reduce_sum(
-                tf.where(pruned.keep, average.weights * found.returns, 0.0), axis=1
+                tf.where(pruned.keep, average.weights * returns, 0.0), axis=1
             ),
-            return_spread=averaging.spread(found.returns, pruned.keep),
+            return_spread=averaging.spread(returns, pruned.keep),
             effective_sample_size=average.effective_sample_size,
             kept_share=tf.reduce_mean(tf.cast(pruned.keep, tf.float32), axis=1),
             fallback=pruned.fallback,

@@ -169,7 +169,6 @@ def roll_out(
     bound: Bound,
     objective: Objective,
     knobs: PlannerConfig,
-    limit: Tensor | float,
     states: Tensor,
     plan: Tensor,
     members: Tensor,
@@ -182,7 +181,6 @@ def roll_out(
       models, bound: the models.
       objective: another reward and constraints.
       knobs: of the planner.
-      limit: L, for the penalty.
       states: [B, S], where each row starts.
       plan: [B, H, A], the shifted previous plan of the row's environment.
       members: [H + 1, 2] int32, number of the behaviour member and of the dynamics member whose
@@ -216,8 +214,6 @@ def roll_out(
         following = models.dynamics.next_states(states, outputs[members[t, 1]])
         reward = tf.reduce_mean(models.dynamics.rewards(outputs), axis=0)
         reward, broken = objective.apply(states, action, following, reward)
-        if knobs.uncertainty_penalty:
-            reward -= knobs.uncertainty_penalty * tf.where(doubt > limit, doubt, 0.0)
         returns += alive * reward
         violation += alive * broken
         if knobs.planner_termination == "task":

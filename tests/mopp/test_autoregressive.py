@@ -516,7 +516,7 @@ def test_targets_are_kept_off_the_ends():
 # Fitting.
 
 CONFIG = ModelConfig(
-    batch_size=128, learning_rate=0.01, precision="float32", weight_decay=0.0, holdout_share=0.1
+    batch_size=128, learning_rate=0.02, precision="float32", weight_decay=0.0, holdout_share=0.1
 )
 SMALL = dataclasses.replace(CONFIG, batch_size=8)
 
@@ -526,10 +526,10 @@ def _correlated(count=3000, seed=0):
     rng = np.random.default_rng(seed)
     first = 0.7 * rng.normal(size=count)
     second = first + 0.2 * rng.normal(size=count)
-    return np.zeros((count, 1), np.float32), np.stack([first, second], 1).astype(np.float32)
+    return np.ones((count, 1), np.float32), np.stack([first, second], 1).astype(np.float32)
 
 
-def _fit(members, stage, config=CONFIG, steps=800, data=None, row_weights=None, split=None):
+def _fit(members, stage, config=CONFIG, steps=1000, data=None, row_weights=None, split=None):
     inputs, targets = _correlated() if data is None else data
     count = len(inputs)
     split = split or Split(np.arange(count // 2), np.arange(count // 2, count))
@@ -556,13 +556,13 @@ def test_a_correlated_distribution_needs_the_true_earlier_dimensions(tmp_path):
     record = toys.record(tmp_path / "run")
     reports = {
         conditioning: _fit(
-            [_adm((1, 0), hidden=(8,))],
+            [_adm((1, 0), hidden=(16,))],
             record.stage(conditioning),
             dataclasses.replace(CONFIG, conditioning=conditioning),
         )
         for conditioning in CONDITIONINGS
     }
-    mlp = networks.mlp(1, (8,), 4, "relu", np.random.default_rng(0))
+    mlp = networks.mlp(1, (16,), 4, "relu", np.random.default_rng(0))
     reports["diagonal"] = _fit([mlp], record.stage("diagonal"))
     # Entropies in nats: of the pair, and the sum of those of its two dimensions.
     unit = 0.5 * np.log(2 * np.pi * np.e)

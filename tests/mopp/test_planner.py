@@ -142,7 +142,6 @@ def test_a_return_by_hand():
         rollout.Bound.of(models, tf.float32),
         PLAIN,
         knobs,
-        10.0,
         tf.constant(STATES),
         tf.zeros([3, 3, 1]),
         tf.constant(members),
@@ -317,28 +316,48 @@ def test_pruned_candidates_have_no_weight_and_the_fallback_is_told():
     np.testing.assert_array_equal(decide(everything, at_rest).kept_share, [1.0, 1.0])
 
 
-def test_the_penalty_is_paid_for_doubt_above_the_limit_only():
+@pytest.mark.parametrize("limit", [-10.0, 10.0])
+def test_the_penalty_is_paid_for_doubt_above_the_limit_where_the_fallback_chose(limit):
     class Doubtful(LinearDynamics):
         def uncertainty(self, outputs, units):
-            return tf.constant([0.4, 0.6])
+            return outputs[0, :, 1]
 
-    models = rollout.Models(behavior(), Doubtful(), Value())
-    returns = {}
-    for price in (0.0, 2.0):
-        knobs = dataclasses.replace(KNOBS, horizon=1, uncertainty_penalty=price)
-        returns[price] = rollout.roll_out(
-            TASK,
-            models,
-            rollout.Bound.of(models, tf.float32),
-            PLAIN,
-            knobs,
-            0.5,
-            tf.constant(STATES[:2]),
-            tf.zeros([2, 1, 1]),
-            tf.zeros([2, 2], tf.int32),
-            tf.constant([0, 0]),
-        ).returns
-    np.testing.assert_allclose(returns[0.0] - returns[2.0], [0.0, 1.2], rtol=1e-5)
+    knobs = dataclasses.replace(KNOBS, horizon=2)
+    found, paid = (
+        decide(
+            planner(dataclasses.replace(knobs, uncertainty_penalty=p), Doubtful(), limit=limit),
+            STATES,
+        )
+        for p in (0.0, 2.0)
+    )
+    assert paid.fallback.numpy().all() == (limit < 0.0)
+    models = rollout.Models(behavior(), Doubtful(), Value(W))
+    which, draws = tf.unstack(tf.random.split([1, 2], 2))
+    del which
+    streams = tf.unstack(tf.random.split(draws, 2))
+    doubt = np.concatenate(
+        [
+            rollout.roll_out(
+                TASK,
+                models,
+                rollout.Bound.of(models, tf.float32),
+                PLAIN,
+                knobs,
+                tf.repeat(STATES, 250, axis=0),
+                tf.zeros([750, 2, 1]),
+                tf.zeros([3, 2], tf.int32),
+                stream,
+            )
+            .uncertainty.numpy()
+            .reshape(3, 250, 2)
+            for stream in streams
+        ],
+        axis=1,
+    )
+    expected = 2.0 * np.where(doubt > limit, doubt, 0.0).sum(axis=2) if limit < 0.0 else 0.0
+    np.testing.assert_allclose(
+        found.returns - paid.returns, expected + 0 * found.returns, atol=1e-4
+    )
 
 
 def test_a_broken_prediction_does_not_reach_the_plan():
