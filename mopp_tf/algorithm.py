@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from mopp_tf import behavior, dynamics, fitted_q, rows
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
 from mopp_tf.rollout import Models
-from offline_tf import holdout, standardize
+from offline_tf import holdout, run_record, standardize
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
@@ -65,7 +63,9 @@ def prepare(
     scale = rows.reward_scale(data.rewards, knobs.dynamics.reward_scaling)
     table = rows.prepare(task, data, scale, knobs.behavior.return_weighting)
     # Models that are taken over have seen the rows that their own run trained on.
-    split_seed = seed if models_from is None else models_from.manifest["seed"]
+    split_seed = seed
+    if models_from is not None:
+        split_seed = models_from.stage("units").result["split_seed"]
     split = holdout.split_episodes(data.episode_bounds(), knobs.model.holdout_share, split_seed)
     normalizer = rows.fit_normalizer(table, knobs.dynamics.targets, knobs.model.normalize)
     change = dynamics.change_scale(table)
@@ -73,6 +73,7 @@ def prepare(
     if not stage.complete:
         stage.finish(
             {
+                "split_seed": split_seed,
                 "reward_scale": scale._asdict(),
                 "change_scale": change.astype(float).tolist(),
                 "normalizer": {
@@ -148,7 +149,7 @@ def learn(
             stage,
         )
 
-    fit_or_load("dynamics", models.dynamics.weights, fit_dynamics, record, models_from)
+    run_record.fit_or_load("dynamics", models.dynamics.weights, fit_dynamics, record, models_from)
 
     # Line 2: behaviour policy f_b(a | s).
     def fit_behavior(stage: Stage) -> dict[str, float]:
@@ -163,7 +164,7 @@ def learn(
             stage,
         )
 
-    fit_or_load("behavior", models.behavior.weights, fit_behavior, record, models_from)
+    run_record.fit_or_load("behavior", models.behavior.weights, fit_behavior, record, models_from)
 
     # Line 3: its Q function, by fitted Q evaluation.
     def fit_q(stage: Stage) -> dict[str, float]:
@@ -171,7 +172,7 @@ def learn(
             models.q, models.behavior, table, split, knobs.model, knobs.q, seed, stage
         )
 
-    fit_or_load("q", models.q.weights, fit_q, record, models_from)
+    run_record.fit_or_load("q", models.q.weights, fit_q, record, models_from)
 
     stage = record.stage("limit")
     if not stage.complete:
@@ -199,43 +200,6 @@ def build(task: TaskSpec, knobs: Knobs, prepared: Prepared, seed: int) -> Models
         ),
         fitted_q.QFunction(task, knobs.q, units, seed),
     )
-
-
-def fit_or_load(
-    name: str,
-    weights: list[tf.Variable],
-    fit: Callable[[Stage], Any],
-    record: RunRecord,
-    models_from: RunRecord | None,
-) -> Any:
-    """Fits one part, or reads it where this run, or another, has fitted it.
-
-    Args:
-      name: of the stage that keeps the fitted weights; "NAME_fit" keeps the fit's own checkpoints.
-      weights: of the part.
-      fit: changes the weights; returns the stage's result.
-      record: the run folder.
-      models_from: a run whose fitted part is taken over.
-
-    Returns:
-      The stage's result.
-    """
-    stage = record.stage(name)
-    stage.track(weights)
-    if stage.complete:
-        stage.restore()
-        return stage.result
-    if models_from is None:
-        work = record.stage(f"{name}_fit")
-        result = fit(work)
-        seconds: float | None = work.seconds()
-    else:
-        source = models_from.stage(name)
-        source.track(weights)
-        source.restore()
-        result, seconds = source.result, None
-    stage.save(1)
-    return stage.finish(result, seconds)
 
 
 def load(task: TaskSpec, knobs: Knobs, seed: int, record: RunRecord) -> Learned:

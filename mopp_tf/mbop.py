@@ -20,7 +20,7 @@ from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
 from mopp_tf.planner import Decision
 from mopp_tf.rows import Normalizer, dynamics_targets
-from offline_tf import networks, seeds
+from offline_tf import networks, run_record, seeds
 from offline_tf.holdout import Split
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
@@ -171,7 +171,7 @@ def learn(
             )
             return report | {"shift": shift, "scale": scale}
 
-        algorithm.fit_or_load(name, networks.variables(*members), fit, record, None)
+        run_record.fit_or_load(name, networks.variables(*members), fit, record, None)
 
     part(
         "dynamics",

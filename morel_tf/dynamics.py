@@ -13,7 +13,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from morel_tf.config import DynamicsConfig
-from offline_tf import fitting, networks, seeds, standardize
+from offline_tf import fitting, networks, run_record, seeds, standardize
 from offline_tf.holdout import Split
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
@@ -234,33 +234,24 @@ def fit_or_load(
       config: the knobs.
       names: of the S dimensions.
       seed: of the minibatch orders.
-      record: this run; stage "dynamics" keeps epochs, "dynamics_final" the fitted weights.
+      record: this run; stage "dynamics_fit" keeps epochs, "dynamics" the fitted weights.
       other: a run whose fitted models are taken over; the caller has checked that they fit.
     """
-    final = record.stage("dynamics_final")
-    final.track(ensemble.weights)
-    if final.complete:
-        final.restore()
-        return
-    if other is not None:
-        source = other.stage("dynamics_final")
-        source.track(ensemble.weights)
-        source.restore()
-        report, held_out_by = source.result["held_out"], split_seed(other)
-    else:
-        report = fit(ensemble, *data, split, config, names, seed, record.stage("dynamics"))
-        held_out_by = seed
-    final.save(1)
-    statistics = {
-        name: [part.astype(float).tolist() for part in values]
-        for name, values in (("inputs", ensemble.inputs), ("deltas", ensemble.deltas))
-    }
-    final.finish({"held_out": report, "split_seed": held_out_by, "statistics": statistics})
+
+    def fit_here(stage: Stage) -> dict[str, object]:
+        report = fit(ensemble, *data, split, config, names, seed, stage)
+        statistics = {
+            name: [part.astype(float).tolist() for part in values]
+            for name, values in (("inputs", ensemble.inputs), ("deltas", ensemble.deltas))
+        }
+        return {"held_out": report, "split_seed": seed, "statistics": statistics}
+
+    run_record.fit_or_load("dynamics", ensemble.weights, fit_here, record, other)
 
 
 def split_seed(record: RunRecord) -> int:
     """Which seed chose the held-out episodes of a run's models, taken over or not."""
-    return record.stage("dynamics_final").result.get("split_seed", record.manifest["seed"])
+    return record.stage("dynamics").result["split_seed"]
 
 
 def load(task: TaskSpec, config: DynamicsConfig, seed: int, record: RunRecord) -> DynamicsEnsemble:
@@ -269,7 +260,7 @@ def load(task: TaskSpec, config: DynamicsConfig, seed: int, record: RunRecord) -
     Raises:
       UserError: the models are not fitted yet.
     """
-    final = record.stage("dynamics_final")
+    final = record.stage("dynamics")
     if not final.complete:
         raise UserError(
             f"--workdir: the models of {record.folder} are not fitted yet; train it first"

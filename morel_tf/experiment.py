@@ -76,7 +76,7 @@ def _other_dynamics(configs: Configs, data_hash: str) -> RunRecord | None:
     ]
     if other.manifest.get("data_hash") != data_hash:
         problems.append("its data differs")
-    if not other.stage("dynamics_final").complete:
+    if not other.stage("dynamics").complete:
         problems.append("its models are not fitted yet")
     if problems:
         raise UserError(f"--dynamics_from: {other.folder} does not fit ({'; '.join(problems)})")

@@ -19,7 +19,7 @@ import pathlib
 import platform
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -328,3 +328,39 @@ class Stage:
             left,
             f" | {note}" if note else "",
         )
+
+
+def fit_or_load(
+    name: str,
+    weights: Sequence[tf.Variable],
+    fit: Callable[[Stage], Any],
+    record: RunRecord,
+    other: RunRecord | None,
+) -> Any:
+    """Fits a model, or reads it where this run, or another, has fitted it.
+
+    Args:
+      name: of the stage that keeps the fitted weights; NAME_fit keeps the fit's own checkpoints.
+      weights: of the model.
+      fit: changes the weights; returns the stage's result.
+      record: the run folder.
+      other: a run whose fitted model is taken over; the caller has checked that it fits.
+
+    Returns:
+      The stage's result.
+    """
+    stage = record.stage(name)
+    stage.track(weights)
+    if stage.complete:
+        stage.restore()
+        return stage.result
+    if other is None:
+        work = record.stage(f"{name}_fit")
+        result, seconds = fit(work), work.seconds()
+    else:
+        source = other.stage(name)
+        source.track(weights)
+        source.restore()
+        result, seconds = source.result, stage.seconds()
+    stage.save(1)
+    return stage.finish(result, seconds)

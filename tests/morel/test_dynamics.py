@@ -152,7 +152,7 @@ def test_the_loss_of_fit_is_the_mean_likelihood_of_the_training_rows(covariance,
     )
     data, ensemble, split = _problem(config)
     before = toys.bits(networks.variables(*ensemble.members))
-    stage = toys.record(tmp_path / "run").stage("dynamics")
+    stage = toys.record(tmp_path / "run").stage("dynamics_fit")
     dynamics.fit(ensemble, *_columns(data), split, config, NAMES, 0, stage)
     assert toys.bits(networks.variables(*ensemble.members)) == before
     states, actions, after = (x[split.train].astype(np.float64) for x in _columns(data))
@@ -165,14 +165,14 @@ def test_the_loss_of_fit_is_the_mean_likelihood_of_the_training_rows(covariance,
         log_std = np.clip(outputs[:, 2:], -5, 1) if covariance == "learned" else 0.0 * targets
         z = (targets - outputs[:, :2]) / np.exp(log_std)
         expected.append((0.5 * z**2 + log_std + 0.5 * np.log(2 * np.pi)).mean())
-    csv = (tmp_path / "run" / "metrics" / "dynamics.csv").read_text().splitlines()
+    csv = (tmp_path / "run" / "metrics" / "dynamics_fit.csv").read_text().splitlines()
     row = dict(zip(csv[0].split(","), map(float, csv[1].split(",")), strict=True))
     assert row["loss"] == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 def test_fitting_brings_the_held_out_error_down_to_the_noise(fitted):
     _, record, _, ensemble, _, before = fitted
-    report = record.stage("dynamics_final").result["held_out"]
+    report = record.stage("dynamics").result["held_out"]
     assert list(report) == ["mse", "mse/x", "mse/v"]
     floor = (np.array(NOISE) / ensemble.deltas.scale) ** 2
     found = np.array([report["mse/x"], report["mse/v"]])
@@ -188,7 +188,7 @@ def test_held_out_error_is_the_members_mean_squared_error_on_held_out_rows_alone
     given = (np.concatenate([states, actions], 1) - ensemble.inputs.shift) / ensemble.inputs.scale
     targets = (after - states - ensemble.deltas.shift) / ensemble.deltas.scale
     errors = [np.square(toys.numpy_forward(m, given) - targets) for m in ensemble.members]
-    report = record.stage("dynamics_final").result["held_out"]
+    report = record.stage("dynamics").result["held_out"]
     expected = np.mean(errors, axis=(0, 1))
     np.testing.assert_allclose([report["mse/x"], report["mse/v"]], expected, rtol=1e-4)
     # noise_std is the residuals' standard deviation, the maximum-likelihood Sigma given f.
@@ -202,7 +202,7 @@ def test_learned_covariance_recovers_the_noise(tmp_path):
         SMALL, covariance="learned", dynamics_epochs=60, dynamics_learning_rate=5e-3
     )
     data, ensemble, split = _problem(config, lengths=(20,) * 60)
-    stage = toys.record(tmp_path / "run").stage("dynamics")
+    stage = toys.record(tmp_path / "run").stage("dynamics_fit")
     dynamics.fit(ensemble, *_columns(data), split, config, NAMES, 0, stage)
     outputs = ensemble.bind()(data.observations, data.actions)
     for member in outputs:
@@ -275,7 +275,7 @@ def test_an_unbroken_fit_and_one_killed_again_and_again_end_with_the_same_bits(
     record = toys.record(tmp_path / "unbroken")
     dynamics.fit_or_load(unbroken, _columns(data), split, SMALL, NAMES, 0, record)
     expected = toys.bits(unbroken.weights)
-    csv = (record.folder / "metrics" / "dynamics.csv").read_text()
+    csv = (record.folder / "metrics" / "dynamics_fit.csv").read_text()
 
     # Kills: in the first epoch; after the second's log and before its checkpoint; before the next
     # log; and after the last checkpoint, before the stage is marked as done.
@@ -284,7 +284,7 @@ def test_an_unbroken_fit_and_one_killed_again_and_again_end_with_the_same_bits(
         broken = toys.record(tmp_path / "broken")
         _, ensemble, _ = _problem()
         with monkeypatch.context() as patch:
-            stage_class = type(broken.stage("dynamics"))
+            stage_class = type(broken.stage("dynamics_fit"))
             patch.setattr(stage_class, method, toys.dying(getattr(stage_class, method), call))
             with pytest.raises(toys.Killed):
                 dynamics.fit_or_load(ensemble, _columns(data), split, SMALL, NAMES, 0, broken)
@@ -292,8 +292,8 @@ def test_an_unbroken_fit_and_one_killed_again_and_again_end_with_the_same_bits(
     _, ensemble, _ = _problem()
     dynamics.fit_or_load(ensemble, _columns(data), split, SMALL, NAMES, 0, broken)
     assert toys.bits(ensemble.weights) == expected
-    assert (broken.folder / "metrics" / "dynamics.csv").read_text() == csv
-    results = [r.stage("dynamics_final").result for r in (broken, record)]
+    assert (broken.folder / "metrics" / "dynamics_fit.csv").read_text() == csv
+    results = [r.stage("dynamics").result for r in (broken, record)]
     assert results[0] == results[1]
 
 
@@ -325,7 +325,7 @@ def test_models_of_another_run_are_taken_over(fitted, tmp_path, monkeypatch):
     mine = toys.record(tmp_path / "run")
     dynamics.fit_or_load(other, _columns(data), split, config, NAMES, 0, mine, record)
     assert toys.bits(other.weights) == toys.bits(ensemble.weights)
-    assert mine.stage("dynamics_final").result == record.stage("dynamics_final").result
+    assert mine.stage("dynamics").result == record.stage("dynamics").result
     assert toys.bits(dynamics.load(TASK, config, 0, mine).weights) == toys.bits(ensemble.weights)
 
 

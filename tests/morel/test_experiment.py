@@ -48,7 +48,7 @@ KEYS = {
 }
 STAGES = {
     "data",
-    "dynamics_final",
+    "dynamics",
     "usad",
     "behavior_cloning",
     "planning",
@@ -255,7 +255,7 @@ def test_fitted_models_are_taken_over_from_another_run(finished, tmp_path, monke
     )
     assert toys.bits(ours.weights) == toys.bits(theirs.weights)
     # The folder it came from may go away.
-    assert not (tmp_path / "naive" / "checkpoints" / "dynamics").exists()
+    assert not (tmp_path / "naive" / "checkpoints" / "dynamics_fit").exists()
 
 
 @pytest.mark.parametrize(
@@ -426,8 +426,8 @@ def _moments(folder, log):
     return {
         "data": lambda: "making" in log.read_text(),
         "manifest": lambda: (folder / "manifest.json").exists(),
-        "first epoch": lambda: (checkpoints / "dynamics" / "checkpoint").exists(),
-        "models": lambda: (stages / "dynamics_final.json").exists(),
+        "first epoch": lambda: (checkpoints / "dynamics_fit" / "checkpoint").exists(),
+        "models": lambda: (stages / "dynamics.json").exists(),
         "detector": lambda: (stages / "usad.json").exists(),
         "cloning": lambda: (stages / "behavior_cloning.json").exists(),
         "fifth iteration": lambda: (checkpoints / "planning" / "checkpoint").exists(),
