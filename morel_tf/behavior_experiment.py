@@ -29,7 +29,8 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
     """Runs, or continues, the training.
 
     A checkpoint and a weight file are written every 5 % of num_steps; the final policy is
-    policy.npz. Its return is measured over 100 episodes with stochastic actions.
+    policy.npz. Each file holds its policy's return, measured over 100 episodes with stochastic
+    actions, and the command that makes exactly this policy.
 
     Args:
       config: the knobs.
@@ -96,11 +97,8 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
         stage.progress(done, updates, "updates", f"return {recent:.1f}")
         if done % every == 0 or done == updates or _reached(config, sampler):
             state.save(done, sampler.state())
-            policy_file.save(
-                folder / "policies" / f"{sampler.steps}.npz",
-                policy.numpy(),
-                {"steps": sampler.steps},
-            )
+            about = _describe(config, task, policy.numpy(), sampler.steps, record, threads)
+            policy_file.save(folder / "policies" / f"{sampler.steps}.npz", policy.numpy(), about)
             stage.save(done)
     return _finish(config, task, policy.numpy(), sampler, record, blocks, threads)
 
@@ -113,15 +111,15 @@ def _reached(config: BehaviorConfig, sampler: OnlineSampler) -> bool:
     return float(np.mean(recent)) >= config.target_return
 
 
-def _finish(
+def _describe(
     config: BehaviorConfig,
     task: TaskSpec,
     policy: policy_file.NumpyPolicy,
-    sampler: OnlineSampler,
+    steps: int,
     record: RunRecord,
-    blocks: _Blocks | None,
     threads: int,
 ) -> dict[str, Any]:
+    """What a policy's file says about it."""
     kinds = {
         name: evaluation.evaluate(
             policy,
@@ -135,20 +133,22 @@ def _finish(
         )
         for name in ("stochastic", "mean")
     }
+    # num_steps decides about nothing but the end, so a checkpoint is the end of a shorter run.
+    until = dataclasses.replace(config, num_steps=steps, target_return=None)
     given = " ".join(
-        f"--{field.name}={getattr(config, field.name)}"
-        for field in dataclasses.fields(config)
+        f"--{field.name}={getattr(until, field.name)}"
+        for field in dataclasses.fields(until)
         if field.name in ("env", "seed")
         or (
             field.name not in (*_FREE_FLAGS, "save_transitions")
-            and getattr(config, field.name) != field.default
+            and getattr(until, field.name) != field.default
         )
     )
-    summary = {
+    return {
         "env": config.env,
         "physics": config.physics,
         "seed": config.seed,
-        "steps": sampler.steps,
+        "steps": steps,
         "mean_return": kinds["stochastic"].mean,
         "std_return": kinds["stochastic"].std,
         "mean_action_return": kinds["mean"].mean,
@@ -156,6 +156,18 @@ def _finish(
         "command": f"python -m morel_tf.train_behavior {given}",
         "commit": record.manifest["commit"],
     }
+
+
+def _finish(
+    config: BehaviorConfig,
+    task: TaskSpec,
+    policy: policy_file.NumpyPolicy,
+    sampler: OnlineSampler,
+    record: RunRecord,
+    blocks: _Blocks | None,
+    threads: int,
+) -> dict[str, Any]:
+    summary = _describe(config, task, policy, sampler.steps, record, threads)
     policy_file.save(record.folder / "policy.npz", policy, summary)
     if blocks is not None:
         d4rl.write(pathlib.Path(config.save_transitions), blocks.joined(), None, summary)

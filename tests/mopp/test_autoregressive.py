@@ -501,6 +501,7 @@ def test_either_kind_of_network_becomes_its_density():
     found = [autoregressive.density(n, 3, True, "teacher") for n in (adm, mlp)]
     assert [type(x) for x in found] == [Density, DiagonalDensity]
     assert [x.conditioning for x in found] == ["teacher", "mode"]
+    assert [x.order for x in found] == [(2, 0, 1), (0, 1, 2)]
     assert all(x.squash for x in found)
     assert found[0].modes(tf.zeros([4, 5]))[0].std.shape == (4, 3, 3)
     assert found[1].modes(tf.zeros([4, 5]))[0].std.shape == (4, 3, 3)

@@ -199,7 +199,7 @@ def test_the_summary_says_what_was_measured(training, tmp_path):
     assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["steps"] == 240  # one whole update
     assert summary["episodes"] == 3
-    assert "--num_steps=100" in summary["command"] and "--env=short_hopper" in summary["command"]
+    assert "--num_steps=240" in summary["command"] and "--env=short_hopper" in summary["command"]
     # At most 25 steps: nobody gets far, and nobody falls at once.
     assert 5 < summary["mean_return"] < 60
     _, about = policy_file.load(tmp_path / "run" / "policy.npz")
@@ -211,7 +211,19 @@ def test_training_stops_at_the_target_return(training):
     settings = {"num_steps": 30 * 1200, "simulators": 20, "save_transitions": ""}
     summary = training("run", target_return=1.0, **settings)
     assert summary["steps"] in (1200, 2400, 3600)
-    assert "--target_return=1" in summary["command"]
+    assert f"--num_steps={summary['steps']} " in summary["command"]
+
+
+def test_a_checkpoint_is_the_end_of_the_shorter_run_that_its_file_names(training, tmp_path):
+    training("run", save_transitions="")
+    checkpoint, about = policy_file.load(tmp_path / "run" / "policies" / "480.npz")
+    assert "--num_steps=480 " in about["command"] and about["steps"] == 480
+    summary = training("short", num_steps=480, save_transitions="")
+    short, _ = policy_file.load(tmp_path / "short" / "policy.npz")
+    for layer, other in zip(checkpoint.layers, short.layers, strict=True):
+        for a, b in zip(layer, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert summary == about
 
 
 def test_transitions_are_never_written_over_a_file(training, tmp_path):
