@@ -321,7 +321,8 @@ class DiagonalDensity(Density):
     ) -> tuple[Parameters, Tensor]:
         """As in `Density`; nothing is fed on, so every dimension is drawn at once."""
         parameters, _ = self.modes(inputs)
-        scale = std_scale if isinstance(std_scale, float) else std_scale[:, None]
+        scale = tf.convert_to_tensor(std_scale)
+        scale = scale[:, None] if scale.shape.rank == 1 else scale
         return parameters, sample(parameters, self.squash, seed, scale)
 
 

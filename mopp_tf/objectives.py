@@ -101,7 +101,7 @@ def load_function(flag: str, name: str) -> Callable[..., Tensor]:
     module_name, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
             f"--{flag}: expected MODULE:FUNCTION that exists, got {name!r} ({error})"
         ) from None
@@ -114,20 +114,15 @@ def make(task: TaskSpec, scale: RewardScale, config: ControlConfig) -> Objective
     """Builds the objective from flags.
 
     Raises:
-      UserError: a function does not exist, or does not return one number per row.
+      UserError: a function does not exist, or does not work inside a graph.
     """
-    reward = load_function("reward", config.reward) if config.reward else None
-    constraint = None
+    reward = constraint = None
+    if config.reward:
+        reward = _checked("reward", load_function("reward", config.reward), (), task)
     if config.constraint:
-        function = load_function("constraint", config.constraint)
         extra = () if config.constraint_arg is None else (config.constraint_arg,)
-
-        def constraint(s: Tensor, a: Tensor, n: Tensor) -> Tensor:  # noqa: F811
-            return function(s, a, n, *extra)
-
-    for flag, call in (("reward", reward), ("constraint", constraint)):
-        if call is not None:
-            _try_out(flag, call, task)
+        function = load_function("constraint", config.constraint)
+        constraint = _checked("constraint", function, extra, task)
     return Objective(
         scale,
         0.5 * (task.action_high + task.action_low),
@@ -139,14 +134,27 @@ def make(task: TaskSpec, scale: RewardScale, config: ControlConfig) -> Objective
     )
 
 
-def _try_out(flag: str, call: Callable[..., Tensor], task: TaskSpec) -> None:
+def _checked(
+    flag: str, function: Callable[..., Tensor], extra: tuple[float, ...], task: TaskSpec
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The user's function with its last arguments, tried out once as planning will call it."""
+
+    def call(states: Tensor, actions: Tensor, next_states: Tensor) -> Tensor:
+        return tf.cast(function(states, actions, next_states, *extra), tf.float32)
+
     states = tf.constant(np.zeros((2, task.state_dim), np.float32))
     actions = tf.constant(np.zeros((2, task.action_dim), np.float32))
     try:
-        shape = tuple(tf.convert_to_tensor(call(states, actions, states)).shape)
+        shape = tuple(tf.function(call)(states, actions, states).shape)
     except Exception as error:  # a user's function may raise anything; its message is passed on
-        raise UserError(f"--{flag}: the function failed on a trial call: {error}") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        # AutoGraph puts its own lines around the message.
+        text = next((x.strip() for x in reversed(lines) if x.strip()), "")
+        raise UserError(
+            f"--{flag}: the function failed on a trial call inside tf.function: {text}"
+        ) from error
     if shape != (2,):
         raise UserError(
             f"--{flag}: expected one number per row, shape (2,) for two rows, got {shape}"
         )
+    return call

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from offline_tf.types import Tensor
 
-_BROKEN = 1e30  # orders a candidate behind all finite ones
+# Candidates are ordered by class, and within one by what makes them worse.
+_CERTAIN, _UNCERTAIN, _FORBIDDEN, _BROKEN = range(4)
 
 
 class Pruned(NamedTuple):
@@ -43,13 +44,16 @@ def prune(
     tf.debugging.assert_shapes([(uncertainty, ("E", "N", "H")), (violation, ("E", "N"))])
     total = tf.reduce_sum(uncertainty, axis=2)
     finite = tf.math.is_finite(total)
-    certain = tf.reduce_all(uncertainty <= limit, axis=2) & finite & (violation <= 0.0)
-    rank = tf.where(finite, total, _BROKEN)
-    rank = tf.where((violation > 0.0) & finite, tf.maximum(rank, 0.0) + 1e9 * violation, rank)
-    if rule == "fill":
-        rank = tf.where(certain, -1.0, rank)
-    _, chosen = tf.math.top_k(-rank, k=least)
-    population = tf.shape(total)[1]
-    filled = tf.reduce_any(tf.one_hot(chosen, population, on_value=True, off_value=False), axis=1)
+    allowed = violation <= 0.0  # a violation that is not a number counts as one
+    certain = tf.reduce_all(uncertainty <= limit, axis=2) & finite & allowed
     fallback = tf.math.count_nonzero(certain, axis=1) < least
-    return Pruned(tf.where(fallback[:, None], filled, certain), fallback)
+    best = tf.where(certain, _CERTAIN, _UNCERTAIN) if rule == "fill" else _UNCERTAIN
+    group = tf.where(finite, tf.where(allowed, best, _FORBIDDEN), _BROKEN)
+    badness = tf.where(allowed, total, violation)
+    badness = tf.where(tf.math.is_finite(badness), badness, badness.dtype.max)
+    by_badness = tf.argsort(badness, axis=1, stable=True)
+    groups = tf.gather(group, by_badness, batch_dims=1)
+    order = tf.gather(by_badness, tf.argsort(groups, axis=1, stable=True), batch_dims=1)
+    population = tf.shape(total)[1]
+    filled = tf.one_hot(order[:, :least], population, on_value=True, off_value=False)
+    return Pruned(tf.where(fallback[:, None], tf.reduce_any(filled, axis=1), certain), fallback)

@@ -70,6 +70,9 @@ def fit(
 
     Returns:
       The step whose weights were kept.
+
+    Raises:
+      RuntimeError: with patience, if the held-out loss was never finite.
     """
     best = [tf.Variable(w, trainable=False) for w in weights] if schedule.patience else []
     best_value = tf.Variable(np.inf, dtype=tf.float32, trainable=False)
@@ -104,6 +107,8 @@ def fit(
         stage.save(done)
     if not schedule.patience:
         return done
+    if not int(best_step):
+        raise RuntimeError(f"{stage.name}: the held-out loss was never a finite number")
     for kept, weight in zip(best, weights, strict=True):
         weight.assign(kept)
     return int(best_step)

@@ -480,6 +480,10 @@ def test_a_diagonal_squashed_mixture_by_the_loop():
     expected = np.log((shares * gaussians).sum(axis=-1) / (1 - targets**2))
     found = model.log_prob(*_float(conditions, targets))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-3)
+    best = np.take_along_axis(means, logits.argmax(axis=-1)[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(model.mode(*_float(conditions)), np.tanh(best), atol=1e-4)
+    _, draws = model.ancestral(*_float(conditions), tf.constant([1, 2]), tf.fill([25], 100.0))
+    assert 0.9 < np.abs(draws).max() <= 1
 
 
 def test_either_kind_of_network_becomes_its_density():
@@ -497,12 +501,18 @@ def test_either_kind_of_network_becomes_its_density():
         (500, 27),
         (27,),
     ]
-    assert adm.heads[0].output_shape[-1] == 9
+    # Encoder 5-6-4, then the first head 4-7-9.
+    widths = [tuple(w.shape) for w in networks.variables(adm) if w.shape.rank == 2]
+    assert widths[:4] == [(5, 6), (6, 4), (4, 7), (7, 9)]
+    other = autoregressive.make_network("adm", *arguments, np.random.default_rng(1), "member")
+    assert toys.bits(networks.variables(other)) != toys.bits(networks.variables(adm))
     found = [autoregressive.density(n, 3, True, "teacher") for n in (adm, mlp)]
     assert [type(x) for x in found] == [Density, DiagonalDensity]
     assert [x.conditioning for x in found] == ["teacher", "mode"]
     assert [x.order for x in found] == [(2, 0, 1), (0, 1, 2)]
-    assert all(x.squash for x in found)
+    assert autoregressive.density(adm, 3, False, "mode").conditioning == "mode"
+    assert [x.squash for x in found] == [True, True]
+    assert not autoregressive.density(mlp, 3, False, "mode").squash
     assert found[0].modes(tf.zeros([4, 5]))[0].std.shape == (4, 3, 3)
     assert found[1].modes(tf.zeros([4, 5]))[0].std.shape == (4, 3, 3)
 
@@ -582,10 +592,10 @@ def test_a_correlated_distribution_needs_the_true_earlier_dimensions(tmp_path):
 def test_the_report_is_the_mean_over_members_of_held_out_rows(tmp_path):
     members = [_adm(seed=0), _adm((1, 0), seed=1)]
     inputs, targets = _correlated(40)
-    split = Split(np.arange(0, 40, 2), np.arange(1, 40, 2))
+    split, record = Split(np.arange(0, 40, 2), np.arange(1, 40, 2)), toys.record(tmp_path / "run")
     report = _fit(
         members,
-        toys.record(tmp_path / "run").stage("x"),
+        record.stage("x"),
         SMALL,
         steps=3,
         data=(inputs, targets),
@@ -598,6 +608,9 @@ def test_the_report_is_the_mean_over_members_of_held_out_rows(tmp_path):
     assert report == pytest.approx(
         {"nll": expected.sum(), "nll/x0": expected[0], "nll/x1": expected[1]}, rel=1e-4
     )
+    header, look = (record.folder / "metrics" / "x.csv").read_text().splitlines()
+    logged = dict(zip(header.split(","), map(float, look.split(","))))
+    assert logged["held_out"] == pytest.approx(expected.sum(), rel=1e-4)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
@@ -607,6 +620,8 @@ def test_first_gradient_is_of_the_likelihood_and_the_squared_kernels(
     members = [_adm(seed=0), _adm((1, 0), seed=1)]
     inputs, targets = np.zeros((1, 1), np.float32), np.array([[0.4, -0.3]], np.float32)
     variables = networks.variables(*members)
+    for variable in variables:  # biases too, which are not decayed
+        variable.assign_add(tf.fill(variable.shape, 0.2))
     with tf.GradientTape() as tape:
         loss = 0.0
         for member in members:  # the batch repeats the only row
@@ -697,6 +712,11 @@ def test_rates_fall_along_one_cosine_and_rows_are_drawn_anew(tmp_path, monkeypat
     assert (rows.min(), rows.max()) == (0, 49)
     # No member, step or look repeats another.
     assert len({tuple(batch) for step in rows for batch in step}) == 50
+
+
+def test_a_schedule_takes_its_numbers_from_the_flags():
+    config = ModelConfig(batch_size=7, learning_rate=0.02, final_rate_share=0.3, patience=4)
+    assert training.Schedule.of(config, 11) == (11, 7, 0.02, 0.3, 4)
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3])

@@ -202,18 +202,25 @@ def eager_only(s, a, n):
     return s.numpy()[:, 0]
 
 
-@pytest.mark.xfail(strict=True, reason="known gaps of load_function and of the trial call")
 @pytest.mark.parametrize(
     "name",
     [
         ":reward",
         ".relative:reward",
-        *(f"{HERE}:{n}" for n in ("two_lines", "double", "eager_only")),
+        *(f"{HERE}:{n}" for n in ("two_lines", "eager_only")),
     ],
 )
 def test_a_function_that_would_fail_in_planning_is_one_line_now(name):
     with pytest.raises(UserError, match=r"\A--reward: [^\n]+\Z"):
         objectives.make(toys.cart(), SCALE, ControlConfig(reward=name))
+
+
+def test_a_function_of_another_type_is_brought_to_float32():
+    made = objectives.make(toys.cart(), SCALE, ControlConfig(reward=f"{HERE}:double"))
+    states = tf.constant([[1.5, 0.0], [2.5, 0.0]])
+    found = made.reward(states, states[:, :1], states)
+    assert found.dtype == tf.float32
+    np.testing.assert_array_equal(found, [1.5, 2.5])
 
 
 @pytest.mark.parametrize("name", ["reward", "a:b:c"])

@@ -135,7 +135,6 @@ def test_violators_come_last_by_how_much_and_broken_ones_after_them(rule):
         np.testing.assert_array_equal(np.flatnonzero(found), np.sort(order[:least]))
 
 
-@pytest.mark.xfail(strict=True, reason="known gaps of the rank's fixed factors")
 @pytest.mark.parametrize(
     ("uncertainty", "violation", "last"),
     [
