@@ -130,7 +130,7 @@ def main(config: BenchmarkConfig) -> None:
         path = pathlib.Path(folder) / "export"
         exported = deploy.Exported(planner)
         export.save(exported, path, exported.signatures())
-        call = tf.saved_model.load(str(path)).signatures["plan"]
+        call = tf.saved_model.load(str(path)).signatures["plan_one"]
         graph = median_ms(
             lambda i: call(observation=observation, plan=start, seed=seed(i))["action"].numpy(),
             config.calls,

@@ -204,43 +204,87 @@ class AutoregressiveNetwork(keras.Model):
         return tf.stack(outputs, axis=1)
 
 
-class Density:
-    """An AutoregressiveNetwork as a density, with its weights read (and cast) once."""
+class Weights(NamedTuple):
+    """A network's weights, read (and cast) once.
 
-    def __init__(
-        self,
-        network: AutoregressiveNetwork,
-        squash: bool,
-        conditioning: str,
-        dtype: tf.DType = tf.float32,
-    ) -> None:
-        """Reads the weights.
+    Attributes:
+      order: D dimensions (int, or scalar tensors where the network was chosen by a tensor), the one
+        that each head predicts; () for an MLP.
+      encoder: layers of the encoder, or of the whole MLP.
+      heads: layers of each head; [] for an MLP.
+    """
+
+    order: Sequence[int | Tensor]
+    encoder: list[networks.Layer]
+    heads: list[list[networks.Layer]]
+
+
+def read(network: keras.Model, dtype: tf.DType = tf.float32, constant: bool = False) -> Weights:
+    """Reads an ADM's or an MLP's weights; see `networks.read`."""
+    if isinstance(network, AutoregressiveNetwork):
+        heads = [networks.read(head, dtype, constant) for head in network.heads]
+        return Weights(network.order, networks.read(network.encoder, dtype, constant), heads)
+    return Weights((), networks.read(network, dtype, constant), [])
+
+
+def choose(members: Sequence[Weights], index: int | Tensor) -> Weights:
+    """Returns members[index]; the members' shapes are equal.
+
+    Where `index` is known only when the graph runs, the weights are gathered: with a branch per
+    member, handing the weights to the branches costs more than the products.
+    """
+    if len(members) == 1:
+        return members[0]
+    if isinstance(index, int) or tf.executing_eagerly():
+        return members[int(index)]
+    order = members[0].order
+    if order:
+        order = tf.unstack(tf.gather(tf.constant([m.order for m in members]), index))
+    return Weights(
+        order,
+        networks.choose([m.encoder for m in members], index),
+        [networks.choose(heads, index) for heads in zip(*(m.heads for m in members), strict=True)],
+    )
+
+
+class Density:
+    """An AutoregressiveNetwork as a density."""
+
+    def __init__(self, weights: Weights, squash: bool, conditioning: str) -> None:
+        """Holds the weights.
 
         Args:
-          network: the network.
+          weights: of the network.
           squash: whether values are tanh-squashed Gaussians (behaviour) or Gaussians (dynamics).
           conditioning: "teacher" or "mode".
-          dtype: of the products.
         """
-        self.order = network.order
+        self.order = weights.order
         self.squash = squash
         self.conditioning = conditioning
-        self._encode = networks.bind(network.encoder, dtype)
-        self._heads = [networks.bind(head, dtype) for head in network.heads]
+        self._encode = networks.forward(weights.encoder)
+        self._heads = [networks.forward(head) for head in weights.heads]
+
+    def _by_dimension(self, columns: list[Tensor]) -> list[Tensor]:
+        """Sorts D columns [B, ..], made in the heads' order, by dimension."""
+        if all(isinstance(dim, int) for dim in self.order):
+            return [columns[self.order.index(dim)] for dim in range(len(columns))]
+        return tf.unstack(tf.gather(tf.stack(columns), tf.argsort(self.order)), len(columns))
 
     def _chain(
-        self, inputs: Tensor, value_of: Callable[[int, Parameters], Tensor]
+        self, inputs: Tensor, value_of: Callable[[int | Tensor, Parameters], Tensor]
     ) -> tuple[Parameters, Tensor]:
         """Runs the heads in order; value_of(dimension, parameters [B, C]) -> [B, 1] is fed on."""
-        values: list[Tensor] = [None] * len(self.order)
-        found: list[Parameters] = [None] * len(self.order)  # type: ignore[list-item]
+        values: list[Tensor] = []
+        found: list[Parameters] = []
         seen = self._encode(inputs)
         for head, dim in zip(self._heads, self.order, strict=True):
-            found[dim] = split_outputs(head(seen))
-            values[dim] = value_of(dim, found[dim])
-            seen = tf.concat([seen, values[dim]], axis=1)
-        parameters = Parameters(*(tf.stack(x, axis=1) for x in zip(*found, strict=True)))
-        return parameters, tf.concat(values, axis=1)
+            found.append(split_outputs(head(seen)))
+            values.append(value_of(dim, found[-1]))
+            seen = tf.concat([seen, values[-1]], axis=1)
+        parameters = Parameters(
+            *(tf.stack(self._by_dimension(list(x)), axis=1) for x in zip(*found, strict=True))
+        )
+        return parameters, tf.concat(self._by_dimension(values), axis=1)
 
     def modes(self, inputs: Tensor) -> tuple[Parameters, Tensor]:
         """Feeds each head the modes of the earlier dimensions.
@@ -252,7 +296,7 @@ class Density:
           Parameters [B, D, C] and modes [B, D].
         """
 
-        def column(_: int, parameters: Parameters) -> Tensor:
+        def column(_: int | Tensor, parameters: Parameters) -> Tensor:
             if parameters.mean.shape[-1] == 1:  # no slicing: it costs as much as a small product
                 return tf.tanh(parameters.mean) if self.squash else parameters.mean
             return mode(parameters, self.squash)[:, None]
@@ -265,7 +309,7 @@ class Density:
         """Feeds each head draws of the earlier dimensions; see `sample`."""
         streams = tf.random.split(seed, len(self.order))
 
-        def draw(dim: int, parameters: Parameters) -> Tensor:
+        def draw(dim: int | Tensor, parameters: Parameters) -> Tensor:
             return sample(parameters, self.squash, streams[dim], std_scale)[:, None]
 
         return self._chain(inputs, draw)
@@ -300,14 +344,12 @@ class Density:
 class DiagonalDensity(Density):
     """The same interface over one MLP with D independent outputs: the ablation of the ADM."""
 
-    def __init__(
-        self, network: keras.Sequential, dim: int, squash: bool, dtype: tf.DType = tf.float32
-    ) -> None:
-        """Reads the weights of an MLP [B, I] -> [B, D * width]."""
+    def __init__(self, weights: Weights, dim: int, squash: bool) -> None:
+        """Holds the weights of an MLP [B, I] -> [B, D * width]."""
         self.order = tuple(range(dim))
         self.squash = squash
         self.conditioning = "mode"
-        self._forward = networks.bind(network, dtype)
+        self._forward = networks.forward(weights.encoder)
 
     def modes(self, inputs: Tensor) -> tuple[Parameters, Tensor]:
         """As in `Density`."""
@@ -326,17 +368,11 @@ class DiagonalDensity(Density):
         return parameters, sample(parameters, self.squash, seed, scale)
 
 
-def density(
-    network: keras.Model,
-    dim: int,
-    squash: bool,
-    conditioning: str,
-    dtype: tf.DType = tf.float32,
-) -> Density:
-    """Returns the density of either kind of network, with its weights read once."""
-    if isinstance(network, AutoregressiveNetwork):
-        return Density(network, squash, conditioning, dtype)
-    return DiagonalDensity(network, dim, squash, dtype)
+def density(weights: Weights, dim: int, squash: bool, conditioning: str) -> Density:
+    """Returns the density of either kind of network."""
+    if weights.heads:
+        return Density(weights, squash, conditioning)
+    return DiagonalDensity(weights, dim, squash)
 
 
 def make_network(

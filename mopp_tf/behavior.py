@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -45,7 +47,7 @@ class BehaviorModel(tf.Module):
                 model.network,
                 task.state_dim,
                 order,
-                2 * dim,
+                model.latent_dim or 2 * dim,
                 model.encoder_hidden,
                 model.head_hidden,
                 config.components,
@@ -69,12 +71,27 @@ class BehaviorModel(tf.Module):
         """[B, S] -> normalised [B, S]."""
         return (states - self._states.shift) / self._states.scale
 
-    def densities(self, dtype: tf.DType = tf.float32) -> list[autoregressive.Density]:
+    def densities(self) -> list[autoregressive.Density]:
         """Returns each member with its weights read once; conditions are `inputs(states)`."""
-        return [
-            autoregressive.density(m, self._task.action_dim, True, self._conditioning, dtype)
-            for m in self.members
-        ]
+        choose = self.bind()
+        return [choose(index) for index in range(self.size)]
+
+    def bind(
+        self, dtype: tf.DType = tf.float32, constant: bool = False
+    ) -> Callable[[int | Tensor], autoregressive.Density]:
+        """Returns member number -> its density, where the number may be a tensor.
+
+        Args: see `networks.read`.
+        """
+        weights = [autoregressive.read(member, dtype, constant) for member in self.members]
+        dim, conditioning = self._task.action_dim, self._conditioning
+
+        def choose(index: int | Tensor) -> autoregressive.Density:
+            return autoregressive.density(
+                autoregressive.choose(weights, index), dim, True, conditioning
+            )
+
+        return choose
 
 
 def fit(

@@ -75,12 +75,16 @@ class ModelConfig:
     encoder_hidden: tuple[int, ...] = knob(
         (500,), "Hidden widths of the shared encoder (ReLU).", low=1, source="run_planning.sh"
     )
+    latent_dim: int = knob(
+        0,
+        "Width of the encoding that the heads see; 0: 2 A for behaviour, S for dynamics.",
+        low=0,
+        source="networks.py",
+    )
     head_hidden: tuple[int, ...] = knob(
         (200, 100), "Hidden widths of each head (ReLU).", low=1, source="run_planning.sh"
     )
-    normalize: bool = knob(
-        True, "Standardise inputs and dynamics targets (the authors do not).", source="findings"
-    )
+    normalize: bool = knob(True, "Standardise inputs and dynamics targets (the authors do not).")
     batch_size: int = knob(512, "Rows per minibatch.", low=1, source="run_planning.sh")
     learning_rate: float = knob(1e-3, "Adam's first learning rate.", low=0.0, source="networks.py")
     final_rate_share: float = knob(

@@ -17,7 +17,10 @@ TOLERANCE = 1e-5
 
 
 class Exported(tf.Module):
-    """The signatures `plan` and `initial_plan` over one planner."""
+    """The signatures `plan`, `plan_one` and `initial_plan` over one planner.
+
+    The models' weights are constants of the graphs.
+    """
 
     def __init__(self, planner: Planner | MbopPlanner) -> None:
         """Holds the planner; see `signatures`."""
@@ -40,14 +43,25 @@ class Exported(tf.Module):
         return {"plan": self.planner.initial_plan(observation)}
 
     def signatures(self) -> dict[str, Any]:
-        """Returns signature name -> concrete function, polymorphic in the environments B."""
+        """Returns signature name -> concrete function.
+
+        All take any number of environments B, but for plan_one: `plan` for exactly one. With its
+        shapes known, the graph of one decision takes three quarters of the time
+        (benchmarks/decision.py).
+        """
         task, horizon = self.planner.task, self.planner.knobs.horizon
-        observation = tf.TensorSpec([None, task.state_dim], tf.float32, "observation")
-        plan = tf.TensorSpec([None, horizon, task.action_dim], tf.float32, "plan")
-        seed = tf.TensorSpec([2], tf.int32, "seed")
+
+        def given(count: int | None) -> tuple[tf.TensorSpec, ...]:
+            return (
+                tf.TensorSpec([count, task.state_dim], tf.float32, "observation"),
+                tf.TensorSpec([count, horizon, task.action_dim], tf.float32, "plan"),
+                tf.TensorSpec([2], tf.int32, "seed"),
+            )
+
         return {
-            "plan": tf.function(self.plan).get_concrete_function(observation, plan, seed),
-            "initial_plan": tf.function(self.initial_plan).get_concrete_function(observation),
+            "plan": tf.function(self.plan).get_concrete_function(*given(None)),
+            "plan_one": tf.function(self.plan).get_concrete_function(*given(1)),
+            "initial_plan": tf.function(self.initial_plan).get_concrete_function(given(None)[0]),
         }
 
 
@@ -77,6 +91,7 @@ def export_and_verify(
         "plan": start,
         "seed": np.array([1, 2], np.int32),
     }
+    given["plan_one"] = given["plan"] | {"observation": observations[:1], "plan": start[:1]}
     worst = 0.0
     for name, function in made.items():
         live = function(**{k: tf.constant(v) for k, v in given[name].items()})

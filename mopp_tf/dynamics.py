@@ -76,7 +76,7 @@ class DynamicsModel(tf.Module):
                 model.network,
                 task.state_dim + task.action_dim,
                 order,
-                task.state_dim,
+                model.latent_dim or task.state_dim,
                 model.encoder_hidden,
                 model.head_hidden,
                 1,
@@ -107,14 +107,21 @@ class DynamicsModel(tf.Module):
             axis=1,
         )
 
-    def bind(self, dtype: tf.DType = tf.float32) -> Callable[[Tensor, Tensor], Tensor]:
-        """Returns (states [B, S], actions [B, A]) -> normalised modes [K, B, S + 1]."""
-        modes: list[Callable[[Tensor], Tensor]] = [
-            networks.bind(member, dtype)
-            if self._points
-            else autoregressive.density(member, self._dim, False, self._conditioning, dtype).mode
-            for member in self.members
-        ]
+    def bind(
+        self, dtype: tf.DType = tf.float32, constant: bool = False
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """Returns (states [B, S], actions [B, A]) -> normalised modes [K, B, S + 1].
+
+        Args: see `networks.read`.
+        """
+
+        def mode_of(member: keras.Model) -> Callable[[Tensor], Tensor]:
+            if self._points:
+                return networks.bind(member, dtype, constant)
+            weights = autoregressive.read(member, dtype, constant)
+            return autoregressive.density(weights, self._dim, False, self._conditioning).mode
+
+        modes = [mode_of(member) for member in self.members]
 
         def predict(states: Tensor, actions: Tensor) -> Tensor:
             inputs = self.inputs(states, actions)

@@ -68,9 +68,14 @@ class QFunction(tf.Module):
         of = self._normalizer.states
         return tf.concat([(states - of.shift) / of.scale, actions], axis=1)
 
-    def bind(self, dtype: tf.DType = tf.float32) -> Callable[[Tensor, Tensor], Tensor]:
-        """Returns (states [B, S], actions [B, A] in units of the bounds) -> [2, B]."""
-        forwards = [networks.bind(network, dtype) for network in self.networks]
+    def bind(
+        self, dtype: tf.DType = tf.float32, constant: bool = False
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """Returns (states [B, S], actions [B, A] in units of the bounds) -> [2, B].
+
+        Args: see `networks.read`.
+        """
+        forwards = [networks.bind(network, dtype, constant) for network in self.networks]
 
         def values(states: Tensor, actions: Tensor) -> Tensor:
             inputs = self.inputs(states, actions)

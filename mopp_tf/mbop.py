@@ -248,10 +248,6 @@ class MbopPlanner(tf.Module):
         self._dtype = dtype
         self._middle = 0.5 * (task.action_high + task.action_low)
         self._half = 0.5 * (task.action_high - task.action_low)
-        self.variables_to_save = [
-            *networks.variables(*models.behavior, *models.value),
-            *models.dynamics.weights,
-        ]
 
     def initial_plan(self, observation: Tensor) -> Tensor:
         """Zeros, [E, S] -> [E, H, A]."""
@@ -261,9 +257,9 @@ class MbopPlanner(tf.Module):
         """Plans one step of E environments; arguments and result as in `Planner.decide`."""
         knobs, population = self.knobs, self.knobs.population
         dynamics = self._models.dynamics
-        predict = dynamics.bind(self._dtype)
-        behaviors = [networks.bind(m, self._dtype) for m in self._models.behavior]
-        values = [networks.bind(m, self._dtype) for m in self._models.value]
+        predict = dynamics.bind(self._dtype, constant=True)
+        behaviors = [networks.bind(m, self._dtype, True) for m in self._models.behavior]
+        values = [networks.bind(m, self._dtype, True) for m in self._models.value]
         states = tf.repeat(observation, population, axis=0)
         old = tf.repeat(plan, population, axis=0)
         number = tf.range(tf.shape(states)[0]) % population

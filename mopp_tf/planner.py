@@ -80,12 +80,6 @@ class Planner(tf.Module):
         self._dtype = dtype
         self._middle = 0.5 * (task.action_high + task.action_low)
         self._half = 0.5 * (task.action_high - task.action_low)
-        # Keras models hide their variables from tf.Module; name them so that they are saved.
-        self.variables_to_save = [
-            *models.behavior.weights,
-            *models.dynamics.weights,
-            *models.q.weights,
-        ]
 
     def _group_sizes(self) -> list[int]:
         whole, rest = divmod(self.knobs.population, self.groups)
@@ -94,7 +88,7 @@ class Planner(tf.Module):
 
     def initial_plan(self, observation: Tensor) -> Tensor:
         """The plan before the first decision: member 0's mode, H times; [E, S] -> [E, H, A]."""
-        first = self._models.behavior.densities(self._dtype)[0]
+        first = self._models.behavior.bind(self._dtype, constant=True)(0)
         mode = first.mode(self._models.behavior.inputs(observation))
         return tf.repeat(mode[:, None], self.knobs.horizon, axis=1)
 

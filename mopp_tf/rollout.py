@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -43,17 +44,25 @@ class Candidates(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """The models with their weights read once, for use inside a loop of a graph."""
+    """The models with their weights read once; constants of a graph.
 
-    behaviors: list[Density]
-    dynamics: Any
-    q: Any
+    Attributes:
+      behavior: member number -> its density.
+      dynamics: (states, actions) -> normalised modes [K, B, S + 1].
+      q: (states, actions) -> [2, B].
+    """
+
+    behavior: Callable[[int | Tensor], Density]
+    dynamics: Callable[[Tensor, Tensor], Tensor]
+    q: Callable[[Tensor, Tensor], Tensor]
 
     @classmethod
     def of(cls, models: Models, dtype: tf.DType) -> Bound:
         """Reads the weights."""
         return cls(
-            models.behavior.densities(dtype), models.dynamics.bind(dtype), models.q.bind(dtype)
+            models.behavior.bind(dtype, constant=True),
+            models.dynamics.bind(dtype, constant=True),
+            models.q.bind(dtype, constant=True),
         )
 
 
@@ -129,13 +138,6 @@ def choose_by_q(bound: Bound, states: Tensor, proposals: Tensor, rule: str) -> T
     return tf.gather(tf.transpose(proposals, [1, 0, 2]), best, batch_dims=1)
 
 
-def _member(behaviors: list[Density], index: Tensor, call: Any) -> Any:
-    """call(member) of the member with that number; the others are not evaluated."""
-    if len(behaviors) == 1:
-        return call(behaviors[0])
-    return tf.switch_case(index, [lambda m=m: call(m) for m in behaviors])
-
-
 def state_value(
     models: Models, bound: Bound, states: Tensor, knobs: PlannerConfig, member: Tensor, seed: Tensor
 ) -> Tensor:
@@ -155,9 +157,7 @@ def state_value(
     """
     inputs = models.behavior.inputs(states)
     count = knobs.q_proposals
-    actions = _member(
-        bound.behaviors, member, lambda m: propose(m, inputs, count, knobs, 0.0, seed)
-    )
+    actions = propose(bound.behavior(member), inputs, count, knobs, 0.0, seed)
     rows = tf.reshape(actions, [-1, actions.shape[2]])
     values = bound.q(tf.tile(states, [count, 1]), rows)
     return tf.reduce_mean(tf.reshape(values, [2 * count, -1]), axis=0)
@@ -198,12 +198,8 @@ def roll_out(
     for t in range(knobs.horizon):
         inputs = models.behavior.inputs(states)
         count = knobs.q_proposals if knobs.max_q else 1
-
-        def draw(m: Density, inputs: Tensor = inputs, t: int = t, count: int = count) -> Tensor:
-            return propose(m, inputs, count, knobs, knobs.sigma_max, streams[t])
-
-        proposals = _member(bound.behaviors, members[t, 0], draw)
-        proposals = tf.ensure_shape(proposals, [count, None, task.action_dim])
+        behavior = bound.behavior(members[t, 0])
+        proposals = propose(behavior, inputs, count, knobs, knobs.sigma_max, streams[t])
         if knobs.max_q:
             action = choose_by_q(bound, states, proposals, knobs.q_of_proposals)
         else:

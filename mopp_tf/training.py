@@ -165,7 +165,9 @@ def fit_densities(
     def negative_log_likelihood(
         member: keras.Model, x: Tensor, y: Tensor, dtype: tf.DType
     ) -> Tensor:
-        model = autoregressive.density(member, dim, squash, config.conditioning, dtype)
+        model = autoregressive.density(
+            autoregressive.read(member, dtype), dim, squash, config.conditioning
+        )
         return -tf.reduce_mean(model.log_prob(x, y), axis=0)
 
     return fit_members(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -99,32 +100,72 @@ def dense_weights(model: keras.Sequential) -> list[tuple[Tensor, Tensor]]:
     return [(layer.kernel.value, layer.bias.value) for layer in model.layers]
 
 
-def bind(model: keras.Sequential, dtype: tf.DType = tf.float32) -> Callable[[Tensor], Tensor]:
-    """Returns the network's forward function with its weights read (and cast) once.
+class Layer(NamedTuple):
+    """A Dense layer's weights, [in, out] and [out], and the name of its activation."""
 
-    Inside a tf.while_loop this keeps the casts out of the loop. The products run in `dtype`, the
-    output is float32.
+    kernel: Tensor
+    bias: Tensor
+    activation: str
+
+
+def read(
+    model: keras.Sequential, dtype: tf.DType = tf.float32, constant: bool = False
+) -> list[Layer]:
+    """Reads (and casts) a network's weights.
 
     Args:
       model: made by `mlp`.
       dtype: tf.float32 or tf.bfloat16.
+      constant: whether a graph that is being traced holds the present values as constants, which
+        makes it faster, and deaf to later changes of the weights.
     """
-    # A cast to the same type would return the variable itself, unread.
-    weights = [
-        (tf.cast(tf.identity(kernel), dtype), tf.cast(tf.identity(bias), dtype))
-        for kernel, bias in dense_weights(model)
+    if constant and not tf.executing_eagerly():
+        with tf.init_scope():
+            values = [[weight.numpy() for weight in pair] for pair in dense_weights(model)]
+        pairs = [[tf.constant(w.astype(dtype.as_numpy_dtype)) for w in pair] for pair in values]
+    else:
+        # A cast to the same type would return the variable itself, unread.
+        pairs = [[tf.cast(tf.identity(w), dtype) for w in pair] for pair in dense_weights(model)]
+    return [
+        Layer(kernel, bias, layer.activation.__name__)
+        for (kernel, bias), layer in zip(pairs, model.layers, strict=True)
     ]
-    activations = [layer.activation.__name__ for layer in model.layers]
 
-    def forward(inputs: Tensor) -> Tensor:
-        hidden = tf.cast(inputs, dtype)
-        for (kernel, bias), activation in zip(weights, activations, strict=True):
+
+def choose(models: Sequence[Sequence[Layer]], index: Tensor) -> list[Layer]:
+    """Returns the layers of models[index]; `index` is a tensor, the models' shapes are equal."""
+    return [
+        Layer(
+            tf.gather(tf.stack([layer.kernel for layer in layers]), index),
+            tf.gather(tf.stack([layer.bias for layer in layers]), index),
+            layers[0].activation,
+        )
+        for layers in zip(*models, strict=True)
+    ]
+
+
+def forward(layers: Sequence[Layer]) -> Callable[[Tensor], Tensor]:
+    """Returns [B, in] -> [B, out]; products in the weights' type, the output in float32."""
+
+    def run(inputs: Tensor) -> Tensor:
+        hidden = tf.cast(inputs, layers[0].kernel.dtype)
+        for kernel, bias, activation in layers:
             hidden = tf.nn.bias_add(tf.matmul(hidden, kernel), bias)
             if activation != "linear":
                 hidden = _ACTIVATIONS[activation](hidden)
         return tf.cast(hidden, tf.float32)
 
-    return forward
+    return run
+
+
+def bind(
+    model: keras.Sequential, dtype: tf.DType = tf.float32, constant: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """Returns the network's forward function with its weights read once; see `read`, `forward`.
+
+    Inside a tf.while_loop this keeps the casts out of the loop.
+    """
+    return forward(read(model, dtype, constant))
 
 
 def training_dtype(precision: str) -> tf.DType:

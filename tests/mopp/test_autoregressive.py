@@ -111,7 +111,9 @@ def _float(*arrays):
 def test_a_linear_adm_is_the_normal_of_the_chain_rule(order):
     linear = _linear(order)
     conditions, targets = _points(50, 4, bound=2.0)
-    found = Density(linear.network, False, "teacher").log_prob(*_float(conditions, targets))
+    found = Density(autoregressive.read(linear.network), False, "teacher").log_prob(
+        *_float(conditions, targets)
+    )
     rest, covariance = targets - linear.means(conditions), linear.covariance(STDS)
     assert np.abs(covariance - np.diag(np.diag(covariance))).max() > 0.1
     squares = np.einsum("bi,ij,bj->b", rest, np.linalg.inv(covariance), rest)
@@ -123,7 +125,7 @@ def test_a_linear_adm_is_the_normal_of_the_chain_rule(order):
 def test_a_linear_adm_fed_with_modes_is_a_diagonal_normal(order):
     linear = _linear(order)
     conditions, targets = _points(50, 4, bound=2.0)
-    model = Density(linear.network, False, "mode")
+    model = Density(autoregressive.read(linear.network), False, "mode")
     expected = _normal(targets, linear.means(conditions), STDS)
     found = model.log_prob(*_float(conditions, targets))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -140,7 +142,7 @@ def test_log_prob_and_modes_equal_the_loop(components, squash, conditioning):
         network = _random(order, components)
         conditions, targets = _points(30, 4)
         expected, modes = _naive(network, squash, conditioning, conditions, targets)
-        model = Density(network, squash, conditioning)
+        model = Density(autoregressive.read(network), squash, conditioning)
         found = model.log_prob(*_float(conditions, targets))
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-3)
         # Modes are fed with modes, however the network was fitted.
@@ -157,7 +159,9 @@ def test_log_prob_depends_on_earlier_dimensions_only(order, components):
     for conditioning in CONDITIONINGS:
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(targets)
-            found = Density(network, True, conditioning).log_prob(conditions, targets)
+            found = Density(autoregressive.read(network), True, conditioning).log_prob(
+                conditions, targets
+            )
             columns = tf.unstack(found, axis=1)
         slopes = [np.abs(tape.gradient(column, targets)).max(axis=0) for column in columns]
         for i, row in enumerate(order):
@@ -176,7 +180,7 @@ def test_head_i_predicts_dimension_order_i(order):
     expected = np.zeros(4)
     expected[list(order)] = [10.0, 11.0, 12.0, 13.0]
     conditions, targets = _float(*_points(3, 4))
-    parameters, modes = Density(network, False, "mode").modes(conditions)
+    parameters, modes = Density(autoregressive.read(network), False, "mode").modes(conditions)
     for found in (modes, parameters.mean[:, :, 0], network(conditions, targets)[:, :, 0]):
         np.testing.assert_allclose(found, np.tile(expected, (3, 1)), rtol=1e-6)
     np.testing.assert_allclose(parameters.std[0, :, 0], 0.1 * (expected - 9), rtol=1e-4)
@@ -228,7 +232,7 @@ def test_a_squashed_density_integrates_to_one(components, conditioning):
     network = _wide(components)
     points, area = _grid()
     conditions = np.tile([[0.5, -1.0]], (len(points), 1))
-    model = Density(network, True, conditioning)
+    model = Density(autoregressive.read(network), True, conditioning)
     found = tf.reduce_sum(model.log_prob(*_float(conditions, points)), axis=1)
     assert np.exp(found).sum() * area == pytest.approx(1.0, abs=2e-3)
 
@@ -241,7 +245,7 @@ def test_squashed_draws_have_the_moments_of_the_density(components, conditioning
     conditions = np.tile([[0.5, -1.0]], (len(points), 1))
     log_prob, _ = _naive(network, True, conditioning, conditions, points)
     mass = np.exp(log_prob.sum(axis=1)) * area
-    draws = Density(network, True, conditioning).sample(
+    draws = Density(autoregressive.read(network), True, conditioning).sample(
         *_float(conditions[:30000]), tf.constant([3, 4])
     )
     draws = draws.numpy().astype(np.float64)
@@ -265,7 +269,7 @@ def test_squashed_draws_have_the_moments_of_the_density(components, conditioning
 def test_draws_of_a_linear_adm_have_its_mean_and_covariance(order, conditioning):
     linear = _linear(order)
     conditions = np.tile([[0.5, -1.0]], (40000, 1))
-    model = Density(linear.network, False, conditioning)
+    model = Density(autoregressive.read(linear.network), False, conditioning)
     draws = model.sample(*_float(conditions), tf.constant([1, 2])).numpy()
     covariance = linear.covariance(STDS) if conditioning == "teacher" else np.diag(STDS**2)
     scale = np.sqrt(np.diag(covariance))
@@ -279,7 +283,7 @@ def test_draws_of_a_linear_adm_have_its_mean_and_covariance(order, conditioning)
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_draws_follow_their_seed_and_rows_differ(conditioning):
-    model = Density(_random((2, 0, 1)), True, conditioning)
+    model = Density(autoregressive.read(_random((2, 0, 1))), True, conditioning)
     conditions = tf.zeros([50, 2])
     first, again, other = (
         model.sample(conditions, tf.constant(seed)).numpy() for seed in ([1, 2], [1, 2], [1, 3])
@@ -292,7 +296,7 @@ def test_draws_follow_their_seed_and_rows_differ(conditioning):
 def test_ancestral_scales_the_noise_row_by_row():
     """A linear chain's distance from its mean is linear in the scale of the noise."""
     linear = _linear((2, 0, 3, 1))
-    model = Density(linear.network, False, "teacher")
+    model = Density(autoregressive.read(linear.network), False, "teacher")
     conditions, _ = _points(6, 4)
     means, seed = linear.means(conditions), tf.constant([5, 6])
     scale = np.array([0.0, 0.5, 1.0, 2.0, 3.0, 0.1])
@@ -310,7 +314,7 @@ def test_ancestral_scales_the_noise_row_by_row():
 
 @pytest.mark.parametrize("squash", [False, True])
 def test_without_noise_a_draw_is_the_mode(squash):
-    model = Density(_random((1, 2, 0)), squash, "teacher")
+    model = Density(autoregressive.read(_random((1, 2, 0))), squash, "teacher")
     conditions, _ = _float(*_points(7, 3))
     _, draws = model.ancestral(conditions, tf.constant([0, 0]), 0.0)
     np.testing.assert_allclose(draws, model.mode(conditions), rtol=1e-5)
@@ -447,7 +451,54 @@ def test_activations_are_relu_inside_and_linear_at_the_ends():
 def _diagonal(components=1, squash=False, seed=0):
     rng = np.random.default_rng(seed)
     network = networks.mlp(2, (9,), 3 * (2 if components == 1 else 3 * components), "relu", rng)
-    return network, DiagonalDensity(network, 3, squash)
+    return network, DiagonalDensity(autoregressive.read(network), 3, squash)
+
+
+@pytest.mark.parametrize("kind", ["adm", "mlp"])
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_member_chosen_by_a_tensor_is_that_member(kind, constant):
+    if kind == "adm":
+        # Descending order and a three-cycle, which differs from its inverse.
+        members = [
+            _random((0, 1, 2), seed=1),
+            _random((2, 1, 0), seed=2),
+            _random((1, 2, 0), seed=3),
+        ]
+    else:
+        members = [_diagonal(seed=seed)[0] for seed in (1, 2, 3)]
+    conditions, targets = _float(*_points(7, 3))
+    seed = tf.constant([3, 4])
+
+    def describe(weights):
+        model = autoregressive.density(weights, 3, True, "teacher")
+        parameters, modes = model.modes(conditions)
+        _, draws = model.ancestral(conditions, seed, tf.ones([7]))
+        return (*parameters, modes, draws, model.log_prob(conditions, tf.tanh(targets)))
+
+    @tf.function
+    def chosen(index):
+        weights = [autoregressive.read(member, constant=constant) for member in members]
+        return describe(autoregressive.choose(weights, index))
+
+    for index, member in enumerate(members):
+        for found, expected in zip(
+            chosen(tf.constant(index)), describe(autoregressive.read(member)), strict=True
+        ):
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_constant_weights_are_those_of_the_time_of_tracing():
+    network, _ = _diagonal(seed=4)
+    conditions = _float(_points(3, 3)[0])[0]
+    traced = {
+        constant: tf.function(lambda x, c=constant: networks.bind(network, constant=c)(x))
+        for constant in (False, True)
+    }
+    before = {constant: call(conditions).numpy() for constant, call in traced.items()}
+    np.testing.assert_array_equal(before[True], before[False])
+    network.layers[-1].bias.assign_add(tf.ones_like(network.layers[-1].bias))
+    np.testing.assert_allclose(traced[False](conditions), before[False] + 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(traced[True](conditions), before[True])
 
 
 def test_a_diagonal_density_is_independent_gaussians():
@@ -506,13 +557,13 @@ def test_either_kind_of_network_becomes_its_density():
     assert widths[:4] == [(5, 6), (6, 4), (4, 7), (7, 9)]
     other = autoregressive.make_network("adm", *arguments, np.random.default_rng(1), "member")
     assert toys.bits(networks.variables(other)) != toys.bits(networks.variables(adm))
-    found = [autoregressive.density(n, 3, True, "teacher") for n in (adm, mlp)]
+    found = [autoregressive.density(autoregressive.read(n), 3, True, "teacher") for n in (adm, mlp)]
     assert [type(x) for x in found] == [Density, DiagonalDensity]
     assert [x.conditioning for x in found] == ["teacher", "mode"]
     assert [x.order for x in found] == [(2, 0, 1), (0, 1, 2)]
-    assert autoregressive.density(adm, 3, False, "mode").conditioning == "mode"
+    assert autoregressive.density(autoregressive.read(adm), 3, False, "mode").conditioning == "mode"
     assert [x.squash for x in found] == [True, True]
-    assert not autoregressive.density(mlp, 3, False, "mode").squash
+    assert not autoregressive.density(autoregressive.read(mlp), 3, False, "mode").squash
     assert found[0].modes(tf.zeros([4, 5]))[0].std.shape == (4, 3, 3)
     assert found[1].modes(tf.zeros([4, 5]))[0].std.shape == (4, 3, 3)
 
@@ -625,7 +676,7 @@ def test_first_gradient_is_of_the_likelihood_and_the_squared_kernels(
     with tf.GradientTape() as tape:
         loss = 0.0
         for member in members:  # the batch repeats the only row
-            model = Density(member, False, "teacher")
+            model = Density(autoregressive.read(member), False, "teacher")
             loss -= tf.reduce_sum(model.log_prob(*_float(inputs, targets)))
             for variable in networks.variables(member):
                 if variable.shape.rank == 2:
@@ -768,7 +819,7 @@ def test_row_weights_are_those_of_the_training_rows(tmp_path):
     stage = toys.record(tmp_path / "run").stage("x")
     _fit([member], stage, data=data, row_weights=row_weights, split=split)
     # Per four rows: two of weight 3 at 0.5 and one of weight 1 at -0.5.
-    mode = Density(member, False, "mode").mode(tf.zeros([1, 1]))
+    mode = Density(autoregressive.read(member), False, "mode").mode(tf.zeros([1, 1]))
     assert float(mode[0, 0]) == pytest.approx((6 * 0.5 - 0.5) / 7, abs=0.06)
 
 

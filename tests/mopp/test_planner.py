@@ -45,7 +45,7 @@ class LinearDynamics:
     def size(self):
         return len(self.offsets)
 
-    def bind(self, dtype=tf.float32):
+    def bind(self, dtype=tf.float32, constant=False):
         def predict(states, actions):
             after = states @ F.T + actions @ G.T
             cost = tf.einsum("bi,ij,bj->b", states, W, states) + U * actions[:, 0] ** 2
@@ -73,7 +73,7 @@ class Value:
         self.slopes = slopes
         self.weights = []
 
-    def bind(self, dtype=tf.float32):
+    def bind(self, dtype=tf.float32, constant=False):
         def values(states, actions):
             base = -tf.einsum("bi,ij,bj->b", states, self.matrix, states)
             return tf.stack([base + slope * actions[:, 0] for slope in self.slopes])
