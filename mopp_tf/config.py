@@ -36,7 +36,8 @@ class RunConfig:
     workdir: str = knob("", "Run folder; empty: runs/ALGORITHM-ENV-DATASET-PRESET-seedN.")
     dataset: str = knob(
         "medium-ours",
-        "HDF5 file with D4RL's keys, or data that is made here: random-ours, medium-ours, "
+        "Logged data: an HDF5 file with D4RL's keys, a D4RL name, a Minari id or folder, tfds:NAME, "
+        "a pickle of episodes, npz, CSV; or data that is made here: random-ours, medium-ours, "
         "mixed-ours, expert-ours, medium-expert-ours.",
     )
     data_steps: int = knob(1_000_000, "Steps of data to make (twice that for medium-expert).")

@@ -14,7 +14,7 @@ from absl import logging
 from mopp_tf import algorithm, config, deploy, mbop, objectives, simulation
 from mopp_tf.planner import Planner
 from offline_tf import networks, process, seeds, tasks
-from offline_tf.datasets import d4rl, made
+from offline_tf.datasets import d4rl, made, sources
 from offline_tf.knobs import rebuild
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.types import TaskSpec, Tensor, Transitions, UserError
@@ -69,13 +69,7 @@ def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Tran
         return made.load_or_make_kind(
             task, run.physics, run.dataset, run.data_steps, run.seed, run.data_dir, threads
         )
-    path = pathlib.Path(run.dataset)
-    if not path.suffix and not path.exists():
-        raise UserError(
-            f"--dataset: expected an HDF5 file or one of {', '.join(made.KINDS)}, "
-            f"got {run.dataset!r}"
-        )
-    return d4rl.read(path, task.state_dim), path.name
+    return sources.load(run.dataset, task)
 
 
 def _models_from(configs: Configs, data_hash: str) -> RunRecord | None:

@@ -241,7 +241,7 @@ class MbopPlanner(tf.Module):
         self.task = task
         self.knobs = knobs
         self._mbop = mbop
-        self._models = models = learned.models
+        self._models = learned.models
         self._normalizer = learned.prepared.normalizer
         self._value = (learned.value_shift, learned.value_scale)
         self._objective = objective

@@ -25,7 +25,11 @@ class RunConfig:
     )
     seed: int = knob(0, "Random seed of data, models and planner.", low=0, high=2**31 - 1)
     workdir: str = knob("", "Run folder; empty: runs/morel-ENV-PRESET-seedN.")
-    dataset: str = knob("", "HDF5 file with D4RL's keys; empty: make data with the policy shipped.")
+    dataset: str = knob(
+        "",
+        "Logged data: an HDF5 file with D4RL's keys, a D4RL name, a Minari id or folder, tfds:NAME, "
+        "a pickle of episodes, npz, CSV; empty: make data with the policy shipped.",
+    )
     exploration: str = knob(
         "pure",
         "Kind of data to make when --dataset is empty.",

@@ -12,7 +12,7 @@ from absl import logging
 
 from morel_tf import algorithm, config, deploy, dynamics, planner, usad
 from offline_tf import evaluation, networks, process, seeds, tasks
-from offline_tf.datasets import d4rl
+from offline_tf.datasets import d4rl, sources
 from offline_tf.datasets.made import load_or_make
 from offline_tf.knobs import rebuild
 from offline_tf.policy import GaussianPolicy, NumpyPolicy
@@ -56,8 +56,7 @@ def default_workdir(run: config.RunConfig) -> pathlib.Path:
 def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
     """Loads --dataset, or the data that this run makes for itself; returns it with its name."""
     if run.dataset:
-        path = pathlib.Path(run.dataset)
-        return d4rl.read(path, task.state_dim), path.name
+        return sources.load(run.dataset, task)
     return load_or_make(
         task, run.physics, run.exploration, run.data_steps, run.seed, run.data_dir, threads
     )

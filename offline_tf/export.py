@@ -48,7 +48,15 @@ def run_in_fresh_process(
         given, returned = pathlib.Path(scratch, "in.npz"), pathlib.Path(scratch, "out.npz")
         np.savez(given, **inputs)  # type: ignore[arg-type]
         run = subprocess.run(
-            [sys.executable, "-c", _CHILD, str(folder.resolve()), str(given), str(returned), signature],
+            [
+                sys.executable,
+                "-c",
+                _CHILD,
+                str(folder.resolve()),
+                str(given),
+                str(returned),
+                signature,
+            ],
             capture_output=True,
             text=True,
             cwd=scratch,

@@ -10,9 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from offline_tf.datasets import columns
 from offline_tf.types import Array, Transitions, UserError
-
-_REQUIRED = ("observations", "actions", "rewards", "terminals")
 
 
 def write(
@@ -29,7 +28,7 @@ def write(
       extra: further columns [N, ...], such as "infos/action_log_probs".
       attributes: of the file: how it was made.
     """
-    columns: dict[str, Array | None] = {
+    values_by_name: dict[str, Array | None] = {
         "observations": transitions.observations,
         "actions": transitions.actions,
         "rewards": transitions.rewards,
@@ -43,7 +42,7 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     with h5py.File(partial, "w", track_order=True) as file:
-        for name, values in columns.items():
+        for name, values in values_by_name.items():
             if values is not None:
                 file.create_dataset(name, data=values)
         for name, value in (attributes or {}).items():
@@ -52,95 +51,49 @@ def write(
 
 
 def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
-    """Reads a D4RL file.
-
-    Without next_observations, the next row's observation is taken inside an episode, and the last
-    row of each episode is dropped, because its next observation is not in the file. Columns of shape
-    (N, 1) and float64 are accepted. A file with neither timeouts nor any terminal is refused.
+    """Reads a D4RL file; see `columns.from_columns`.
 
     Args:
       path: of the file.
-      state_dim: S of the task, checked when given; 111-d Ant files are cut to the first 27.
+      state_dim: S of the task, checked when given.
 
     Raises:
-      UserError: no such file, a key is missing, or shapes do not fit.
+      UserError: no such file, a key is missing, shapes do not fit, or it would not fit in memory.
     """
     if not path.exists():
         raise UserError(f"--dataset: expected an HDF5 file at {path}, found none")
     try:
         with h5py.File(path, "r") as file:
-            return _read_open(file, path, state_dim)
-    except OSError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"--dataset: {path} is no readable HDF5 file ({reason})") from None
+            return columns.from_columns(hdf5_columns(file, str(path)), str(path), state_dim)
+    except UserError:
+        raise
+    except Exception as error:  # h5py raises many kinds for a damaged file
+        raise UserError(columns.unreadable(path, "HDF5 file", error)) from None
 
 
-def _read_open(file: h5py.File, path: pathlib.Path, state_dim: int | None) -> Transitions:
-    for key in _REQUIRED:
-        if key not in file:
-            raise UserError(
-                f"--dataset: {path} lacks {key!r}; expected D4RL's keys observations, actions, "
-                f"rewards, terminals, timeouts, got {', '.join(sorted(file))}"
-            )
+def hdf5_columns(group: h5py.Group, source: str) -> dict[str, h5py.Dataset]:
+    """Returns the data sets of a group and of its "infos", unread.
 
-    def column(name: str, dtype: Any) -> Array:
-        return np.asarray(file[name][()], dtype)
-
-    shape: tuple[int, ...] = getattr(file["observations"], "shape", ())
-    if len(shape) != 2 or not shape[0]:
-        raise UserError(
-            f"--dataset: {path}: expected observations of shape (rows, width), got {shape}"
-        )
-    count = shape[0]
-    for name in (*_REQUIRED, "next_observations", "timeouts", "infos/qpos", "infos/qvel"):
-        rows = getattr(file[name], "shape", (0,))[:1] if name in file else (count,)
-        if rows != (count,):
-            raise UserError(
-                f"--dataset: {path} has {count} rows in observations but {rows} in {name}; "
-                "the file is damaged or mixes data sets"
-            )
-    observations = column("observations", np.float32)
-    width = state_dim or observations.shape[1]
-    if observations.shape[1] not in (width, 111 if width == 27 else width):
-        raise UserError(
-            f"--dataset: {path} has observations of width {observations.shape[1]}, "
-            f"this task has {width}; check --env"
-        )
-    observations = np.ascontiguousarray(observations[:, :width])
-    terminals = column("terminals", bool).reshape(-1)
-    timeouts = column("timeouts", bool).reshape(-1) if "timeouts" in file else None
-    if timeouts is None:
-        if not terminals.any():
-            raise UserError(
-                f"--dataset: {path} has no timeouts and no terminals, so episodes cannot be told "
-                "apart; add a boolean column 'timeouts' that is true on each episode's last row"
-            )
-        timeouts = np.zeros(count, bool)
-    keep = np.ones(count, bool)
-    if "next_observations" in file:
-        next_observations = column("next_observations", np.float32)[:, :width]
-    else:
-        next_observations = np.concatenate([observations[1:], observations[-1:]])
-        keep = ~(terminals | timeouts)
-        keep[-1] = False
-        # The row before a dropped one now ends its episode, at a cut.
-        timeouts = timeouts | np.append(~keep[1:], False)
-        terminals = terminals & keep
-    optional = {
-        name: np.asarray(file[f"infos/{name}"][()], np.float64)[keep]
-        if f"infos/{name}" in file
-        else None
-        for name in ("qpos", "qvel")
-    }
-    return Transitions(
-        observations=observations[keep],
-        actions=column("actions", np.float32)[keep],
-        rewards=column("rewards", np.float32).reshape(-1)[keep],
-        next_observations=np.ascontiguousarray(next_observations)[keep],
-        terminals=terminals[keep],
-        timeouts=timeouts[keep],
-        **optional,
-    )
+    Raises:
+      UserError: a data set lies in another file, or all together would not fit in memory.
+    """
+    found: dict[str, h5py.Dataset] = {}
+    for prefix, part in (("", group), ("infos/", group.get("infos"))):
+        for name in part if isinstance(part, h5py.Group) else ():
+            # A link may point into any file of this machine.
+            if isinstance(part.get(name, getlink=True), h5py.ExternalLink):
+                raise UserError(
+                    f"--dataset: {source}: {prefix}{name} lies in another file; refused"
+                )
+            column = part[name]
+            if isinstance(column, h5py.Dataset):
+                if column.external or column.is_virtual:
+                    raise UserError(
+                        f"--dataset: {source}: {prefix}{name} lies in another file; refused"
+                    )
+                found[prefix + name] = column
+    columns.check_size(sum(column.nbytes for column in found.values()), source)
+    return found
 
 
 def content_hash(transitions: Transitions) -> str:

@@ -1,0 +1,194 @@
+"""Episodes as people keep them, one mapping of arrays each, and the ends of episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from offline_tf.datasets import columns
+from offline_tf.types import Array, TaskSpec, Transitions, UserError
+
+# D4RL's name of a column, then what mjrl, decision-transformer, CS285, imitation, Gymnasium call it.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "observations": ("observations", "observation", "obs", "states", "state"),
+    "actions": ("actions", "action", "acts"),
+    "rewards": ("rewards", "reward", "rews"),
+    "next_observations": ("next_observations", "next_observation", "next_obs", "next_states"),
+    "terminals": ("terminals", "terminal", "terminated", "terminations", "dones", "done"),
+    "timeouts": ("timeouts", "timeout", "truncated", "truncations"),
+    "infos/qpos": ("infos/qpos",),
+    "infos/qvel": ("infos/qvel",),
+}
+_BYTES_PER_BYTE_READ = 8  # float16 in a file to float64 here, twice for the next observations
+
+
+def renamed(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the known columns of a mapping under D4RL's names."""
+    return {
+        name: mapping[alias]
+        for name, aliases in ALIASES.items()
+        for alias in aliases[:1] + tuple(a for a in aliases[1:] if aliases[0] not in mapping)
+        if alias in mapping
+    }
+
+
+def join(
+    episodes: Iterable[Mapping[str, Any]], source: str, state_dim: int | None = None
+) -> Transitions:
+    """Joins episodes; each ends where its arrays end, whatever its flags say.
+
+    An episode of T steps has T actions and rewards, and T observations with or without T
+    next_observations, or T + 1 observations. With neither, its last step is left out: where it led
+    is not known. Flags are arrays of T, or one value for the episode's end. An episode without flags
+    counts as cut. Steps after an end inside an episode are refused.
+
+    Args:
+      episodes: arrays by one of ALIASES' names.
+      source: what to name in errors.
+      state_dim: S of the task, checked when given.
+
+    Raises:
+      UserError: a column is missing, or lengths do not fit.
+    """
+    parts: dict[str, list[Array]] = {name: [] for name in ALIASES}
+    total, seen = 0, 0
+    for number, mapping in enumerate(episodes):
+        part = _episode(mapping, f"{source}, episode {number}")
+        if part is None:
+            continue
+        seen += 1
+        total += sum(values.nbytes for values in part.values())
+        columns.check_size(_BYTES_PER_BYTE_READ * total, source)
+        for name, values in part.items():
+            parts[name].append(values)
+    if not seen:
+        raise UserError(f"--dataset: expected episodes with steps in {source}, found none")
+    complete = {name: values for name, values in parts.items() if len(values) == seen}
+    joined = {name: _concatenated(name, values, source) for name, values in complete.items()}
+    return columns.from_columns(joined, source, state_dim)
+
+
+def _concatenated(name: str, values: list[Array], source: str) -> Array:
+    shapes = sorted({array.shape[1:] for array in values})
+    if len(shapes) > 1:
+        raise UserError(
+            f"--dataset: {source}: expected {name} of one width in all episodes, got {shapes}"
+        )
+    return np.concatenate(values)
+
+
+def _episode(mapping: Mapping[str, Any], source: str) -> dict[str, Array] | None:
+    """One episode's columns, all of one length, with flags; None if nothing of it can be used."""
+    if not isinstance(mapping, Mapping):
+        raise UserError(
+            f"--dataset: {source}: expected a dict of arrays, got {type(mapping).__name__}"
+        )
+    given = {name: _numbers(values, name, source) for name, values in renamed(mapping).items()}
+    for name in ("observations", "actions", "rewards"):
+        if name not in given:
+            got = ", ".join(sorted(map(str, mapping))) or "none"
+            raise UserError(f"--dataset: {source} lacks {name!r}, got {got}")
+    for name in ("observations", "next_observations", "actions"):
+        if name in given and given[name].ndim == 1:
+            given[name] = given[name][:, None]
+    steps = len(given["rewards"].reshape(-1))
+    given["rewards"] = given["rewards"].reshape(-1)
+    # Some recorders keep a last, unused action.
+    given["actions"] = given["actions"][:steps]
+    observations = given["observations"]
+    if len(observations) != steps and (
+        "next_observations" in given or len(observations) != steps + 1
+    ):
+        raise UserError(
+            f"--dataset: {source}: expected {steps} or {steps + 1} rows in observations for "
+            f"{steps} rewards, got {len(observations)}"
+        )
+    if "next_observations" not in given and len(observations) == steps + 1:
+        given["next_observations"] = observations[1:]
+        given["observations"] = observations[:-1]
+    flags = {
+        name: _flags(given.get(name), steps, name, source) for name in ("terminals", "timeouts")
+    }
+    given |= flags
+    if steps and not flags["terminals"][-1]:
+        given["timeouts"][-1] = True
+    ended = flags["terminals"][:-1] | flags["timeouts"][:-1]
+    if ended.any():
+        raise UserError(
+            f"--dataset: {source} goes on after its end at step {int(np.argmax(ended))}; expected "
+            "one episode per entry"
+        )
+    if "next_observations" not in given and steps:
+        given["next_observations"] = np.concatenate([observations[1:steps], observations[-1:]])
+        given = {name: values[: steps - 1] for name, values in given.items()}
+        steps -= 1
+        if steps:
+            given["terminals"][-1], given["timeouts"][-1] = False, True
+    for name, values in given.items():
+        if len(values) != steps:
+            raise UserError(
+                f"--dataset: {source}: expected {steps} rows in {name} as in rewards, "
+                f"got {len(values)}"
+            )
+    return given if steps else None
+
+
+def _numbers(values: Any, name: str, source: str) -> Array:
+    try:
+        array = np.asarray(values[()] if hasattr(values, "shape") else values)
+    except ValueError:
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"--dataset: {source}: expected an array of numbers in {name!r}")
+    return array
+
+
+def _flags(values: Array | None, steps: int, name: str, source: str) -> Array:
+    found = np.zeros(steps, bool)
+    if values is None or not steps:
+        return found
+    if values.size == 1:
+        found[-1] = bool(values.reshape(-1)[0])
+    elif values.size == steps:
+        found[:] = values.reshape(-1).astype(bool)
+    else:
+        raise UserError(
+            f"--dataset: {source}: expected 1 or {steps} values in {name}, got {values.size}"
+        )
+    return found
+
+
+def separate_time_limits(data: Transitions, task: TaskSpec) -> Transitions:
+    """Turns terminals at the time limit that the task does not call terminal into timeouts.
+
+    Recorders with a single "done" flag (CS285's) also set it when the time was up, where the value
+    goes on.
+
+    Args:
+      data: the transitions.
+      task: time limit and termination.
+    """
+    bounds = data.episode_bounds()
+    last = bounds[:, 1] - 1
+    at_limit = (bounds[:, 1] - bounds[:, 0] == task.max_episode_steps) & data.terminals[last]
+    rows = last[at_limit]
+    if not len(rows):
+        return data
+    truly = np.asarray(task.termination(tf.constant(data.next_observations[rows])))
+    rows = rows[~truly]
+    if not len(rows):
+        return data
+    logging.info(
+        "%d terminals at the time limit of %d steps are no terminal states of %s: taken as timeouts",
+        len(rows),
+        task.max_episode_steps,
+        task.name,
+    )
+    terminals, timeouts = data.terminals.copy(), data.timeouts.copy()
+    terminals[rows], timeouts[rows] = False, True
+    fields = {**vars(data), "terminals": terminals, "timeouts": timeouts}
+    return Transitions(**fields)

@@ -1,0 +1,78 @@
+"""RLDS episodes through tensorflow-datasets, an optional dependency."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from offline_tf.datasets import episodes
+from offline_tf.types import Array, Transitions, UserError
+
+PREFIX = "tfds:"
+
+
+def read(name: str, state_dim: int | None = None) -> Transitions:
+    """Reads a data set such as "tfds:d4rl_mujoco_hopper/v2-medium".
+
+    Raises:
+      UserError: tensorflow-datasets is not installed, or does not know the name.
+    """
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        raise UserError(
+            f"--dataset: {name} needs tensorflow-datasets; pip install -r requirements-formats.txt"
+        )
+    import tensorflow_datasets as tfds
+
+    name = name.removeprefix(PREFIX)
+    try:
+        found = tfds.load(name, split="train")
+    except Exception as error:  # the library raises many kinds
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--dataset: tensorflow-datasets could not load {name}: {reason}") from None
+    return from_episodes(tfds.as_numpy(found), name, name.startswith("d4rl"), state_dim)
+
+
+def from_episodes(
+    found: Iterable[Mapping[str, Any]],
+    source: str,
+    last_is_wrong: bool,
+    state_dim: int | None = None,
+) -> Transitions:
+    """Makes Transitions of RLDS episodes.
+
+    Step t of T holds the observation and the action and reward that followed it; those of the last
+    step mean nothing. The step before the last led to the last observation, terminal or not.
+
+    Args:
+      found: mappings whose "steps" iterate over mappings with observation, action, reward,
+        is_last, is_terminal.
+      source: what to name in errors.
+      last_is_wrong: whether the last step's observation is not the episode's own (the d4rl
+        builder of tensorflow-datasets 4.9 puts the data set's last row there); the step that led
+        there is then left out too.
+      state_dim: S of the task, checked when given.
+    """
+    return episodes.join(
+        (_episode(one["steps"], last_is_wrong) for one in found), source, state_dim
+    )
+
+
+def _episode(steps: Iterable[Mapping[str, Any]], last_is_wrong: bool) -> dict[str, Array]:
+    rows = list(_rows(steps))
+    observations = np.array([row[0] for row in rows])
+    used = max(len(rows) - (2 if last_is_wrong else 1), 0)
+    terminal = bool(rows and rows[-1][3]) and not last_is_wrong
+    return {
+        "observations": observations[: used + 1] if used else observations[:0],
+        "actions": np.array([row[1] for row in rows[:used]]),
+        "rewards": np.array([row[2] for row in rows[:used]]),
+        "terminals": np.array([terminal]),
+    }
+
+
+def _rows(steps: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Any, Any, Any, bool]]:
+    for step in steps:
+        yield step["observation"], step["action"], step["reward"], bool(step["is_terminal"])

@@ -1,0 +1,568 @@
+"""Every format loads to the same transitions; nothing in a file is run; bad files end in one line."""
+
+import csv
+import dataclasses
+import http.server
+import io
+import os
+import pathlib
+import pickle
+import threading
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+
+from offline_tf.datasets import columns, d4rl, download, episodes, minari, paths, rlds, sources
+from offline_tf.types import UserError
+from tests import toys
+
+TASK = toys.cart()
+
+
+def logged(seed=0, lengths=None):
+    """Episodes as a recorder sees them: T + 1 observations, T actions and rewards, how it ended."""
+    generator = np.random.default_rng(seed)
+    if lengths is None:
+        lengths = generator.integers(1, 7, size=generator.integers(1, 7))
+    return [
+        {
+            "observations": generator.normal(size=(length + 1, 2)).astype(np.float32),
+            "actions": generator.uniform(-1, 1, size=(length, 1)).astype(np.float32),
+            "rewards": generator.normal(size=length).astype(np.float32),
+            "terminated": bool(generator.integers(2)),
+        }
+        for length in lengths
+    ]
+
+
+def expected(recorded):
+    """The transitions, by a loop over single steps."""
+    rows = {name: [] for name in ("observations", "actions", "rewards", "next_observations")}
+    flags = []
+    for one in recorded:
+        last = len(one["rewards"]) - 1
+        for t in range(last + 1):
+            rows["observations"].append(one["observations"][t])
+            rows["next_observations"].append(one["observations"][t + 1])
+            rows["actions"].append(one["actions"][t])
+            rows["rewards"].append(one["rewards"][t])
+            flags.append((t == last and one["terminated"], t == last and not one["terminated"]))
+    flags = np.array(flags)
+    found = {name: np.array(values, np.float32) for name, values in rows.items()}
+    return found | {"terminals": flags[:, 0], "timeouts": flags[:, 1]}
+
+
+def assert_transitions(data, wanted):
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(getattr(data, name), values, name)
+        assert getattr(data, name).dtype == values.dtype, name
+
+
+def write_d4rl(folder, recorded):
+    path = folder / "data.hdf5"
+    with h5py.File(path, "w") as file:
+        for name, values in expected(recorded).items():
+            # (N, 1) and float64, as in some of D4RL's files.
+            one = name in ("rewards", "terminals")
+            file[name] = values[:, None].astype(np.float64) if one else values
+    return path
+
+
+def write_minari(folder, recorded):
+    path = folder / "plant" / "data" / "main_data.hdf5"
+    path.parent.mkdir(parents=True)
+    with h5py.File(path, "w") as file:
+        for number, one in enumerate(recorded):
+            group = file.create_group(f"episode_{number}")
+            ends = np.zeros(len(one["rewards"]), bool)
+            ends[-1] = True
+            group["observations"] = one["observations"].astype(np.float64)
+            group["actions"] = one["actions"]
+            group["rewards"] = one["rewards"].astype(np.float64)
+            group["terminations"] = ends & one["terminated"]
+            group["truncations"] = ends & (not one["terminated"])
+            group.create_group("infos")
+    return path.parent.parent
+
+
+def write_mjrl(folder, recorded):
+    path = folder / "paths.pickle"
+    made = [
+        {
+            "observations": one["observations"][:-1],
+            "next_observations": one["observations"][1:],
+            "actions": one["actions"],
+            "rewards": one["rewards"],
+            "terminated": one["terminated"],
+        }
+        for one in recorded
+    ]
+    path.write_bytes(pickle.dumps(made, protocol=2))
+    return path
+
+
+def write_cs285(folder, recorded):
+    path = folder / "expert.pkl"
+    made = []
+    for one in recorded:
+        terminal = np.zeros(len(one["rewards"]), np.int64)
+        terminal[-1] = one["terminated"]
+        made.append(
+            {
+                "observation": one["observations"][:-1].astype(np.float64),
+                "next_observation": one["observations"][1:].astype(np.float64),
+                "action": one["actions"],
+                "reward": one["rewards"],
+                "image_obs": [],
+                "terminal": terminal,
+            }
+        )
+    path.write_bytes(pickle.dumps(made))
+    return path
+
+
+def write_npz(folder, recorded):
+    path = folder / "data.npz"
+    np.savez_compressed(path, **expected(recorded))
+    return path
+
+
+def write_csv(folder, recorded):
+    path = folder / "log.csv"
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(
+            ["time", "force", "v", "x", "next_x", "next_v", "reward", "episode", "terminal"]
+        )
+        for number, one in enumerate(recorded):
+            for t in range(len(one["rewards"])):
+                x, v = (repr(float(value)) for value in one["observations"][t])
+                x_next, v_next = (repr(float(value)) for value in one["observations"][t + 1])
+                force, reward = repr(float(one["actions"][t, 0])), repr(float(one["rewards"][t]))
+                ended = int(one["terminated"] and t == len(one["rewards"]) - 1)
+                rows.writerow([t, force, v, x, x_next, v_next, reward, f"run {number}", ended])
+    return path
+
+
+WRITERS = [write_d4rl, write_minari, write_mjrl, write_cs285, write_npz, write_csv]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_every_format_loads_to_the_same_transitions(write, tmp_path):
+    for seed in range(20):
+        recorded = logged(seed)
+        (tmp_path / str(seed)).mkdir()
+        data, _ = sources.load(str(write(tmp_path / str(seed), recorded)), TASK)
+        assert_transitions(data, expected(recorded))
+
+
+def rlds_episodes(recorded, last=None):
+    """Steps of RLDS: the last one holds the last observation and numbers that mean nothing."""
+    for one in recorded:
+        count = len(one["observations"])
+        yield {
+            "steps": [
+                {
+                    "observation": one["observations"][t]
+                    if t < count - 1 or last is None
+                    else last,
+                    "action": one["actions"][t] if t < count - 1 else np.full(1, 9.0),
+                    "reward": one["rewards"][t] if t < count - 1 else 9.0,
+                    "is_last": t == count - 1,
+                    "is_terminal": t == count - 1 and one["terminated"],
+                }
+                for t in range(count)
+            ]
+        }
+
+
+def test_rlds_steps_become_the_same_transitions():
+    for seed in range(20):
+        recorded = logged(seed)
+        data = rlds.from_episodes(rlds_episodes(recorded), "toy", False, 2)
+        assert_transitions(data, expected(recorded))
+
+
+def test_rlds_with_a_wrong_last_observation_leaves_the_step_there_out():
+    recorded = logged(3, (4, 1, 3))
+    data = rlds.from_episodes(rlds_episodes(recorded, np.full(2, 99.0)), "d4rl", True, 2)
+    assert not (data.next_observations == 99.0).any()
+    kept = [
+        one
+        | {k: one[k][:-1] for k in ("observations", "actions", "rewards")}
+        | {"terminated": False}
+        for one in recorded
+        if len(one["rewards"]) > 1
+    ]
+    assert_transitions(data, expected(kept))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_without_next_observations_nothing_crosses_an_end(seed, tmp_path):
+    recorded = logged(seed, None)
+    known = [one for one in recorded if len(one["rewards"]) > 1]
+    path = tmp_path / "short.pkl"
+    short = [one | {"observations": one["observations"][:-1]} for one in recorded]
+    path.write_bytes(pickle.dumps(short))
+    if not known:
+        with pytest.raises(UserError, match="episodes with steps"):
+            paths.read(path, 2)
+        return
+    cut = [
+        one
+        | {k: one[k][:-1] for k in ("observations", "actions", "rewards")}
+        | {"terminated": False}
+        for one in known
+    ]
+    assert_transitions(paths.read(path, 2), expected(cut))
+
+
+def test_a_done_at_the_time_limit_is_no_terminal_state():
+    lengths = (TASK.max_episode_steps, 7, TASK.max_episode_steps)
+    recorded = [one | {"terminated": True} for one in logged(0, lengths)]
+    recorded[2]["observations"][-1, 0] = 11.0  # beyond the cart's bound: truly terminal
+    data = episodes.separate_time_limits(episodes.join(recorded, "toy", 2), TASK)
+    ends = data.episode_bounds()[:, 1] - 1
+    np.testing.assert_array_equal(data.terminals[ends], [False, True, True])
+    np.testing.assert_array_equal(data.timeouts[ends], [True, False, False])
+
+
+def test_lists_of_python_numbers_and_scalars_load():
+    one = {"observations": [[1, 2], [3, 4]], "actions": [[0.5], [0.25]], "rewards": [1, 2]}
+    data = episodes.join([one | {"next_observations": [[3, 4], [5, 6]], "terminated": 1}], "toy", 2)
+    np.testing.assert_array_equal(data.next_observations, [[3, 4], [5, 6]])
+    np.testing.assert_array_equal(data.terminals, [False, True])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rewards": None}, "episode 0 lacks 'rewards'"),
+        ({"actions": np.zeros((2, 1))}, "expected 3 rows in actions as in rewards, got 2"),
+        (
+            {"observations": np.zeros((6, 2))},
+            "expected 3 or 4 rows in observations for 3 rewards, got 6",
+        ),
+        ({"terminated": np.array([1, 0, 1])}, "goes on after its end at step 0"),
+        ({"terminated": np.zeros(2)}, "expected 1 or 3 values in terminals, got 2"),
+        ({"rewards": ["a", "b", "c"]}, "expected an array of numbers in 'rewards'"),
+        ({"observations": np.zeros((4, 3))}, "observations of width 3, this task has 2"),
+    ],
+)
+def test_a_bad_episode_is_named(change, message):
+    one = logged(0, (3,))[0] | change
+    given = {k: v for k, v in one.items() if v is not None}
+    with pytest.raises(UserError, match=message):
+        episodes.join([given], "file", 2)
+
+
+class Evil:
+    """Runs a command when it is unpickled, where that is allowed."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_code_in_a_pickle_is_not_run(tmp_path):
+    marker, path = tmp_path / "was_here", tmp_path / "evil.pkl"
+    path.write_bytes(pickle.dumps([{"observations": Evil(marker)}]))
+    with pytest.raises(UserError, match=r"it refers to posix\.system; only numpy arrays are read"):
+        paths.read(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        # numpy's own names, called with what no array pickle says.
+        b"cnumpy\nndarray\n((I1000000000000\ntR.",
+        b"cnumpy\ndtype\n(S'V999999999999'\ntR.",
+        b"cnumpy.core.multiarray\nscalar\n(S'O'\nS'x'\ntR.",
+        b"cbuiltins\neval\n(S'1+1'\ntR.",
+        b"c_codecs\nencode\n(S'x'\nS'zip'\ntR.",
+        b"Pmodule\n.",
+        b"",
+        b"\x80\x05\x95",
+        b"I1\n.",
+        b"]q\x00(K\x01K\x02e.",
+    ],
+)
+def test_hostile_pickles_end_in_one_line(payload, tmp_path):
+    path = tmp_path / "hostile.pkl"
+    path.write_bytes(payload)
+    with pytest.raises(UserError) as caught:
+        paths.read(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_of_all_kinds_survive_the_restricted_reader(protocol, tmp_path):
+    generator = np.random.default_rng(0)
+    arrays = {
+        "f4": generator.normal(size=(3, 2)).astype(np.float32),
+        "f8": generator.normal(size=5),
+        "fortran": np.asfortranarray(generator.normal(size=(2, 3))),
+        "big_endian": generator.normal(size=4).astype(">f8"),
+        "i8": np.arange(4),
+        "bool": np.array([True, False]),
+        "scalar": np.float32(1.5),
+    }
+    path = tmp_path / "arrays.pkl"
+    path.write_bytes(pickle.dumps(arrays, protocol=protocol))
+    found = paths.unpickle(path)
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(found[name], values, name)
+
+
+def test_one_array_under_many_entries_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(columns, "largest_bytes", lambda: 1 << 20)
+    one = logged(0, (100,))[0]
+    path = tmp_path / "bomb.pkl"
+    path.write_bytes(pickle.dumps([one] * 10_000))
+    assert path.stat().st_size < 1 << 16
+    with pytest.raises(UserError, match="GiB of memory"):
+        paths.read(path)
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(columns, "largest_bytes", lambda: 1 << 20)
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, observations=np.zeros((1 << 20, 2), np.float32))
+    assert path.stat().st_size < 1 << 15
+    with pytest.raises(UserError, match="GiB of memory"):
+        sources.load(str(path), TASK)
+
+
+def test_objects_in_an_npz_archive_are_refused(tmp_path):
+    path = tmp_path / "objects.npz"
+    np.savez(path, observations=np.array([Evil(tmp_path / "was_here")], object))
+    with pytest.raises(UserError, match="no readable npz archive"):
+        sources.load(str(path), TASK)
+    assert not (tmp_path / "was_here").exists()
+
+
+def test_an_archive_that_lies_about_its_sizes_ends_in_one_line(tmp_path):
+    path = tmp_path / "lies.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (1 << 40,)}
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("observations.npy", header.getvalue() + b"\0" * 64)
+    with pytest.raises(UserError, match="no readable npz archive"):
+        sources.load(str(path), TASK)
+
+
+def test_a_column_in_another_file_is_refused(tmp_path):
+    other = tmp_path / "secret.hdf5"
+    with h5py.File(other, "w") as file:
+        file["observations"] = np.zeros((3, 2))
+    path = write_d4rl(tmp_path, logged())
+    with h5py.File(path, "a") as file:
+        del file["observations"]
+        file["observations"] = h5py.ExternalLink(str(other), "observations")
+    with pytest.raises(UserError, match="observations lies in another file; refused"):
+        sources.load(str(path), TASK)
+
+
+def test_a_huge_column_is_refused_unread(tmp_path):
+    path = write_d4rl(tmp_path, logged())
+    with h5py.File(path, "a") as file:
+        # Announced, not stored: chunks that were never written take no space.
+        file.create_dataset("infos/qpos", shape=(1 << 40, 4), chunks=(1024, 4), dtype="f8")
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(UserError, match="GiB of memory"):
+        sources.load(str(path), TASK)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_truncated_and_corrupted_files_end_in_one_line(write, tmp_path):
+    """A fuzz of each reader: cut anywhere, or with bytes overwritten, it loads or says why not."""
+    made = write(tmp_path, logged(1))
+    path = next(made.rglob("*.hdf5")) if made.is_dir() else made
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for attempt in range(150):
+        changed = bytearray(whole)
+        if attempt % 2:
+            del changed[generator.integers(len(whole)) :]
+        for at in generator.integers(max(len(changed), 1), size=8 * (attempt % 3)):
+            if at < len(changed):
+                changed[at] = generator.integers(256)
+        path.write_bytes(bytes(changed))
+        try:
+            sources.load(str(made), TASK)
+        except UserError as error:
+            assert "\n" not in str(error)
+            assert str(error).startswith(("--dataset", "transitions"))
+
+
+def test_dict_observations_of_minari_are_named(tmp_path):
+    folder = write_minari(tmp_path, logged(0, (3,)))
+    with h5py.File(next(folder.rglob("*.hdf5")), "a") as file:
+        del file["episode_0/observations"]
+        file["episode_0/observations/goal"] = np.zeros((4, 2))
+    with pytest.raises(UserError, match=r"observations are a dict \(goal\)"):
+        sources.load(str(folder), TASK)
+
+
+def test_minari_ids_are_looked_up_in_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    recorded = logged(0)
+    write_minari(tmp_path, recorded).rename(tmp_path / "medium-v0")
+    (tmp_path / "mujoco").mkdir()
+    (tmp_path / "medium-v0").rename(tmp_path / "mujoco" / "medium-v0")
+    data, name = sources.load("mujoco/medium-v0", TASK)
+    assert name == "mujoco/medium-v0"
+    assert_transitions(data, expected(recorded))
+    with pytest.raises(
+        UserError, match=r"pip install minari and run `minari download mujoco/x-v1`"
+    ):
+        monkeypatch.setattr(minari.importlib.util, "find_spec", lambda name: None)
+        sources.load("mujoco/x-v1", TASK)
+
+
+def test_episodes_of_minari_come_in_the_order_of_their_numbers(tmp_path):
+    recorded = logged(0, (2,) * 12)
+    data, _ = sources.load(str(write_minari(tmp_path, recorded)), TASK)
+    assert_transitions(data, expected(recorded))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x,v\n1,2\n", "lacks the columns force of --env=cart, got x, v"),
+        ("x,v,force\n1,2,3\n1,oops,3\n", "line 3: expected a number, got v='oops'"),
+        ("x,v,force\n1,2\n", "line 2: expected a number, got force='nothing'"),
+        ("x,v,force\n", "expected rows under the header, found none"),
+        ("", "got an empty file"),
+    ],
+)
+def test_bad_tables_name_the_place(text, message, tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        sources.load(str(path), TASK)
+
+
+def test_a_table_without_flags_is_one_episode(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("x,v,force\n0,1,0.5\n1,2,0.5\n3,4,0.5\n")
+    data, _ = sources.load(str(path), TASK)
+    np.testing.assert_array_equal(data.observations, [[0, 1], [1, 2]])
+    np.testing.assert_array_equal(data.next_observations, [[1, 2], [3, 4]])
+    np.testing.assert_array_equal(data.timeouts, [False, True])
+
+
+@pytest.mark.parametrize(
+    ("name", "remote"),
+    [
+        ("walker2d-medium-v2", "gym_mujoco_v2/walker2d_medium-v2.hdf5"),
+        ("hopper-medium-replay-v2", "gym_mujoco_v2/hopper_medium_replay-v2.hdf5"),
+        ("hopper-medium-replay-v0", "gym_mujoco/hopper_mixed.hdf5"),
+        ("walker2d-mixed-v0", "gym_mujoco/walker_mixed.hdf5"),
+        ("ant-full-replay-v1", "gym_mujoco_v1/ant_full_replay-v1.hdf5"),
+    ],
+)
+def test_names_of_d4rl(name, remote):
+    assert download.is_name(name)
+    assert download.remote_path(name) == remote
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves `body`; the first answer breaks off in the middle."""
+
+    body = b""
+    broken = 0
+    ranges: list = []
+
+    def do_GET(self):
+        wanted = self.headers.get("Range")
+        type(self).ranges.append(wanted)
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        if start >= len(self.body):
+            self.send_error(416)
+            return
+        part = self.body[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        if type(self).broken:
+            type(self).broken -= 1
+            part = part[: len(part) // 2]
+        self.wfile.write(part)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    made = http.server.HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    Server.ranges, Server.broken = [], 0
+    yield f"http://127.0.0.1:{made.server_port}"
+    made.shutdown()
+    made.server_close()
+
+
+def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
+    Server.body, Server.broken = os.urandom(100_000), 1
+    path = tmp_path / "data" / "file.hdf5"
+    with pytest.raises(OSError):
+        download.fetch(f"{server}/file.hdf5", path)
+    assert not path.exists()
+    download.fetch(f"{server}/file.hdf5", path)
+    assert path.read_bytes() == Server.body
+    assert Server.ranges == [None, "bytes=50000-"]
+
+
+def test_a_name_of_d4rl_is_downloaded_once(server, tmp_path, monkeypatch):
+    recorded = logged(0)
+    Server.body = write_d4rl(tmp_path, recorded).read_bytes()
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("OFFLINE_TF_MIRRORS", server)
+    for _ in range(2):
+        data, name = sources.load("hopper-medium-v2", TASK)
+        assert_transitions(data, expected(recorded))
+    assert name == "hopper-medium-v2"
+    assert Server.ranges == [None]
+    assert (tmp_path / "cache" / "hopper_medium-v2.hdf5").exists()
+
+
+def test_without_a_network_the_error_says_where_to_put_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
+    monkeypatch.setattr(download, "MIRRORS", ("http://127.0.0.1:9",))
+    with pytest.raises(
+        UserError, match=r"hopper_random-v1\.hdf5 and could not be downloaded.*put the"
+    ):
+        sources.load("hopper-random-v1", TASK)
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path):
+    (tmp_path / "data.txt").write_text("x")
+    for name, message in (
+        (str(tmp_path / "data.txt"), "expected an HDF5 file with D4RL's keys, a Minari id"),
+        (str(tmp_path / "none.hdf5"), "expected a file at"),
+        ("medium", "or one of random-ours"),
+        (str(tmp_path), "expected a Minari folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sources.load(name, TASK)
+    recorded = [one | {"actions": np.zeros((len(one["rewards"]), 2))} for one in logged()]
+    with pytest.raises(UserError, match="actions of width 2, --env=cart has 1"):
+        sources.load(str(write_mjrl(tmp_path, recorded)), TASK)
+
+
+def test_what_d4rl_writes_is_what_it_reads(tmp_path):
+    data = episodes.join(logged(5), "toy", 2)
+    path = pathlib.Path(tmp_path, "again.hdf5")
+    d4rl.write(path, data)
+    again, _ = sources.load(str(path), TASK)
+    for field in dataclasses.fields(data):
+        np.testing.assert_array_equal(getattr(again, field.name), getattr(data, field.name))
