@@ -25,10 +25,16 @@ def main() -> None:
     parser.add_argument("panels", nargs="+", help="NAME=RUN,RUN,...")
     arguments = parser.parse_args()
     panels = [panel.split("=", 1) for panel in arguments.panels]
+    columns = min(len(panels), 2)
+    rows_of_panels = -(-len(panels) // columns)
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(5.2 * len(panels), 3.6), squeeze=False, layout="constrained"
+        rows_of_panels,
+        columns,
+        figsize=(5.2 * columns, 3.4 * rows_of_panels),
+        squeeze=False,
+        layout="constrained",
     )
-    for axis, (name, folders) in zip(axes[0], panels, strict=True):
+    for axis, (name, folders) in zip(axes.flat, panels, strict=False):
         behavior = []
         for index, folder in enumerate(folders.split(",")):
             rows = np.genfromtxt(
@@ -57,7 +63,8 @@ def main() -> None:
         axis.set_xlabel("planning iteration")
         axis.set_ylim(bottom=0)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].set_ylabel("return")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("return")
     axes[0][0].legend(frameon=False, loc="lower right")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.output, dpi=110)
