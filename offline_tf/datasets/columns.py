@@ -71,7 +71,8 @@ def from_columns(
         values = columns[name][()]
         if getattr(values, "dtype", np.dtype(object)).kind not in "biuf":
             raise UserError(f"--dataset: {source}: expected numbers in {name!r}, got other values")
-        return np.asarray(values, dtype)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
+            return np.asarray(values, dtype)
 
     shape: tuple[int, ...] = getattr(columns["observations"], "shape", ())
     if len(shape) != 2 or not shape[0]:

@@ -306,7 +306,7 @@ def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path):
 
 
 def test_unknown_data_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(UserError, match="expected an HDF5 file or one of random-ours"):
+    with pytest.raises(UserError, match="expected an HDF5 file .* or one of random-ours"):
         experiment.run(_configs(tmp_path / "run", tmp_path, dataset="medum-ours"))
     assert not (tmp_path / "run").exists()
 
