@@ -14,7 +14,7 @@ from absl import logging
 from mopp_tf import algorithm, config, deploy, mbop, objectives, simulation
 from mopp_tf.planner import Planner
 from offline_tf import networks, process, seeds, tasks
-from offline_tf.datasets import d4rl, made, sources
+from offline_tf.datasets import checks, d4rl, made, sources
 from offline_tf.knobs import rebuild
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.types import TaskSpec, Tensor, Transitions, UserError
@@ -114,6 +114,7 @@ def run(configs: Configs) -> dict[str, Any]:
     began = time.monotonic()
     RunRecord.check_folder(folder, run_config.algorithm, configs.flat(), FREE_FLAGS)
     data, dataset_name = load_data(run_config, task, threads)
+    checks.before_training(data, task)
     data_hash = d4rl.content_hash(data)
     other = _models_from(configs, data_hash)
     record = RunRecord.create_or_continue(folder, run_config.algorithm, configs.flat(), FREE_FLAGS)

@@ -12,7 +12,7 @@ from absl import logging
 
 from morel_tf import algorithm, config, deploy, dynamics, planner, usad
 from offline_tf import evaluation, networks, process, seeds, tasks
-from offline_tf.datasets import d4rl, sources
+from offline_tf.datasets import checks, d4rl, sources
 from offline_tf.datasets.made import load_or_make
 from offline_tf.knobs import rebuild
 from offline_tf.policy import GaussianPolicy, NumpyPolicy
@@ -101,6 +101,7 @@ def run(configs: Configs) -> dict[str, Any]:
     began = time.monotonic()
     RunRecord.check_folder(folder, "morel", configs.flat(), FREE_FLAGS)
     data, dataset_name = load_data(run_config, task, threads)
+    checks.before_training(data, task)
     data_hash = d4rl.content_hash(data)
     other = _other_dynamics(configs, data_hash)
     record = RunRecord.create_or_continue(folder, "morel", configs.flat(), FREE_FLAGS)

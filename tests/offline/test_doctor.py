@@ -1,0 +1,233 @@
+"""Each fault is named, a good file has none, and the physics of a recording is found."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from offline_tf import tasks
+from offline_tf.datasets import checks, d4rl, doctor, replay
+from offline_tf.tasks.simulator import Simulator
+from offline_tf.types import Transitions, UserError
+from tests import toys
+
+TASK = toys.cart(bound=1e9)
+LENGTHS = (50,) * 190 + (40,) * 20
+
+
+def good(**changes):
+    """A cart's data that nothing is wrong with: 10,300 rows, time limits at 50 steps, some cuts."""
+    generator = np.random.default_rng(0)
+    parts = []
+    for length in LENGTHS:
+        states = [generator.normal(size=2)]
+        actions = generator.uniform(-1, 1, size=(length, 1))
+        for action in actions:
+            states.append(states[-1] + toys.change(states[-1], action))
+        parts.append((np.array(states), actions))
+    states = np.concatenate([s[:-1] for s, _ in parts])
+    nexts = np.concatenate([s[1:] for s, _ in parts])
+    actions = np.concatenate([a for _, a in parts])
+    ends = np.zeros(len(states), bool)
+    ends[np.cumsum(LENGTHS) - 1] = True
+    data = Transitions(
+        observations=states.astype(np.float32),
+        actions=actions.astype(np.float32),
+        rewards=np.asarray(toys.reward(states, actions, nexts), np.float32),
+        next_observations=nexts.astype(np.float32),
+        terminals=np.zeros(len(states), bool),
+        timeouts=ends,
+    )
+    return dataclasses.replace(data, **changes)
+
+
+def codes(data, task=TASK):
+    return {finding.code: finding for finding in checks.thorough(data, task)}
+
+
+def test_good_data_have_no_findings():
+    assert codes(good()) == {}
+
+
+def put(values, rows, value):
+    values = values.copy()
+    values[rows] = value
+    return values
+
+
+def jump_to_next_episode(data):
+    nexts = data.next_observations.copy()
+    last = np.flatnonzero(data.timeouts)[:-1]
+    nexts[last] = data.observations[last + 1]
+    return nexts
+
+
+def every_last_the_same(data):
+    nexts = data.next_observations.copy()
+    nexts[data.timeouts] = 7.0
+    return nexts
+
+
+def shuffled(data):
+    order = np.random.default_rng(1).permutation(len(data))
+    return {
+        name: getattr(data, name)[order]
+        for name in ("observations", "actions", "rewards", "next_observations")
+    }
+
+
+D = good()
+FALLS = toys.cart(bound=2.0)
+BROKEN = {
+    "not_finite/observations": {"observations": put(D.observations, (17, 0), np.nan)},
+    "not_finite/actions": {"actions": put(D.actions, 3, np.inf)},
+    "not_finite/rewards": {"rewards": put(D.rewards, 3, np.nan)},
+    "not_finite/next_observations": {"next_observations": put(D.next_observations, 9, -np.inf)},
+    "constant/observations": {
+        "observations": put(D.observations, (slice(None), 1), 0.5),
+        "next_observations": put(D.next_observations, (slice(None), 1), 0.5),
+    },
+    "constant/observations/all": {"observations": np.zeros_like(D.observations)},
+    "constant/actions/all": {"actions": np.zeros_like(D.actions)},
+    "constant/rewards": {"rewards": np.zeros_like(D.rewards)},
+    "actions_outside": {"actions": put(D.actions, slice(100), 3.0)},
+    "actions_small": {"actions": 0.01 * D.actions},
+    "one_episode": {"timeouts": np.zeros_like(D.timeouts)},
+    "long_episodes": {"timeouts": put(D.timeouts, 49, False)},
+    "one_step_episodes": {"timeouts": ~D.timeouts},
+    "limit_as_terminal": {"timeouts": np.zeros_like(D.timeouts), "terminals": D.timeouts},
+    "both_flags": {"terminals": put(D.terminals, 49, True)},
+    "terminals_unfounded": {"terminals": D.timeouts, "timeouts": np.zeros_like(D.timeouts)},
+    "next_is_same": {"next_observations": D.observations},
+    "discontinuous": shuffled(D),
+    "next_of_other_episode": {"next_observations": jump_to_next_episode(D)},
+    "same_last_observation": {"next_observations": every_last_the_same(D)},
+    "rewards_shifted": {"rewards": np.roll(D.rewards, 1)},
+    "rewards_scaled": {"rewards": 0.1 * D.rewards + 5.0},
+    "rewards_differ": {"rewards": np.random.default_rng(3).normal(size=len(D)).astype(np.float32)},
+}
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_each_fault_is_named(code):
+    data = dataclasses.replace(D, **BROKEN[code])
+    found = codes(data)
+    assert code in found
+    assert all(text for text in dataclasses.astuple(found[code]))
+
+
+@pytest.mark.parametrize("code", [c for c in BROKEN if c not in ("both_flags", "actions_outside")])
+def test_faults_are_at_least_warnings_and_the_worst_stand_first(code):
+    found = checks.thorough(dataclasses.replace(D, **BROKEN[code]), TASK)
+    ranks = [checks.SEVERITIES.index(finding.severity) for finding in found]
+    assert ranks == sorted(ranks, reverse=True)
+    assert next(f for f in found if f.code == code).severity != "note"
+
+
+def test_few_rows_and_repeated_rows():
+    few = D.observations[:50], D.actions[:50], D.rewards[:50], D.next_observations[:50]
+    data = Transitions(*few, D.terminals[:50], D.timeouts[:50])
+    assert set(codes(data)) == {"few_rows"}
+    twice = Transitions(
+        *(np.concatenate([getattr(D, f.name)] * 2) for f in dataclasses.fields(D)[:6])
+    )
+    assert "50.0 % of the rows repeat" in codes(twice)["duplicates"].what
+
+
+def test_unmarked_falls_are_named():
+    found = codes(D, FALLS)
+    share = 100 * (np.abs(D.next_observations[:, 0]) > 2.0).mean()
+    assert f"{share:.2f} % of the rows" in found["terminals_missing"].what
+
+
+def test_clipped_velocities_are_named_with_what_restores_them():
+    task = toys.cart(bound=1e9, limit=1.5)
+    clipped = np.clip(D.observations, -1.5, 1.5)
+    share = 100 * (np.abs(D.observations[:, 1]) >= 1.5).mean()
+    found = codes(dataclasses.replace(D, observations=clipped), task)["observations_clipped"]
+    assert f"{share:.1f} % of the rows" in found.what
+    assert "infos/qvel is absent" in found.advice
+
+
+def test_training_refuses_what_cannot_work():
+    checks.before_training(D, TASK)
+    with pytest.raises(UserError, match="next_observations equal observations: the models would"):
+        checks.before_training(dataclasses.replace(D, **BROKEN["next_is_same"]), TASK)
+
+
+def recording(name, physics, steps=8, count=64):
+    """Random actions from noisy states away from start, velocities small enough to be seen whole."""
+    task = tasks.get(name)
+    simulator = Simulator(task, physics, count, 2)
+    generator = np.random.default_rng(0)
+    simulator.reset(generator)
+    rows = {k: [] for k in ("observations", "actions", "rewards", "next_observations")}
+    for _ in range(steps):
+        actions = generator.uniform(-1, 1, size=(count, task.action_dim)).astype(np.float32)
+        rows["observations"].append(simulator.observations())
+        rewards, _ = simulator.step(actions)
+        rows["actions"].append(actions)
+        rows["rewards"].append(rewards.astype(np.float32))
+        rows["next_observations"].append(simulator.observations())
+    whole = {
+        k: np.stack(v, axis=1).reshape(count * steps, *v[0].shape[1:]) for k, v in rows.items()
+    }
+    ends = np.tile(np.arange(steps) == steps - 1, count)
+    return task, Transitions(**whole, terminals=np.zeros_like(ends), timeouts=ends)
+
+
+@pytest.mark.parametrize("name", ["hopper", "walker2d", "halfcheetah", "ant"])
+@pytest.mark.parametrize("physics", ["v2", "v4"])
+def test_the_physics_of_a_recording_is_found(name, physics):
+    task, data = recording(name, physics)
+    found = replay.find_physics(data, task)
+    assert found.explained_by[0] == physics
+    other = "v4" if physics == "v2" else "v2"
+    assert other not in found.explained_by
+    noise = np.random.default_rng(1).normal(size=data.observations.shape)
+    noisy = data.next_observations + 0.1 * noise * data.next_observations.std(axis=0)
+    blurred = dataclasses.replace(data, next_observations=noisy.astype(np.float32))
+    assert replay.find_physics(blurred, task).explained_by == ()
+
+
+@pytest.mark.parametrize("name", ["hopper", "walker2d", "halfcheetah", "ant"])
+def test_transitions_of_the_original_simulator_are_recognised_as_v2(name):
+    golden = np.load(pathlib.Path(__file__).parents[1] / "golden" / "v2_transitions.npz")
+    task = tasks.get(name)
+    qpos, qvel, action, after = (
+        golden[f"{name}/{key}"] for key in ("qpos", "qvel", "action", "next_observation")
+    )
+    count = len(qpos)
+    data = Transitions(
+        task.simulation.observe(qpos, qvel).astype(np.float32),
+        action.astype(np.float32),
+        golden[f"{name}/reward"].astype(np.float32),
+        after[:, : task.state_dim].astype(np.float32),
+        np.zeros(count, bool),
+        np.ones(count, bool),
+        qpos,
+        qvel,
+    )
+    assert replay.find_physics(data, task).explained_by == ("v2",)
+
+
+def test_the_report_is_written_and_the_exit_code_is_the_severity(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(doctor.process, "use_threads", lambda threads: 2)
+    task, data = recording("halfcheetah", "v4")
+    d4rl.write(tmp_path / "data.hdf5", data)
+    config = doctor.DoctorConfig(dataset="data.hdf5", env="halfcheetah", threads=2)
+    assert doctor.run(config) == 1
+    report = json.loads((tmp_path / "doctor-data.json").read_text())
+    assert report["rows"] == len(data)
+    assert report["replay"]["explained_by"][0] == "v4"
+    assert {"few_rows", "physics_other"} <= {f["code"] for f in report["findings"]}
+    text = (tmp_path / "doctor-data.txt").read_text()
+    assert "recorded in v4 or v5 physics" in text
+    assert "train and evaluate with --physics=v4" in text
+    assert task.observation_names[0] in text
+    broken = dataclasses.replace(data, next_observations=data.observations)
+    d4rl.write(tmp_path / "broken.hdf5", broken)
+    assert doctor.run(dataclasses.replace(config, dataset="broken.hdf5", replay=False)) == 2
