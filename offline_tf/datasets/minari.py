@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Iterator
 
 import h5py
+import numpy as np
 
 from offline_tf.datasets import columns, d4rl, episodes
-from offline_tf.types import Array, Transitions, UserError
+from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _MAIN = pathlib.Path("data", "main_data.hdf5")
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)*-v\d+")
@@ -104,3 +107,80 @@ def _episodes(file: h5py.File, path: pathlib.Path) -> Iterator[dict[str, Array]]
             if f"infos/{key}" in found:
                 found[f"infos/{key}"] = found[f"infos/{key}"][: len(group["rewards"])]
         yield {key: values[()] for key, values in found.items()}
+
+
+def write(folder: pathlib.Path, data: Transitions, task: TaskSpec, dataset_id: str) -> None:
+    """Writes a data set that the minari package loads; the folder appears when it is complete.
+
+    A last episode that is open comes back as cut there. infos/qpos and infos/qvel have no last row,
+    as it is not in the data: it is NaN.
+
+    Args:
+      folder: of the data set, such as ~/.minari/datasets/plant/log-v0.
+      data: what to write.
+      task: bounds of the actions.
+      dataset_id: such as plant/log-v0.
+
+    Raises:
+      UserError: the folder exists, or a next observation is not the following row's observation,
+        which this format cannot hold.
+    """
+    if folder.exists():
+        raise UserError(f"--output: {folder} exists; it is not replaced")
+    inside = ~(data.terminals | data.timeouts)[:-1]
+    broken = (data.next_observations[:-1] != data.observations[1:]).any(axis=1) & inside
+    if broken.any():
+        raise UserError(
+            f"--output: in {int(broken.sum())} rows next_observations is not the following row's "
+            "observation (the first is row "
+            f"{int(np.argmax(broken))}); Minari's format cannot hold that, write D4RL's instead"
+        )
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "data").mkdir(parents=True)
+    with h5py.File(partial / _MAIN, "w") as file:
+        for number, rows in enumerate(data.episodes()):
+            group = file.create_group(f"episode_{number}")
+            last = rows.stop - 1
+            group["observations"] = np.concatenate(
+                [data.observations[rows], data.next_observations[last : last + 1]]
+            )
+            group["actions"] = data.actions[rows]
+            group["rewards"] = data.rewards[rows]
+            group["terminations"] = data.terminals[rows]
+            group["truncations"] = data.timeouts[rows]
+            for name in ("qpos", "qvel"):
+                values = getattr(data, name)
+                if values is not None:
+                    end = np.full_like(values[:1], np.nan)
+                    group[f"infos/{name}"] = np.concatenate([values[rows], end])
+            group.attrs["id"] = number
+            group.attrs["total_steps"] = rows.stop - rows.start
+    size = (partial / _MAIN).stat().st_size / 1e6
+    metadata = {
+        "dataset_id": dataset_id,
+        "data_format": "hdf5",
+        "minari_version": "0.5.4",
+        "total_episodes": len(data.episode_bounds()),
+        "total_steps": len(data),
+        "dataset_size": round(size, 1),
+        "observation_space": _box(
+            np.full(task.state_dim, -np.inf), np.full(task.state_dim, np.inf)
+        ),
+        "action_space": _box(task.action_low, task.action_high),
+    }
+    (partial / "data" / "metadata.json").write_text(json.dumps(metadata, indent=1))
+    partial.replace(folder)
+
+
+def _box(low: Array, high: Array) -> str:
+    """A Gymnasium Box as Minari writes it."""
+    return json.dumps(
+        {
+            "type": "Box",
+            "dtype": "float32",
+            "shape": list(low.shape),
+            "low": low.tolist(),
+            "high": high.tolist(),
+        }
+    )

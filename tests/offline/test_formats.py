@@ -14,7 +14,18 @@ import h5py
 import numpy as np
 import pytest
 
-from offline_tf.datasets import columns, d4rl, download, episodes, minari, paths, rlds, sources
+from offline_tf import tasks
+from offline_tf.datasets import (
+    columns,
+    convert,
+    d4rl,
+    download,
+    episodes,
+    minari,
+    paths,
+    rlds,
+    sources,
+)
 from offline_tf.types import UserError
 from tests import toys
 
@@ -566,3 +577,50 @@ def test_what_d4rl_writes_is_what_it_reads(tmp_path):
     again, _ = sources.load(str(path), TASK)
     for field in dataclasses.fields(data):
         np.testing.assert_array_equal(getattr(again, field.name), getattr(data, field.name))
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    monkeypatch.setitem(tasks._registered, TASK.name, TASK)
+
+
+@pytest.mark.parametrize("form", ["d4rl", "minari"])
+@pytest.mark.usefixtures("registered")
+def test_a_round_trip_keeps_every_bit(form, tmp_path):
+    for seed in range(10):
+        recorded = logged(seed)
+        source = write_mjrl(tmp_path, recorded)
+        first, second = tmp_path / f"{form}{seed}.hdf5", tmp_path / f"back{form}{seed}.hdf5"
+        for given, output, kind in ((source, first, form), (first, second, "d4rl")):
+            convert.main(
+                convert.ConvertConfig(
+                    dataset=str(given), output=str(output), form=kind, env=TASK.name
+                )
+            )
+        data, _ = sources.load(str(second), TASK)
+        assert_transitions(data, expected(recorded))
+
+
+def test_minari_keeps_the_physical_state(tmp_path):
+    data = episodes.join(logged(3), "toy", 2)
+    generator = np.random.default_rng(0)
+    qpos, qvel = (generator.normal(size=(len(data), 3)) for _ in range(2))
+    minari.write(tmp_path / "log", dataclasses.replace(data, qpos=qpos, qvel=qvel), TASK, "a/b-v0")
+    again, _ = sources.load(str(tmp_path / "log"), TASK)
+    np.testing.assert_array_equal(again.qpos, qpos)
+    np.testing.assert_array_equal(again.qvel, qvel)
+
+
+def test_what_minari_cannot_hold_is_refused(tmp_path):
+    data = episodes.join(logged(0, (3, 3)), "toy", 2)
+    data.next_observations[1] += 1.0
+    with pytest.raises(UserError, match=r"in 1 rows .* \(the first is row 1\)"):
+        minari.write(tmp_path / "log", data, TASK, "a/b-v0")
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.usefixtures("registered")
+def test_nothing_is_replaced(tmp_path):
+    path = write_d4rl(tmp_path, logged())
+    with pytest.raises(UserError, match="exists; it is not replaced"):
+        convert.main(convert.ConvertConfig(dataset=str(path), output=str(path), env=TASK.name))
