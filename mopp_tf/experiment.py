@@ -60,7 +60,8 @@ def from_manifest(manifest: dict[str, Any]) -> Configs:
 def default_workdir(run: config.RunConfig) -> pathlib.Path:
     """Where a run goes without --workdir."""
     data = pathlib.Path(run.dataset).stem
-    return pathlib.Path("runs") / f"{run.algorithm}-{run.env}-{data}-{run.preset}-seed{run.seed}"
+    env = tasks.short_name(run.env)
+    return pathlib.Path("runs") / f"{run.algorithm}-{env}-{data}-{run.preset}-seed{run.seed}"
 
 
 def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Transitions, str]:

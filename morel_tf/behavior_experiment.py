@@ -40,7 +40,9 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
     """
     threads = process.use_threads(config.threads)
     task = tasks.get(config.env)
-    folder = pathlib.Path(config.workdir or f"runs/behavior-{config.env}-seed{config.seed}")
+    folder = pathlib.Path(
+        config.workdir or f"runs/behavior-{tasks.short_name(config.env)}-seed{config.seed}"
+    )
     flags = dataclasses.asdict(config)
     is_new = RunRecord.check_folder(folder, "behavior", flags, _FREE_FLAGS) is None
     if is_new and config.save_transitions and pathlib.Path(config.save_transitions).exists():

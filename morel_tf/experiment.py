@@ -50,7 +50,7 @@ def from_manifest(manifest: dict[str, Any]) -> Configs:
 
 def default_workdir(run: config.RunConfig) -> pathlib.Path:
     """Where a run goes without --workdir."""
-    return pathlib.Path("runs") / f"morel-{run.env}-{run.preset}-seed{run.seed}"
+    return pathlib.Path("runs") / f"morel-{tasks.short_name(run.env)}-{run.preset}-seed{run.seed}"
 
 
 def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Transitions, str]:

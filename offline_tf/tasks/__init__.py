@@ -1,9 +1,11 @@
-"""The registry of tasks: `get("hopper")`; `register(spec)` adds one."""
+"""The registry of tasks: `get("hopper")`, or `get("plant.py:SPEC")`; `register(spec)` adds one."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
+import pathlib
 
 from offline_tf.types import TaskSpec, UserError
 
@@ -28,11 +30,13 @@ def register(spec: TaskSpec) -> None:
 
 
 def get(name: str) -> TaskSpec:
-    """Returns the task of that name.
+    """Returns the task of that name, or the one that FILE.py:NAME defines.
 
     Raises:
-      UserError: unknown name; the message gives the nearest one.
+      UserError: unknown name; the message gives the nearest one. Or the file defines no such task.
     """
+    if ".py:" in name:
+        return _from_file(name)
     if name in _registered:
         return _registered[name]
     if name in _BUILT_IN:
@@ -40,3 +44,32 @@ def get(name: str) -> TaskSpec:
     near = difflib.get_close_matches(name, names(), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise UserError(f"--env: expected one of {', '.join(names())}, got {name!r}{hint}")
+
+
+def short_name(name: str) -> str:
+    """What a value of --env is called in names of files: NAME of FILE.py:NAME, in lower case."""
+    return name.rpartition(":")[2].lower() if ".py:" in name else name
+
+
+def _from_file(name: str) -> TaskSpec:
+    """Runs FILE.py and returns its NAME."""
+    given, _, attribute = name.rpartition(":")
+    path = pathlib.Path(given)
+    if not path.is_file():
+        raise UserError(f"--env: expected a Python file at {path}, found none")
+    spec = importlib.util.spec_from_file_location(f"offline_tf_user_task_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's file may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"--env: {path} fails when it is run: {reason}") from error
+    found = getattr(module, attribute, None)
+    if not isinstance(found, TaskSpec):
+        known = [key for key, value in vars(module).items() if isinstance(value, TaskSpec)]
+        raise UserError(
+            f"--env: expected a TaskSpec called {attribute!r} in {path}, "
+            f"got {', '.join(known) or 'none at all'}"
+        )
+    return found

@@ -348,3 +348,23 @@ def test_simulators_are_independent_of_their_neighbours(hopper):
         one.step(actions[3:4])
         np.testing.assert_array_equal(many.qpos[3], one.qpos[0])
         np.testing.assert_array_equal(many.qvel[3], one.qvel[0])
+
+
+def test_a_task_can_stand_in_a_file(tmp_path):
+    path = tmp_path / "plant.py"
+    path.write_text(
+        "import dataclasses\nfrom tests import toys\n"
+        "TANK = dataclasses.replace(toys.cart(), name='tank')\n"
+    )
+    found = tasks.get(f"{path}:TANK")
+    assert found.name == "tank"
+    assert found.state_dim == 2
+    assert tasks.short_name(f"{path}:TANK") == "tank"
+    assert tasks.short_name("hopper") == "hopper"
+    with pytest.raises(UserError, match="expected a TaskSpec called 'TNK' in .*, got TANK"):
+        tasks.get(f"{path}:TNK")
+    with pytest.raises(UserError, match="expected a Python file at"):
+        tasks.get(f"{tmp_path / 'none.py'}:TANK")
+    path.write_text("raise RuntimeError('no licence')")
+    with pytest.raises(UserError, match="fails when it is run: no licence"):
+        tasks.get(f"{path}:TANK")
