@@ -2,7 +2,7 @@
 # ./run.sh train --env=walker2d    python -m morel_tf.train
 # ./run.sh mopp --env=hopper       python -m mopp_tf.train; mopp-evaluate, mopp-export
 # ./run.sh test                    ruff, mypy, pytest
-# ./run.sh evaluate|export|behavior|collect|results|tensorboard|python ...
+# ./run.sh evaluate|export|behavior|collect|doctor|convert|results|tensorboard|python ...
 # Makes .venv once; PYTHON=python3.12 ./run.sh ... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -47,6 +47,7 @@ case $command in
   mopp-evaluate | mopp-export) module=mopp_tf.${command#mopp-} ;;
   behavior) module=morel_tf.train_behavior ;;
   collect | results) module=offline_tf.$command ;;
+  doctor | convert) module=offline_tf.datasets.$command ;;
   tensorboard | python) module= ;;
   test | check) module= ;;
   *)
