@@ -1,0 +1,75 @@
+"""Runs a list of trainings, some at a time, and puts each finished one into its record.
+
+python benchmarks/campaign.py benchmarks/campaigns/mopp-default.txt --workers 2
+
+A line of the list is what follows "python -m". Lines whose command stands in results/LIST.json are
+done; the others go on where they stopped. Each run has one thread, so times say nothing. Ctrl-C
+stops; the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import queue
+import re
+import subprocess
+import sys
+import threading
+import time
+
+from offline_tf import results
+
+
+def main() -> int:
+    """Works through the list; returns the number of runs that failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("list", type=pathlib.Path)
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time")
+    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs", "campaigns"))
+    parser.add_argument("--record", type=pathlib.Path, help="default: results/LIST.json")
+    parser.add_argument("--hours", type=float, default=float("inf"), help="start no run after this")
+    arguments = parser.parse_args()
+    record = arguments.record or pathlib.Path("results", f"{arguments.list.stem}.json")
+    written = json.loads(record.read_text()) if record.exists() else []
+    done = {run.get("command") for run in written}
+    lines = [line.strip() for line in arguments.list.read_text().splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    waiting: queue.Queue[str] = queue.Queue()
+    for line in lines:
+        if f"python -m {line}" not in done:
+            waiting.put(line)
+    print(f"{waiting.qsize()} of {len(lines)} runs to do", flush=True)
+    began, lock, failed = time.monotonic(), threading.Lock(), []
+
+    def work() -> None:
+        while time.monotonic() - began < 3600 * arguments.hours:
+            try:
+                line = waiting.get_nowait()
+            except queue.Empty:
+                return
+            name = re.sub(r"[^\w.=-]+", "_", line.replace("--", ""))
+            folder = arguments.folder / arguments.list.stem / name
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            command = [sys.executable, "-m", *line.split(), "--threads=1", f"--workdir={folder}"]
+            with folder.with_name(f"{name}.log").open("a") as log:
+                code = subprocess.run(command, stdout=log, stderr=log).returncode
+            with lock:
+                print(f"{time.strftime('%H:%M:%S')} {line}: exit {code}", flush=True)
+                if code:
+                    failed.append(line)
+                else:
+                    summary = json.loads((folder / "summary.json").read_text())
+                    results.add(record, [summary | {"command": f"python -m {line}"}], "")
+
+    threads = [threading.Thread(target=work) for _ in range(arguments.workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
