@@ -10,7 +10,7 @@ from absl import logging
 
 from flags import schema
 from mopp_tf import config, experiment
-from offline_tf import process, tasks
+from offline_tf import outcome, process, tasks
 from offline_tf.knobs import check, knob
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.types import UserError
@@ -49,7 +49,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     threads = process.use_threads(config_.threads)
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
     configs = experiment.from_manifest(record.manifest)
-    task = tasks.get(configs.run.env)
+    task = outcome.of_run(tasks.get(configs.run.env), configs.run.seed, record)
     unknown = sorted(set(config_.watch) - set(task.observation_names))
     if unknown:
         raise UserError(

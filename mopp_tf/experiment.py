@@ -13,7 +13,7 @@ from absl import logging
 
 from mopp_tf import algorithm, config, deploy, mbop, objectives, simulation
 from mopp_tf.planner import Planner
-from offline_tf import networks, process, seeds, tasks
+from offline_tf import networks, outcome, process, seeds, tasks
 from offline_tf.datasets import checks, d4rl, made, sources
 from offline_tf.knobs import rebuild
 from offline_tf.run_record import RunRecord, write_json
@@ -140,6 +140,7 @@ def run(configs: Configs) -> dict[str, Any]:
         len(data.episode_bounds()),
         behavior_return,
     )
+    task = outcome.complete(task, data, run_config.seed, record)
     prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record, other)
     learned: AnyLearned
     if run_config.algorithm == "mopp":
@@ -187,7 +188,7 @@ def make_planner(
 def export_again(record: RunRecord, folder: pathlib.Path, control: config.ControlConfig) -> float:
     """Exports a finished run to another folder, without its data; returns the largest difference."""
     configs = from_manifest(record.manifest)
-    task = tasks.get(configs.run.env)
+    task = outcome.of_run(tasks.get(configs.run.env), configs.run.seed, record)
     planner = make_planner(task, configs, load(configs, task, record), control)
     states = algorithm.load_units(record).normalizer.states
     spread = seeds.generator(configs.run.seed, "export").standard_normal((64, task.state_dim))
@@ -345,6 +346,7 @@ def summarize(
         **{k: v for k, v in measured.items() if k != "real_environment"},
         "normalized_score": None if value is None else task.normalized_score(value),
         **_fit_numbers(results),
+        **outcome.errors(record),
         "wall_seconds": round(sum(stages.values()), 1),
         "stages": stages,
         "export": exported,

@@ -284,6 +284,7 @@ class MbopPlanner(tf.Module):
             returns += alive * reward
             violation += alive * broken
             if knobs.planner_termination == "task":
+                assert self.task.termination is not None, "see offline_tf/outcome.py"
                 alive *= 1.0 - tf.cast(self.task.termination(following), tf.float32)
             taken.append(action)
             doubts.append(dynamics.uncertainty(outputs, knobs.uncertainty_units))

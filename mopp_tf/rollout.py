@@ -213,6 +213,7 @@ def roll_out(
         returns += alive * reward
         violation += alive * broken
         if knobs.planner_termination == "task":
+            assert task.termination is not None, "see offline_tf/outcome.py"
             alive *= 1.0 - tf.cast(task.termination(following), tf.float32)
         taken.append(action)
         doubts.append(doubt)

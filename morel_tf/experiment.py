@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from morel_tf import algorithm, config, deploy, dynamics, planner, usad
-from offline_tf import evaluation, networks, process, seeds, tasks
+from offline_tf import evaluation, networks, outcome, process, seeds, tasks
 from offline_tf.datasets import checks, d4rl, sources
 from offline_tf.datasets.made import load_or_make
 from offline_tf.knobs import rebuild
@@ -126,6 +126,8 @@ def run(configs: Configs) -> dict[str, Any]:
         len(data.episode_bounds()),
         behavior_return,
     )
+
+    task = outcome.complete(task, data, run_config.seed, record)
 
     def log_evaluation(policy: NumpyPolicy, iteration: int) -> dict[str, float]:
         last_tenth = iteration > 0.9 * configs.planner.iterations
@@ -317,6 +319,7 @@ def summarize(
         **last_tenth(record, configs.planner.iterations),
         "normalized_score": None if value is None else task.normalized_score(value),
         "threshold": learned.calibrations["planning"].threshold,
+        **outcome.errors(record),
         "wall_seconds": round(sum(stages.values()), 1),
         "stages": stages,
         "export": exported,

@@ -140,6 +140,7 @@ def step(
         deltas += noise * ensemble.noise(own)
     proposed = ensemble.next_states(states, deltas)
     unknown = (disagreement > pmdp.threshold) & ~halted
+    assert task.reward is not None and task.termination is not None, "see offline_tf/outcome.py"
     fallen = task.termination(proposed) & ~halted
     rewards = task.reward(states, actions, proposed, pmdp.physics)
     if pmdp.config.halt == "absorbing":

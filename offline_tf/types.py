@@ -123,8 +123,9 @@ class TaskSpec:
       dt: seconds per control step.
       max_episode_steps: control steps until the time limit.
       velocity_indices: positions of the velocities within the observation.
-      reward: (s [B,S], a [B,A], s' [B,S], physics) -> [B], a TensorFlow function of states.
-      termination: (s' [B,S]) -> [B] bool, a TensorFlow function.
+      reward: (s [B,S], a [B,A], s' [B,S], physics) -> [B], a TensorFlow function of states; None:
+        learned from the data (`outcome.py`).
+      termination: (s' [B,S]) -> [B] bool, a TensorFlow function; None: learned from the data.
       alive_bonus: reward per step for being healthy.
       control_cost: weight of the squared action.
       velocity_limit: bound to which the observation clips velocities, or None.
@@ -141,11 +142,11 @@ class TaskSpec:
     action_high: Array
     dt: float
     max_episode_steps: int
-    velocity_indices: tuple[int, ...]
-    reward: Callable[[Tensor, Tensor, Tensor, str], Tensor]
-    termination: Callable[[Tensor], Tensor]
-    alive_bonus: float
-    control_cost: float
+    velocity_indices: tuple[int, ...] = ()
+    reward: Callable[[Tensor, Tensor, Tensor, str], Tensor] | None = None
+    termination: Callable[[Tensor], Tensor] | None = None
+    alive_bonus: float = 0.0
+    control_cost: float = 0.0
     velocity_limit: float | None = None
     finite_difference: tuple[tuple[int, int], ...] = ()
     reference_returns: tuple[float, float] | None = None

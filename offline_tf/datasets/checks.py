@@ -241,6 +241,8 @@ def ends(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
 
 def termination(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     """Terminals against the task's own termination."""
+    if task.termination is None:
+        return
     truly = np.asarray(task.termination(tf.constant(data.next_observations)))
     unmarked = truly & ~data.terminals
     if unmarked.mean() > 0.001:
@@ -319,7 +321,7 @@ def continuity(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
 
 def rewards(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     """Rewards against the task's own reward function, which for robots is a proxy: see `tasks`."""
-    if not np.ptp(data.rewards):
+    if task.reward is None or not np.ptp(data.rewards):
         return
     rows = np.arange(len(data))[:: max(1, len(data) // _ROWS_JUDGED)]
     own = own_rewards(data, task, rows)
@@ -369,6 +371,7 @@ def rewards(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
 
 def own_rewards(data: Transitions, task: TaskSpec, rows: Array) -> Array:
     """[n] float64, what the task's reward function says of these rows."""
+    assert task.reward is not None
     given = (data.observations, data.actions, data.next_observations)
     states, actions, following = (tf.constant(values[rows]) for values in given)
     return np.asarray(task.reward(states, actions, following, "v2"), np.float64)

@@ -172,6 +172,8 @@ def separate_time_limits(data: Transitions, task: TaskSpec) -> Transitions:
       data: the transitions.
       task: time limit and termination.
     """
+    if task.termination is None:
+        return data
     bounds = data.episode_bounds()
     last = bounds[:, 1] - 1
     at_limit = (bounds[:, 1] - bounds[:, 0] == task.max_episode_steps) & data.terminals[last]

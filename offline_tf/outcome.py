@@ -1,0 +1,229 @@
+"""Reward and termination learned from the data, for tasks that declare neither.
+
+r(s, a, s') is fitted by least squares; whether s' is terminal by logistic regression, in which terminal
+rows weigh sqrt((1 - p) / p) times the others, p their share. Both are networks with two hidden
+layers. Where the data hold no terminal state, nothing is terminal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from offline_tf import fitting, holdout, networks, run_record, seeds, standardize
+from offline_tf.run_record import RunRecord, Stage
+from offline_tf.types import Array, TaskSpec, Tensor, Transitions
+
+STAGE = "outcome"
+_HIDDEN = (256, 256)
+_BATCH = 512
+_STEPS = 6000
+_STEPS_PER_SAVE = 2000
+_LEARNING_RATE = 1e-3
+_HOLDOUT_SHARE = 0.05
+_ROWS_JUDGED = 20_000
+
+
+def is_needed(task: TaskSpec) -> bool:
+    """Whether a task lacks a reward or a termination."""
+    return task.reward is None or task.termination is None
+
+
+def complete(task: TaskSpec, data: Transitions, seed: int, record: RunRecord) -> TaskSpec:
+    """Returns the task with what it lacks learned from the data; stage "outcome" keeps the models.
+
+    Args:
+      task: may lack reward and termination.
+      data: the transitions.
+      seed: of everything random.
+      record: the run folder; a complete stage is read from it.
+    """
+    if not is_needed(task):
+        return task
+    units = _Units.of(data)
+    learned = Outcome(task, units, seed)
+
+    def fit(stage: Stage) -> dict[str, Any]:
+        return _fit(learned, data, seed, stage) | {"units": units.to_json()}
+
+    result = run_record.fit_or_load(STAGE, learned.weights, fit, record, None)
+    return learned.into(task, bool(result["terminals"]))
+
+
+def of_run(task: TaskSpec, seed: int, record: RunRecord) -> TaskSpec:
+    """`complete` without the data: reads what a run has learned."""
+    stage = record.stage(STAGE)
+    if not is_needed(task) or not stage.complete:
+        return task
+    learned = Outcome(task, _Units.from_json(stage.result["units"]), seed)
+    stage.track(learned.weights)
+    stage.restore()
+    return learned.into(task, bool(stage.result["terminals"]))
+
+
+def errors(record: RunRecord) -> dict[str, Any]:
+    """Held-out errors for a run's summary; empty where nothing was learned.
+
+    learned_reward_error is in standard deviations of the reward; recall and precision are those of
+    the terminal states.
+    """
+    stage = record.stage(STAGE)
+    if not stage.complete:
+        return {}
+    names = ("reward_error", "terminal_recall", "terminal_precision")
+    return {f"learned_{name}": stage.result[name] for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Units:
+    """What the networks' inputs and rewards are measured in."""
+
+    states: standardize.Statistics
+    actions: standardize.Statistics
+    changes: standardize.Statistics
+    rewards: standardize.Statistics
+
+    @classmethod
+    def of(cls, data: Transitions) -> _Units:
+        changes = data.next_observations - data.observations
+        columns = (data.observations, data.actions, changes, data.rewards[:, None])
+        return cls(*(standardize.statistics(values) for values in columns))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            field.name: [part.astype(float).tolist() for part in getattr(self, field.name)]
+            for field in dataclasses.fields(self)
+        }
+
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> _Units:
+        return cls(
+            **{
+                name: standardize.Statistics(*(np.array(part, np.float32) for part in parts))
+                for name, parts in kept.items()
+            }
+        )
+
+
+class Outcome(tf.Module):
+    """The two networks.
+
+    Attributes:
+      reward_network: [B, 2 S + A] -> [B, 1], standardised.
+      terminal_network: [B, S] -> [B, 1] logits.
+    """
+
+    def __init__(self, task: TaskSpec, units: _Units, seed: int) -> None:
+        """Draws the first weights."""
+        super().__init__()
+        self._units = units
+        state, action = task.state_dim, task.action_dim
+        self.reward_network = networks.mlp(
+            2 * state + action, _HIDDEN, 1, "relu", seeds.generator(seed, "outcome/reward")
+        )
+        self.terminal_network = networks.mlp(
+            state, _HIDDEN, 1, "relu", seeds.generator(seed, "outcome/terminal")
+        )
+
+    @property
+    def weights(self) -> list[tf.Variable]:
+        """All variables."""
+        return networks.variables(self.reward_network, self.terminal_network)
+
+    def standard_rewards(
+        self, states: Tensor, actions: Tensor, next_states: Tensor, constant: bool = False
+    ) -> Tensor:
+        """[B, S], [B, A], [B, S] -> [B] in units of the rewards."""
+        units = self._units
+        parts = (
+            (states, units.states),
+            (actions, units.actions),
+            (next_states - states, units.changes),
+        )
+        inputs = tf.concat([_standard(values, by) for values, by in parts], axis=1)
+        return networks.bind(self.reward_network, constant=constant)(inputs)[:, 0]
+
+    def terminal_logits(self, next_states: Tensor, constant: bool = False) -> Tensor:
+        """[B, S] -> [B]."""
+        forward = networks.bind(self.terminal_network, constant=constant)
+        return forward(_standard(next_states, self._units.states))[:, 0]
+
+    def into(self, task: TaskSpec, terminals: bool) -> TaskSpec:
+        """The task, with these functions where it has none; graphs hold the weights as constants."""
+        by = self._units.rewards
+
+        def reward(states: Tensor, actions: Tensor, next_states: Tensor, physics: str) -> Tensor:
+            del physics
+            standard = self.standard_rewards(states, actions, next_states, constant=True)
+            return standard * by.scale[0] + by.shift[0]
+
+        def termination(next_states: Tensor) -> Tensor:
+            if not terminals:
+                return tf.zeros_like(next_states[:, 0], tf.bool)
+            return self.terminal_logits(next_states, constant=True) > 0.0
+
+        changed: dict[str, Callable[..., Tensor]] = {}
+        if task.reward is None:
+            changed["reward"] = reward
+        if task.termination is None:
+            changed["termination"] = termination
+        return dataclasses.replace(task, **changed)  # type: ignore[arg-type]
+
+
+def _standard(values: Tensor, by: standardize.Statistics) -> Tensor:
+    return (values - by.shift) / (by.scale + standardize.EPSILON)
+
+
+def _fit(learned: Outcome, data: Transitions, seed: int, stage: Stage) -> dict[str, Any]:
+    """Fits both networks and reports held-out errors."""
+    split = holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed)
+    scaled = learned._units.rewards.normalize(data.rewards[:, None])[:, 0]
+    ended = data.terminals.astype(np.float32)
+    given = (data.observations, data.actions, data.next_observations, scaled, ended)
+    # Terminal rows are rare: without a weight the best guess is that there are none.
+    share = max(float(ended.mean()), 1e-6)
+    weight = float(np.sqrt((1.0 - share) / share))
+
+    def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        ((states, actions, following, rewards, terminals),) = batches
+        error = tf.square(learned.standard_rewards(states, actions, following) - rewards)
+        logits = learned.terminal_logits(following)
+        surprise = tf.nn.weighted_cross_entropy_with_logits(terminals, logits, weight)
+        return [tf.reduce_mean(error) + tf.reduce_mean(surprise)]
+
+    loop = fitting.Fit(learned.weights, loss)
+    stage.track([*learned.weights, *loop.adam.moments])
+    columns = tuple(tf.constant(values[split.train]) for values in given)
+    done = stage.restore()
+    while done < _STEPS:
+        steps = min(_STEPS_PER_SAVE, _STEPS - done)
+        stream = seeds.generator(seed, "outcome/rows", done)
+        rows = stream.integers(len(split.train), size=(steps, 1, _BATCH), dtype=np.int32)
+        rates = fitting.cosine(_LEARNING_RATE, 0.0, done + np.arange(steps), _STEPS)
+        loss_value = float(loop.run(columns, tf.constant(rows), tf.constant(rates))[0])
+        done += steps
+        stage.log(done, {"loss": loss_value})
+        stage.progress(done, _STEPS, "steps")
+        stage.save(done)
+    return _report(learned, given, split.judged(_ROWS_JUDGED), int(data.terminals.sum()))
+
+
+def _report(
+    learned: Outcome, given: tuple[Array, ...], rows: Array, terminals: int
+) -> dict[str, Any]:
+    states, actions, following, rewards, ended = (values[rows] for values in given)
+    found = learned.standard_rewards(*map(tf.constant, (states, actions, following))).numpy()
+    called = learned.terminal_logits(tf.constant(following)).numpy() > 0.0
+    truly = ended > 0.5
+    hits = int((called & truly).sum())
+    spread = max(float(rewards.std()), 1e-9)
+    return {
+        "reward_error": float(np.sqrt(np.square(found - rewards).mean()) / spread),
+        "terminals": terminals,
+        "terminal_recall": hits / int(truly.sum()) if truly.any() else None,
+        "terminal_precision": hits / int(called.sum()) if called.any() else None,
+    }

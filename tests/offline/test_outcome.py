@@ -1,0 +1,88 @@
+"""Learned reward and termination against functions that are known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from offline_tf import outcome
+from offline_tf.run_record import RunRecord
+from offline_tf.types import Transitions
+from tests import toys
+
+BOUND = 2.0
+KNOWN = toys.cart(bound=BOUND)
+PLANT = dataclasses.replace(KNOWN, reward=None, termination=None)
+
+
+def logged(count=8000, seed=0):
+    """Single steps from states on both sides of the bound."""
+    generator = np.random.default_rng(seed)
+    states = generator.normal(size=(count, 2)).astype(np.float32)
+    actions = generator.uniform(-1, 1, size=(count, 1)).astype(np.float32)
+    following = (states + toys.change(states, actions)).astype(np.float32)
+    terminals = np.abs(following[:, 0]) > BOUND
+    paid = np.asarray(toys.reward(states, actions, following), np.float32)
+    return Transitions(states, actions, paid, following, terminals, ~terminals)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    record = RunRecord.create_or_continue(tmp_path_factory.mktemp("run"), "morel", {}, ())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outcome, "_STEPS", 1000)
+        patch.setattr(outcome, "_BATCH", 256)
+        return outcome.complete(PLANT, logged(), 0, record), record
+
+
+def test_the_learned_functions_are_those_that_made_the_data(run):
+    task, record = run
+    fresh = logged(2000, seed=1)
+    given = tuple(map(tf.constant, (fresh.observations, fresh.actions, fresh.next_observations)))
+    paid = task.reward(*given, "v2")
+    assert paid.shape == (2000,)
+    error = np.sqrt(np.mean((paid.numpy() - fresh.rewards) ** 2))
+    assert error < 0.05 * fresh.rewards.std()
+    called = task.termination(given[2]).numpy()
+    assert called.dtype == bool
+    # Off the bound by more than the classifier can be expected to place it.
+    clear = np.abs(np.abs(fresh.next_observations[:, 0]) - BOUND) > 0.1
+    np.testing.assert_array_equal(called[clear], fresh.terminals[clear])
+    report = outcome.errors(record)
+    assert report["learned_reward_error"] < 0.05
+    assert report["learned_terminal_recall"] > 0.9
+    assert report["learned_terminal_precision"] > 0.8
+
+
+def test_a_run_folder_gives_the_same_functions_back(run):
+    task, record = run
+    again = outcome.of_run(PLANT, 0, RunRecord.open_existing(record.folder))
+    fresh = logged(100, seed=2)
+    given = tuple(map(tf.constant, (fresh.observations, fresh.actions, fresh.next_observations)))
+    np.testing.assert_array_equal(again.reward(*given, ""), task.reward(*given, ""))
+    np.testing.assert_array_equal(again.termination(given[2]), task.termination(given[2]))
+    inside = tf.function(lambda s, a, n: (task.reward(s, a, n, ""), task.termination(n)))
+    np.testing.assert_allclose(inside(*given)[0], task.reward(*given, ""), atol=1e-5)
+
+
+def test_what_a_task_declares_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(outcome, "_STEPS", 10)
+    record = RunRecord.create_or_continue(tmp_path / "run", "morel", {}, ())
+    assert outcome.complete(KNOWN, logged(100), 0, record) is KNOWN
+    assert outcome.errors(record) == {}
+    half = outcome.complete(
+        dataclasses.replace(PLANT, termination=KNOWN.termination), logged(500), 0, record
+    )
+    assert half.termination is KNOWN.termination
+    assert half.reward is not None
+
+
+def test_without_terminals_nothing_is_terminal(tmp_path, monkeypatch):
+    monkeypatch.setattr(outcome, "_STEPS", 10)
+    data = logged(500)
+    never = dataclasses.replace(data, terminals=np.zeros(500, bool), timeouts=np.ones(500, bool))
+    record = RunRecord.create_or_continue(tmp_path / "run", "morel", {}, ())
+    task = outcome.complete(PLANT, never, 0, record)
+    assert not task.termination(tf.constant(data.next_observations)).numpy().any()
+    assert outcome.errors(record)["learned_terminal_recall"] is None
