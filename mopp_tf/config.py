@@ -6,6 +6,7 @@ Sources: "paper" is arXiv 2105.07351; file names are those of its authors' TF 1.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from typing import Any
 
 from offline_tf.knobs import check, knob
@@ -335,6 +336,11 @@ class ControlConfig:
         choices=("hard", "soft"),
     )
     constraint_weight: float = knob(100.0, "Price of a unit of violation, soft mode.", low=0.0)
+    planner: tuple[str, ...] = knob(
+        (),
+        "Planner knobs that differ from the run's, KNOB=VALUE,...: Q was fitted to the old reward, so "
+        "another objective wants max_q=false,terminal_value=false,sigma_max=1.",
+    )
 
     def __post_init__(self) -> None:
         """Checks the bounds and the form of the function names."""
@@ -344,6 +350,31 @@ class ControlConfig:
             if value and value.count(":") != 1:
                 raise UserError(f"--{name}: expected MODULE:FUNCTION, got {value!r}")
 
+
+def changed_planner(knobs: PlannerConfig, changes: tuple[str, ...]) -> PlannerConfig:
+    """Returns the knobs with KNOB=VALUE changes.
+
+    Raises:
+      UserError: no such knob (the nearest is named), or a value of the wrong type or out of bounds.
+    """
+    values = dataclasses.asdict(knobs)
+    for change in changes:
+        name, separator, text = change.partition("=")
+        if not separator or name not in values:
+            near = difflib.get_close_matches(name, values, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"--planner: expected KNOB=VALUE of the planner, got {change!r}{hint}")
+        old = values[name]
+        try:
+            values[name] = _BOOLEANS[text.lower()] if isinstance(old, bool) else type(old)(text)
+        except (KeyError, ValueError):
+            raise UserError(
+                f"--planner: expected {name} as {type(old).__name__}, got {text!r}"
+            ) from None
+    return PlannerConfig(**values)
+
+
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 STAGES: tuple[Any, ...] = (
     RunConfig,

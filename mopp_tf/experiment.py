@@ -178,11 +178,12 @@ def make_planner(
 ) -> AnyPlanner:
     """Builds the planner of a run, with another objective where `control` says so."""
     control = control or config.ControlConfig()
+    knobs = config.changed_planner(configs.planner, control.planner)
     if isinstance(learned, mbop.MbopLearned):
         objective = objectives.make(task, learned.prepared.scale, control)
-        return mbop.MbopPlanner(task, learned, configs.planner, configs.mbop, objective, dtype)
+        return mbop.MbopPlanner(task, learned, knobs, configs.mbop, objective, dtype)
     objective = objectives.make(task, learned.scale, control)
-    return Planner(task, learned.models, configs.planner, learned.limit, objective, dtype)
+    return Planner(task, learned.models, knobs, learned.limit, objective, dtype)
 
 
 def export_again(record: RunRecord, folder: pathlib.Path, control: config.ControlConfig) -> float:

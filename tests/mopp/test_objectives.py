@@ -1,10 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import toys
 
 from mopp_tf import objectives
-from mopp_tf.config import ControlConfig
+from mopp_tf.config import ControlConfig, PlannerConfig, changed_planner
 from mopp_tf.rows import RewardScale
 from offline_tf import tasks
 from offline_tf.types import UserError
@@ -228,3 +230,20 @@ def test_a_function_of_another_type_is_brought_to_float32():
 def test_a_name_without_one_colon_is_refused(flag, name):
     with pytest.raises(UserError, match=f"^--{flag}: expected MODULE:FUNCTION, got '{name}'$"):
         ControlConfig(**{flag: name})
+
+
+def test_planner_knobs_can_be_changed_at_run_time():
+    knobs = PlannerConfig()
+    found = changed_planner(knobs, ("max_q=false", "sigma_max=1", "horizon=8"))
+    assert found == dataclasses.replace(knobs, max_q=False, sigma_max=1.0, horizon=8)
+    assert isinstance(found.sigma_max, float)
+    assert changed_planner(knobs, ()) == knobs
+    for change, message in (
+        ("sigma_mx=1", "did you mean 'sigma_max'"),
+        ("max_q", "expected KNOB=VALUE"),
+        ("max_q=perhaps", "expected max_q as bool, got 'perhaps'"),
+        ("horizon=2.5", "expected horizon as int"),
+        ("horizon=0", "--horizon: expected a value in"),
+    ):
+        with pytest.raises(UserError, match=message):
+            changed_planner(knobs, (change,))

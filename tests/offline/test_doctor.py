@@ -6,12 +6,12 @@ import pathlib
 
 import numpy as np
 import pytest
+import toys
 
 from offline_tf import tasks
 from offline_tf.datasets import checks, d4rl, doctor, replay
 from offline_tf.tasks.simulator import Simulator
 from offline_tf.types import Transitions, UserError
-from tests import toys
 
 TASK = toys.cart(bound=1e9)
 LENGTHS = (50,) * 190 + (40,) * 20

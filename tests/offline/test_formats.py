@@ -13,6 +13,7 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+import toys
 
 from offline_tf import tasks
 from offline_tf.datasets import (
@@ -27,7 +28,6 @@ from offline_tf.datasets import (
     sources,
 )
 from offline_tf.types import UserError
-from tests import toys
 
 TASK = toys.cart()
 

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+import toys
 
 from offline_tf import outcome
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Transitions
-from tests import toys
 
 BOUND = 2.0
 KNOWN = toys.cart(bound=BOUND)

@@ -353,8 +353,7 @@ def test_simulators_are_independent_of_their_neighbours(hopper):
 def test_a_task_can_stand_in_a_file(tmp_path):
     path = tmp_path / "plant.py"
     path.write_text(
-        "import dataclasses\nfrom tests import toys\n"
-        "TANK = dataclasses.replace(toys.cart(), name='tank')\n"
+        "import dataclasses\nimport toys\nTANK = dataclasses.replace(toys.cart(), name='tank')\n"
     )
     found = tasks.get(f"{path}:TANK")
     assert found.name == "tank"
