@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 
-from offline_tf import results
+from offline_tf import campaign_record
 
 
 def main() -> int:
@@ -61,7 +61,7 @@ def main() -> int:
                     failed.append(line)
                 else:
                     summary = json.loads((folder / "summary.json").read_text())
-                    results.add(record, [summary | {"command": f"python -m {line}"}], "")
+                    campaign_record.add(record, [summary | {"command": f"python -m {line}"}], "")
 
     threads = [threading.Thread(target=work) for _ in range(arguments.workers)]
     for thread in threads:

@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from flags import schema
+from offline_tf import campaign_record
 from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
 
@@ -59,31 +60,6 @@ class ResultsConfig:
             raise UserError("--record: expected the name of a record with --add, got none")
 
 
-def add(path: pathlib.Path, summaries: list[dict[str, Any]], command: str) -> None:
-    """Puts summaries into a record; one of the same algorithm, variant, data and seed is replaced.
-
-    Args:
-      path: of the record.
-      summaries: contents of summary.json files.
-      command: for summaries that do not name their own.
-    """
-    record = json.loads(path.read_text()) if path.exists() else []
-    runs = {_key(run): run for run in record}
-    for summary in summaries:
-        # Where a run lay says nothing to a reader.
-        kept = {k: v for k, v in summary.items() if k != "export"}
-        kept.setdefault("command", command)
-        runs[_key(kept)] = kept
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([runs[key] for key in sorted(runs)], indent=1) + "\n")
-
-
-def _key(run: dict[str, Any]) -> tuple[str, str, str, int]:
-    # Data that differ only in the seed they were made with are one data set.
-    dataset = run["dataset"].removesuffix(f"-seed{run['seed']}")
-    return run["algorithm"], run.get("variant", ""), dataset, run["seed"]
-
-
 def _number(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 1.0 else f"{value:.0f}"
 
@@ -107,7 +83,7 @@ def wide_table(record: list[dict[str, Any]]) -> str:
 
     Cells are returns of the real simulator, mean +- standard deviation over seeds.
     """
-    names = sorted({_key(run)[:2] for run in record})
+    names = sorted({campaign_record.key(run)[:2] for run in record})
     titles = [f"{algorithm}{f' ({variant})' if variant else ''}" for algorithm, variant in names]
     head = ["data", "seeds", "behaviour data", *titles]
     if any("bc_return" in run for run in record):
@@ -115,13 +91,13 @@ def wide_table(record: list[dict[str, Any]]) -> str:
     scored = ("mopp", "") if ("mopp", "") in names else names[-1]
     head.append("score of " + titles[names.index(scored)])
     parts = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for dataset in sorted({_key(run)[2] for run in record}):
-        runs = [run for run in record if _key(run)[2] == dataset]
+    for dataset in sorted({campaign_record.key(run)[2] for run in record}):
+        runs = [run for run in record if campaign_record.key(run)[2] == dataset]
 
         def column(
             name: tuple[str, str] | None, key: str, runs: list[dict[str, Any]] = runs
         ) -> list[float]:
-            chosen = [run for run in runs if name is None or _key(run)[:2] == name]
+            chosen = [run for run in runs if name is None or campaign_record.key(run)[:2] == name]
             return [run[key] for run in chosen if run.get(key) is not None]
 
         seeds = sorted({run["seed"] for run in runs})
@@ -168,7 +144,7 @@ def render(folder: pathlib.Path) -> str:
     parts = []
     for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
-        several = len({_key(run)[2] for run in record}) > 1
+        several = len({campaign_record.key(run)[2] for run in record}) > 1
         parts += [f"### {path.stem}\n", wide_table(record) if several else table(record)]
     return "\n".join(parts)
 
@@ -181,7 +157,7 @@ def main(config: ResultsConfig) -> None:
         if missing:
             raise UserError(f"--add: expected summary files, found none at {', '.join(missing)}")
         summaries = [json.loads(pathlib.Path(name).read_text()) for name in config.add]
-        add(folder / f"{config.record}.json", summaries, config.command)
+        campaign_record.add(folder / f"{config.record}.json", summaries, config.command)
     text = page.read_text() if page.exists() else ""
     if BEGIN not in text or END not in text:
         raise UserError(f"--page: expected the lines {BEGIN} and {END} in {page}, found none")

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from offline_tf import results
+from offline_tf import campaign_record, results
 from offline_tf.types import UserError
 
 
@@ -73,8 +73,8 @@ def test_several_data_sets_make_a_row_each_and_a_column_per_algorithm():
 
 def test_adding_replaces_a_run_of_the_same_seed_and_keeps_others(tmp_path):
     path = tmp_path / "results" / "x.json"
-    results.add(path, [summary(0, 1.0), summary(1, 2.0)], "")
-    results.add(path, [summary(1, 3.0), summary(1, 4.0, variant="MLP")], "")
+    campaign_record.add(path, [summary(0, 1.0), summary(1, 2.0)], "")
+    campaign_record.add(path, [summary(1, 3.0), summary(1, 4.0, variant="MLP")], "")
     kept = json.loads(path.read_text())
     assert [(r["seed"], r.get("variant"), r["true_return_mean"]) for r in kept] == [
         (0, None, 1.0),
@@ -86,12 +86,12 @@ def test_adding_replaces_a_run_of_the_same_seed_and_keeps_others(tmp_path):
 
 def test_data_sets_that_differ_in_the_seed_alone_are_one():
     record = [summary(s, 1.0, dataset=f"ant-v2-pure-1000-seed{s}") for s in (0, 1)]
-    assert len({results._key(run)[2] for run in record}) == 1
+    assert len({campaign_record.key(run)[2] for run in record}) == 1
 
 
 def test_the_page_keeps_what_is_around_the_markers(tmp_path):
     folder, page = tmp_path / "results", tmp_path / "PAGE.md"
-    results.add(folder / "one.json", [summary(0, 10.0)], "")
+    campaign_record.add(folder / "one.json", [summary(0, 10.0)], "")
     page.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
     results.main(results.ResultsConfig(folder=str(folder), page=str(page)))
     text = page.read_text()

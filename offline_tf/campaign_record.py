@@ -1,0 +1,33 @@
+"""Records of campaigns: lists of run summaries under results/, each with the command that made it."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+
+def add(path: pathlib.Path, summaries: list[dict[str, Any]], command: str) -> None:
+    """Puts summaries into a record; one of the same algorithm, variant, data and seed is replaced.
+
+    Args:
+      path: of the record.
+      summaries: contents of summary.json files.
+      command: for summaries that do not name their own.
+    """
+    record = json.loads(path.read_text()) if path.exists() else []
+    runs = {key(run): run for run in record}
+    for summary in summaries:
+        # Where a run lay says nothing to a reader.
+        kept = {k: v for k, v in summary.items() if k != "export"}
+        kept.setdefault("command", command)
+        runs[key(kept)] = kept
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([runs[name] for name in sorted(runs)], indent=1) + "\n")
+
+
+def key(run: dict[str, Any]) -> tuple[str, str, str, int]:
+    """What sets a run apart in a record: algorithm, variant, data set, seed."""
+    # Data that differ only in the seed they were made with are one data set.
+    dataset = run["dataset"].removesuffix(f"-seed{run['seed']}")
+    return run["algorithm"], run.get("variant", ""), dataset, run["seed"]
