@@ -9,6 +9,7 @@ The arguments name traces that `python -m mopp_tf.evaluate --watch=height,veloci
 from __future__ import annotations
 
 import argparse
+import json
 import pathlib
 
 import matplotlib
@@ -26,23 +27,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, required=True)
     parser.add_argument("--limit", type=float, help="m/s, drawn, and violations of it counted")
+    parser.add_argument("--numbers", type=pathlib.Path, help="JSON file for the printed numbers")
     parser.add_argument("--shown_steps", type=int, default=200, help="steps drawn of episode 0")
     parser.add_argument("traces", nargs="+", help="NAME=PATH without .npz")
     arguments = parser.parse_args()
     figure, axes = plt.subplots(2, 1, figsize=(9, 5.2), sharex=True, layout="constrained")
+    numbers = {}
     for index, given in enumerate(arguments.traces):
         name, path = given.rsplit("=", 1)
         with np.load(pathlib.Path(path).with_suffix(".npz")) as file:
             height, speed, reward = (file[k] for k in ("height", "velocity_x", "reward"))
-        words = [
-            f"{name:20s} return {np.nansum(reward, axis=0).mean():7.0f}",
-            f"height {np.nanmean(height):+.3f} (95th percentile {np.nanpercentile(height, 95):+.3f})",
-            f"speed {np.nanmean(speed):.2f} (60th percentile {np.nanpercentile(speed, 60):.2f})",
-        ]
+        report = json.loads(pathlib.Path(path).with_suffix(".json").read_text())
+        found = {
+            "return": float(np.nansum(reward, axis=0).mean()),
+            "height": float(np.nanmean(height)),
+            "height_95th_percentile": float(np.nanpercentile(height, 95)),
+            "speed": float(np.nanmean(speed)),
+            "speed_60th_percentile": float(np.nanpercentile(speed, 60)),
+        }
         if arguments.limit is not None:
-            over = np.nanmean(np.where(np.isnan(speed), np.nan, speed > arguments.limit))
-            words.append(f"steps above {arguments.limit:g} m/s: {100 * over:.1f} %")
-        print(", ".join(words))
+            found["limit"] = arguments.limit
+            found["share_above_limit"] = float((speed[~np.isnan(speed)] > arguments.limit).mean())
+        print(name, {k: round(v, 3) for k, v in found.items()})
+        numbers[name] = found | {k: v for k, v in report.items() if k not in found}
         seconds = _DT * np.arange(arguments.shown_steps)
         for axis, values in zip(axes, (height, speed), strict=True):
             axis.plot(
@@ -60,6 +67,9 @@ def main() -> None:
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, ncols=len(arguments.traces), loc="upper right")
+    if arguments.numbers:
+        arguments.numbers.parent.mkdir(parents=True, exist_ok=True)
+        arguments.numbers.write_text(json.dumps(numbers, indent=1) + "\n")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(arguments.output, dpi=110)
 

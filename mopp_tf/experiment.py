@@ -140,7 +140,8 @@ def run(configs: Configs) -> dict[str, Any]:
         len(data.episode_bounds()),
         behavior_return,
     )
-    task = outcome.complete(task, data, run_config.seed, record)
+    # The dynamics models learn the reward.
+    task = outcome.complete(task, data, run_config.seed, record, reward=False)
     prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record, other)
     learned: AnyLearned
     if run_config.algorithm == "mopp":

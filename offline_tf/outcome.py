@@ -28,12 +28,14 @@ _HOLDOUT_SHARE = 0.05
 _ROWS_JUDGED = 20_000
 
 
-def is_needed(task: TaskSpec) -> bool:
-    """Whether a task lacks a reward or a termination."""
-    return task.reward is None or task.termination is None
+def is_needed(task: TaskSpec, reward: bool = True) -> bool:
+    """Whether a task lacks a termination, or a reward where one is wanted."""
+    return task.termination is None or (reward and task.reward is None)
 
 
-def complete(task: TaskSpec, data: Transitions, seed: int, record: RunRecord) -> TaskSpec:
+def complete(
+    task: TaskSpec, data: Transitions, seed: int, record: RunRecord, reward: bool = True
+) -> TaskSpec:
     """Returns the task with what it lacks learned from the data; stage "outcome" keeps the models.
 
     Args:
@@ -41,8 +43,9 @@ def complete(task: TaskSpec, data: Transitions, seed: int, record: RunRecord) ->
       data: the transitions.
       seed: of everything random.
       record: the run folder; a complete stage is read from it.
+      reward: whether a lacking reward is a reason to learn (MOPP's dynamics learn it themselves).
     """
-    if not is_needed(task):
+    if not is_needed(task, reward):
         return task
     units = _Units.of(data)
     learned = Outcome(task, units, seed)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 import re
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -130,6 +131,8 @@ def fetch(url: str, path: pathlib.Path) -> None:
                 have += len(block)
                 rate = (have - start) / max(time.monotonic() - began, 1e-9)
                 made.show_progress(have, total or have, rate, "bytes")
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")
     if total is not None and have != total:
         raise OSError(f"expected {total} bytes, got {have}; run again to go on")
     partial.replace(path)

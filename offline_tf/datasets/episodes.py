@@ -28,12 +28,8 @@ _BYTES_PER_BYTE_READ = 8  # float16 in a file to float64 here, twice for the nex
 
 def renamed(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the known columns of a mapping under D4RL's names."""
-    return {
-        name: mapping[alias]
-        for name, aliases in ALIASES.items()
-        for alias in aliases[:1] + tuple(a for a in aliases[1:] if aliases[0] not in mapping)
-        if alias in mapping
-    }
+    present = {name: [a for a in aliases if a in mapping] for name, aliases in ALIASES.items()}
+    return {name: mapping[aliases[0]] for name, aliases in present.items() if aliases}
 
 
 def join(

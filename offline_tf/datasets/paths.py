@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -105,27 +105,13 @@ def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
     Raises:
       UserError: see `unpickle`, `episodes.join` and `columns.from_columns`.
     """
-    return from_object(unpickle(path), str(path), state_dim)
-
-
-def from_object(found: Any, source: str, state_dim: int | None = None) -> Transitions:
-    """Makes Transitions of a list of episodes, or of a dict of columns."""
-    unwrapped: Callable[[Any], Any] = lambda x: (  # noqa: E731
-        x[()] if isinstance(x, np.ndarray) and x.shape == () else x
-    )
-    found = unwrapped(found)
+    found, source = unpickle(path), str(path)
     if isinstance(found, Mapping):
-        names = episodes.renamed(found)
-        if "observations" in names:
-            arrays = {k: np.asarray(v) for k, v in names.items() if np.asarray(v).dtype != object}
-            return columns.from_columns(arrays, source, state_dim)
-        found = list(found.values())
-    if isinstance(found, np.ndarray) and found.dtype == object:
-        found = found.tolist()
-    if not isinstance(found, (list, tuple)):
+        named = {name: np.asarray(values) for name, values in episodes.renamed(found).items()}
+        return columns.from_columns(named, source, state_dim)
+    if not isinstance(found, (list, tuple, np.ndarray)):
         raise UserError(
             f"--dataset: {source}: expected a list of episodes or a dict of arrays, "
             f"got {type(found).__name__}"
         )
-    # One array under many entries is small in the file and large in memory.
     return episodes.join(found, source, state_dim)
