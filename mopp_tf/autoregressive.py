@@ -87,7 +87,9 @@ def mode(parameters: Parameters, squash: bool) -> Tensor:
     return tf.tanh(mean) if squash else mean
 
 
-def sample(parameters: Parameters, squash: bool, seed: Tensor, std_scale: Tensor) -> Tensor:
+def sample(
+    parameters: Parameters, squash: bool, seed: Tensor, std_scale: Tensor, alike: bool = False
+) -> Tensor:
     """Draws from the mixtures with stds times std_scale.
 
     Args:
@@ -95,16 +97,20 @@ def sample(parameters: Parameters, squash: bool, seed: Tensor, std_scale: Tensor
       squash: see `distribution`.
       seed: [2] int32.
       std_scale: broadcast against [..].
+      alike: whether all rows of [.., B, D, C] get the same noise.
     """
     pick, noise = tf.unstack(tf.random.split(seed, 2))
     mean, std = parameters.mean[..., 0], parameters.std[..., 0]
+    shape = tf.shape(parameters.mean)
+    if alike:
+        shape = tf.concat([shape[:-3], [1], shape[-2:]], axis=0)
     if parameters.mean.shape[-1] > 1:
         # Gumbel's trick draws the component.
-        uniform = tf.random.stateless_uniform(tf.shape(parameters.logits), pick, minval=1e-20)
+        uniform = tf.random.stateless_uniform(shape, pick, minval=1e-20)
         log_weights = tf.nn.log_softmax(parameters.logits)
         chosen = log_weights - tf.math.log(-tf.math.log(uniform))
         mean, std = best_component(Parameters(chosen, parameters.mean, parameters.std))
-    value = mean + std * std_scale * tf.random.stateless_normal(tf.shape(mean), noise)
+    value = mean + std * std_scale * tf.random.stateless_normal(shape[:-1], noise)
     return tf.tanh(value) if squash else value
 
 

@@ -182,6 +182,14 @@ class QConfig:
     target_rate: float = knob(
         0.005, "Share of the way that target networks move per step.", low=0.0, high=1.0
     )
+    q_return_steps: int = knob(
+        1,
+        "Logged steps whose rewards enter the target before it bootstraps; more than the authors' 1 "
+        "converge in fewer steps.",
+        low=1,
+        high=1000,
+        source="mopp_agent.py",
+    )
     fqe_actions: str = knob(
         "data",
         "Next actions of the target: the logged ones (authors), or draws from the behaviour model.",
@@ -279,6 +287,12 @@ class PlannerConfig:
         "least uncertain (authors).",
         choices=("fill", "replace"),
         source="paper sec. 4.3; mopp_agent.py",
+    )
+    planner_precision: str = knob(
+        "float32",
+        "Products in planning and export: float32, bfloat16, or auto (bfloat16 where this CPU has "
+        "it); an export for another machine may want float32.",
+        choices=("auto", "float32", "bfloat16"),
     )
     uncertainty_penalty: float = knob(
         0.0,

@@ -129,7 +129,7 @@ def run(configs: Configs) -> dict[str, Any]:
         dataset=dataset_name,
         data_hash=data_hash,
         behavior_return=behavior_return,
-        training_dtype=networks.training_dtype(configs.model.precision).name,
+        training_dtype=networks.product_dtype(configs.model.precision).name,
     )
     if not record.stage("data").complete:
         record.stage("data").finish({"rows": len(data)}, time.monotonic() - began)
@@ -175,11 +175,11 @@ def make_planner(
     configs: Configs,
     learned: AnyLearned,
     control: config.ControlConfig | None = None,
-    dtype: tf.DType = tf.float32,
 ) -> AnyPlanner:
     """Builds the planner of a run, with another objective where `control` says so."""
     control = control or config.ControlConfig()
     knobs = config.changed_planner(configs.planner, control.planner)
+    dtype = networks.product_dtype(knobs.planner_precision)
     if isinstance(learned, mbop.MbopLearned):
         objective = objectives.make(task, learned.prepared.scale, control)
         return mbop.MbopPlanner(task, learned, knobs, configs.mbop, objective, dtype)

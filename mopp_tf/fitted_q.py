@@ -1,6 +1,7 @@
 """Fitted Q evaluation of the behaviour policy (MOPP, section 4.2; Le et al. 2019).
 
-y = r + gamma * (1 - terminal) * min_j Qtarget_j(s', a'),   loss = sum_j mean (Q_j(s, a) - y)^2
+y = R_k + gamma^k * (1 - terminal) * min_j Qtarget_j(s', a'),   loss = sum_j mean (Q_j(s, a) - y)^2
+with R_k the discounted rewards of the k logged steps from s to s', k = 1 in both papers.
 
 Source: the authors' mopp_agent.py. Differs: targets start as copies (theirs are drawn anew);
 terminal rows are there, with their reward and without a value beyond them; a row that a time limit
@@ -18,7 +19,7 @@ import tensorflow as tf
 from mopp_tf import training
 from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import ModelConfig, QConfig
-from mopp_tf.rows import Normalizer, Rows
+from mopp_tf.rows import Normalizer, Rows, windows
 from offline_tf import fitting, networks, seeds
 from offline_tf.holdout import Split
 from offline_tf.run_record import Stage
@@ -84,15 +85,15 @@ class QFunction(tf.Module):
         return values
 
 
-def backup(rewards: Tensor, terminals: Tensor, next_values: Tensor, discount: float) -> Tensor:
-    """R + gamma * (1 - terminal) * min_j Q_j(s', a').
+def backup(rewards: Tensor, terminals: Tensor, next_values: Tensor, discounts: Tensor) -> Tensor:
+    """R + gamma^k * (1 - terminal) * min_j Q_j(s', a').
 
     Args:
-      rewards, terminals: [B].
+      rewards, terminals: [B], of the k steps up to s'.
       next_values: [2, B].
-      discount: gamma.
+      discounts: gamma^k, [B] or a number.
     """
-    return rewards + discount * (1.0 - terminals) * tf.reduce_min(next_values, axis=0)
+    return rewards + discounts * (1.0 - terminals) * tf.reduce_min(next_values, axis=0)
 
 
 def next_actions(behavior: BehaviorModel, rows: Rows, kind: str, seed: int, number: int) -> Array:
@@ -152,7 +153,7 @@ def fit(
     Returns:
       On held-out rows: "td_error" (mean squared), "gap" (mean |Q_1 - Q_2|), "mean".
     """
-    dtype = networks.training_dtype(knobs.precision)
+    dtype = networks.product_dtype(knobs.precision)
     rate = config.target_rate
 
     def move_targets() -> None:
@@ -160,10 +161,10 @@ def fit(
             slow.assign_add(rate * (fast - slow))
 
     def errors(batch: tuple[Tensor, ...], product: tf.DType) -> tuple[Tensor, Tensor]:
-        states, actions, rewards, next_states, terminals, after = batch
+        states, actions, rewards, next_states, terminals, discounts, after = batch
         given, then = q.inputs(states, actions), q.inputs(next_states, after)
         beyond = tf.stack([networks.bind(target, product)(then)[:, 0] for target in q.targets])
-        goal = tf.stop_gradient(backup(rewards, terminals, beyond, config.discount))
+        goal = tf.stop_gradient(backup(rewards, terminals, beyond, discounts))
         values = tf.stack([networks.bind(network, product)(given)[:, 0] for network in q.networks])
         return tf.reduce_mean(tf.square(values - goal), axis=1), values
 
@@ -172,13 +173,24 @@ def fit(
         return [tf.reduce_sum(errors(batch, dtype)[0])]
 
     every = config.fqe_actions == "behavior"
-    fixed = [
-        tf.constant(x[split.train])
-        for x in (rows.states, rows.actions, rows.rewards, rows.next_states, rows.terminals)
-    ]
+    window = windows(rows, config.q_return_steps, config.discount)
     logged = next_actions(behavior, rows, "data", seed, 0)
-    known = tf.constant(logged[split.train])
-    train_rows = Rows(*(x[split.train] for x in rows))
+
+    def constants(at: Array) -> list[Tensor]:
+        beyond = window.last[at]
+        columns = (
+            rows.states[at],
+            rows.actions[at],
+            window.rewards[at],
+            rows.next_states[beyond],
+            rows.terminals[beyond],
+            window.discounts[at],
+        )
+        return [tf.constant(column) for column in columns]
+
+    fixed = constants(split.train)
+    known = tf.constant(logged[window.last[split.train]])
+    train_rows = Rows(*(x[window.last[split.train]] for x in rows))
 
     @functools.lru_cache(maxsize=1)
     def drawn(number: int) -> Tensor:
@@ -187,11 +199,8 @@ def fit(
     def columns(number: int) -> tuple[Tensor, ...]:
         return (*fixed, drawn(number // _LOOKS_PER_DRAW) if every else known)
 
-    at = split.judged(training.ROWS_PER_LOOK)
-    held = tuple(
-        tf.constant(x[at])
-        for x in (rows.states, rows.actions, rows.rewards, rows.next_states, rows.terminals, logged)
-    )
+    judged = split.judged(training.ROWS_PER_LOOK)
+    held = (*constants(judged), tf.constant(logged[window.last[judged]]))
 
     @tf.function
     def judge() -> tuple[Tensor, Tensor]:

@@ -105,7 +105,7 @@ class Planner(tf.Module):
         """
         knobs = self.knobs
         bound = rollout.Bound.of(self._models, self._dtype)
-        which, draws = tf.unstack(tf.random.split(seed, 2))
+        which, draws, valuing = tf.unstack(tf.random.split(seed, 3))
         # One member for all rows, drawn anew at each step (authors).
         members = tf.random.stateless_uniform([knobs.horizon + 1, 2], which)
         sizes = [self._models.behavior.size, self._models.dynamics.size]
@@ -125,6 +125,7 @@ class Planner(tf.Module):
                 tf.repeat(plan, count, axis=0),
                 members,
                 stream,
+                valuing,
             )
             parts.append([tf.reshape(x, [-1, count, *x.shape[1:]]) for x in part])
         found = rollout.Candidates(*(tf.concat(x, axis=1) for x in zip(*parts, strict=True)))

@@ -90,6 +90,7 @@ def propose(
     knobs: PlannerConfig,
     sigma_max: float,
     seed: Tensor,
+    alike: bool = False,
 ) -> Tensor:
     """Draws `count` boosted actions per row.
 
@@ -102,6 +103,7 @@ def propose(
       knobs: `proposals` and `noise`.
       sigma_max: sigma_M; 0 keeps the model's own spread.
       seed: [2].
+      alike: whether all rows get the same noise; without effect on ancestral draws.
 
     Returns:
       [K_Q, B, A].
@@ -114,12 +116,13 @@ def propose(
         _, drawn = behavior.ancestral(rows, seed, tf.tile(scale, [count]))
         return tf.reshape(drawn, [count, -1, drawn.shape[1]])
     if knobs.noise == "after":
-        noise = tf.random.stateless_normal([count, *tf.unstack(tf.shape(modes))], seed)
+        rows_drawn = 1 if alike else tf.shape(modes)[0]
+        noise = tf.random.stateless_normal([count, rows_drawn, modes.shape[1]], seed)
         return tf.clip_by_value(modes + std * scale[:, None] * noise, -1.0, 1.0)
     many = autoregressive.Parameters(
         *(tf.broadcast_to(x, tf.concat([[count], tf.shape(x)], 0)) for x in parameters)
     )
-    return autoregressive.sample(many, True, seed, scale[:, None])
+    return autoregressive.sample(many, True, seed, scale[:, None], alike)
 
 
 def q_of_proposals(values: Tensor, rule: str) -> Tensor:
@@ -143,7 +146,8 @@ def state_value(
 ) -> Tensor:
     """V(s) = mean over K_Q actions of the behaviour and both twins of Q(s, a).
 
-    Source: the authors' _mopp_sol: actions with the model's own spread.
+    Source: the authors' _mopp_sol: actions with the model's own spread. Differs: all rows share the
+    noise, so that candidates are told apart by their states and not by their draws.
 
     Args:
       models, bound: the models.
@@ -157,7 +161,7 @@ def state_value(
     """
     inputs = models.behavior.inputs(states)
     count = knobs.q_proposals
-    actions = propose(bound.behavior(member), inputs, count, knobs, 0.0, seed)
+    actions = propose(bound.behavior(member), inputs, count, knobs, 0.0, seed, alike=True)
     rows = tf.reshape(actions, [-1, actions.shape[2]])
     values = bound.q(tf.tile(states, [count, 1]), rows)
     return tf.reduce_mean(tf.reshape(values, [2 * count, -1]), axis=0)
@@ -173,6 +177,7 @@ def roll_out(
     plan: Tensor,
     members: Tensor,
     seed: Tensor,
+    value_seed: Tensor,
 ) -> Candidates:
     """Rolls out one trajectory per row.
 
@@ -185,12 +190,12 @@ def roll_out(
       plan: [B, H, A], the shifted previous plan of the row's environment.
       members: [H + 1, 2] int32, number of the behaviour member and of the dynamics member whose
         prediction is the next state, at each step; one for all rows (authors).
-      seed: [2].
+      seed, value_seed: [2], of proposals, and of the actions that value the last state.
 
     Returns:
       Candidates.
     """
-    streams = tf.random.split(seed, knobs.horizon + 1)
+    streams = tf.random.split(seed, knobs.horizon)
     alive = tf.ones_like(states[:, 0])
     returns = tf.zeros_like(alive)
     violation = tf.zeros_like(alive)
@@ -220,9 +225,7 @@ def roll_out(
         trail.append(following)
         states = following
     if knobs.terminal_value:
-        value = state_value(
-            models, bound, states, knobs, members[knobs.horizon, 0], streams[knobs.horizon]
-        )
+        value = state_value(models, bound, states, knobs, members[knobs.horizon, 0], value_seed)
         returns += alive * value
     return Candidates(
         tf.stack(taken, axis=1),

@@ -124,6 +124,39 @@ def prepare(
     )
 
 
+class Windows(NamedTuple):
+    """Discounted rewards of up to n steps, within the episode.
+
+    Attributes:
+      rewards: [N], sum_{i < k} gamma^i r_{t+i}, k <= n where the episode ends sooner.
+      last: [N] int64, row t + k - 1, beyond which a value may follow.
+      discounts: [N], gamma^k.
+    """
+
+    rewards: Array
+    last: Array
+    discounts: Array
+
+
+def windows(rows: Rows, steps: int, discount: float) -> Windows:
+    """Sums rewards over n steps from each row on.
+
+    Args:
+      rows: in episode order.
+      steps: n, at least 1.
+      discount: gamma.
+    """
+    last = np.arange(len(rows.rewards))
+    rewards = rows.rewards.astype(np.float64)
+    discounts = np.full(len(last), discount)
+    for _ in range(steps - 1):
+        goes_on = rows.has_next[last]
+        last = last + goes_on
+        rewards += np.where(goes_on, discounts * rows.rewards[last], 0.0)
+        discounts = np.where(goes_on, discounts * discount, discounts)
+    return Windows(rewards.astype(np.float32), last, discounts.astype(np.float32))
+
+
 def dynamics_targets(rows: Rows, kind: str) -> Array:
     """[N, S + 1]: change of state ("delta") or next state ("absolute"), then the reward."""
     states = rows.next_states - rows.states if kind == "delta" else rows.next_states

@@ -216,7 +216,7 @@ def fit_members(
     Returns:
       Held-out loss, mean over members: loss_name, the sum over D, and "loss_name/<name>".
     """
-    dtype = networks.training_dtype(config.precision)
+    dtype = networks.product_dtype(config.precision)
 
     def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
         return [

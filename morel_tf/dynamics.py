@@ -173,7 +173,7 @@ def fit(
     Returns:
       Held-out error: "mse" and per dimension "mse/<name>", in standardised deltas.
     """
-    dtype = networks.training_dtype(config.precision)
+    dtype = networks.product_dtype(config.precision)
     inputs = ensemble.standardise_inputs(tf.constant(states), tf.constant(actions))
     targets = tf.constant(ensemble.deltas.normalize(next_states - states) * ensemble.mask)
     weights = networks.variables(*ensemble.members)

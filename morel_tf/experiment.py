@@ -115,7 +115,7 @@ def run(configs: Configs) -> dict[str, Any]:
         dataset=dataset_name,
         data_hash=data_hash,
         behavior_return=behavior_return,
-        training_dtype=networks.training_dtype(configs.dynamics.precision).name,
+        training_dtype=networks.product_dtype(configs.dynamics.precision).name,
     )
     if not record.stage("data").complete:
         record.stage("data").finish({"rows": len(data)}, time.monotonic() - began)

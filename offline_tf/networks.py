@@ -168,7 +168,7 @@ def bind(
     return forward(read(model, dtype, constant))
 
 
-def training_dtype(precision: str) -> tf.DType:
+def product_dtype(precision: str) -> tf.DType:
     """Resolves "float32", "bfloat16" or "auto" (bfloat16 where this CPU multiplies it natively)."""
     if precision == "auto":
         flags = pathlib.Path("/proc/cpuinfo")

@@ -83,9 +83,10 @@ def test_backup_by_hand():
 
 @pytest.mark.parametrize("actions", ["data", "behavior"])
 @pytest.mark.parametrize("last", ["terminal", "timeout"])
-def test_a_chain_converges_to_the_linear_solution(tmp_path, last, actions):
+@pytest.mark.parametrize("return_steps", [1, 2])
+def test_a_chain_converges_to_the_linear_solution(tmp_path, last, actions, return_steps):
     table = chain(last)
-    q, report = fitted(tmp_path, table, fqe_actions=actions)
+    q, report = fitted(tmp_path, table, fqe_actions=actions, q_return_steps=return_steps)
     transition = np.array([[0, 1, 0], [0, 0, 1], [0, 0, 0.0 if last == "terminal" else 1.0]])
     exact = np.linalg.solve(np.eye(3) - GAMMA * transition, [1.0, 2.0, 4.0])
     found = q.bind()(tf.constant(table.states), tf.constant(table.actions)).numpy()

@@ -146,6 +146,7 @@ def test_a_return_by_hand():
         tf.zeros([3, 3, 1]),
         tf.constant(members),
         tf.constant([3, 4]),
+        tf.constant([5, 6]),
     )
     for row in range(3):
         state, total = STATES[row].astype(np.float64), 0.0
@@ -159,6 +160,33 @@ def test_a_return_by_hand():
         total += -(state @ state)
         np.testing.assert_allclose(found.returns[row], total, rtol=1e-4)
     np.testing.assert_allclose(found.uncertainty, 0.2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("noise", ["before", "after"])
+def test_equal_last_states_have_equal_values(noise):
+    """Values are told apart by states: every candidate's actions carry the same noise."""
+
+    class OfActions(Value):
+        def bind(self, dtype=tf.float32, constant=False):
+            return lambda states, actions: tf.stack([actions[:, 0], 3.0 * actions[:, 0]])
+
+    knobs = dataclasses.replace(KNOBS, q_proposals=4, noise=noise)
+    models = rollout.Models(behavior(), LinearDynamics(), OfActions(W))
+    states = tf.constant(np.repeat(STATES, 5, axis=0))
+    found = [
+        rollout.state_value(
+            models,
+            rollout.Bound.of(models, tf.float32),
+            states,
+            knobs,
+            tf.constant(0),
+            tf.constant([seed, 0]),
+        ).numpy()
+        for seed in (1, 2)
+    ]
+    for values in found:
+        np.testing.assert_allclose(values.reshape(3, 5), values.reshape(3, 5)[:, :1] + np.zeros(5))
+    assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_one_does_not():
@@ -332,8 +360,7 @@ def test_the_penalty_is_paid_for_doubt_above_the_limit_where_the_fallback_chose(
     )
     assert paid.fallback.numpy().all() == (limit < 0.0)
     models = rollout.Models(behavior(), Doubtful(), Value(W))
-    which, draws = tf.unstack(tf.random.split([1, 2], 2))
-    del which
+    _, draws, valuing = tf.unstack(tf.random.split([1, 2], 3))
     streams = tf.unstack(tf.random.split(draws, 2))
     doubt = np.concatenate(
         [
@@ -347,6 +374,7 @@ def test_the_penalty_is_paid_for_doubt_above_the_limit_where_the_fallback_chose(
                 tf.zeros([750, 2, 1]),
                 tf.zeros([3, 2], tf.int32),
                 stream,
+                valuing,
             )
             .uncertainty.numpy()
             .reshape(3, 250, 2)

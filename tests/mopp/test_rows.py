@@ -181,3 +181,28 @@ def test_no_normalizer_changes_nothing(kind):
     for statistics, width in zip(rows.fit_normalizer(found, kind, False), (2, 1, 3)):
         np.testing.assert_array_equal(statistics.shift, np.zeros(width))
         np.testing.assert_array_equal(statistics.scale, np.ones(width))
+
+
+def test_windows_by_hand():
+    data = _data([1.0, 2.0, 4.0, 8.0, 16.0], "--t-o")
+    found = rows.windows(rows.prepare(toys.cart(), data, NONE), 2, 0.5)
+    np.testing.assert_allclose(found.rewards, [2.0, 4.0, 4.0, 16.0, 16.0])
+    np.testing.assert_array_equal(found.last, [1, 2, 2, 4, 4])
+    np.testing.assert_allclose(found.discounts, [0.25, 0.25, 0.5, 0.25, 0.5])
+    one = rows.windows(rows.prepare(toys.cart(), data, NONE), 1, 0.5)
+    np.testing.assert_array_equal(one.last, np.arange(5))
+    np.testing.assert_array_equal(one.rewards, data.rewards)
+    np.testing.assert_allclose(one.discounts, 0.5)
+
+
+def test_windows_equal_the_loop_over_episodes():
+    data = toys.transitions((5, 1, 7, 3, 1, 2))
+    table = rows.prepare(toys.cart(), data, rows.RewardScale(0.1, 2.0))
+    found = rows.windows(table, 4, 0.9)
+    for episode in data.episodes():
+        for t in range(episode.start, episode.stop):
+            steps = range(t, min(t + 4, episode.stop))
+            expected = sum(0.9**i * float(table.rewards[j]) for i, j in enumerate(steps))
+            np.testing.assert_allclose(found.rewards[t], expected, rtol=1e-5)
+            assert found.last[t] == steps[-1]
+            np.testing.assert_allclose(found.discounts[t], 0.9 ** len(steps), rtol=1e-6)

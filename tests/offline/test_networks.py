@@ -99,10 +99,10 @@ def test_mlp_repeats_by_generator():
     assert (other(x) != mlp()(x)).numpy().all()
 
 
-def test_training_dtype():
-    assert networks.training_dtype("float32") == tf.float32
-    assert networks.training_dtype("bfloat16") == tf.bfloat16
-    assert networks.training_dtype("auto") in (tf.float32, tf.bfloat16)
+def test_product_dtype():
+    assert networks.product_dtype("float32") == tf.float32
+    assert networks.product_dtype("bfloat16") == tf.bfloat16
+    assert networks.product_dtype("auto") in (tf.float32, tf.bfloat16)
 
 
 # --- fitting ---
