@@ -1,6 +1,6 @@
 """Runs a list of trainings, some at a time, and puts each finished one into its record.
 
-python benchmarks/campaign.py benchmarks/campaigns/mopp-default.txt --workers 2
+python -m benchmarks.campaign benchmarks/campaigns/mopp-default.txt --workers 2
 
 A line of the list is what follows "python -m". Lines whose command stands in results/LIST.json are
 done; the others go on where they stopped. Each run has one thread, so times say nothing. Ctrl-C

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 from typing import Any
 
+from offline_tf import tasks
 from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
 
@@ -17,12 +18,13 @@ from offline_tf.types import UserError
 class RunConfig:
     """Run: task, data, folder, evaluation."""
 
-    env: str = knob("hopper", "Task: hopper, walker2d, halfcheetah, ant or a registered one.")
+    env: str = knob("hopper", tasks.ENV_HELP)
     physics: str = knob(
         "v2",
         "Robot physics: v2 (the paper, D4RL), v4 or v5 (Gymnasium).",
         choices=("v2", "v4", "v5"),
     )
+    simulator: str = knob("mujoco", tasks.SIMULATOR_HELP, choices=tasks.SIMULATORS)
     preset: str = knob(
         "default",
         "Set of knob values for the task and data set; flags that you give win over it. default: "

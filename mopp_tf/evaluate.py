@@ -13,6 +13,7 @@ from mopp_tf import config, experiment
 from offline_tf import outcome, process, tasks
 from offline_tf.knobs import check, knob
 from offline_tf.run_record import RunRecord, write_json
+from offline_tf.tasks import environments
 from offline_tf.types import UserError
 
 USAGE = """
@@ -33,6 +34,7 @@ class EvaluateConfig:
     episodes: int = knob(20, "Episodes, in one batch.", low=1)
     seed: int = knob(1000, "Random seed of start states and proposals.", low=0)
     physics: str = knob("", "Robot physics; empty: the run's.", choices=("", "v2", "v4", "v5"))
+    simulator: str = knob("mujoco", tasks.SIMULATOR_HELP, choices=tasks.SIMULATORS)
     watch: tuple[str, ...] = knob((), "Names of observations to keep per step.")
     output: str = knob("", "Name of the report; empty: RUN/evaluation.json and .npz.")
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
@@ -49,7 +51,8 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     threads = process.use_threads(config_.threads)
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
     configs = experiment.from_manifest(record.manifest)
-    task = outcome.of_run(tasks.get(configs.run.env), configs.run.seed, record)
+    task = tasks.get(configs.run.env, config_.simulator)
+    task = outcome.of_run(task, configs.run.seed, record)
     unknown = sorted(set(config_.watch) - set(task.observation_names))
     if unknown:
         raise UserError(
@@ -58,10 +61,11 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     planner = experiment.make_planner(
         task, configs, experiment.load(configs, task, record), control
     )
+    physics = config_.physics or configs.run.physics
     stage = record.stage("evaluate")
     found = experiment.evaluate_planner(
         planner,
-        config_.physics or configs.run.physics,
+        physics,
         config_.episodes,
         config_.seed,
         "evaluate",
@@ -71,6 +75,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     )
     report = {
         "env": task.name,
+        "physics": environments.physics_of(task, physics),
         "seed": config_.seed,
         "episodes": config_.episodes,
         **dataclasses.asdict(control),

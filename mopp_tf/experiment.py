@@ -17,6 +17,7 @@ from offline_tf import networks, outcome, process, seeds, tasks
 from offline_tf.datasets import checks, d4rl, made, sources
 from offline_tf.knobs import rebuild
 from offline_tf.run_record import RunRecord, write_json
+from offline_tf.tasks import environments
 from offline_tf.types import TaskSpec, Tensor, Transitions, UserError
 
 # Flags that may differ when a run is continued: they do not decide the result.
@@ -110,7 +111,7 @@ def run(configs: Configs) -> dict[str, Any]:
     """
     run_config = configs.run
     threads = process.use_threads(run_config.threads)
-    task = tasks.get(run_config.env)
+    task = tasks.get(run_config.env, run_config.simulator)
     folder = pathlib.Path(run_config.workdir) if run_config.workdir else default_workdir(run_config)
     began = time.monotonic()
     RunRecord.check_folder(folder, run_config.algorithm, configs.flat(), FREE_FLAGS)
@@ -337,7 +338,7 @@ def summarize(
         "algorithm": configs.run.algorithm,
         "env": task.name,
         "dataset": dataset_name,
-        "physics": configs.run.physics,
+        "physics": environments.physics_of(task, configs.run.physics),
         "preset": configs.run.preset,
         "variant": variant(configs),
         "seed": configs.run.seed,

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from offline_tf import seeds
-from offline_tf.tasks.simulator import Simulator
+from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Tensor
 
 
@@ -61,7 +61,7 @@ def run(
     Returns:
       Rollouts.
     """
-    simulator = Simulator(task, physics, episodes, threads)
+    simulator = environments.make_simulator(task, physics, episodes, threads)
     simulator.reset(seeds.generator(seed, f"simulation/{name}/start"))
     observations = simulator.observations()
     memory = start(tf.constant(observations))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from offline_tf import tasks
 from offline_tf.knobs import check, knob
 
 
@@ -12,12 +13,13 @@ from offline_tf.knobs import check, knob
 class RunConfig:
     """Run: task, data, folder, evaluation."""
 
-    env: str = knob("hopper", "Task: hopper, walker2d, halfcheetah, ant or a registered one.")
+    env: str = knob("hopper", tasks.ENV_HELP)
     physics: str = knob(
         "v2",
         "Robot physics: v2 (both papers, D4RL), v4 or v5 (Gymnasium).",
         choices=("v2", "v4", "v5"),
     )
+    simulator: str = knob("mujoco", tasks.SIMULATOR_HELP, choices=tasks.SIMULATORS)
     preset: str = knob(
         "default",
         "Set of knob values for the task; flags that you give win over it. default: what works "
@@ -252,7 +254,7 @@ STAGES: tuple[Any, ...] = (
 class BehaviorConfig:
     """Behaviour policy: natural policy gradient in the real simulator."""
 
-    env: str = knob("hopper", "Task: hopper, walker2d, halfcheetah, ant or a registered one.")
+    env: str = knob("hopper", tasks.ENV_HELP)
     physics: str = knob("v2", "Robot physics.", choices=("v2", "v4", "v5"))
     seed: int = knob(0, "Random seed.", low=0, high=2**31 - 1)
     target_return: float | None = knob(

@@ -12,6 +12,7 @@ from morel_tf import experiment
 from offline_tf import evaluation, process, tasks
 from offline_tf.knobs import check, knob
 from offline_tf.run_record import RunRecord, write_json
+from offline_tf.tasks import environments
 from offline_tf.types import UserError
 
 USAGE = """
@@ -29,6 +30,7 @@ class EvaluateConfig:
     episodes: int = knob(100, "Episodes per kind of action.", low=1)
     seed: int = knob(1000, "Random seed of start states and actions.", low=0)
     physics: str = knob("", "Robot physics; empty: the run's.", choices=("", "v2", "v4", "v5"))
+    simulator: str = knob("mujoco", tasks.SIMULATOR_HELP, choices=tasks.SIMULATORS)
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
 
     def __post_init__(self) -> None:
@@ -43,10 +45,14 @@ def main(config: EvaluateConfig) -> None:
     threads = process.use_threads(config.threads)
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
     configs = experiment.from_manifest(record.manifest)
-    task = tasks.get(configs.run.env)
+    task = tasks.get(configs.run.env, config.simulator)
     policy = experiment.load_policy(configs, record).numpy()
     physics = config.physics or configs.run.physics
-    report: dict[str, object] = {"env": task.name, "physics": physics, "seed": config.seed}
+    report: dict[str, object] = {
+        "env": task.name,
+        "physics": environments.physics_of(task, physics),
+        "seed": config.seed,
+    }
     for kind in ("mean", "stochastic"):
         found = evaluation.evaluate(
             policy,

@@ -17,6 +17,7 @@ from offline_tf.datasets.made import load_or_make
 from offline_tf.knobs import rebuild
 from offline_tf.policy import GaussianPolicy, NumpyPolicy
 from offline_tf.run_record import RunRecord, write_json
+from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 # Flags that may differ when a run is continued: they do not decide the result.
@@ -96,7 +97,7 @@ def run(configs: Configs) -> dict[str, Any]:
     """
     run_config = configs.run
     threads = process.use_threads(run_config.threads)
-    task = tasks.get(run_config.env)
+    task = tasks.get(run_config.env, run_config.simulator)
     folder = pathlib.Path(run_config.workdir) if run_config.workdir else default_workdir(run_config)
     began = time.monotonic()
     RunRecord.check_folder(folder, "morel", configs.flat(), FREE_FLAGS)
@@ -305,7 +306,7 @@ def summarize(
         "algorithm": "morel" if configs.usad.threshold_rule != "none" else "naive_mbrl",
         "env": task.name,
         "dataset": dataset_name,
-        "physics": configs.run.physics,
+        "physics": environments.physics_of(task, configs.run.physics),
         "preset": configs.run.preset,
         "seed": configs.run.seed,
         "commit": record.manifest["commit"],

@@ -28,8 +28,9 @@ policy and 20 % uniform random actions, by episode.
 class CollectConfig:
     """Collection."""
 
-    env: str = knob("hopper", "Task: hopper, walker2d, halfcheetah, ant or a registered one.")
+    env: str = knob("hopper", tasks.ENV_HELP)
     physics: str = knob("v2", "Robot physics.", choices=("v2", "v4", "v5"))
+    simulator: str = knob("mujoco", tasks.SIMULATOR_HELP, choices=tasks.SIMULATORS)
     exploration: str = knob(
         "pure",
         "Which mixture.",
@@ -54,7 +55,7 @@ class CollectConfig:
 
 def main(config: CollectConfig) -> None:
     """Collects."""
-    task = tasks.get(config.env)
+    task = tasks.get(config.env, config.simulator)
     name = (
         f"{config.env}-{config.physics}-{config.exploration}-{config.num_steps}-seed{config.seed}"
     )

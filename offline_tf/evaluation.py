@@ -8,7 +8,7 @@ import numpy as np
 
 from offline_tf import seeds
 from offline_tf.policy import NumpyPolicy
-from offline_tf.tasks.simulator import Simulator
+from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec
 
 
@@ -52,16 +52,16 @@ def evaluate(
       seed, name: of the random stream.
       horizon: steps at most; default the task's time limit.
       starts: physical states (qpos [n, Q], qvel [n, V]) to draw start states from; default the
-        task's own start distribution.
+        task's own start distribution, as where the simulator's state cannot be set.
       threads: of the simulators.
 
     Returns:
       An Evaluation.
     """
     generator = seeds.generator(seed, f"evaluation/{name}/{'sample' if stochastic else 'mean'}")
-    simulator = Simulator(task, physics, episodes, threads)
+    simulator = environments.make_simulator(task, physics, episodes, threads)
     simulator.reset(generator)
-    if starts is not None:
+    if starts is not None and simulator.has_states:
         chosen = generator.integers(len(starts[0]), size=episodes)
         simulator.set_states(starts[0][chosen], starts[1][chosen])
     limit = task.max_episode_steps if horizon is None else horizon

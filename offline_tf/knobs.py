@@ -55,6 +55,10 @@ def check(config: Any) -> None:
 
 
 def rebuild(cls: type, flags: dict[str, Any]) -> Any:
-    """Builds a stage dataclass from a manifest's flags, where tuples are lists."""
-    values = {field.name: flags[field.name] for field in dataclasses.fields(cls)}
+    """Builds a stage dataclass from a manifest's flags, where tuples are lists.
+
+    A flag that is younger than the run has its default.
+    """
+    names = [field.name for field in dataclasses.fields(cls) if field.name in flags]
+    values = {name: flags[name] for name in names}
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

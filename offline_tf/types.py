@@ -112,6 +112,19 @@ class SimulationSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class EnvironmentSpec:
+    """A task that another library simulates.
+
+    Attributes:
+      library: "gymnasium" or "mujoco_py".
+      id: of the environment there.
+    """
+
+    library: str
+    id: str
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskSpec:
     """A control task: what is observed, what is paid, when it ends.
 
@@ -150,7 +163,7 @@ class TaskSpec:
     velocity_limit: float | None = None
     finite_difference: tuple[tuple[int, int], ...] = ()
     reference_returns: tuple[float, float] | None = None
-    simulation: SimulationSpec | None = None
+    simulation: SimulationSpec | EnvironmentSpec | None = None
 
     @property
     def state_dim(self) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 
 from offline_tf.policy import NumpyPolicy
 from offline_tf.seeds import generator as named_generator
-from offline_tf.tasks.simulator import Simulator
+from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Transitions
 
 EXPLORATIONS = ("pure", "eps1", "eps3", "gauss1", "gauss3", "random")
@@ -111,7 +111,7 @@ class _Recorder:
 
 def _collect_component(
     component: str,
-    simulator: Simulator,
+    simulator: environments.AnySimulator,
     policy: NumpyPolicy | None,
     stochastic: bool,
     num_steps: int,
@@ -161,6 +161,8 @@ def _collect_component(
                 contiguous += 1
         progress(min(length, num_steps))
     columns = recorder.stacked()
+    if not columns["qpos"].shape[2]:  # an environment that does not tell its physical state
+        del columns["qpos"], columns["qvel"]
     episodes, remaining = [], num_steps
     for index in range(contiguous):
         path, start, end = finished[index]
@@ -204,7 +206,9 @@ def collect(
     Returns:
       The transitions with actions clipped to the bounds, episodes of all components shuffled.
     """
-    simulator = Simulator(task, physics, min(simulators, max(1, num_steps // 100)), threads)
+    simulator = environments.make_simulator(
+        task, physics, min(simulators, max(1, num_steps // 100)), threads
+    )
     episodes: list[dict[str, Array]] = []
     codes: list[int] = []
     began, last, done_before = time.monotonic(), 0.0, 0
@@ -232,6 +236,6 @@ def collect(
     components = np.concatenate(
         [np.full(len(episodes[i]["rewards"]), codes[i], np.uint8) for i in permutation]
     )
-    names = [f.name for f in dataclasses.fields(Transitions)]
+    names = [f.name for f in dataclasses.fields(Transitions) if f.name in episodes[0]]
     transitions = Transitions(**{name: column(name) for name in names})
     return Collected(transitions, column("log_probs"), components)

@@ -26,7 +26,7 @@ class ConvertConfig:
     """Conversion."""
 
     dataset: str = knob("", "What to read.")
-    env: str = knob("hopper", "Task: hopper, walker2d, halfcheetah, ant or a registered one.")
+    env: str = knob("hopper", tasks.ENV_HELP)
     output: str = knob("", "HDF5 file, or folder of the Minari data set; must not exist.")
     form: str = knob("d4rl", "What to write.", choices=("d4rl", "minari"))
     dataset_id: str = knob("", "Minari's id; empty: offline/NAME-v0.")

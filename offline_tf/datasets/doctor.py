@@ -31,7 +31,7 @@ class DoctorConfig:
     """Doctor."""
 
     dataset: str = knob("", "What to look at; everything that training takes.")
-    env: str = knob("hopper", "Task: hopper, walker2d, halfcheetah, ant or a registered one.")
+    env: str = knob("hopper", tasks.ENV_HELP)
     output: str = knob("", "Name of the report, .txt and .json; empty: doctor-NAME here.")
     replay: bool = knob(True, "Replay transitions in the simulator.")
     seed: int = knob(0, "Which transitions are replayed.", low=0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from offline_tf import seeds
 from offline_tf.tasks.simulator import Simulator
-from offline_tf.types import Array, TaskSpec, Transitions
+from offline_tf.types import Array, SimulationSpec, TaskSpec, Transitions
 
 PHYSICS = ("v2", "v4", "v5")
 _ROWS = 2000
@@ -52,7 +52,7 @@ def find_physics(
     Returns:
       A Replay, or None where the task has no simulator or the observation does not fix the state.
     """
-    if task.simulation is None:
+    if not isinstance(task.simulation, SimulationSpec):
         return None
     usable = ~data.terminals
     if task.velocity_limit is not None:

@@ -1,4 +1,7 @@
-"""The registry of tasks: `get("hopper")`, or `get("plant.py:SPEC")`; `register(spec)` adds one."""
+"""The registry of tasks: `get("hopper")`, `get("plant.py:SPEC")`, `get("Pendulum-v1")`.
+
+`register(spec)` adds one.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,12 @@ import pathlib
 
 from offline_tf.types import TaskSpec, UserError
 
+ENV_HELP = "Task: hopper, walker2d, halfcheetah, ant, FILE.py:NAME, or a Gymnasium id."
+SIMULATOR_HELP = (
+    "What runs the robots: mujoco, or mujoco_py, OpenAI Gym's -v2 environments (Python 3.10 and "
+    "requirements-original.txt)."
+)
+SIMULATORS = ("mujoco", "mujoco_py")
 _BUILT_IN = ("hopper", "walker2d", "halfcheetah", "ant")
 _registered: dict[str, TaskSpec] = {}
 
@@ -29,26 +38,49 @@ def register(spec: TaskSpec) -> None:
     _registered[spec.name] = spec
 
 
-def get(name: str) -> TaskSpec:
-    """Returns the task of that name, or the one that FILE.py:NAME defines.
+def get(name: str, simulator: str = "mujoco") -> TaskSpec:
+    """Returns the task of that name, the one that FILE.py:NAME defines, or a Gymnasium environment.
+
+    Args:
+      name: the value of --env.
+      simulator: the value of --simulator.
 
     Raises:
-      UserError: unknown name; the message gives the nearest one. Or the file defines no such task.
+      UserError: unknown name; the message gives the nearest one. Or the file defines no such task,
+        or there is no such environment.
     """
+    found = _named(name)
+    if simulator == "mujoco":
+        return found
+    return importlib.import_module("offline_tf.tasks.environments").in_library(found, simulator)
+
+
+def _named(name: str) -> TaskSpec:
     if ".py:" in name:
         return _from_file(name)
     if name in _registered:
         return _registered[name]
     if name in _BUILT_IN:
         return importlib.import_module(f"offline_tf.tasks.{name}").SPEC
+    robot, separator, version = name.rpartition("-")
+    if separator and robot.lower() in _BUILT_IN:
+        raise UserError(
+            f"--env: {name} is one of our own robots; say --env={robot.lower()} --physics={version}"
+        )
+    environments = importlib.import_module("offline_tf.tasks.environments")
+    if environments.is_id(name):
+        return environments.task_of(name)
     near = difflib.get_close_matches(name, names(), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"--env: expected one of {', '.join(names())}, got {name!r}{hint}")
+    raise UserError(
+        f"--env: expected one of {', '.join(names())}, FILE.py:NAME or a Gymnasium id, "
+        f"got {name!r}{hint}"
+    )
 
 
 def short_name(name: str) -> str:
-    """What a value of --env is called in names of files: NAME of FILE.py:NAME, in lower case."""
-    return name.rpartition(":")[2].lower() if ".py:" in name else name
+    """What a value of --env is called in names of files: what follows a colon, in lower case."""
+    return name.rpartition(":")[2].lower().replace("/", "-")
 
 
 def _from_file(name: str) -> TaskSpec:

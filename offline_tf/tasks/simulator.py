@@ -22,7 +22,7 @@ import mujoco
 import mujoco.rollout
 import numpy as np
 
-from offline_tf.types import Array, TaskSpec, UserError
+from offline_tf.types import Array, SimulationSpec, TaskSpec, UserError
 
 _TWO_SPHERES = """<mujoco><worldbody><geom size="1" margin="0.5"/><body pos="0 0 2">
 <freejoint/><geom size="1" margin="0.5"/></body></worldbody></mujoco>"""
@@ -38,7 +38,7 @@ def load_model(task: TaskSpec, physics: str = "v2") -> mujoco.MjModel:
     Raises:
       UserError: the task has no simulator, or the physics is unknown.
     """
-    if task.simulation is None:
+    if not isinstance(task.simulation, SimulationSpec):
         raise UserError(f"--env={task.name}: this task declares no simulator")
     if physics not in PHYSICS:
         raise UserError(f"--physics: expected one of {', '.join(PHYSICS)}, got {physics!r}")
@@ -82,7 +82,7 @@ class Simulator:
         self.physics = physics
         self.count = count
         self.model = load_model(task, physics)
-        assert task.simulation is not None
+        assert isinstance(task.simulation, SimulationSpec)
         self._spec = task.simulation
         self._contact_weight = self._spec.contact_cost.get(physics, 0.0)
         self._data = [mujoco.MjData(self.model) for _ in range(max(threads, 1))]
@@ -96,6 +96,11 @@ class Simulator:
         self._next = np.zeros((count, self._spec.frame_skip, size))
         self._sensors = np.zeros((count, self._spec.frame_skip, self.model.nsensordata))
         self.elapsed = np.zeros(count, np.int64)
+
+    @property
+    def has_states(self) -> bool:
+        """Whether physical states can be read and set."""
+        return True
 
     @property
     def qpos(self) -> Array:
