@@ -44,7 +44,11 @@ class CollectConfig:
         "The behaviour policy draws from its Gaussian, or acts by its mean.",
         choices=("stochastic", "mean"),
     )
-    policy: str = knob("", "Weight file of the behaviour policy; empty: the shipped one.")
+    policy: str = knob(
+        "",
+        "Behaviour policy: a weight file of ours, a zip file of Stable-Baselines3, or the folder of a "
+        "SavedModel; empty: the shipped one.",
+    )
     output: str = knob("", "HDF5 file; empty: ENV-PHYSICS-EXPLORATION-STEPS-seedN.hdf5 here.")
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
 

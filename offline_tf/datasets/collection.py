@@ -12,12 +12,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from offline_tf.foreign_policy import ForeignPolicy
 from offline_tf.policy import NumpyPolicy
 from offline_tf.seeds import generator as named_generator
 from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Transitions
 
 EXPLORATIONS = ("pure", "eps1", "eps3", "gauss1", "gauss3", "random")
+AnyPolicy = NumpyPolicy | ForeignPolicy
 COMPONENTS = ("policy", "eps1", "eps3", "gauss1", "gauss3", "random")
 _NOISE = {"eps1": 0.1, "eps3": 0.3, "gauss1": 0.1, "gauss3": 0.3}
 
@@ -51,7 +53,7 @@ def budget(exploration: str, num_steps: int) -> dict[str, int]:
 def draw_actions(
     component: str,
     task: TaskSpec,
-    policy: NumpyPolicy | None,
+    policy: AnyPolicy | None,
     stochastic: bool,
     observations: Array,
     generator: np.random.Generator,
@@ -61,7 +63,7 @@ def draw_actions(
     Args:
       component: one of COMPONENTS.
       task: for the bounds.
-      policy: the behaviour policy; None only for "random".
+      policy: the behaviour policy; None only for "random". The density of a foreign one is unknown.
       stochastic: whether the behaviour policy draws from its Gaussian or acts by its mean.
       observations: [B, S].
       generator: draws.
@@ -76,15 +78,19 @@ def draw_actions(
     if component == "random":
         return uniform, np.full(count, uniform_log_density)
     assert policy is not None
-    mean = policy.mean(observations)
-    std = np.exp(policy.log_std) if stochastic else np.zeros_like(policy.log_std)
+    if isinstance(policy, NumpyPolicy):
+        mean = policy.mean(observations)
+        std = np.exp(policy.log_std) if stochastic else np.zeros_like(policy.log_std)
+    else:
+        mean = policy.act(observations, generator, stochastic)
+        std = np.zeros(task.action_dim, np.float32)
     if component.startswith("gauss"):
         std = np.sqrt(std**2 + _NOISE[component] ** 2)
     actions = mean + std * generator.standard_normal(mean.shape, dtype=np.float32)
     noise = _NOISE[component] if component.startswith("eps") else 0.0
     replaced = generator.uniform(size=count) < noise
     actions = np.where(replaced[:, None], uniform, actions).astype(np.float32)
-    if not std.all():
+    if not std.all() or not isinstance(policy, NumpyPolicy):
         return actions, np.full(count, np.nan)
     z = (actions - mean) / std
     log_density = -0.5 * np.sum(z * z + np.log(2 * np.pi), axis=1) - np.log(std).sum()
@@ -112,7 +118,7 @@ class _Recorder:
 def _collect_component(
     component: str,
     simulator: environments.AnySimulator,
-    policy: NumpyPolicy | None,
+    policy: AnyPolicy | None,
     stochastic: bool,
     num_steps: int,
     generator: np.random.Generator,
@@ -180,7 +186,7 @@ def _collect_component(
 def collect(
     task: TaskSpec,
     physics: str,
-    policy: NumpyPolicy | None,
+    policy: AnyPolicy | None,
     exploration: str,
     num_steps: int,
     seed: int,

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from offline_tf import foreign_policy, seeds
 from offline_tf import policy as policy_file
-from offline_tf import seeds
 from offline_tf.datasets import collection, d4rl
 from offline_tf.types import TaskSpec, Transitions, UserError
 
@@ -55,7 +55,9 @@ def make(
     Raises:
       UserError: the behaviour policy is missing.
     """
-    policy, about = (None, {}) if exploration == "random" else policy_file.load(policy_path)
+    policy, about = (
+        (None, {}) if exploration == "random" else foreign_policy.load(policy_path, task)
+    )
     made = collection.collect(
         task,
         physics,

@@ -226,7 +226,7 @@ class CountingSimulator:
 @pytest.mark.parametrize("steps", [500, 507, 511])
 def test_episodes_are_kept_in_the_order_they_start(hopper, monkeypatch, simulators, steps):
     # Keeping them in the order in which they end would prefer the short ones.
-    monkeypatch.setattr(collection, "Simulator", CountingSimulator)
+    monkeypatch.setattr(collection.environments, "make_simulator", CountingSimulator)
     found = collection.collect(hopper, "v2", None, "random", steps, 0, simulators=simulators)
     data = found.transitions
     lengths = {}

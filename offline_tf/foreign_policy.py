@@ -1,0 +1,272 @@
+"""Policies of other libraries, to make data with: SavedModels, and Stable-Baselines3's zip files.
+
+A zip file of PPO, A2C, SAC, TD3 or DDPG with an MLP is read without torch and without running anything
+in it: its weights are a pickle that may name tensors and nothing else.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pathlib
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from offline_tf import policy as policy_file
+from offline_tf.datasets.columns import check_size
+from offline_tf.types import Array, TaskSpec, UserError
+
+_STORAGES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "LongStorage": np.int64}
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "Tanh": np.tanh,
+    "ReLU": lambda x: np.maximum(x, 0.0),
+    "ELU": lambda x: np.where(x > 0.0, x, np.expm1(np.minimum(x, 0.0))),
+    "LeakyReLU": lambda x: np.where(x > 0.0, x, 0.01 * x),
+}
+_Layers = list[tuple[Array, Array]]
+
+
+class ForeignPolicy(Protocol):
+    """A policy whose density is not known."""
+
+    def act(self, observations: Array, generator: np.random.Generator, stochastic: bool) -> Array:
+        """[B, S] -> [B, A] actions, not clipped to the bounds."""
+        ...
+
+
+def load(
+    path: pathlib.Path, task: TaskSpec
+) -> tuple[policy_file.NumpyPolicy | ForeignPolicy, dict[str, Any]]:
+    """Reads our weight file, a zip file of Stable-Baselines3, or the folder of a SavedModel.
+
+    Args:
+      path: of the policy.
+      task: dimensions and bounds.
+
+    Returns:
+      The policy, and what its file says of itself.
+
+    Raises:
+      UserError: it is none of these, is damaged, or does not fit the task.
+    """
+    if path.is_dir():
+        return SavedModelPolicy(path, task), {}
+    if path.suffix == ".zip":
+        return read_sb3(path, task), {}
+    return policy_file.load(path)
+
+
+class SavedModelPolicy:
+    """The signature serving_default {observation [B, S]} -> {action [B, A]}; always deterministic."""
+
+    def __init__(self, path: pathlib.Path, task: TaskSpec) -> None:
+        """Loads it and acts once.
+
+        Raises:
+          UserError: there is no such signature, or it does not fit the task.
+        """
+        try:
+            self._model = tf.saved_model.load(str(path))  # signatures die with their model
+            self._call = self._model.signatures["serving_default"]
+            shape = self._call(observation=tf.zeros([1, task.state_dim]))["action"].shape
+        except Exception as error:  # TensorFlow raises many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"--policy: expected a SavedModel in {path} whose signature serving_default maps "
+                f"observation [B, {task.state_dim}] to action: {reason}"
+            ) from None
+        if tuple(shape) != (1, task.action_dim):
+            raise UserError(
+                f"--policy: {path} yields actions {tuple(shape[1:])}, --env={task.name} takes "
+                f"{task.action_dim}"
+            )
+
+    def act(self, observations: Array, generator: np.random.Generator, stochastic: bool) -> Array:
+        """See `ForeignPolicy`."""
+        del generator, stochastic
+        return self._call(observation=tf.constant(observations, tf.float32))["action"].numpy()
+
+
+class MlpPolicy:
+    """An MLP of Stable-Baselines3.
+
+    Gaussian (PPO, A2C): mean + std * noise. Squashed (SAC): tanh(mean + std(s) * noise), mapped to the
+    bounds. Deterministic (TD3, DDPG): tanh(mean), mapped to the bounds.
+    """
+
+    def __init__(
+        self,
+        hidden: _Layers,
+        mean: tuple[Array, Array],
+        log_std: Array | tuple[Array, Array] | None,
+        activation: Callable[[Array], Array],
+        bounds: tuple[Array, Array] | None,
+    ) -> None:
+        """Holds the weights.
+
+        Args:
+          hidden: (kernel [I, O], bias [O]) per layer.
+          mean: the last layer.
+          log_std: [A], or a layer, or None without noise.
+          activation: of the hidden layers.
+          bounds: low and high [A] that tanh is mapped to; None without tanh.
+        """
+        self._hidden = hidden
+        self._mean = mean
+        self._log_std = log_std
+        self._activation = activation
+        self._bounds = bounds
+
+    def act(self, observations: Array, generator: np.random.Generator, stochastic: bool) -> Array:
+        """See `ForeignPolicy`."""
+        x = np.asarray(observations, np.float32)
+        for kernel, bias in self._hidden:
+            x = self._activation(x @ kernel + bias)
+        action = x @ self._mean[0] + self._mean[1]
+        if stochastic and self._log_std is not None:
+            log_std = self._log_std
+            if isinstance(log_std, tuple):
+                log_std = np.clip(x @ log_std[0] + log_std[1], -20.0, 2.0)  # SB3's sac/policies.py
+            noise = generator.standard_normal(action.shape, dtype=np.float32)
+            action = action + np.exp(log_std) * noise
+        if self._bounds is not None:
+            low, high = self._bounds
+            action = low + 0.5 * (np.tanh(action) + 1.0) * (high - low)
+        return action.astype(np.float32)
+
+
+def read_sb3(path: pathlib.Path, task: TaskSpec) -> MlpPolicy:
+    """Reads the actor of a Stable-Baselines3 zip file.
+
+    Args:
+      path: of the zip file.
+      task: dimensions and bounds.
+
+    Raises:
+      UserError: no such file, damaged, of a kind that is not read, or it does not fit the task.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            check_size(sum(item.file_size for item in archive.infolist()), str(path))
+            about = json.loads(archive.read("data"))
+            weights = _tensors(archive.read("policy.pth"), str(path))
+        return _policy(weights, about, task, path)
+    except FileNotFoundError:
+        raise UserError(f"--policy: expected a policy at {path}, found none") from None
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive may raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"--policy: {path} is no zip file of Stable-Baselines3 that can be read: {reason}"
+        ) from None
+
+
+def _policy(
+    weights: dict[str, Array], about: dict[str, Any], task: TaskSpec, path: pathlib.Path
+) -> MlpPolicy:
+    if about.get("use_sde"):
+        raise UserError(f"--policy: {path} draws state-dependent noise (use_sde); not read")
+
+    def layer(name: str) -> tuple[Array, Array]:
+        return weights[f"{name}.weight"].T, weights[f"{name}.bias"]
+
+    def layers(prefix: str) -> _Layers:
+        numbers = sorted(
+            int(name.removeprefix(prefix).split(".")[0])
+            for name in weights
+            if name.startswith(prefix) and name.endswith(".weight")
+        )
+        return [layer(f"{prefix}{number}") for number in numbers]
+
+    bounds = task.action_low, task.action_high
+    log_std: Array | tuple[Array, Array] | None
+    if "action_net.weight" in weights:
+        hidden, default = layers("mlp_extractor.policy_net."), "Tanh"
+        mean, log_std, limits = layer("action_net"), weights["log_std"], None
+    elif "actor.mu.weight" in weights:
+        hidden, default = layers("actor.latent_pi."), "ReLU"
+        mean, log_std, limits = layer("actor.mu"), layer("actor.log_std"), bounds
+    elif "actor.mu.0.weight" in weights:
+        *hidden, mean = layers("actor.mu.")
+        default, log_std, limits = "ReLU", None, bounds
+    else:
+        raise UserError(
+            f"--policy: expected PPO, A2C, SAC, TD3 or DDPG with an MLP in {path}, got weights "
+            f"{', '.join(sorted(weights)[:4])}"
+        )
+    said = (about.get("policy_kwargs") or {}).get("activation_fn")
+    activation = default if said is None else str(said).rpartition(".")[2].strip("'>")
+    if activation not in _ACTIVATIONS:
+        raise UserError(
+            f"--policy: expected one of the activations {', '.join(_ACTIVATIONS)} in {path}, "
+            f"got {activation}"
+        )
+    wide = (hidden[0] if hidden else mean)[0].shape[0], mean[0].shape[1]
+    if wide != (task.state_dim, task.action_dim):
+        raise UserError(
+            f"--policy: {path} maps observations of width {wide[0]} to actions of width {wide[1]}, "
+            f"--env={task.name} has {task.state_dim} and {task.action_dim}"
+        )
+    return MlpPolicy(hidden, mean, log_std, _ACTIVATIONS[activation], limits)
+
+
+def _tensors(archive: bytes, source: str) -> dict[str, Array]:
+    """Reads torch's file format: a zip with data.pkl and one entry per storage."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as file:
+        check_size(sum(item.file_size for item in file.infolist()), source)
+        (index,) = (name for name in file.namelist() if name.endswith("data.pkl"))
+        folder = index.removesuffix("data.pkl")
+        if folder + "byteorder" in file.namelist() and file.read(folder + "byteorder") != b"little":
+            raise pickle.UnpicklingError("big-endian tensors")
+
+        def storage(name: str, key: str) -> Array:
+            return np.frombuffer(file.read(f"{folder}data/{key}"), _STORAGES[name])
+
+        found = _TensorsOnly(io.BytesIO(file.read(index)), storage).load()
+    if not isinstance(found, dict):
+        raise pickle.UnpicklingError("no dictionary of tensors")
+    return {str(name): value for name, value in found.items() if isinstance(value, np.ndarray)}
+
+
+def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Array:
+    del rest
+    if not isinstance(storage, np.ndarray) or min((offset, *size, *stride, 0)) < 0:
+        raise pickle.UnpicklingError("a tensor that is none")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if math.prod(size) and last >= len(storage):
+        raise pickle.UnpicklingError("a tensor beyond its storage")
+    strides = [step * storage.itemsize for step in stride]
+    view = np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)
+    return view.astype(np.float32)
+
+
+class _TensorsOnly(pickle.Unpickler):
+    """Admits torch's tensors and ordered dictionaries; nothing is imported."""
+
+    def __init__(self, file: io.BytesIO, storage: Callable[[str, str], Array]) -> None:
+        super().__init__(file)
+        self._storage = storage
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        """Looks up a name that the pickle refers to."""
+        if (module_name, global_name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module_name, global_name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild
+        if (module_name, global_name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda tensor, *rest: tensor
+        if module_name == "torch" and global_name in _STORAGES:
+            return global_name
+        raise pickle.UnpicklingError(f"it refers to {module_name}.{global_name}")
+
+    def persistent_load(self, pid: Any) -> Array:
+        """("storage", kind, key, device, length) -> its numbers."""
+        return self._storage(pid[1], str(pid[2]))

@@ -1,0 +1,248 @@
+import io
+import json
+import pickle
+import sys
+import types
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from offline_tf import collect, foreign_policy, tasks
+from offline_tf.datasets import d4rl
+from offline_tf.types import UserError
+
+HOPPER = tasks.get("hopper")
+S, A = HOPPER.state_dim, HOPPER.action_dim
+
+
+class _Tensor:
+    def __init__(self, values, key):
+        self.values, self.key = values, key
+
+
+def torch_file(monkeypatch, arrays):
+    """What torch.save writes for a dictionary of tensors, without torch."""
+    names = ("torch", "torch._utils")
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    storage = type("FloatStorage", (), {"__module__": "torch"})
+    sys.modules["torch"].FloatStorage = storage
+
+    def rebuild():
+        pass
+
+    rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+    sys.modules["torch._utils"]._rebuild_tensor_v2 = rebuild
+
+    class Storage:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            if isinstance(value, Storage):
+                count = value.tensor.values.size
+                return ("storage", storage, value.tensor.key, "cpu", count)
+            return None
+
+        def reducer_override(self, value):
+            if isinstance(value, _Tensor):
+                stride = tuple(x // 4 for x in value.values.strides)
+                size = value.values.shape
+                return rebuild, (Storage(value), 0, size, stride, False, OrderedDict())
+            return NotImplemented
+
+    arrays = {k: np.ascontiguousarray(v, np.float32) for k, v in arrays.items()}
+    tensors = OrderedDict((k, _Tensor(v, str(i))) for i, (k, v) in enumerate(arrays.items()))
+    index = io.BytesIO()
+    Pickler(index, protocol=2).dump(tensors)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as file:
+        file.writestr("archive/data.pkl", index.getvalue())
+        file.writestr("archive/byteorder", "little")
+        for key, values in enumerate(arrays.values()):
+            file.writestr(f"archive/data/{key}", values.tobytes())
+    return out.getvalue()
+
+
+def sb3_file(path, monkeypatch, arrays, **about):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("data", json.dumps(about))
+        file.writestr("policy.pth", torch_file(monkeypatch, arrays))
+    return path
+
+
+def _weights(names, sizes, seed=0):
+    generator = np.random.default_rng(seed)
+    found = {}
+    for name, (inputs, outputs) in zip(names, sizes, strict=True):
+        found[f"{name}.weight"] = generator.normal(size=(outputs, inputs)) / np.sqrt(inputs)
+        found[f"{name}.bias"] = generator.normal(size=outputs)
+    return found
+
+
+PPO = _weights(
+    [
+        "mlp_extractor.policy_net.0",
+        "mlp_extractor.policy_net.2",
+        "mlp_extractor.value_net.0",
+        "action_net",
+        "value_net",
+    ],
+    [(S, 8), (8, 5), (S, 8), (5, A), (5, 1)],
+) | {"log_std": np.array([-1.0, 0.0, 0.5])}
+SAC = _weights(
+    ["actor.latent_pi.0", "actor.latent_pi.2", "actor.mu", "actor.log_std", "critic.qf0.0"],
+    [(S, 8), (8, 5), (5, A), (5, A), (S + A, 4)],
+)
+TD3 = _weights(["actor.mu.0", "actor.mu.2", "actor_target.mu.0"], [(S, 8), (8, A), (S, 8)])
+STATES = np.random.default_rng(5).normal(size=(400, S)).astype(np.float32)
+
+
+def _mlp(weights, names, activation):
+    x = STATES.astype(np.float64)
+    for i, name in enumerate(names):
+        x = x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+        if i < len(names) - 1:
+            x = activation(x)
+    return x
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def act(policy, stochastic):
+    return policy.act(STATES, np.random.default_rng(1), stochastic)
+
+
+def test_ppo_is_a_tanh_network_with_constant_noise(tmp_path, monkeypatch):
+    found = foreign_policy.read_sb3(sb3_file(tmp_path / "p.zip", monkeypatch, PPO), HOPPER)
+    names = ["mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net"]
+    mean = _mlp(PPO, names, np.tanh)
+    np.testing.assert_allclose(act(found, False), mean, atol=1e-5)
+    noise = act(found, True) - mean
+    np.testing.assert_allclose(noise.std(axis=0), np.exp(PPO["log_std"]), rtol=0.1)
+    np.testing.assert_allclose(noise.mean(axis=0), 0.0, atol=0.25)
+
+
+def test_the_activation_that_the_file_names_is_used(tmp_path, monkeypatch):
+    path = sb3_file(
+        tmp_path / "p.zip",
+        monkeypatch,
+        PPO,
+        policy_kwargs={"activation_fn": "<class 'torch.nn.modules.activation.ReLU'>"},
+    )
+    names = ["mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net"]
+    found = foreign_policy.read_sb3(path, HOPPER)
+    np.testing.assert_allclose(act(found, False), _mlp(PPO, names, relu), atol=1e-5)
+
+
+def test_sac_is_squashed_with_noise_of_the_state(tmp_path, monkeypatch):
+    found = foreign_policy.read_sb3(sb3_file(tmp_path / "p.zip", monkeypatch, SAC), HOPPER)
+    hidden = ["actor.latent_pi.0", "actor.latent_pi.2"]
+    mean, log_std = (_mlp(SAC, [*hidden, last], relu) for last in ("actor.mu", "actor.log_std"))
+    np.testing.assert_allclose(act(found, False), np.tanh(mean), atol=1e-5)
+    noise = np.random.default_rng(1).standard_normal(mean.shape, dtype=np.float32)
+    expected = np.tanh(mean + np.exp(np.clip(log_std, -20, 2)) * noise)
+    np.testing.assert_allclose(act(found, True), expected, atol=1e-4)
+
+
+def test_td3_is_squashed_into_the_bounds_without_noise(tmp_path, monkeypatch):
+    path = sb3_file(tmp_path / "p.zip", monkeypatch, TD3, policy_kwargs=None)
+    task = toys.dataclasses.replace(HOPPER, action_high=np.full(A, 3.0, np.float32))
+    found = foreign_policy.read_sb3(path, task)
+    expected = 1.0 + 2.0 * np.tanh(_mlp(TD3, ["actor.mu.0", "actor.mu.2"], relu))
+    np.testing.assert_allclose(act(found, False), expected, atol=1e-5)
+    np.testing.assert_array_equal(act(found, True), act(found, False))
+
+
+def _broken(kind, path, monkeypatch):
+    if kind == "absent":
+        return path
+    if kind == "no zip":
+        path.write_bytes(b"not a zip")
+    elif kind == "other weights":
+        sb3_file(path, monkeypatch, {"q_net.0.weight": np.zeros((2, S))})
+    elif kind == "other width":
+        sb3_file(path, monkeypatch, _weights(["actor.mu.0"], [(S + 1, A)]))
+    elif kind == "use_sde":
+        sb3_file(path, monkeypatch, PPO, use_sde=True)
+    elif kind == "activation":
+        sb3_file(path, monkeypatch, PPO, policy_kwargs={"activation_fn": "<class 'x.Mish'>"})
+    else:
+        with zipfile.ZipFile(path, "w") as file, io.BytesIO() as inner:
+            with zipfile.ZipFile(inner, "w") as tensors:
+                code = b"cos\nsystem\n(S'touch " + str(path).encode() + b".ran'\ntR."
+                tensors.writestr("archive/data.pkl", code)
+            file.writestr("data", "{}")
+            file.writestr("policy.pth", inner.getvalue())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("absent", "found none"),
+        ("no zip", "no zip file"),
+        ("other weights", "PPO, A2C, SAC, TD3 or DDPG"),
+        ("other width", "observations of width 12"),
+        ("use_sde", "use_sde"),
+        ("activation", "Mish"),
+        ("code", "os.system"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line_and_runs_nothing(tmp_path, monkeypatch, kind, words):
+    path = _broken(kind, tmp_path / "p.zip", monkeypatch)
+    with pytest.raises(UserError, match=words) as caught:
+        foreign_policy.read_sb3(path, HOPPER)
+    assert "\n" not in str(caught.value)
+    assert not path.with_name("p.zip.ran").exists()
+
+
+def test_a_tensor_beyond_its_storage_is_refused():
+    with pytest.raises(pickle.UnpicklingError, match="beyond"):
+        foreign_policy._rebuild(np.zeros(6, np.float32), 1, (2, 3), (3, 1))
+    with pytest.raises(pickle.UnpicklingError, match="none"):
+        foreign_policy._rebuild(np.zeros(6, np.float32), -1, (2, 3), (3, 1))
+    view = foreign_policy._rebuild(np.arange(8, dtype=np.float32), 2, (2, 3), (1, 2))
+    np.testing.assert_array_equal(view, [[2, 4, 6], [3, 5, 7]])
+
+
+class _Half(tf.Module):
+    @tf.function(input_signature=[tf.TensorSpec([None, S], tf.float32, "observation")])
+    def act(self, observation):
+        return {"action": 0.5 * observation[:, :A]}
+
+
+def test_a_saved_model_makes_data(tmp_path):
+    model = _Half()
+    tf.saved_model.save(model, str(tmp_path / "m"), {"serving_default": model.act})
+    path = tmp_path / "made.hdf5"
+    collect.main(
+        collect.CollectConfig(
+            env="hopper", num_steps=300, policy=str(tmp_path / "m"), output=str(path)
+        )
+    )
+    data = d4rl.read(path, S)
+    expected = np.clip(0.5 * data.observations[:, :A], -1, 1)
+    np.testing.assert_allclose(data.actions, expected, atol=1e-6)
+    with pytest.raises(UserError, match="takes 6"):
+        foreign_policy.load(tmp_path / "m", tasks.get("walker2d"))
+    with pytest.raises(UserError, match="expected a SavedModel"):
+        foreign_policy.load(tmp_path, HOPPER)
+
+
+def test_a_zip_file_makes_data_with_noise_on_top(tmp_path, monkeypatch):
+    path = sb3_file(tmp_path / "p.zip", monkeypatch, TD3)
+    out = tmp_path / "made.hdf5"
+    collect.main(
+        collect.CollectConfig(
+            env="hopper", exploration="gauss1", num_steps=500, policy=str(path), output=str(out)
+        )
+    )
+    assert len(d4rl.read(out, S)) == 500
