@@ -150,7 +150,7 @@ def run(configs: Configs) -> dict[str, Any]:
     else:
         learned = mbop.learn(task, prepared, configs.knobs, run_config.seed, record)
     planner = make_planner(task, configs, learned)
-    measured = evaluate_final(configs, task, planner, learned, record, threads)
+    measured = evaluate_final(configs, task, data, planner, learned, record, threads)
     rows = np.linspace(0, len(data) - 1, num=min(len(data), 64)).astype(np.int64)
     exported = record.folder / "export"
     stage = record.stage("export")
@@ -259,20 +259,71 @@ def clone_decider(task: TaskSpec, learned: algorithm.Learned) -> simulation.Deci
     return decide
 
 
+def judge_offline(
+    planner: AnyPlanner, learned: AnyLearned, data: Transitions, discount: float, seed: int
+) -> dict[str, float]:
+    """What models and data say of a planner that no simulator can judge.
+
+    Args:
+      planner: to be judged.
+      learned: its models.
+      data: what it was learned from; up to 256 rows and 256 starts of episodes are looked at.
+      discount: of the values.
+      seed: of the planner.
+
+    Returns:
+      On rows of the data, for the first decision of an episode: "kept_share", "fallback",
+      "expected_return" (planned rewards and value, in the data's units). For MOPP, on starts of
+      episodes: "fqe_value", the fitted value of the behaviour, and "data_value", the discounted
+      return that followed.
+    """
+    starts = data.episode_bounds()
+    starts = starts[np.linspace(0, len(starts) - 1, min(len(starts), 256)).astype(np.int64)]
+    rows = np.linspace(0, len(data) - 1, min(len(data), 256)).astype(np.int64)
+
+    @tf.function
+    def decide(observation: Tensor, key: Tensor) -> Any:
+        return planner.decide(observation, planner.initial_plan(observation), key)
+
+    found = decide(tf.constant(data.observations[rows]), seeds.stateless(seed, "offline", 0))
+    scale = learned.scale if isinstance(learned, algorithm.Learned) else learned.prepared.scale
+    report = {
+        "kept_share": float(tf.reduce_mean(found.kept_share)),
+        "fallback": float(tf.reduce_mean(tf.cast(found.fallback, tf.float32))),
+        "effective_sample_size": float(tf.reduce_mean(found.effective_sample_size)),
+        "expected_return": scale.scale * float(tf.reduce_mean(found.expected_return)),
+    }
+    if not isinstance(planner, Planner):
+        return report
+    following = [data.rewards[a:b].astype(np.float64) - scale.shift for a, b in starts]
+    values = planner.behavior_value(
+        tf.constant(data.observations[starts[:, 0]]), seeds.stateless(seed, "offline", 1)
+    )
+    return report | {
+        "fqe_value": scale.scale * float(tf.reduce_mean(values)),
+        "data_value": float(np.mean([r @ discount ** np.arange(len(r)) for r in following])),
+    }
+
+
 def evaluate_final(
     configs: Configs,
     task: TaskSpec,
+    data: Transitions,
     planner: AnyPlanner,
     learned: AnyLearned,
     record: RunRecord,
     threads: int,
 ) -> dict[str, Any]:
-    """Measures planner and, for MOPP, ADM behaviour cloning in the real simulator."""
+    """Measures planner and, for MOPP, ADM behaviour cloning in the real simulator.
+
+    Without a simulator, says what models and data promise instead; see `judge_offline`.
+    """
     stage = record.stage("evaluation")
     if stage.complete:
         return stage.result
     if task.simulation is None:
-        return stage.finish({"real_environment": False})
+        offline = judge_offline(planner, learned, data, configs.q.discount, configs.run.seed)
+        return stage.finish({"real_environment": False, **offline})
     episodes, limit = configs.run.eval_episodes, task.max_episode_steps
     cloning: dict[str, float] = {}
     if isinstance(learned, algorithm.Learned):
@@ -398,7 +449,17 @@ def in_words(summary: dict[str, Any]) -> str:
         f"  behaviour data       {summary['behavior_return']:10.1f}",
     ]
     if summary.get("true_return_mean") is None:
-        lines.append("  nothing was run in a real environment: the task declares no simulator")
+        lines += [
+            "  nothing was run in a real environment: the task declares no simulator",
+            f"  planned ahead from rows of the data: return {summary['expected_return']:.2f}, kept "
+            f"{100 * summary['kept_share']:.0f} % of the candidates, fallback in "
+            f"{100 * summary['fallback']:.0f} % of the decisions",
+        ]
+        if "fqe_value" in summary:
+            lines.append(
+                f"  value of the behaviour at starts of episodes: fitted {summary['fqe_value']:.2f}, "
+                f"in the data {summary['data_value']:.2f} (discounted)"
+            )
     else:
         lines += [
             *(

@@ -92,6 +92,12 @@ class Planner(tf.Module):
         mode = first.mode(self._models.behavior.inputs(observation))
         return tf.repeat(mode[:, None], self.knobs.horizon, axis=1)
 
+    def behavior_value(self, observation: Tensor, seed: Tensor) -> Tensor:
+        """The fitted value of the behaviour, [E, S] -> [E], in scaled rewards."""
+        bound = rollout.Bound.of(self._models, self._dtype)
+        member = tf.constant(0)
+        return rollout.state_value(self._models, bound, observation, self.knobs, member, seed)
+
     def decide(self, observation: Tensor, plan: Tensor, seed: Tensor) -> Decision:
         """Plans one step of E environments.
 

@@ -8,6 +8,7 @@ import time
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from morel_tf import algorithm, config, deploy, dynamics, planner, usad
@@ -172,6 +173,17 @@ def _start_states(task: TaskSpec, data: Transitions) -> tuple[Array, Array] | No
     return data.qpos[first], data.qvel[first]
 
 
+def _known_share(task: TaskSpec, data: Transitions, learned: algorithm.Learned) -> float:
+    """Share of up to 4096 rows of the data where the detector knows the policy's mean action."""
+    rows = np.linspace(0, len(data) - 1, num=min(len(data), 4096)).astype(np.int64)
+    controller = deploy.Controller(
+        task, learned.policy, learned.ensemble, learned.weights, learned.calibrations
+    )
+    states = tf.constant(data.observations[rows])
+    known = controller.is_known(states, controller.act(states)["action"])["known"]
+    return float(tf.reduce_mean(tf.cast(known, tf.float32)))
+
+
 def evaluate_final(
     configs: Configs,
     task: TaskSpec,
@@ -185,7 +197,9 @@ def evaluate_final(
     if stage.complete:
         return stage.result
     if task.simulation is None:
-        return stage.finish({"real_environment": False})
+        return stage.finish(
+            {"real_environment": False, "known_share": _known_share(task, data, learned)}
+        )
     run_config = configs.run
 
     def measure(policy: NumpyPolicy, name: str, stochastic: bool, **where: Any) -> Any:
@@ -338,7 +352,12 @@ def in_words(summary: dict[str, Any]) -> str:
         f"  behaviour policy     {summary['behavior_return']:10.1f}",
     ]
     if summary.get("true_return_mean") is None:
-        lines.append("  nothing was run in a real environment: the task declares no simulator")
+        lines += [
+            "  nothing was run in a real environment: the task declares no simulator",
+            f"  over {summary['horizon']} steps the P-MDP promises {summary['pmdp_return']:.1f}",
+            f"  the detector knows {100 * summary['known_share']:.0f} % of the policy's actions in "
+            "states of the data",
+        ]
     else:
         lines += [
             f"  behaviour cloning    {summary['bc_return']:10.1f}",

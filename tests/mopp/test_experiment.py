@@ -256,7 +256,10 @@ def test_without_a_simulator_a_plan_is_exported_and_an_export_that_differs_is_an
     monkeypatch.setattr(deploy.export, "run_in_fresh_process", _in_this_process)
     summary = experiment.run(cart(tmp_path / "run"))
     assert summary.get("true_return_mean") is None
-    assert "nothing was run in a real environment" in experiment.in_words(summary)
+    words = experiment.in_words(summary)
+    assert "nothing was run in a real environment" in words
+    assert f"fitted {summary['fqe_value']:.2f}" in words
+    assert 0.0 < summary["kept_share"] <= 1.0 and np.isfinite(summary["expected_return"])
     assert (tmp_path / "run" / "export" / "saved_model.pb").exists()
 
 

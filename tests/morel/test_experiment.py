@@ -366,6 +366,9 @@ def test_a_task_without_a_simulator_is_learned_from_a_file(tmp_path, monkeypatch
     assert (summary["env"], summary["dataset"]) == ("cart", "cart.hdf5")
     assert summary["normalized_score"] is summary["bc_return"] is None
     assert "true_return_mean" not in summary
+    words = experiment.in_words(summary)
+    assert f"P-MDP promises {summary['pmdp_return']:.1f}" in words
+    assert 0.0 < summary["known_share"] <= 1.0 and "of the policy's actions" in words
     assert summary["behavior_return"] == pytest.approx(data.rewards.sum() / 40, rel=1e-5)
     assert {p.name for p in (tmp_path / "run" / "export").iterdir()} >= {"saved_model.pb"}
 
