@@ -2,6 +2,8 @@
 # ./run.sh train --env=walker2d    python -m morel_tf.train
 # ./run.sh mopp --env=hopper       python -m mopp_tf.train; mopp-evaluate, mopp-export
 # ./run.sh test                    ruff, mypy, pytest
+# ./run.sh original-test           all tests on Python 3.10, with gym, d4rl and mujoco-py
+# ./run.sh original MODULE ...     python -m MODULE there, for --simulator=mujoco_py
 # ./run.sh evaluate|export|behavior|collect|doctor|convert|results|tensorboard|python ...
 # Makes .venv once; PYTHON=python3.12 ./run.sh ... chooses the interpreter.
 set -euo pipefail
@@ -39,6 +41,40 @@ install() {
   fi
 }
 
+# The papers' simulators. The wheel of free-mujoco-py is only unpacked: it carries MuJoCo 2.1.0.
+install_original() {
+  local python=${PYTHON:-python3.10} stamp=.venv-original/stamp wanted
+  wanted=$(cksum requirements-original.txt)
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    if [ "$("$python" -c 'import sys; print(sys.version_info[:2] == (3, 10))' 2>/dev/null)" != True ]; then
+      echo "error: the original tooling needs Python 3.10, found none; install it, or set PYTHON" >&2
+      return 1
+    fi
+    for tool in gcc patchelf; do
+      if ! command -v "$tool" >/dev/null; then
+        echo "error: mujoco-py needs $tool to build; Debian: apt install gcc patchelf libgl1-mesa-dev libosmesa6-dev" >&2
+        return 1
+      fi
+    done
+    echo "installing requirements-original.txt" >&2
+    rm -rf .venv-original
+    "$python" -m venv .venv-original
+    local pip=".venv-original/bin/python -m pip --disable-pip-version-check"
+    $pip install --quiet --upgrade pip setuptools==65.5.0
+    $pip install --quiet -r requirements-original.txt
+    $pip install --quiet --no-deps d4rl==1.1
+    $pip download --quiet --no-deps --dest .venv-original/wheel free-mujoco-py==2.1.6
+    .venv-original/bin/python -m zipfile -e .venv-original/wheel/free_mujoco_py-*.whl .venv-original/unpacked
+    echo "$wanted" >"$stamp"
+  fi
+}
+
+original() {
+  local library=$PWD/.venv-original/unpacked/mujoco_py/binaries/linux/mujoco210
+  MUJOCO_PY_MUJOCO_PATH=$library LD_LIBRARY_PATH=$library/bin:${LD_LIBRARY_PATH:-} \
+    D4RL_SUPPRESS_IMPORT_ERROR=1 .venv-original/bin/python "$@"
+}
+
 command=${1:-help}
 [ $# -gt 0 ] && shift
 case $command in
@@ -49,15 +85,23 @@ case $command in
   collect | results) module=offline_tf.$command ;;
   doctor | convert) module=offline_tf.datasets.$command ;;
   tensorboard | python) module= ;;
-  test | check) module= ;;
+  test | check | original-test | original) module= ;;
   *)
-    sed -n '2,6s/^# //p' run.sh >&2
+    sed -n '2,8s/^# //p' run.sh >&2
     [ "$command" = help ] && exit 0
     echo "error: expected one of the commands above, got '$command'" >&2
     exit 2
     ;;
 esac
 
+if [ "$command" = original-test ] || [ "$command" = original ]; then
+  install_original
+  [ "$command" = original ] && { original -m "$@"; exit; }
+  original -c "import mujoco_py" >/dev/null # compiles once
+  original -m pytest -s tests/original
+  .venv-original/bin/python -m pytest -n auto "$@"
+  exit
+fi
 if [ "$command" = test ] || [ "$command" = check ]; then
   install requirements-dev.txt
   .venv/bin/ruff format --check .

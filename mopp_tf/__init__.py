@@ -2,3 +2,5 @@
 
 Start with planner.py, one decision on one page, and algorithm.py, what is fitted before.
 """
+
+import offline_tf  # noqa: F401 (before TensorFlow, see there)

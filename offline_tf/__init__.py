@@ -1,1 +1,11 @@
 """What any offline reinforcement-learning algorithm in TensorFlow needs; imports nothing heavy."""
+
+import contextlib
+import importlib
+import os
+
+# The renderer of mujoco_py and TensorFlow bring one LLVM each: loaded after TensorFlow, mujoco_py
+# makes the process crash at its end.
+if "MUJOCO_PY_MUJOCO_PATH" in os.environ:
+    with contextlib.suppress(Exception):  # whoever asks for it is told what is wrong
+        importlib.import_module("mujoco_py")

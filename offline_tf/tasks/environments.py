@@ -164,6 +164,10 @@ class EnvironmentSimulator:
         every = range(self.count)
         return [index for index in every if which is None or which[index]]
 
+    def _set(self, index: int, observation: Array) -> None:
+        # OpenAI Gym's Ant adds 84 contact forces that are always 0.
+        self._observations[index] = observation[: self.task.state_dim]
+
     def observations(self) -> Array:
         """Returns [K, S] float32 observations of the present states."""
         return self._observations.copy()
@@ -172,7 +176,7 @@ class EnvironmentSimulator:
         """Resets the environments where `which` ([K] bool, default all) is true."""
         for index in self._chosen(which):
             found = self._environments[index].reset(seed=int(generator.integers(2**31)))
-            self._observations[index] = found[0] if isinstance(found, tuple) else found
+            self._set(index, found[0] if isinstance(found, tuple) else found)
             self.elapsed[index] = 0
 
     def set_states(self, qpos: Array, qvel: Array, which: Array | None = None) -> None:
@@ -186,15 +190,17 @@ class EnvironmentSimulator:
         for index, positions, velocities in zip(self._chosen(which), qpos, qvel, strict=True):
             environment = self._environments[index]
             environment.set_state(positions, velocities)
-            self._observations[index] = environment._get_obs()
+            self._set(index, environment._get_obs())
             self.elapsed[index] = 0
 
     def step(self, actions: Array) -> tuple[Array, Array]:
         """Advances all environments by one control step; see `simulator.Simulator.step`."""
         rewards, terminated = np.zeros(self.count), np.zeros(self.count, bool)
         for index, environment in enumerate(self._environments):
-            observation, rewards[index], terminated[index], *_ = environment.step(actions[index])
-            self._observations[index] = observation
+            # In double precision, as our own simulator charges for actions.
+            action = np.asarray(actions[index], np.float64)
+            observation, rewards[index], terminated[index], *_ = environment.step(action)
+            self._set(index, observation)
         self.elapsed += 1
         return rewards, terminated
 

@@ -1,0 +1,1 @@
+import offline_tf  # noqa: F401 (before TensorFlow, see there)
