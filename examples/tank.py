@@ -1,9 +1,10 @@
 """A plant that is no robot: two tanks in a row, from a CSV log to an exported controller.
 
-python examples/tank.py tank.csv            writes the log of 200 batches under a crude controller
+./run.sh python examples/tank.py tank.csv       writes the log of 200 batches under a crude controller
 ./run.sh doctor --env=examples/tank.py:TANK --dataset=tank.csv
-./run.sh train --env=examples/tank.py:TANK --dataset=tank.csv --horizon=200 --iterations=100
+./run.sh train --env=examples/tank.py:TANK --dataset=tank.csv --horizon=200 --iterations=60
 ./run.sh mopp --env=examples/tank.py:TANK --dataset=tank.csv
+./run.sh python examples/tank.py judge RUN/export         runs an export in the equations below
 
 Water is pumped into the upper tank, runs into the lower one and from there to a consumer whose
 demand changes. The lower level is to be kept at 0.5 m; the plant trips when the upper tank
@@ -52,6 +53,11 @@ def reward(state: np.ndarray, pump: float) -> float:
     return 1.0 - 4.0 * abs(state[1] - 0.5) - 0.1 * pump
 
 
+def start(generator: np.random.Generator) -> np.ndarray:
+    """Levels and demand at the beginning of a batch."""
+    return np.array([*generator.uniform(0.2, 0.8, 2), generator.uniform(0.2, 0.8)])
+
+
 def main(path: pathlib.Path, batches: int = 200, seed: int = 0) -> None:
     """Writes the log."""
     generator = np.random.default_rng(seed)
@@ -62,7 +68,7 @@ def main(path: pathlib.Path, batches: int = 200, seed: int = 0) -> None:
             ["episode", *names, "pump", "reward", *(f"next_{name}" for name in names), "terminal"]
         )
         for batch in range(batches):
-            state = np.array([*generator.uniform(0.2, 0.8, 2), generator.uniform(0.2, 0.8)])
+            state = start(generator)
             gain, wobble = generator.uniform(0.2, 2.0), 0.0
             for _ in range(STEPS):
                 # The operators' controller looks at the lower level only, and is often too weak.
@@ -78,5 +84,36 @@ def main(path: pathlib.Path, batches: int = 200, seed: int = 0) -> None:
                 state = following
 
 
+def judge(folder: pathlib.Path, batches: int = 100, seed: int = 5) -> tuple[float, int]:
+    """Runs an exported controller, either algorithm's, and returns (mean return, trips)."""
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(folder))
+    generator = np.random.default_rng(seed)
+    states = np.stack([start(generator) for _ in range(batches)])
+    runs, returns, plan = np.ones(batches, bool), np.zeros(batches), None
+    for number in range(STEPS):
+        observation = tf.constant(states, tf.float32)
+        if "plan" in model.signatures:
+            if plan is None:
+                plan = model.signatures["initial_plan"](observation=observation)["plan"]
+            key = tf.constant([seed, number])
+            found = model.signatures["plan"](observation=observation, plan=plan, seed=key)
+            plan = found["plan"]
+        else:
+            found = model.signatures["serving_default"](observation=observation)
+        pump = found["action"].numpy()[:, 0]
+        for index in np.flatnonzero(runs):
+            following = step(states[index], pump[index], generator.normal(0.0, 0.02))
+            tripped = following[0] > 1.0
+            returns[index] += reward(following, pump[index]) - 10.0 * tripped
+            states[index], runs[index] = following, not tripped
+    return float(returns.mean()), int((~runs).sum())
+
+
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tank.csv"))
+    if sys.argv[1:2] == ["judge"]:
+        mean, trips = judge(pathlib.Path(sys.argv[2]))
+        print(f"100 batches: mean return {mean:.1f}, {trips} trips")
+    else:
+        main(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "tank.csv"))

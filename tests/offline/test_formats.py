@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import http.server
 import io
+import itertools
 import os
 import pathlib
 import pickle
@@ -11,9 +12,11 @@ import threading
 import zipfile
 
 import h5py
+import hypothesis
 import numpy as np
 import pytest
 import toys
+from hypothesis import strategies as st
 
 from offline_tf import tasks
 from offline_tf.datasets import (
@@ -30,6 +33,13 @@ from offline_tf.datasets import (
 from offline_tf.types import UserError
 
 TASK = toys.cart()
+
+
+def fuzz(examples):
+    """The same examples on every machine, so that a failure is a change's and not chance's."""
+    return hypothesis.settings(
+        max_examples=examples, derandomize=True, database=None, deadline=None
+    )
 
 
 def logged(seed=0, lengths=None):
@@ -162,11 +172,21 @@ WRITERS = [write_d4rl, write_minari, write_mjrl, write_cs285, write_npz, write_c
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_every_format_loads_to_the_same_transitions(write, tmp_path):
-    for seed in range(20):
-        recorded = logged(seed)
-        (tmp_path / str(seed)).mkdir()
-        data, _ = sources.load(str(write(tmp_path / str(seed), recorded)), TASK)
-        assert_transitions(data, expected(recorded))
+    number = itertools.count()
+
+    @fuzz(15)
+    @hypothesis.given(ends=st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=6))
+    def load(ends):
+        ends = [*ends, (3, True)]  # without any end a file cannot tell its episodes apart
+        recorded = logged(len(ends), [length for length, _ in ends])
+        for one, (_, terminated) in zip(recorded, ends, strict=True):
+            one["terminated"] = terminated
+        folder = tmp_path / str(next(number))
+        folder.mkdir()
+        found, _ = sources.load(str(write(folder, recorded)), TASK)
+        assert_transitions(found, expected(recorded))
+
+    load()
 
 
 def rlds_episodes(recorded, last=None):
@@ -397,20 +417,25 @@ def test_truncated_and_corrupted_files_end_in_one_line(write, tmp_path):
     made = write(tmp_path, logged(1))
     path = next(made.rglob("*.hdf5")) if made.is_dir() else made
     whole = path.read_bytes()
-    generator = np.random.default_rng(0)
-    for attempt in range(150):
+    places = st.integers(0, len(whole) - 1)
+
+    @fuzz(150)
+    @hypothesis.given(
+        cut=st.none() | places,
+        written=st.lists(st.tuples(places, st.binary(min_size=1, max_size=8)), max_size=8),
+    )
+    def load(cut, written):
         changed = bytearray(whole)
-        if attempt % 2:
-            del changed[generator.integers(len(whole)) :]
-        for at in generator.integers(max(len(changed), 1), size=8 * (attempt % 3)):
-            if at < len(changed):
-                changed[at] = generator.integers(256)
-        path.write_bytes(bytes(changed))
+        for at, values in written:
+            changed[at : at + len(values)] = values
+        path.write_bytes(bytes(changed[:cut]))
         try:
             sources.load(str(made), TASK)
         except UserError as error:
             assert "\n" not in str(error)
             assert str(error).startswith(("--dataset", "transitions"))
+
+    load()
 
 
 def test_dict_observations_of_minari_are_named(tmp_path):
