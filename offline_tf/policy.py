@@ -17,6 +17,16 @@ from offline_tf import networks
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 tfd = tfp.distributions
+# AttributeError: Python 3.10 where a bare array stands in the file.
+_DAMAGES = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
@@ -153,7 +163,7 @@ def load(path: pathlib.Path) -> tuple[NumpyPolicy, dict[str, Any]]:
             )
     except FileNotFoundError:
         raise UserError(f"policy: expected a weight file at {path}, found none") from None
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except _DAMAGES as error:
         raise UserError(f"policy: {path} is no policy weight file ({error})") from None
 
 

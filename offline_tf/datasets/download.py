@@ -140,5 +140,8 @@ def fetch(url: str, path: pathlib.Path) -> None:
 
 def sha256(path: pathlib.Path) -> str:
     """Returns a file's checksum."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
