@@ -54,7 +54,7 @@ def test_the_environment_is_stepped_as_gymnasium_steps_it():
     actions = np.random.default_rng(1).uniform(-2, 2, (20, 3, 1)).astype(np.float32)
     for action in actions:
         rewards, terminated = simulator.step(action)
-        expected = [twin.step(a) for twin, a in zip(twins, action, strict=True)]
+        expected = [twin.step(a.astype(float)) for twin, a in zip(twins, action, strict=True)]
         np.testing.assert_allclose(simulator.observations(), [e[0] for e in expected])
         np.testing.assert_allclose(rewards, [e[1] for e in expected])
         assert not terminated.any()
