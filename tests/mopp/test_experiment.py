@@ -259,6 +259,17 @@ def test_without_a_simulator_a_plan_is_exported_and_an_export_that_differs_is_an
     words = experiment.in_words(summary)
     assert "nothing was run in a real environment" in words
     assert f"fitted {summary['fqe_value']:.2f}" in words
+    # In the data's units: rewards of the cart are small, their range in the models is 1.
+    configs = cart(tmp_path / "run")
+    record = RunRecord.open_existing(tmp_path / "run")
+    learned = experiment.load(configs, tasks.get("cart"), record)
+    planner = experiment.make_planner(tasks.get("cart"), configs, learned)
+    starts = tf.constant(toys.transitions((30,) * 10).observations[::30])
+    value = planner.behavior_value(starts, experiment.seeds.stateless(configs.run.seed, "offline", 1))
+    assert abs(learned.scale.scale - 1.0) > 0.01
+    np.testing.assert_allclose(
+        summary["fqe_value"], learned.scale.scale * float(tf.reduce_mean(value)), rtol=1e-4
+    )
     assert 0.0 < summary["kept_share"] <= 1.0 and np.isfinite(summary["expected_return"])
     assert (tmp_path / "run" / "export" / "saved_model.pb").exists()
 

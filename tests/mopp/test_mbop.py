@@ -30,12 +30,15 @@ def linear(matrix, bias):
     return made
 
 
-def models(behaviors, rewards, value=((0.0, 0.0, 0.0), 0.0)):
-    """Behaviour i: constant action; dynamics i: x' = x + a, v' = v, constant reward i."""
+def models(behaviors, rewards, value=((0.0, 0.0, 0.0), 0.0), pushes=None):
+    """Behaviour i: constant action; dynamics i: x' = x + a + push i, v' = v, constant reward i."""
     from mopp_tf.config import DynamicsConfig, ModelConfig
     from mopp_tf.dynamics import DynamicsModel
 
-    steps = [linear([[0, 0, 0], [0, 0, 0], [1, 0, 0]], [0.0, 0.0, reward]) for reward in rewards]
+    steps = [
+        linear([[0, 0, 0], [0, 0, 0], [1, 0, 0]], [push, 0.0, reward])
+        for reward, push in zip(rewards, pushes or [0.0] * len(rewards), strict=True)
+    ]
     dynamics = DynamicsModel(
         TASK, ModelConfig(), DynamicsConfig(), UNITS.normalizer, UNITS.change_scale, 0, steps
     )
@@ -44,9 +47,9 @@ def models(behaviors, rewards, value=((0.0, 0.0, 0.0), 0.0)):
     return mbop.MbopModels(acts, dynamics, [linear(np.array(weights)[:, None], [bias])])
 
 
-def planner(made, knobs=KNOBS, sigma=0.0, mix=0.0, shift=0.0, scale=1.0):
+def planner(made, knobs=KNOBS, sigma=0.0, mix=0.0, shift=0.0, scale=1.0, task=TASK):
     learned = mbop.MbopLearned(made, UNITS, shift, scale)
-    return mbop.MbopPlanner(TASK, learned, knobs, MbopConfig(mbop_sigma=sigma, mbop_mix=mix), PLAIN)
+    return mbop.MbopPlanner(task, learned, knobs, MbopConfig(mbop_sigma=sigma, mbop_mix=mix), PLAIN)
 
 
 def decide(made, plan=None, seed=(0, 1), states=((0.0, 0.0), (1.0, 0.0))):
@@ -100,6 +103,23 @@ def test_the_value_of_the_last_state_and_action_is_added_in_the_rewards_units():
     without = dataclasses.replace(KNOBS, terminal_value=False)
     found = decide(planner(models((0.5,), (0.0,), value), without))
     np.testing.assert_array_equal(found.returns, np.zeros((2, 6)))
+
+
+def test_each_candidate_follows_its_own_dynamics_member():
+    made = planner(models((0.0,), (0.0, 0.0), ((1.0, 0.0, 0.0), 0.0), pushes=(0.1, -0.2)))
+    found = decide(made)
+    expected = np.array([[0.0], [1.0]]) + 3 * np.array([0.1, -0.2] * 3)
+    np.testing.assert_allclose(found.returns, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_is_paid_and_no_value_follows_after_an_end():
+    task = dataclasses.replace(TASK, termination=lambda states: states[..., 0] > 1.2)
+    knobs = dataclasses.replace(KNOBS, planner_termination="task")
+    made = models((0.5,), (1.0,), ((0.0, 0.0, 0.0), 100.0))
+    states = ((0.0, 0.0), (1.0, 0.0), (-1.0, 0.0))  # end after three steps, after one, not at all
+    found = decide(planner(made, knobs, task=task), states=states)
+    expected = np.repeat([[3.0], [1.0], [103.0]], 6, axis=1)
+    np.testing.assert_allclose(found.returns, expected, rtol=1e-6)
 
 
 def test_the_best_candidate_rules_at_a_high_temperature():
