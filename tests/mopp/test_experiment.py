@@ -265,7 +265,9 @@ def test_without_a_simulator_a_plan_is_exported_and_an_export_that_differs_is_an
     learned = experiment.load(configs, tasks.get("cart"), record)
     planner = experiment.make_planner(tasks.get("cart"), configs, learned)
     starts = tf.constant(toys.transitions((30,) * 10).observations[::30])
-    value = planner.behavior_value(starts, experiment.seeds.stateless(configs.run.seed, "offline", 1))
+    value = planner.behavior_value(
+        starts, experiment.seeds.stateless(configs.run.seed, "offline", 1)
+    )
     assert abs(learned.scale.scale - 1.0) > 0.01
     np.testing.assert_allclose(
         summary["fqe_value"], learned.scale.scale * float(tf.reduce_mean(value)), rtol=1e-4
