@@ -1,6 +1,6 @@
-"""python benchmarks/decision.py: time of one MOPP decision, as ratios in one run.
+"""python -m benchmarks.decision: time of one MOPP decision, as ratios in one run.
 
-Random weights of the sizes that the presets use; one environment. Beside it: the same arithmetic
+Random weights of the sizes that the authors use; one environment. Beside it: the same arithmetic
 call by call (eager), and this machine's matrix-product peak.
 """
 
@@ -24,9 +24,10 @@ from mopp_tf.objectives import Objective
 from mopp_tf.planner import Planner
 from offline_tf import export, process, standardize, tasks
 from offline_tf.knobs import check, knob
+from offline_tf.run_record import write_json
 
 USAGE = """
-usage: python benchmarks/decision.py [--env=walker2d] [--horizon=4] [--members=3] [--calls=100]
+usage: python -m benchmarks.decision [--env=walker2d] [--horizon=4] [--members=3] [--numbers=FILE]
 
 Times one decision of MOPP's planner in the exported graph, in float32.
 """
@@ -44,6 +45,7 @@ class BenchmarkConfig:
     q_of_proposals: str = knob("first", "Twins used by max-Q.", choices=("first", "min", "mean"))
     calls: int = knob(100, "Calls that are timed.", low=1)
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+    numbers: str = knob("", "JSON file for the numbers.")
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -146,18 +148,18 @@ def main(config: BenchmarkConfig) -> None:
     )
     peak = peak_gflops()
     work = work_gflop(config, task.state_dim, task.action_dim)
-    logging.info("exported graph, plan_one  %.1f ms (median of %d)", graph, config.calls)
-    logging.info(
-        "the same, plan            %.1f ms, %.2f times as long", polymorphic, polymorphic / graph
-    )
-    logging.info("eager, per op             %.1f ms, %.1f times as long", eager, eager / graph)
-    logging.info(
-        "%.2f GFLOP: %.0f GFLOP/s, %.0f %% of the products' peak here (%.0f GFLOP/s)",
-        work,
-        1e3 * work / graph,
-        1e5 * work / graph / peak,
-        peak,
-    )
+    found = {
+        "plan_one_ms": graph,
+        "plan_over_plan_one": polymorphic / graph,
+        "eager_over_plan_one": eager / graph,
+        "gflop": work,
+        "gflops": 1e3 * work / graph,
+        "share_of_peak": 1e3 * work / graph / peak,
+        "peak_gflops": peak,
+    }
+    logging.info("%s", ", ".join(f"{name} {value:.3g}" for name, value in found.items()))
+    if config.numbers:
+        write_json(pathlib.Path(config.numbers), dataclasses.asdict(config) | found)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,9 @@ class EvaluateConfig:
     episodes: int = knob(20, "Episodes, in one batch.", low=1)
     seed: int = knob(1000, "Random seed of start states and proposals.", low=0)
     physics: str = knob("", "Robot physics; empty: the run's.", choices=("", "v2", "v4", "v5"))
-    simulator: str = knob("mujoco", tasks.SIMULATOR_HELP, choices=tasks.SIMULATORS)
+    simulator: str = knob(
+        "", f"{tasks.SIMULATOR_HELP} Empty: the run's.", choices=("", *tasks.SIMULATORS)
+    )
     watch: tuple[str, ...] = knob((), "Names of observations to keep per step.")
     output: str = knob("", "Name of the report; empty: RUN/evaluation.json and .npz.")
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
@@ -51,7 +53,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     threads = process.use_threads(config_.threads)
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
     configs = experiment.from_manifest(record.manifest)
-    task = tasks.get(configs.run.env, config_.simulator)
+    task = tasks.get(configs.run.env, config_.simulator or configs.run.simulator)
     task = outcome.of_run(task, configs.run.seed, record)
     unknown = sorted(set(config_.watch) - set(task.observation_names))
     if unknown:

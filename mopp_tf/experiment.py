@@ -273,9 +273,9 @@ def judge_offline(
 
     Returns:
       On rows of the data, for the first decision of an episode: "kept_share", "fallback",
-      "expected_return" (planned rewards and value, in the data's units). For MOPP, on starts of
-      episodes: "fqe_value", the fitted value of the behaviour, and "data_value", the discounted
-      return that followed.
+      "expected_return" (planned rewards and value). For MOPP, on starts of episodes: "fqe_value", the
+      fitted value of the behaviour, and "data_value", the discounted return that followed. All in
+      the data's units, less the shift of --reward_scaling=minmax.
     """
     starts = data.episode_bounds()
     starts = starts[np.linspace(0, len(starts) - 1, min(len(starts), 256)).astype(np.int64)]

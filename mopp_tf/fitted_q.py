@@ -190,11 +190,11 @@ def fit(
 
     fixed = constants(split.train)
     known = tf.constant(logged[window.last[split.train]])
-    train_rows = Rows(*(x[window.last[split.train]] for x in rows))
 
     @functools.lru_cache(maxsize=1)
     def drawn(number: int) -> Tensor:
-        return tf.constant(next_actions(behavior, train_rows, "behavior", seed, number))
+        ahead = Rows(*(x[window.last[split.train]] for x in rows))
+        return tf.constant(next_actions(behavior, ahead, "behavior", seed, number))
 
     def columns(number: int) -> tuple[Tensor, ...]:
         return (*fixed, drawn(number // _LOOKS_PER_DRAW) if every else known)

@@ -30,7 +30,9 @@ class EvaluateConfig:
     episodes: int = knob(100, "Episodes per kind of action.", low=1)
     seed: int = knob(1000, "Random seed of start states and actions.", low=0)
     physics: str = knob("", "Robot physics; empty: the run's.", choices=("", "v2", "v4", "v5"))
-    simulator: str = knob("mujoco", tasks.SIMULATOR_HELP, choices=tasks.SIMULATORS)
+    simulator: str = knob(
+        "", f"{tasks.SIMULATOR_HELP} Empty: the run's.", choices=("", *tasks.SIMULATORS)
+    )
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
 
     def __post_init__(self) -> None:
@@ -45,7 +47,7 @@ def main(config: EvaluateConfig) -> None:
     threads = process.use_threads(config.threads)
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
     configs = experiment.from_manifest(record.manifest)
-    task = tasks.get(configs.run.env, config.simulator)
+    task = tasks.get(configs.run.env, config.simulator or configs.run.simulator)
     policy = experiment.load_policy(configs, record).numpy()
     physics = config.physics or configs.run.physics
     report: dict[str, object] = {

@@ -60,9 +60,8 @@ class CollectConfig:
 def main(config: CollectConfig) -> None:
     """Collects."""
     task = tasks.get(config.env, config.simulator)
-    name = (
-        f"{config.env}-{config.physics}-{config.exploration}-{config.num_steps}-seed{config.seed}"
-    )
+    env = tasks.short_name(config.env)
+    name = f"{env}-{config.physics}-{config.exploration}-{config.num_steps}-seed{config.seed}"
     path = pathlib.Path(config.output or f"{name}.hdf5")
     if path.exists():
         raise UserError(f"--output: {path} exists; it is not replaced")

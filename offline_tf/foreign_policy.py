@@ -154,7 +154,7 @@ def read_sb3(path: pathlib.Path, task: TaskSpec) -> MlpPolicy:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            check_size(sum(item.file_size for item in archive.infolist()), str(path))
+            check_size(sum(item.file_size for item in archive.infolist()), str(path), "policy")
             about = json.loads(archive.read("data"))
             weights = _tensors(archive.read("policy.pth"), str(path))
         return _policy(weights, about, task, path)
@@ -221,7 +221,7 @@ def _policy(
 def _tensors(archive: bytes, source: str) -> dict[str, Array]:
     """Reads torch's file format: a zip with data.pkl and one entry per storage."""
     with zipfile.ZipFile(io.BytesIO(archive)) as file:
-        check_size(sum(item.file_size for item in file.infolist()), source)
+        check_size(sum(item.file_size for item in file.infolist()), source, "policy")
         (index,) = (name for name in file.namelist() if name.endswith("data.pkl"))
         folder = index.removesuffix("data.pkl")
         if folder + "byteorder" in file.namelist() and file.read(folder + "byteorder") != b"little":

@@ -20,19 +20,19 @@ def largest_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def check_size(total: int, source: str) -> None:
+def check_size(total: int, source: str, flag: str = "dataset") -> None:
     """Refuses data that would not fit, before any of it is unpacked.
 
     Args:
       total: bytes after unpacking.
-      source: what to name in the error.
+      source, flag: what to name in the error.
 
     Raises:
       UserError: more than `largest_bytes`.
     """
     if total > largest_bytes():
         raise UserError(
-            f"--dataset: {source} would take {total / 2**30:.1f} GiB of memory, this machine allows "
+            f"--{flag}: {source} would take {total / 2**30:.1f} GiB of memory, this machine allows "
             f"{largest_bytes() / 2**30:.1f} GiB; split it, or convert a part of it"
         )
 

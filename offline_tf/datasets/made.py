@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from offline_tf import foreign_policy, seeds
+from offline_tf import foreign_policy, seeds, tasks
 from offline_tf import policy as policy_file
 from offline_tf.datasets import collection, d4rl
+from offline_tf.tasks import environments
 from offline_tf.types import TaskSpec, Transitions, UserError
 
 # D4RL's kinds of data, made here; the names say that they are not D4RL's own files.
@@ -104,9 +105,15 @@ def load_or_make(
     Raises:
       UserError: the task has no simulator or no shipped behaviour policy.
     """
-    name = f"{task.name}-{physics}-{exploration}-{num_steps}-seed{seed}"
+    name = f"{_stem(task, physics)}-{exploration}-{num_steps}-seed{seed}"
     shipped = policy_file.shipped(task.name)
     return _cached(name, shipped, task, physics, exploration, num_steps, seed, data_dir, threads)
+
+
+def _stem(task: TaskSpec, physics: str) -> str:
+    """What data of a task are called in the cache: another simulator's data are other data."""
+    where = environments.physics_of(task, physics).partition(" ")[0]
+    return f"{tasks.short_name(task.name)}-{where}"
 
 
 def _cached(
@@ -179,8 +186,8 @@ def load_or_make_kind(
     if kind == "mixed-ours":
         seen = _training_transitions(task, physics, shipped, data_dir)
         return whole_episodes(seen, num_steps, seed), name
-    stem = f"{task.name}-{physics}-{kind}-{num_steps}-seed{seed}"
-    return _cached(stem, shipped, task, physics, "pure", *rest)[0], name
+    name_there = f"{_stem(task, physics)}-{kind}-{num_steps}-seed{seed}"
+    return _cached(name_there, shipped, task, physics, "pure", *rest)[0], name
 
 
 def joined(first: Transitions, second: Transitions) -> Transitions:

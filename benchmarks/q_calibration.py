@@ -1,0 +1,89 @@
+"""Fitted Q beside the returns that followed, in held-out episodes that end in a fall.
+
+python -m benchmarks.q_calibration --numbers results/tables/q-calibration.json one-step=RUN ten-step=RUN
+
+The runs are MOPP's; their data are read, or made, as they were for training. Values are discounted, in
+the models' reward units.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from mopp_tf import algorithm, experiment
+from offline_tf import outcome, process, tasks
+from offline_tf.run_record import RunRecord
+
+_STEPS_TO_FALL = (0, 3, 10, 20, 40, 80, 160, 10_000)
+
+
+def calibration(folder: pathlib.Path) -> dict[str, object]:
+    """Correlation and means by the number of steps to the fall."""
+    record = RunRecord.open_existing(folder)
+    configs = experiment.from_manifest(record.manifest)
+    task = outcome.of_run(tasks.get(configs.run.env), configs.run.seed, record)
+    data, _ = experiment.load_data(configs.run, task, 2)
+    prepared = algorithm.prepare(task, data, configs.knobs, configs.run.seed, record)
+    learned = algorithm.load(task, configs.knobs, configs.run.seed, record)
+    table, split = prepared.table, prepared.split
+    assert table is not None and split is not None
+    value = learned.models.q.bind()
+    held = np.isin(np.arange(len(data)), split.held_out)
+    fitted, following, left = [], [], []
+    for first, end in data.episode_bounds():
+        if not (held[first] and data.terminals[end - 1]):
+            continue
+        rows = slice(first, end)
+        states, actions = tf.constant(table.states[rows]), tf.constant(table.actions[rows])
+        fitted.append(value(states, actions).numpy().mean(axis=0))
+        total, returns = 0.0, []
+        for reward in table.rewards[rows][::-1]:
+            total = float(reward) + configs.q.discount * total
+            returns.append(total)
+        following.append(np.array(returns[::-1]))
+        left.append(np.arange(end - first)[::-1])
+    q, g, steps = (np.concatenate(parts) for parts in (fitted, following, left))
+    bins = {}
+    for low, high in zip(_STEPS_TO_FALL, _STEPS_TO_FALL[1:], strict=False):
+        at = (steps >= low) & (steps < high)
+        if at.any():
+            error = float(np.sqrt(np.square(q[at] - g[at]).mean()))
+            bins[f"{low}-{high}"] = {
+                "q": float(q[at].mean()),
+                "return": float(g[at].mean()),
+                "rmse": error,
+            }
+    return {
+        "commit": record.manifest["commit"],
+        "dataset": configs.run.dataset,
+        "seed": configs.run.seed,
+        "q_return_steps": configs.q.q_return_steps,
+        "episodes": len(fitted),
+        "correlation": float(np.corrcoef(q, g)[0, 1]),
+        "steps_to_fall": bins,
+    }
+
+
+def main() -> None:
+    """Prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--numbers", type=pathlib.Path, required=True)
+    parser.add_argument("runs", nargs="+", help="NAME=RUN")
+    arguments = parser.parse_args()
+    process.use_threads(2)
+    found = {}
+    for given in arguments.runs:
+        name, path = given.split("=", 1)
+        found[name] = calibration(pathlib.Path(path))
+        print(name, json.dumps(found[name]), flush=True)
+    arguments.numbers.parent.mkdir(parents=True, exist_ok=True)
+    arguments.numbers.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
