@@ -9,7 +9,7 @@ import numpy as np
 from mopp_tf import behavior, dynamics, fitted_q, rows
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
 from mopp_tf.rollout import Models
-from offline_tf import holdout, run_record, standardize
+from offline_tf import critics, holdout, run_record, standardize
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
@@ -198,7 +198,7 @@ def build(task: TaskSpec, knobs: Knobs, prepared: Prepared, seed: int) -> Models
         dynamics.DynamicsModel(
             task, knobs.model, knobs.dynamics, units, prepared.change_scale, seed
         ),
-        fitted_q.QFunction(task, knobs.q, units, seed),
+        critics.QFunction(units.states, task.action_dim, knobs.q.q_hidden, seed),
     )
 
 

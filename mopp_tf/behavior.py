@@ -14,7 +14,7 @@ from mopp_tf.rows import Normalizer, Rows
 from offline_tf import networks, seeds
 from offline_tf.holdout import Split
 from offline_tf.run_record import Stage
-from offline_tf.types import TaskSpec, Tensor
+from offline_tf.types import Array, TaskSpec, Tensor
 
 
 class BehaviorModel(tf.Module):
@@ -105,11 +105,15 @@ def fit(
     stage: Stage,
 ) -> dict[str, float]:
     """Fits all members; see `training.fit_densities`."""
+
+    def gather(at: Array) -> tuple[Array, Array]:
+        inputs = np.asarray(model.inputs(rows.states[at]), np.float32)
+        return inputs, autoregressive.clip_targets(rows.actions[at])
+
     return training.fit_densities(
         model.members,
         True,
-        np.asarray(model.inputs(rows.states), np.float32),
-        autoregressive.clip_targets(rows.actions),
+        gather,
         split,
         names,
         knobs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import keras
@@ -11,7 +12,7 @@ import tensorflow as tf
 from mopp_tf import autoregressive, training
 from mopp_tf.config import DynamicsConfig, ModelConfig
 from mopp_tf.rows import Normalizer, Rows, dynamics_targets
-from offline_tf import disagreement, networks, seeds
+from offline_tf import disagreement, networks, seeds, standardize
 from offline_tf.holdout import Split
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
@@ -177,8 +178,20 @@ class DynamicsModel(tf.Module):
 
 def change_scale(rows: Rows) -> Array:
     """[S + 1] standard deviations of s' - s and the scaled reward; 1 where there is no change."""
-    found = dynamics_targets(rows, "delta").std(axis=0, dtype=np.float64)
+    found = standardize.statistics_of(
+        lambda at: dynamics_targets(rows.at(at), "delta"), len(rows.states)
+    ).scale
     return np.where(found < 1e-8, 1.0, found).astype(np.float32)
+
+
+def gather(
+    model: DynamicsModel, rows: Rows, kind: str, normalizer: Normalizer, at: Array
+) -> tuple[Array, Array]:
+    """Normalised inputs [n, S + A] and targets [n, S + 1] of the rows `at`."""
+    chosen, units = rows.at(at), normalizer.targets
+    inputs = model.inputs(tf.constant(chosen.states), tf.constant(chosen.actions))
+    targets = (dynamics_targets(chosen, kind) - units.shift) / units.scale
+    return np.asarray(inputs, np.float32), targets.astype(np.float32)
 
 
 def fit(
@@ -196,11 +209,7 @@ def fit(
     return training.fit_densities(
         model.members,
         False,
-        np.asarray(model.inputs(tf.constant(rows.states), tf.constant(rows.actions)), np.float32),
-        (
-            (dynamics_targets(rows, config.targets) - normalizer.targets.shift)
-            / normalizer.targets.scale
-        ).astype(np.float32),
+        functools.partial(gather, model, rows, config.targets, normalizer),
         split,
         (*names, "reward"),
         knobs,

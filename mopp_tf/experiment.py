@@ -13,7 +13,7 @@ from absl import logging
 
 from mopp_tf import algorithm, config, deploy, mbop, objectives, simulation
 from mopp_tf.planner import Planner
-from offline_tf import networks, outcome, process, seeds, tasks
+from offline_tf import networks, outcome, policy_value, process, seeds, tasks
 from offline_tf.datasets import checks, d4rl, made, sources
 from offline_tf.knobs import rebuild
 from offline_tf.run_record import RunRecord, write_json
@@ -295,13 +295,12 @@ def judge_offline(
     }
     if not isinstance(planner, Planner):
         return report
-    following = [data.rewards[a:b].astype(np.float64) - scale.shift for a, b in starts]
     values = planner.behavior_value(
         tf.constant(data.observations[starts[:, 0]]), seeds.stateless(seed, "offline", 1)
     )
     return report | {
         "fqe_value": scale.scale * float(tf.reduce_mean(values)),
-        "data_value": float(np.mean([r @ discount ** np.arange(len(r)) for r in following])),
+        "data_value": policy_value.discounted_returns(data, starts, discount, scale.shift),
     }
 
 

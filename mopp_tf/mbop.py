@@ -8,18 +8,20 @@ in the paper.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from mopp_tf import algorithm, averaging, training
+from mopp_tf import algorithm, averaging, dynamics, training
 from mopp_tf.config import MbopConfig, PlannerConfig
 from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
 from mopp_tf.planner import Decision
-from mopp_tf.rows import Normalizer, dynamics_targets
+from mopp_tf.rows import Normalizer
 from offline_tf import networks, run_record, seeds
 from offline_tf.holdout import Split
 from offline_tf.run_record import RunRecord, Stage
@@ -136,18 +138,18 @@ def learn(
     returns = truncated_returns(table.rewards, ends, table.terminals > 0, knobs.planner.horizon)
     shift, scale = float(np.nanmean(returns)), max(float(np.nanstd(returns)), 1e-8)
     is_first = np.concatenate([[True], ends[:-1]])
-    previous = np.concatenate([np.zeros_like(table.actions[:1]), table.actions[:-1]])
-    conditions = np.concatenate([_normal(table.states, normalizer), previous], axis=1)
-    inputs = models.dynamics.inputs(tf.constant(table.states), tf.constant(table.actions))
-    targets = dynamics_targets(table, knobs.dynamics.targets)
     values = ((np.nan_to_num(returns) - shift) / scale).astype(np.float32)[:, None]
     weighted = table.weights if knobs.behavior.return_weighting else None
     every, has_previous = np.ones(len(ends), bool), ~is_first
 
+    def conditions(at: Array) -> Array:
+        previous = table.actions[np.maximum(at - 1, 0)]
+        return np.concatenate([_normal(table.states[at], normalizer), previous], axis=1)
+
     def part(
         name: str,
         members: list[keras.Model],
-        columns: tuple[Array, Array],
+        gather: Callable[[Array], tuple[Array, Array]],
         usable: Array,
         names: tuple[str, ...],
         steps: int,
@@ -160,7 +162,7 @@ def learn(
                 members,
                 training.squared_error,
                 "mse",
-                *columns,
+                gather,
                 rows,
                 names,
                 knobs.model,
@@ -176,7 +178,9 @@ def learn(
     part(
         "dynamics",
         models.dynamics.members,
-        (np.asarray(inputs), (targets - normalizer.targets.shift) / normalizer.targets.scale),
+        functools.partial(
+            dynamics.gather, models.dynamics, table, knobs.dynamics.targets, normalizer
+        ),
         every,
         (*task.observation_names, "reward"),
         knobs.dynamics.dynamics_steps,
@@ -184,14 +188,21 @@ def learn(
     part(
         "behavior",
         models.behavior,
-        (conditions, table.actions),
+        lambda at: (conditions(at), table.actions[at]),
         has_previous,
         task.action_names,
         knobs.behavior.behavior_steps,
         weighted,
     )
     usable = has_previous & np.isfinite(returns)
-    part("q", models.value, (conditions, values), usable, ("value",), knobs.q.q_steps)
+    part(
+        "q",
+        models.value,
+        lambda at: (conditions(at), values[at]),
+        usable,
+        ("value",),
+        knobs.q.q_steps,
+    )
     return MbopLearned(models, prepared, shift, scale)
 
 

@@ -12,8 +12,8 @@ from mopp_tf.autoregressive import Density
 from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import PlannerConfig
 from mopp_tf.dynamics import DynamicsModel
-from mopp_tf.fitted_q import QFunction
 from mopp_tf.objectives import Objective
+from offline_tf.critics import QFunction
 from offline_tf.types import TaskSpec, Tensor
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from offline_tf import standardize
+from offline_tf.blocks import derive
 from offline_tf.types import Array, TaskSpec, Transitions
 
 
@@ -46,6 +48,10 @@ class Rows(NamedTuple):
     has_next: Array
     weights: Array
 
+    def at(self, rows: Array | slice) -> Rows:
+        """These rows alone."""
+        return Rows(*(column[rows] for column in self))
+
 
 class Normalizer(NamedTuple):
     """Statistics of states, of actions, and of the S + 1 dynamics targets."""
@@ -69,16 +75,6 @@ def reward_scale(rewards: Array, rule: str) -> RewardScale:
         "range": RewardScale(0.0, width),
         "minmax": RewardScale(low, width),
     }[rule]
-
-
-def to_unit(task: TaskSpec, actions: Array) -> Array:
-    """Clips actions [.., A] to the bounds and maps the bounds to -1 and 1."""
-    middle, half = 0.5 * (task.action_high + task.action_low), _half(task)
-    return ((task.clip_actions(actions) - middle) / half).astype(np.float32)
-
-
-def _half(task: TaskSpec) -> Array:
-    return 0.5 * (task.action_high - task.action_low)
 
 
 def episode_weights(data: Transitions, strength: float) -> Array:
@@ -106,19 +102,21 @@ def prepare(
       scale: of rewards.
       return_weighting: see `episode_weights`.
     """
-    actions = to_unit(task, data.actions)
+    actions = derive(task.to_unit, data.actions)
     has_next = ~(data.terminals | data.timeouts)
     has_next[-1:] = False
-    next_actions = np.zeros_like(actions)
-    next_actions[:-1] = actions[1:]
-    next_actions[~has_next] = 0.0
+
+    def following(rows: Array) -> Array:
+        after = actions[np.minimum(rows + 1, len(actions) - 1)]
+        return np.where(has_next[rows, None], after, np.float32(0.0))
+
     return Rows(
         data.observations,
         actions,
         scale.apply(data.rewards),
         data.next_observations,
         data.terminals.astype(np.float32),
-        next_actions,
+        derive(following, np.arange(len(actions))),
         has_next,
         episode_weights(data, return_weighting),
     )
@@ -174,12 +172,16 @@ def fit_normalizer(rows: Rows, kind: str, normalize: bool) -> Normalizer:
       normalize: whether to.
     """
 
-    def of(values: Array) -> standardize.Statistics:
-        width = values.shape[1]
+    def of(block: Callable[[slice], Array]) -> standardize.Statistics:
+        width = block(slice(0, 1)).shape[1]
         if not normalize:
             return standardize.Statistics(np.zeros(width, np.float32), np.ones(width, np.float32))
-        found = standardize.statistics(values)
+        found = standardize.statistics_of(block, len(rows.states))
         flat = found.scale < standardize.EPSILON
         return found._replace(scale=np.where(flat, 1.0, found.scale).astype(np.float32))
 
-    return Normalizer(of(rows.states), of(rows.actions), of(dynamics_targets(rows, kind)))
+    return Normalizer(
+        of(lambda at: rows.states[at]),
+        of(lambda at: rows.actions[at]),
+        of(lambda at: dynamics_targets(rows.at(at), kind)),
+    )

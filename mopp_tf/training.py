@@ -44,7 +44,7 @@ class Schedule(NamedTuple):
 
 def fit(
     loop: fitting.Fit,
-    columns: Callable[[int], tuple[Tensor, ...]],
+    feed: Callable[[int], fitting.Feed],
     count: int,
     members: int,
     weights: Sequence[tf.Variable],
@@ -58,7 +58,7 @@ def fit(
 
     Args:
       loop: the optimiser and its loss.
-      columns: look number -> data columns [count, ...] for the next STEPS_PER_LOOK steps.
+      feed: look number -> the `count` rows of the data for the next STEPS_PER_LOOK steps.
       count: rows to draw from.
       members: ensemble members, each with minibatches of its own.
       weights: everything that a checkpoint must hold beside the optimiser.
@@ -86,7 +86,7 @@ def fit(
         streams = [seeds.generator(seed, f"{stage.name}/rows/{m}", number) for m in range(members)]
         shape = (steps, schedule.batch_size)
         rows = np.stack([_draw(g, shape, count, cumulative) for g in streams], axis=1)
-        data = columns(number)
+        data = feed(number)
         losses = []
         for start in range(0, steps, _STEPS_PER_CALL):
             chunk = rows[start : start + _STEPS_PER_CALL]
@@ -94,7 +94,7 @@ def fit(
             rates = fitting.cosine(
                 schedule.learning_rate, schedule.final_rate_share, at, schedule.steps
             )
-            losses.append(loop.run(data, tf.constant(chunk), tf.constant(rates)).numpy().mean())
+            losses.append(loop.run(*data(chunk), tf.constant(rates)).numpy().mean())
             stage.progress(done + start + len(chunk), schedule.steps, "steps")
         done += steps
         report = look()
@@ -131,8 +131,7 @@ def _draw(
 def fit_densities(
     members: Sequence[keras.Model],
     squash: bool,
-    inputs: Array,
-    targets: Array,
+    gather: Callable[[Array], tuple[Array, Array]],
     split: Split,
     names: Sequence[str],
     config: ModelConfig,
@@ -148,7 +147,7 @@ def fit_densities(
     Args:
       members: the networks, changed in place.
       squash: see `autoregressive.Density`.
-      inputs, targets: [N, I], [N, D].
+      gather: row numbers [n] -> inputs [n, I], targets [n, D].
       split: training and held-out rows.
       names: of the D dimensions, for the report.
       config: the knobs.
@@ -160,7 +159,7 @@ def fit_densities(
     Returns:
       Held-out negative log-likelihood in nats, mean over members: "nll", and "nll/<name>".
     """
-    dim = targets.shape[1]
+    dim = len(names)
 
     def negative_log_likelihood(
         member: keras.Model, x: Tensor, y: Tensor, dtype: tf.DType
@@ -174,8 +173,7 @@ def fit_densities(
         members,
         negative_log_likelihood,
         "nll",
-        inputs,
-        targets,
+        gather,
         split,
         names,
         config,
@@ -195,8 +193,7 @@ def fit_members(
     members: Sequence[keras.Model],
     loss_by_dimension: Callable[[keras.Model, Tensor, Tensor, tf.DType], Tensor],
     loss_name: str,
-    inputs: Array,
-    targets: Array,
+    gather: Callable[[Array], tuple[Array, Array]],
     split: Split,
     names: Sequence[str],
     config: ModelConfig,
@@ -211,7 +208,7 @@ def fit_members(
       members: the networks, changed in place.
       loss_by_dimension: (member, inputs [B, I], targets [B, D], dtype of products) -> [D].
       loss_name: for the report.
-      inputs, targets, split, names, config, steps, seed, stage, row_weights: as in `fit_densities`.
+      gather, split, names, config, steps, seed, stage, row_weights: as in `fit_densities`.
 
     Returns:
       Held-out loss, mean over members: loss_name, the sum over D, and "loss_name/<name>".
@@ -224,12 +221,11 @@ def fit_members(
             for member, (x, y) in zip(members, batches, strict=True)
         ]
 
-    judged = split.judged(ROWS_PER_LOOK)
-    held = tf.constant(inputs[judged]), tf.constant(targets[judged])
+    inputs, targets = map(tf.constant, gather(split.judged(ROWS_PER_LOOK)))
 
     @tf.function
     def held_out() -> Tensor:
-        losses = [loss_by_dimension(member, *held, tf.float32) for member in members]
+        losses = [loss_by_dimension(member, inputs, targets, tf.float32) for member in members]
         return tf.reduce_mean(tf.stack(losses), axis=0)
 
     def look() -> dict[str, float]:
@@ -237,7 +233,7 @@ def fit_members(
 
     weights = networks.variables(*members)
     loop = fitting.Fit(weights, loss, weight_decay=2.0 * config.weight_decay, decay_biases=False)
-    data = (tf.constant(inputs[split.train]), tf.constant(targets[split.train]))
+    data = fitting.Feed(gather, split.train)
     fit(
         loop,
         lambda _: data,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from morel_tf import dynamics, planner, usad
 from morel_tf.config import CloningConfig, DynamicsConfig, PlannerConfig, PmdpConfig, UsadConfig
 from morel_tf.pessimistic_mdp import PessimisticMdp
-from offline_tf import behavior_cloning, holdout
+from offline_tf import behavior_cloning, blocks, holdout
 from offline_tf.datasets import velocities
 from offline_tf.policy import GaussianPolicy, NumpyPolicy
 from offline_tf.run_record import RunRecord
@@ -116,7 +116,7 @@ def morel(
     cloned = behavior_cloning.fit_or_load(
         policy,
         data.observations,
-        task.clip_actions(data.actions),
+        blocks.derive(task.clip_actions, data.actions),
         knobs.cloning.bc_epochs,
         knobs.cloning.bc_batch_size,
         knobs.cloning.bc_learning_rate,

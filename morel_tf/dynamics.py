@@ -23,6 +23,7 @@ _STATE_BOUND = 100.0  # authors' sampling.py, large_value
 _LOG_STD_BOUNDS = (-5.0, 1.0)
 _STEPS_PER_CALL = 250
 _CONSTANT = 1e-8
+_ROWS_JUDGED = 100_000
 
 
 def data_statistics(
@@ -35,13 +36,17 @@ def data_statistics(
       scale: "std" or "mad".
       states, actions, next_states: the data, [N, S], [N, A], [N, S].
     """
+    count = len(states)
     of_states = standardize.statistics(states, scale)
-    of_actions = standardize.statistics(task.clip_actions(actions), scale)
+    of_actions = standardize.statistics_of(
+        lambda rows: task.clip_actions(actions[rows]), count, scale
+    )
+    changes = standardize.statistics_of(lambda rows: next_states[rows] - states[rows], count, scale)
     inputs = standardize.Statistics(
         np.concatenate([of_states.shift, of_actions.shift]),
         np.concatenate([of_states.scale, of_actions.scale]),
     )
-    return inputs, standardize.statistics(next_states - states, scale)
+    return inputs, changes
 
 
 class DynamicsEnsemble(tf.Module):
@@ -174,8 +179,14 @@ def fit(
       Held-out error: "mse" and per dimension "mse/<name>", in standardised deltas.
     """
     dtype = networks.product_dtype(config.precision)
-    inputs = ensemble.standardise_inputs(tf.constant(states), tf.constant(actions))
-    targets = tf.constant(ensemble.deltas.normalize(next_states - states) * ensemble.mask)
+
+    def gather(rows: Array) -> tuple[Tensor, Tensor]:
+        changes = next_states[rows] - states[rows]
+        return (
+            ensemble.standardise_inputs(tf.constant(states[rows]), tf.constant(actions[rows])),
+            tf.constant(ensemble.deltas.normalize(changes) * ensemble.mask),
+        )
+
     weights = networks.variables(*ensemble.members)
 
     def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
@@ -188,8 +199,8 @@ def fit(
     loop = fitting.Fit(weights, loss)
     stage.track([*weights, *loop.adam.moments])
     first = stage.restore()
-    train_rows = tf.constant(split.train, tf.int32)
-    data = (tf.gather(inputs, train_rows), tf.gather(targets, train_rows))
+    feed = fitting.Feed(gather, split.train)
+    held = gather(split.judged(_ROWS_JUDGED))
     batches = len(split.train) // min(config.dynamics_batch_size, len(split.train))
     total = batches * config.dynamics_epochs
     for epoch in range(first, config.dynamics_epochs):
@@ -205,14 +216,14 @@ def fit(
             rates = fitting.cosine(
                 config.dynamics_learning_rate, config.dynamics_final_rate_share, steps, total
             )
-            losses.append(loop.run(data, tf.constant(chunk), tf.constant(rates)).numpy().mean())
+            losses.append(loop.run(*feed(chunk), tf.constant(rates)).numpy().mean())
             stage.progress(
                 epoch + (start + len(chunk)) / len(rows), config.dynamics_epochs, "epochs"
             )
-        report = held_out_error(ensemble, inputs, targets, split, names)
+        report = held_out_error(ensemble, *held, names)
         stage.log(epoch + 1, {"loss": float(np.mean(losses)), "held_out_mse": report["mse"]})
         stage.save(epoch + 1)
-    return held_out_error(ensemble, inputs, targets, split, names, update_noise=True)
+    return held_out_error(ensemble, *held, names, update_noise=True)
 
 
 def fit_or_load(
@@ -279,26 +290,22 @@ def held_out_error(
     ensemble: DynamicsEnsemble,
     inputs: Tensor,
     targets: Tensor,
-    split: Split,
     names: tuple[str, ...],
     update_noise: bool = False,
 ) -> dict[str, float]:
-    """Mean squared error of the members on held-out rows (on training rows where none are held out).
+    """Mean squared error of the members on held-out rows.
 
     Args:
       ensemble: the models.
-      inputs, targets: standardised, [N, S + A] and [N, S].
-      split: rows.
+      inputs, targets: of these rows, standardised, [n, S + A] and [n, S].
       names: of the S dimensions.
       update_noise: whether to set the ensemble's noise_std to the residuals' standard deviation.
 
     Returns:
       "mse" and "mse/<name>" per dimension, means over members.
     """
-    rows = split.held_out if len(split.held_out) else split.train[:20_000]
-    x, y = tf.gather(inputs, rows), tf.gather(targets, rows)
     errors = [
-        tf.reduce_mean(tf.square(ensemble.means(networks.bind(member)(x)) - y), axis=0)
+        tf.reduce_mean(tf.square(ensemble.means(networks.bind(member)(inputs)) - targets), axis=0)
         for member in ensemble.members
     ]
     by_name = tf.reduce_mean(tf.stack(errors), axis=0).numpy()

@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from morel_tf import algorithm, config, deploy, dynamics, planner, usad
-from offline_tf import evaluation, networks, outcome, process, seeds, tasks
+from offline_tf import evaluation, networks, outcome, policy_value, process, seeds, tasks
 from offline_tf.datasets import checks, d4rl, sources
 from offline_tf.datasets.made import load_or_make
 from offline_tf.knobs import rebuild
@@ -23,6 +23,7 @@ from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 # Flags that may differ when a run is continued: they do not decide the result.
 FREE_FLAGS = ("workdir", "data_dir", "threads")
+_FQE_DISCOUNT = 0.99  # the planner's 0.999 would need ten times the steps
 
 
 class Configs(NamedTuple):
@@ -197,9 +198,11 @@ def evaluate_final(
     if stage.complete:
         return stage.result
     if task.simulation is None:
-        return stage.finish(
-            {"real_environment": False, "known_share": _known_share(task, data, learned)}
+        value = policy_value.fit_or_load(
+            learned.policy.numpy(), task, data, _FQE_DISCOUNT, configs.run.seed, record.stage("fqe")
         )
+        known = _known_share(task, data, learned)
+        return stage.finish({"real_environment": False, "known_share": known, **value})
     run_config = configs.run
 
     def measure(policy: NumpyPolicy, name: str, stochastic: bool, **where: Any) -> Any:
@@ -358,6 +361,12 @@ def in_words(summary: dict[str, Any]) -> str:
             f"  the detector knows {100 * summary['known_share']:.0f} % of the policy's actions in "
             "states of the data",
         ]
+        if "fqe_value" in summary:
+            lines.append(
+                f"  fitted Q evaluation values it at {summary['fqe_value']:.2f} (twins "
+                f"{summary['fqe_gap']:.2f} apart; discount {summary['fqe_discount']}), the data are "
+                f"worth {summary['data_value']:.2f}"
+            )
     else:
         lines += [
             f"  behaviour cloning    {summary['bc_return']:10.1f}",

@@ -15,13 +15,14 @@ from absl import logging
 
 from morel_tf.config import UsadConfig
 from morel_tf.dynamics import DynamicsEnsemble
-from offline_tf import disagreement, standardize
+from offline_tf import blocks, disagreement, standardize
 from offline_tf.datasets import velocities
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 
 _AUTHORS_VELOCITY_SCALE = 0.02
 _WORST_SHARE = 0.05
+_ROWS_JUDGED = 100_000
 
 
 class Calibration(NamedTuple):
@@ -65,21 +66,34 @@ def batched(
     weights: Array,
     states: Array,
     actions: Array,
+    rows: Array | None = None,
     batch_size: int = 8192,
     progress: Callable[[int, int], None] | None = None,
 ) -> Array:
-    """Disagreement of many pairs: [N, S], [N, A] -> [N] float32."""
+    """Disagreement of many pairs.
+
+    Args:
+      ensemble, weights: the detector.
+      states, actions: [N, S], [N, A].
+      rows: [n] which of them; None: all.
+      batch_size: pairs per call.
+      progress: told pairs done and in all.
+
+    Returns:
+      [n] float32.
+    """
+    rows = np.arange(len(states)) if rows is None else rows
 
     @tf.function(reduce_retracing=True)
     def chunk(s: Tensor, a: Tensor) -> Tensor:
         return disagreement_of(ensemble, ensemble.bind()(s, a), weights)
 
-    out = np.empty(len(states), np.float32)
-    for start in range(0, len(states), batch_size):
-        rows = slice(start, start + batch_size)
-        out[rows] = chunk(tf.constant(states[rows]), tf.constant(actions[rows])).numpy()
+    out = np.empty(len(rows), np.float32)
+    for part in blocks.blocks(len(rows), batch_size):
+        at = rows[part]
+        out[part] = chunk(tf.constant(states[at]), tf.constant(actions[at])).numpy()
         if progress:
-            progress(min(start + batch_size, len(states)), len(states))
+            progress(part.stop, len(rows))
     return out
 
 
@@ -154,29 +168,32 @@ def calibrate_or_load(
         return load(record)
     stage.restart()
     received = {"planning": states[0]}
-    if not np.array_equal(states[0], data.observations):
+    if states[0] is not data.observations and _rows_that_differ(states[0], data.observations).any():
         received["observation"] = data.observations
         received["history"] = velocities.restore(task, data, use_recorded=False)[0]
     calibrations, prediction = {}, {}
     rows = held_out if len(held_out) else np.arange(min(len(data), 20_000))
+    rows = rows[:: max(1, len(rows) // _ROWS_JUDGED)]
     of_states = np.zeros(len(data), np.float32)
     for name, inputs in received.items():
         # Most rows are the same for all detectors; only those that differ are computed again.
-        everything = np.ones(len(data), bool)
-        differ = everything if name == "planning" else (inputs != states[0]).any(axis=1)
+        differ = np.arange(len(data))
+        if name != "planning":
+            differ = np.flatnonzero(_rows_that_differ(inputs, states[0]))
         values = of_states.copy()
         values[differ] = batched(
             ensemble,
             weights,
-            inputs[differ],
-            data.actions[differ],
+            inputs,
+            data.actions,
+            differ,
             progress=lambda done, total: stage.progress(done, total, "pairs"),
         )
         if name == "planning":
             of_states = values
         calibrations[name] = calibrate(values, config)
         prediction[name] = error_prediction(
-            ensemble, weights, inputs[rows], data.actions[rows], (states[1] - states[0])[rows]
+            ensemble, weights, inputs[rows], data.actions[rows], states[1][rows] - states[0][rows]
         )
     for name in ("observation", "history"):
         calibrations.setdefault(name, calibrations["planning"])
@@ -203,6 +220,11 @@ def calibrate_or_load(
         }
     )
     return calibrations
+
+
+def _rows_that_differ(first: Array, second: Array) -> Array:
+    """[N, S], [N, S] -> [N] bool."""
+    return blocks.derive(lambda one, other: (one != other).any(axis=1), first, second)
 
 
 def ranks(values: Array) -> Array:

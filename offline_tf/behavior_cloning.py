@@ -53,15 +53,17 @@ def fit_or_load(
     loop = fitting.Fit(weights, loss)
     last = tf.Variable(0.0, trainable=False)
     stage.track([*policy.weights, *loop.adam.moments, last])
-    data = (tf.constant(observations), tf.constant(actions))
+    feed = fitting.Feed(
+        lambda rows: (observations[rows], actions[rows]), np.arange(len(observations))
+    )
     for epoch in range(stage.restore(), epochs):
         stream = seeds.generator(seed, "behavior_cloning/order", epoch)
         rows = fitting.shuffled_batches([stream], len(observations), batch_size)
         losses = []
         for start in range(0, len(rows), _STEPS_PER_CALL):
-            chunk = tf.constant(rows[start : start + _STEPS_PER_CALL])
+            chunk = rows[start : start + _STEPS_PER_CALL]
             rates = tf.fill([len(chunk)], learning_rate)
-            losses.append(float(loop.run(data, chunk, rates)[0]))
+            losses.append(float(loop.run(*feed(chunk), rates)[0]))
             stage.progress(epoch + (start + len(chunk)) / len(rows), epochs, "epochs")
         last.assign(float(np.mean(losses)))
         stage.log(epoch + 1, {"mse": float(last)})

@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from offline_tf.blocks import largest_resident
 from offline_tf.types import Array, Tensor
+
+_RESIDENT_COLUMNS = 4  # that many of the largest resident size
 
 
 class Adam(tf.Module):
@@ -130,6 +133,39 @@ class Fit(tf.Module):
             self.adam.apply(tape.gradient(loss, self._weights), learning_rates[step])
             total += tf.stack(losses)
         return total / tf.cast(tf.shape(rows)[0], tf.float32)
+
+
+class Feed:
+    """Rows of a data set for `Fit.run`: held in TensorFlow where they are few, else gathered by chunks.
+
+    Both ways give the same numbers.
+    """
+
+    def __init__(self, gather: Callable[[Array], tuple[Tensor, ...]], rows: Array) -> None:
+        """Gathers everything now, or nothing yet.
+
+        Args:
+          gather: row numbers [n] -> columns [n, ..]; each row on its own.
+          rows: [N] the rows that there are.
+        """
+        self._gather = gather
+        self._rows = rows
+        width = sum(np.asarray(column).nbytes for column in gather(rows[:1]))
+        self._held: tuple[Tensor, ...] | None = None
+        if width * len(rows) <= _RESIDENT_COLUMNS * largest_resident():
+            self._held = tuple(tf.constant(column) for column in gather(rows))
+
+    def __call__(self, chunk: Array) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Returns columns, and `chunk` as positions in them.
+
+        Args:
+          chunk: [steps, M, B] int32 positions in `rows`.
+        """
+        if self._held is not None:
+            return self._held, tf.constant(chunk)
+        wanted, positions = np.unique(chunk, return_inverse=True)
+        columns = tuple(tf.constant(column) for column in self._gather(self._rows[wanted]))
+        return columns, tf.constant(positions.reshape(chunk.shape), tf.int32)
 
 
 def shuffled_batches(

@@ -92,9 +92,14 @@ class _Units:
 
     @classmethod
     def of(cls, data: Transitions) -> _Units:
-        changes = data.next_observations - data.observations
-        columns = (data.observations, data.actions, changes, data.rewards[:, None])
-        return cls(*(standardize.statistics(values) for values in columns))
+        return cls(
+            standardize.statistics(data.observations),
+            standardize.statistics(data.actions),
+            standardize.statistics_of(
+                lambda rows: data.next_observations[rows] - data.observations[rows], len(data)
+            ),
+            standardize.statistics(data.rewards[:, None]),
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -186,7 +191,11 @@ def _fit(learned: Outcome, data: Transitions, seed: int, stage: Stage) -> dict[s
     split = holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed)
     scaled = learned._units.rewards.normalize(data.rewards[:, None])[:, 0]
     ended = data.terminals.astype(np.float32)
-    given = (data.observations, data.actions, data.next_observations, scaled, ended)
+
+    def gather(rows: Array) -> tuple[Array, ...]:
+        given = (data.observations, data.actions, data.next_observations, scaled, ended)
+        return tuple(values[rows] for values in given)
+
     # Terminal rows are rare: without a weight the best guess is that there are none.
     share = max(float(ended.mean()), 1e-6)
     weight = float(np.sqrt((1.0 - share) / share))
@@ -200,25 +209,23 @@ def _fit(learned: Outcome, data: Transitions, seed: int, stage: Stage) -> dict[s
 
     loop = fitting.Fit(learned.weights, loss)
     stage.track([*learned.weights, *loop.adam.moments])
-    columns = tuple(tf.constant(values[split.train]) for values in given)
+    feed = fitting.Feed(gather, split.train)
     done = stage.restore()
     while done < _STEPS:
         steps = min(_STEPS_PER_SAVE, _STEPS - done)
         stream = seeds.generator(seed, "outcome/rows", done)
         rows = stream.integers(len(split.train), size=(steps, 1, _BATCH), dtype=np.int32)
         rates = fitting.cosine(_LEARNING_RATE, 0.0, done + np.arange(steps), _STEPS)
-        loss_value = float(loop.run(columns, tf.constant(rows), tf.constant(rates))[0])
+        loss_value = float(loop.run(*feed(rows), tf.constant(rates))[0])
         done += steps
         stage.log(done, {"loss": loss_value})
         stage.progress(done, _STEPS, "steps")
         stage.save(done)
-    return _report(learned, given, split.judged(_ROWS_JUDGED), int(data.terminals.sum()))
+    return _report(learned, gather(split.judged(_ROWS_JUDGED)), int(data.terminals.sum()))
 
 
-def _report(
-    learned: Outcome, given: tuple[Array, ...], rows: Array, terminals: int
-) -> dict[str, Any]:
-    states, actions, following, rewards, ended = (values[rows] for values in given)
+def _report(learned: Outcome, judged: tuple[Array, ...], terminals: int) -> dict[str, Any]:
+    states, actions, following, rewards, ended = judged
     found = learned.standard_rewards(*map(tf.constant, (states, actions, following))).numpy()
     called = learned.terminal_logits(tf.constant(following)).numpy() > 0.0
     truly = ended > 0.5

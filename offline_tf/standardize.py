@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
+from offline_tf.blocks import blocks
 from offline_tf.types import Array
 
 EPSILON = 1e-8
@@ -29,9 +31,25 @@ def statistics(values: Array, scale: str = "std") -> Statistics:
       values: the data.
       scale: "std" (paper) or "mad", the mean absolute deviation (authors' code).
     """
-    mean = values.mean(axis=0, dtype=np.float64)
+    return statistics_of(lambda rows: values[rows], len(values), scale)
+
+
+def statistics_of(block: Callable[[slice], Array], count: int, scale: str = "std") -> Statistics:
+    """`statistics` of values that are never in memory together.
+
+    Args:
+      block: rows -> their values [n, D]; called twice for each row.
+      count: N.
+      scale: as in `statistics`.
+    """
+
+    def mean_of(function: Callable[[Array], Array]) -> Array:
+        sums = [function(block(rows)).sum(axis=0, dtype=np.float64) for rows in blocks(count)]
+        return np.sum(sums, axis=0) / count
+
+    mean = mean_of(lambda values: values)
     if scale == "std":
-        spread = values.std(axis=0, dtype=np.float64)
+        spread = np.sqrt(mean_of(lambda values: np.square(values - mean)))
     else:
-        spread = np.abs(values - mean).mean(axis=0, dtype=np.float64)
+        spread = mean_of(lambda values: np.abs(values - mean))
     return Statistics(mean.astype(np.float32), spread.astype(np.float32))

@@ -179,6 +179,12 @@ class TaskSpec:
         """Clips [.., A] actions to the bounds."""
         return np.clip(actions, self.action_low, self.action_high).astype(np.float32)
 
+    def to_unit(self, actions: Array) -> Array:
+        """Clips [.., A] actions to the bounds and maps the bounds to -1 and 1."""
+        middle = 0.5 * (self.action_high + self.action_low)
+        half = 0.5 * (self.action_high - self.action_low)
+        return ((self.clip_actions(actions) - middle) / half).astype(np.float32)
+
     def normalized_score(self, value: float) -> float | None:
         """D4RL's score of a return: 0 is random, 100 is expert; None without references."""
         if self.reference_returns is None:

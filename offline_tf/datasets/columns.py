@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from offline_tf.blocks import ColumnWriter, blocks, machine_memory, scratch_bytes, scratch_folder
 from offline_tf.types import Array, Transitions, UserError
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
+DTYPES: dict[str, Any] = {
+    "observations": np.float32,
+    "actions": np.float32,
+    "rewards": np.float32,
+    "next_observations": np.float32,
+    "terminals": bool,
+    "timeouts": bool,
+    "infos/qpos": np.float64,
+    "infos/qvel": np.float64,
+}
 _ANT_WITH_CONTACT_FORCES, _ANT = 111, 27
 
 
 def largest_bytes() -> int:
-    """Half of this machine's memory: what a reader agrees to unpack."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    """Half of this machine's memory: what a reader agrees to unpack there."""
+    return machine_memory() // 2
 
 
-def check_size(total: int, source: str, flag: str = "dataset") -> None:
+def check_size(total: int, source: str, flag: str = "dataset", streamed: bool = False) -> None:
     """Refuses data that would not fit, before any of it is unpacked.
 
     Args:
       total: bytes after unpacking.
       source, flag: what to name in the error.
+      streamed: whether large columns of it go to the scratch folder block by block.
 
     Raises:
-      UserError: more than `largest_bytes`.
+      UserError: more than half of the memory and, where streamed, than half of the free disk.
     """
-    if total > largest_bytes():
+    if total <= largest_bytes():
+        return
+    if not streamed:
         raise UserError(
             f"--{flag}: {source} would take {total / 2**30:.1f} GiB of memory, this machine allows "
-            f"{largest_bytes() / 2**30:.1f} GiB; split it, or convert a part of it"
+            f"{largest_bytes() / 2**30:.1f} GiB; split it, or write it as HDF5 with D4RL's keys, which "
+            "is read by blocks"
+        )
+    if total > scratch_bytes():
+        raise UserError(
+            f"--{flag}: {source} would take {total / 2**30:.1f} GiB in {scratch_folder()}, which "
+            f"allows {scratch_bytes() / 2**30:.1f} GiB; set OFFLINE_TF_SCRATCH to a folder on a larger "
+            "disk, or split the data"
         )
 
 
@@ -46,7 +66,7 @@ def unreadable(path: pathlib.Path, form: str, error: Exception) -> str:
 def from_columns(
     columns: Mapping[str, Any], source: str, state_dim: int | None = None
 ) -> Transitions:
-    """Makes Transitions of D4RL's columns (numpy arrays or h5py data sets).
+    """Makes Transitions of D4RL's columns: numpy arrays, h5py data sets, or what is sliced like them.
 
     Without next_observations, the next row's observation is taken inside an episode, and the last
     row of each episode is dropped, because its next observation is not known. Columns of shape (N, 1)
@@ -67,13 +87,6 @@ def from_columns(
                 f"rewards, terminals, timeouts, got {', '.join(sorted(columns)) or 'none'}"
             )
 
-    def column(name: str, dtype: Any) -> Array:
-        values = columns[name][()]
-        if getattr(values, "dtype", np.dtype(object)).kind not in "biuf":
-            raise UserError(f"--dataset: {source}: expected numbers in {name!r}, got other values")
-        with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
-            return np.asarray(values, dtype)
-
     shape: tuple[int, ...] = getattr(columns["observations"], "shape", ())
     if len(shape) != 2 or not shape[0]:
         raise UserError(
@@ -81,7 +94,9 @@ def from_columns(
         )
     count = shape[0]
     for name in (*REQUIRED, "next_observations", "timeouts", "infos/qpos", "infos/qvel"):
-        whole = getattr(columns[name], "shape", (0,)) if name in columns else (count,)
+        if name not in columns:
+            continue
+        whole = getattr(columns[name], "shape", (0,))
         if whole[:1] != (count,):
             raise UserError(
                 f"--dataset: {source} has {count} rows in observations but {whole[:1]} in {name}; "
@@ -91,6 +106,8 @@ def from_columns(
             raise UserError(
                 f"--dataset: {source}: expected one number per row in {name}, got shape {whole}"
             )
+        if getattr(columns[name], "dtype", np.dtype(object)).kind not in "biuf":
+            raise UserError(f"--dataset: {source}: expected numbers in {name!r}, got other values")
     if len(columns["actions"].shape) != 2:
         raise UserError(
             f"--dataset: {source}: expected actions of shape (rows, width), "
@@ -101,43 +118,55 @@ def from_columns(
             f"--dataset: {source}: expected next_observations of shape {shape} like observations, "
             f"got {columns['next_observations'].shape}"
         )
-    observations = column("observations", np.float32)
-    width = state_dim or observations.shape[1]
-    if observations.shape[1] not in (width, _ANT_WITH_CONTACT_FORCES if width == _ANT else width):
+    width = state_dim or shape[1]
+    if shape[1] not in (width, _ANT_WITH_CONTACT_FORCES if width == _ANT else width):
         raise UserError(
-            f"--dataset: {source} has observations of width {observations.shape[1]}, "
+            f"--dataset: {source} has observations of width {shape[1]}, "
             f"this task has {width}; check --env"
         )
-    observations = np.ascontiguousarray(observations[:, :width])
-    terminals = column("terminals", bool).reshape(-1)
-    timeouts = column("timeouts", bool).reshape(-1) if "timeouts" in columns else None
-    if timeouts is None:
+    terminals = _whole(columns["terminals"], "terminals").reshape(-1)
+    if "timeouts" in columns:
+        timeouts = _whole(columns["timeouts"], "timeouts").reshape(-1)
+    else:
         if not terminals.any():
             raise UserError(
                 f"--dataset: {source} has no timeouts and no terminals, so episodes cannot be told "
                 "apart; add a boolean column 'timeouts' that is true on each episode's last row"
             )
         timeouts = np.zeros(count, bool)
-    keep = np.ones(count, bool)
-    if "next_observations" in columns:
-        next_observations = column("next_observations", np.float32)[:, :width]
-    else:
-        next_observations = np.concatenate([observations[1:], observations[-1:]])
+    keep, following = np.ones(count, bool), "next_observations"
+    if following not in columns:
+        following = "observations"
         keep = ~(terminals | timeouts)
         keep[-1] = False
         # The row before a dropped one now ends its episode, at a cut.
         timeouts = timeouts | np.append(~keep[1:], False)
         terminals = terminals & keep
+
+    def column(name: str, read_from: str = "", ahead: int = 0) -> Array:
+        writer, given = ColumnWriter(), columns[read_from or name]
+        for rows in blocks(count):
+            part = given[rows.start + ahead : rows.stop + ahead]
+            used = keep[rows][: len(part)]  # the very last row has none ahead, and is not kept
+            with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
+                part = np.asarray(part, DTYPES[name])[used]
+            writer.append(part[:, :width] if "observations" in name else part)
+        return writer.finish()
+
     optional = {
-        name: column(f"infos/{name}", np.float64)[keep] if f"infos/{name}" in columns else None
+        name: column(f"infos/{name}") if f"infos/{name}" in columns else None
         for name in ("qpos", "qvel")
     }
     return Transitions(
-        observations=observations[keep],
-        actions=column("actions", np.float32)[keep],
-        rewards=column("rewards", np.float32).reshape(-1)[keep],
-        next_observations=np.ascontiguousarray(next_observations)[keep],
+        observations=column("observations"),
+        actions=column("actions"),
+        rewards=column("rewards").reshape(-1),
+        next_observations=column("next_observations", following, int(following == "observations")),
         terminals=terminals[keep],
         timeouts=timeouts[keep],
         **optional,
     )
+
+
+def _whole(values: Any, name: str) -> Array:
+    return np.concatenate([np.asarray(values[rows], DTYPES[name]) for rows in blocks(len(values))])

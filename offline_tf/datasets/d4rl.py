@@ -58,7 +58,7 @@ def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
       state_dim: S of the task, checked when given.
 
     Raises:
-      UserError: no such file, a key is missing, shapes do not fit, or it would not fit in memory.
+      UserError: no such file, a key is missing, shapes do not fit, or it would not fit on the disk.
     """
     if not path.exists():
         raise UserError(f"--dataset: expected an HDF5 file at {path}, found none")
@@ -75,7 +75,7 @@ def hdf5_columns(group: h5py.Group, source: str) -> dict[str, h5py.Dataset]:
     """Returns the data sets of a group and of its "infos", unread.
 
     Raises:
-      UserError: a data set lies in another file, or all together would not fit in memory.
+      UserError: a data set lies in another file, or all together would not fit on the disk.
     """
     found: dict[str, h5py.Dataset] = {}
     for prefix, part in (("", group), ("infos/", group.get("infos"))):
@@ -92,7 +92,7 @@ def hdf5_columns(group: h5py.Group, source: str) -> dict[str, h5py.Dataset]:
                         f"--dataset: {source}: {prefix}{name} lies in another file; refused"
                     )
                 found[prefix + name] = column
-    columns.check_size(sum(column.nbytes for column in found.values()), source)
+    columns.check_size(sum(column.nbytes for column in found.values()), source, streamed=True)
     return found
 
 

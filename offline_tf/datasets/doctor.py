@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import process, tasks
+from offline_tf import process, standardize, tasks
 from offline_tf.datasets import checks, replay, sources
 from offline_tf.knobs import check, knob
 from offline_tf.run_record import write_json
@@ -51,7 +51,9 @@ def examine(
     findings = checks.thorough(data, task)
     finite = not any(f.code.startswith("not_finite") for f in findings)
     report: dict[str, Any] = {"env": task.name, **overview(data, task)}
-    replayed = replay.find_physics(data, task, seed, threads) if with_replay and finite else None
+    replayed = None
+    if with_replay and finite:
+        replayed = replay.find_physics(checks.stretches(data), task, seed, threads)
     if replayed is not None:
         report["replay"] = replayed._asdict()
         if replayed.explained_by and "v2" not in replayed.explained_by:
@@ -83,19 +85,15 @@ def overview(data: Transitions, task: TaskSpec) -> dict[str, Any]:
     """Sizes, returns and coverage."""
     returns = data.episode_returns()
     lengths = np.diff(data.episode_bounds(), axis=1)[:, 0]
-    columns = {
-        name: {
-            "mean": float(values.mean()),
-            "std": float(values.std()),
-            "least": float(values.min()),
-            "largest": float(values.max()),
-        }
-        for names, array in (
-            (task.observation_names, data.observations),
-            (task.action_names, data.actions),
-        )
-        for name, values in zip(names, array.T.astype(np.float64), strict=True)
-    }
+    columns: dict[str, dict[str, float]] = {}
+    for names, values in (
+        (task.observation_names, data.observations),
+        (task.action_names, data.actions),
+    ):
+        mean, std = standardize.statistics(values)
+        numbers = zip(mean, std, values.min(axis=0), values.max(axis=0), strict=True)
+        for name, row in zip(names, numbers, strict=True):
+            columns[name] = dict(zip(("mean", "std", "least", "largest"), map(float, row)))
     score = task.normalized_score(float(returns.mean()))
     return {
         "rows": len(data),

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from offline_tf.blocks import ColumnWriter
 from offline_tf.datasets import columns
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
@@ -23,7 +24,6 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "infos/qpos": ("infos/qpos",),
     "infos/qvel": ("infos/qvel",),
 }
-_BYTES_PER_BYTE_READ = 8  # float16 in a file to float64 here, twice for the next observations
 
 
 def renamed(mapping: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,31 +50,32 @@ def join(
     Raises:
       UserError: a column is missing, or lengths do not fit.
     """
-    parts: dict[str, list[Array]] = {name: [] for name in ALIASES}
-    total, seen = 0, 0
+    writers = {name: ColumnWriter() for name in ALIASES}
+    counts = dict.fromkeys(ALIASES, 0)
+    seen = total = 0
     for number, mapping in enumerate(episodes):
         part = _episode(mapping, f"{source}, episode {number}")
         if part is None:
             continue
         seen += 1
-        total += sum(values.nbytes for values in part.values())
-        columns.check_size(_BYTES_PER_BYTE_READ * total, source)
         for name, values in part.items():
-            parts[name].append(values)
+            counts[name] += 1
+            with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
+                converted = np.asarray(values, columns.DTYPES[name])
+            total += converted.nbytes
+            try:
+                writers[name].append(converted)
+            except ValueError as error:
+                raise UserError(
+                    f"--dataset: {source}, episode {number}: expected {name} of one width in all "
+                    f"episodes ({error})"
+                ) from None
+        columns.check_size(total, source, streamed=True)
     if not seen:
         raise UserError(f"--dataset: expected episodes with steps in {source}, found none")
-    complete = {name: values for name, values in parts.items() if len(values) == seen}
-    joined = {name: _concatenated(name, values, source) for name, values in complete.items()}
+    complete = [name for name, count in counts.items() if count == seen]
+    joined = {name: writers.pop(name).finish() for name in complete}
     return columns.from_columns(joined, source, state_dim)
-
-
-def _concatenated(name: str, values: list[Array], source: str) -> Array:
-    shapes = sorted({array.shape[1:] for array in values})
-    if len(shapes) > 1:
-        raise UserError(
-            f"--dataset: {source}: expected {name} of one width in all episodes, got {shapes}"
-        )
-    return np.concatenate(values)
 
 
 def _episode(mapping: Mapping[str, Any], source: str) -> dict[str, Array] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import pathlib
 import shlex
 import subprocess
@@ -16,18 +15,13 @@ from absl import logging
 
 from offline_tf import foreign_policy, seeds, tasks
 from offline_tf import policy as policy_file
+from offline_tf.blocks import cache_folder
 from offline_tf.datasets import collection, d4rl
 from offline_tf.tasks import environments
 from offline_tf.types import TaskSpec, Transitions, UserError
 
 # D4RL's kinds of data, made here; the names say that they are not D4RL's own files.
 KINDS = ("random-ours", "medium-ours", "mixed-ours", "expert-ours", "medium-expert-ours")
-
-
-def cache_folder(data_dir: str) -> pathlib.Path:
-    """--data_dir, else $OFFLINE_TF_DATA, else ~/.cache/offline_tf."""
-    chosen = data_dir or os.environ.get("OFFLINE_TF_DATA", "")
-    return pathlib.Path(chosen) if chosen else pathlib.Path.home() / ".cache" / "offline_tf"
 
 
 def show_progress(done: int, total: int, rate: float, unit: str = "steps") -> None:
@@ -164,7 +158,7 @@ def load_or_make_kind(
       kind: one of KINDS.
       num_steps: rows (mixed: at most).
       seed: of the collection.
-      data_dir: see `cache_folder`.
+      data_dir: see `blocks.cache_folder`.
       threads: of the simulators.
 
     Returns:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import h5py
 import numpy as np
 
+from offline_tf import blocks
 from offline_tf.datasets import columns, d4rl, episodes
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
@@ -101,7 +102,7 @@ def _episodes(file: h5py.File, path: pathlib.Path) -> Iterator[dict[str, Array]]
             )
         found = d4rl.hdf5_columns(group, f"{path}, {name}")
         total += sum(column.nbytes for column in found.values())
-        columns.check_size(total, str(path))
+        columns.check_size(total, str(path), streamed=True)
         for key in ("qpos", "qvel"):
             # T + 1 of them, like the observations.
             if f"infos/{key}" in found:
@@ -128,7 +129,11 @@ def write(folder: pathlib.Path, data: Transitions, task: TaskSpec, dataset_id: s
     if folder.exists():
         raise UserError(f"--output: {folder} exists; it is not replaced")
     inside = ~(data.terminals | data.timeouts)[:-1]
-    broken = (data.next_observations[:-1] != data.observations[1:]).any(axis=1) & inside
+    broken = inside & blocks.derive(
+        lambda promised, following: (promised != following).any(axis=1),
+        data.next_observations[:-1],
+        data.observations[1:],
+    )
     if broken.any():
         raise UserError(
             f"--output: in {int(broken.sum())} rows next_observations is not the following row's "

@@ -10,29 +10,81 @@ from typing import Any
 
 import numpy as np
 
+from offline_tf.blocks import ColumnWriter
 from offline_tf.datasets import columns, episodes
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _ROWS_PER_BLOCK = 65536
 
 
+class _Member:
+    """A column of an npz archive that is unpacked by blocks.
+
+    Going back means to begin anew, so blocks are asked for in order.
+    """
+
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        """Reads the header.
+
+        Raises:
+          ValueError: it holds objects, is no array, or has another size than its header says.
+        """
+        self._file = archive.open(name)
+        major, _ = np.lib.format.read_magic(self._file)
+        readers = {
+            1: np.lib.format.read_array_header_1_0,
+            2: np.lib.format.read_array_header_2_0,
+        }
+        if major not in readers:
+            raise ValueError(f"{name} is of the unknown version {major}")
+        self.shape, self._fortran, self.dtype = readers[major](self._file)
+        if self.dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects")
+        self._start = self._file.tell()
+        self._row = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+        self._whole: Array | None = None
+        promised = self._start + self.dtype.itemsize * int(np.prod(self.shape, dtype=np.float64))
+        if promised != archive.getinfo(name).file_size:
+            raise ValueError(f"{name} has another size than its header says")
+
+    def __len__(self) -> int:
+        """Rows."""
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Array:
+        """Rows [start, stop), without a step."""
+        if self._fortran and self._whole is None:
+            self._file.seek(self._start)
+            flat = np.frombuffer(self._file.read(self._row * len(self)), self.dtype)
+            self._whole = flat.reshape(self.shape[::-1]).T
+        if self._whole is not None:
+            return self._whole[rows]
+        start, stop = min(rows.start, len(self)), min(rows.stop, len(self))
+        self._file.seek(self._start + self._row * start)
+        part = self._file.read(self._row * (stop - start))
+        if len(part) < self._row * (stop - start):
+            raise ValueError("it ends too early")
+        return np.frombuffer(part, self.dtype).reshape(stop - start, *self.shape[1:])
+
+
 def read_npz(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
     """Reads an archive of D4RL's columns (or one of their aliases); no pickled objects.
 
     Raises:
-      UserError: the archive is damaged, holds objects, or would not fit in memory.
+      UserError: the archive is damaged, holds objects, or would not fit on the disk.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            columns.check_size(sum(item.file_size for item in archive.infolist()), str(path))
-        with np.load(path, allow_pickle=False) as file:
-            names = episodes.renamed({name: name for name in file.files})
-            arrays = {name: file[key] for name, key in names.items()}
+            total = sum(item.file_size for item in archive.infolist())
+            columns.check_size(total, str(path), streamed=True)
+            members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+            found = episodes.renamed({name: name for name in members})
+            arrays = {name: _Member(archive, members[key]) for name, key in found.items()}
+            return columns.from_columns(arrays, str(path), state_dim)
     except UserError:
         raise
     except Exception as error:  # zipfile and numpy raise many kinds for a damaged archive
         raise UserError(columns.unreadable(path, "npz archive", error)) from None
-    return columns.from_columns(arrays, str(path), state_dim)
 
 
 def read_csv(path: pathlib.Path, task: TaskSpec) -> Transitions:
@@ -73,7 +125,20 @@ def _from_rows(header: Sequence[str], rows: Any, path: pathlib.Path, task: TaskS
     wanted = needed + (nexts if recorded else []) + optional
     at = [header.index(name) for name in wanted]
     episode_at = header.index("episode") if "episode" in header else None
-    blocks: list[Array] = []
+    groups = {"observations": list(task.observation_names), "actions": list(task.action_names)}
+    groups |= {"next_observations": nexts} if recorded else {}
+    groups |= {name: [name] for name in optional}
+    writers = {name: ColumnWriter() for name in groups}
+    changed = ColumnWriter()
+
+    def write(block: list[list[float]], changes: list[bool]) -> None:
+        table = np.array(block, np.float64).reshape(-1, len(wanted))
+        for group, names in groups.items():
+            with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
+                part = table[:, [wanted.index(name) for name in names]].astype(np.float32)
+            writers[group].append(part if len(names) > 1 or group not in optional else part[:, 0])
+        changed.append(np.array(changes, bool))
+
     block: list[list[float]] = []
     changes: list[bool] = []
     before: str | None = None
@@ -94,31 +159,24 @@ def _from_rows(header: Sequence[str], rows: Any, path: pathlib.Path, task: TaskS
         changes.append(before is not None and name != before)
         before = name
         if len(block) == _ROWS_PER_BLOCK:
-            blocks.append(np.array(block, np.float64))
-            block = []
-    blocks.append(np.array(block, np.float64).reshape(-1, len(wanted)))
-    table = dict(zip(wanted, np.concatenate(blocks).T, strict=True))
-    count = len(changes)
+            write(block, changes)
+            block, changes = [], []
+    write(block, changes)
+    found = {name: writer.finish() for name, writer in writers.items()}
+    begins = changed.finish()
+    count = len(begins)
     if not count:
         raise UserError(f"--dataset: {path}: expected rows under the header, found none")
-
-    def together(names: Sequence[str]) -> Array:
-        return np.stack([table[name] for name in names], axis=1)
-
-    zeros = np.zeros(count)
-    terminals = table.get("terminal", zeros) != 0.0
-    timeouts = table.get("timeout", zeros) != 0.0
-    timeouts[:-1] |= np.array(changes[1:], bool) & ~terminals[:-1]
+    zeros = np.zeros(count, np.float32)
+    terminals = found.pop("terminal", zeros) != 0.0
+    timeouts = found.pop("timeout", zeros) != 0.0
+    timeouts[:-1] |= begins[1:] & ~terminals[:-1]
     timeouts[-1] |= not terminals[-1]
-    found = {
-        "observations": together(task.observation_names),
-        "actions": together(task.action_names),
-        "rewards": table.get("reward", zeros),
+    found |= {
+        "rewards": found.pop("reward", zeros),
         "terminals": terminals,
         "timeouts": timeouts,
     }
-    if recorded:
-        found["next_observations"] = together(nexts)
     return columns.from_columns(found, str(path), task.state_dim)
 
 

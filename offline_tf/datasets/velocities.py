@@ -6,8 +6,11 @@ models may be fitted on states with the true velocities; the policy still sees c
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
+from offline_tf.blocks import derive
 from offline_tf.types import Array, TaskSpec, Transitions
 
 
@@ -58,15 +61,29 @@ def restore(
     ends = transitions.terminals | transitions.timeouts
     first = np.concatenate([[True], ends[:-1]])
     last = np.append(ends[:-1], True)
-    next_states = finite_difference(task, observations, next_observations)
+    slopes = derive(functools.partial(finite_difference, task), observations, next_observations)
     if use_recorded and transitions.qvel is not None:
-        states = observations.copy()
-        states[:, list(task.velocity_indices)] = transitions.qvel
-        next_states[~last] = states[1:][~last[:-1]]
-        return states, next_states
-    states = np.concatenate([observations[:1], next_states[:-1]])
-    states[first] = observations[first]
-    return states, next_states
+        indices = list(task.velocity_indices)
+
+        def recorded(seen: Array, qvel: Array) -> Array:
+            states = np.array(seen)
+            states[:, indices] = qvel
+            return states
+
+        states = derive(recorded, observations, transitions.qvel)
+        return states, _shifted(states, slopes, last, 1)
+    return _shifted(slopes, observations, first, -1), slopes
+
+
+def _shifted(values: Array, others: Array, elsewhere: Array, by: int) -> Array:
+    """values[row + by], or others[row] where `elsewhere`; by is 1 or -1."""
+    count = len(values)
+
+    def block(rows: Array) -> Array:
+        near = values[np.clip(rows + by, 0, count - 1)]
+        return np.where(elsewhere[rows, None], others[rows], near)
+
+    return derive(block, np.arange(count))
 
 
 def observe(task: TaskSpec, states: Array) -> Array:

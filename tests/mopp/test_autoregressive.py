@@ -598,8 +598,7 @@ def _fit(members, stage, config=CONFIG, steps=1000, data=None, row_weights=None,
     return training.fit_densities(
         members,
         False,
-        inputs,
-        targets,
+        lambda rows: (inputs[rows], targets[rows]),
         split,
         [f"x{i}" for i in range(targets.shape[1])],
         config,
@@ -737,7 +736,7 @@ def _run(spy, stage, steps, looks=None, patience=0, share=0.1, members=2, probab
     values = iter(looks or [1.0] * 1000)
     return training.fit(
         spy,
-        lambda _: (),
+        lambda _: lambda chunk: ((), tf.constant(chunk)),
         50,
         members,
         [spy.weight],

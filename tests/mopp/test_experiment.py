@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from mopp_tf import algorithm, config, deploy, experiment, simulation, training
+from mopp_tf import algorithm, config, deploy, experiment, mbop, simulation, training
 from mopp_tf import evaluate as evaluate_binary
 from offline_tf import tasks
 from offline_tf.datasets import d4rl, made
@@ -112,7 +112,12 @@ def cart(tmp_path_factory):
 def _weights(configs):
     record = RunRecord.open_existing(pathlib.Path(configs.run.workdir))
     learned = experiment.load(configs, tasks.get(configs.run.env), record)
-    return [w.numpy() for part in learned.models for w in part.weights]
+    return _weights_of(learned)
+
+
+def _weights_of(learned):
+    parts = [part if isinstance(part, list) else [part] for part in learned.models]
+    return [w.numpy() for part in parts for model in part for w in model.weights]
 
 
 def test_the_summary_holds_what_readers_count_on(finished):
@@ -190,6 +195,27 @@ def test_a_run_killed_in_every_fit_ends_with_the_same_weights(cart, tmp_path, mo
     for a, b in zip(_weights(whole), _weights(cut), strict=True):
         np.testing.assert_array_equal(a, b)
     assert found["uncertainty_limit"] == expected["uncertainty_limit"] > 0.0
+
+
+@pytest.mark.usefixtures("no_export")
+@pytest.mark.parametrize("name", ["mopp", "mbop"])
+def test_data_on_disk_give_the_bits_of_data_in_memory(name, cart, tmp_path, monkeypatch):
+    change = {"fqe_actions": "behavior", "return_weighting": 1.0, "dynamics_members": 1}
+    configs = cart(tmp_path / "run", **change)
+    task = tasks.get("cart")
+    found = []
+    for place in ("memory", "disk"):
+        if place == "disk":
+            monkeypatch.setenv("OFFLINE_TF_COLUMN_MB", "0.0001")
+            monkeypatch.setenv("OFFLINE_TF_SCRATCH", str(tmp_path))
+        data, _ = experiment.load_data(configs.run, task, 1)
+        assert isinstance(data.observations, np.memmap) is (place == "disk")
+        record = RunRecord.create_or_continue(tmp_path / place, name, {})
+        prepared = algorithm.prepare(task, data, configs.knobs, 3, record)
+        learn = algorithm.learn if name == "mopp" else mbop.learn
+        learned = learn(task, prepared, configs.knobs, 3, record)
+        found.append([w.tobytes() for w in _weights_of(learned)])
+    assert found[0] == found[1]
 
 
 def test_other_flags_for_the_folder_are_refused(finished):

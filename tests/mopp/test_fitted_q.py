@@ -6,6 +6,7 @@ import toys
 from mopp_tf import fitted_q, rows, training
 from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import BehaviorConfig, ModelConfig, QConfig
+from offline_tf import critics
 from offline_tf.holdout import Split
 from offline_tf.run_record import RunRecord
 from offline_tf.standardize import Statistics
@@ -56,7 +57,7 @@ def fitted(tmp_path, table, steps=3000, **knobs):
     config = QConfig(
         q_hidden=(32,), q_steps=steps, discount=GAMMA, **({"target_rate": 0.05} | knobs)
     )
-    q = fitted_q.QFunction(TASK, config, UNITS, 0)
+    q = critics.QFunction(UNITS.states, 1, config.q_hidden, 0)
     record = RunRecord.create_or_continue(tmp_path, "mopp", {})
     everything = np.arange(len(table.rewards))
     model = ModelConfig(batch_size=24, precision="float32", weight_decay=0.0, learning_rate=3e-3)
@@ -75,9 +76,9 @@ def fitted(tmp_path, table, steps=3000, **knobs):
 
 def test_backup_by_hand():
     values = tf.constant([[10.0, 1.0], [20.0, -1.0]])
-    found = fitted_q.backup(tf.constant([1.0, 2.0]), tf.constant([0.0, 1.0]), values, 0.5)
+    found = critics.backup(tf.constant([1.0, 2.0]), tf.constant([0.0, 1.0]), values, 0.5)
     np.testing.assert_allclose(found, [1.0 + 0.5 * 10.0, 2.0])
-    found = fitted_q.backup(tf.constant([1.0, 2.0]), tf.constant([0.0, 0.0]), values, 0.5)
+    found = critics.backup(tf.constant([1.0, 2.0]), tf.constant([0.0, 0.0]), values, 0.5)
     np.testing.assert_allclose(found, [6.0, 1.5])
 
 
@@ -99,13 +100,13 @@ def test_a_chain_converges_to_the_linear_solution(tmp_path, last, actions, retur
 
 def test_targets_start_as_copies_and_move_by_their_rate(tmp_path):
     config = QConfig(q_hidden=(4,))
-    q = fitted_q.QFunction(TASK, config, UNITS, 3)
+    q = critics.QFunction(UNITS.states, 1, config.q_hidden, 3)
     for slow, fast in zip(q.target_weights, q.weights, strict=True):
         np.testing.assert_array_equal(slow, fast)
     first, second = (n.trainable_variables[0].numpy() for n in q.networks)
     assert np.abs(first - second).max() > 0.01
     moved, _ = fitted(tmp_path, chain(), steps=1, target_rate=0.25)
-    fresh = fitted_q.QFunction(TASK, QConfig(q_hidden=(32,)), UNITS, 0)
+    fresh = critics.QFunction(UNITS.states, 1, (32,), 0)
     # The targets move before the gradient step, when they are still equal to the networks.
     for slow, start in zip(moved.target_weights, fresh.weights, strict=True):
         np.testing.assert_array_equal(slow, start)
@@ -187,6 +188,6 @@ def test_states_are_normalised_and_actions_are_not():
     units = UNITS._replace(
         states=Statistics(np.array([1.0, 2.0], np.float32), np.array([2.0, 4.0], np.float32))
     )
-    q = fitted_q.QFunction(TASK, QConfig(q_hidden=(4,)), units, 0)
+    q = critics.QFunction(units.states, 1, (4,), 0)
     found = q.inputs(tf.constant([[3.0, 10.0]]), tf.constant([[0.5]]))
     np.testing.assert_allclose(found, [[1.0, 2.0, 0.5]])

@@ -104,7 +104,7 @@ def test_to_unit_maps_asymmetric_bounds_to_one():
     )
     actions = np.array([[-2.0, 0.5], [6.0, 0.0], [2.0, 0.25], [0.0, 0.125], [-9.0, 9.0]])
     expected = [[-1.0, 1.0], [1.0, -1.0], [0.0, 0.0], [-0.5, -0.5], [-1.0, 1.0]]
-    found = rows.to_unit(task, actions.astype(np.float32))
+    found = task.to_unit(actions.astype(np.float32))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert found.dtype == np.float32
     data = _data(np.zeros(5), "----t", actions)

@@ -16,7 +16,7 @@ import tensorflow as tf
 import toys
 
 from morel_tf import algorithm, config, deploy, experiment
-from offline_tf import tasks
+from offline_tf import policy_value, tasks
 from offline_tf.datasets import d4rl
 from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
@@ -352,6 +352,7 @@ def test_a_mistyped_data_set_leaves_no_run_behind(tmp_path):
 def test_a_task_without_a_simulator_is_learned_from_a_file(tmp_path, monkeypatch):
     """The cart: no simulator, no references; everything but the true return is there."""
     monkeypatch.setitem(tasks._registered, "cart", toys.cart(reference_returns=None))
+    monkeypatch.setattr(policy_value, "_STEPS", 20)
     data = toys.transitions((25,) * 40)
     d4rl.write(tmp_path / "cart.hdf5", data)
     configs = _configs(
@@ -369,6 +370,7 @@ def test_a_task_without_a_simulator_is_learned_from_a_file(tmp_path, monkeypatch
     words = experiment.in_words(summary)
     assert f"P-MDP promises {summary['pmdp_return']:.1f}" in words
     assert 0.0 < summary["known_share"] <= 1.0 and "of the policy's actions" in words
+    assert f"values it at {summary['fqe_value']:.2f}" in words
     assert summary["behavior_return"] == pytest.approx(data.rewards.sum() / 40, rel=1e-5)
     assert {p.name for p in (tmp_path / "run" / "export").iterdir()} >= {"saved_model.pb"}
 
@@ -394,6 +396,24 @@ def test_the_planner_gets_the_p_mdp_of_the_paper(tmp_path, monkeypatch):
     assert (true != data.observations).any()
     np.testing.assert_array_equal(seen["states"], true)
     np.testing.assert_array_equal(seen["starts"], true[::25])
+
+
+@pytest.mark.parametrize("bound", [None, 0.5])
+def test_data_on_disk_give_the_bits_of_data_in_memory(bound, tmp_path, monkeypatch):
+    task = toys.cart(limit=bound)
+    data = toys.transitions((25,) * 10, limit=bound or np.inf)
+    knobs = _configs(tmp_path, tmp_path, dynamics_epochs=1).knobs
+    monkeypatch.setattr(algorithm.planner, "plan", lambda *_: 0.0)
+    found = []
+    for place in ("memory", "disk"):
+        if place == "disk":
+            monkeypatch.setenv("OFFLINE_TF_COLUMN_MB", "0.0001")
+            monkeypatch.setenv("OFFLINE_TF_SCRATCH", str(tmp_path))
+        record = toys.record(tmp_path / place)
+        learned = algorithm.morel(task, "v2", data, knobs, 0, record, lambda *_: {})
+        weights = toys.bits([*learned.ensemble.weights, *learned.policy.weights])
+        found.append((weights, learned.calibrations))
+    assert found[0] == found[1]
 
 
 # --- killed for real ------------------------------------------------------------------------------

@@ -244,9 +244,9 @@ class _Spy:
     def __init__(self):
         self.received, self.values = [], []
 
-    def __call__(self, ensemble, weights, states, actions, **options):
-        self.received.append(states)
-        self.values.append(_BATCHED(ensemble, weights, states, actions, **options))
+    def __call__(self, ensemble, weights, states, actions, rows, **options):
+        self.received.append(states[rows])
+        self.values.append(_BATCHED(ensemble, weights, states, actions, rows, **options))
         return self.values[-1]
 
 

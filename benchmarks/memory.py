@@ -1,0 +1,99 @@
+"""Peak memory of short trainings, by rows of data and by the size of columns that stay in memory.
+
+python -m benchmarks.memory --source FILE.hdf5 --numbers results/tables/memory.json
+
+SOURCE, a file with D4RL's keys, is repeated until it has so many rows. Resident memory is that of the
+process alone ("anonymous") and with the pages of mapped files, which the system takes back when it
+needs them. Trainings are whole runs, export included, with few steps: memory does not grow with them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+import h5py
+import numpy as np
+
+_TRAININGS = {
+    "morel": "morel_tf.train --preset=quick --dynamics_epochs=1 --bc_epochs=1 --iterations=2 "
+    "--final_episodes=2 --eval_every=1000",
+    "mopp": "mopp_tf.train --dynamics_steps=300 --behavior_steps=300 --q_steps=300 "
+    "--eval_episodes=1",
+}
+
+
+def repeat(source: pathlib.Path, rows: int, path: pathlib.Path) -> int:
+    """Writes `rows` rows of the source, again and again; returns their bytes."""
+    size = 0
+    with h5py.File(source) as given, h5py.File(path, "w") as file:
+        names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+        for name in names:
+            values = given[name][()]
+            column = file.create_dataset(name, (rows, *values.shape[1:]), values.dtype)
+            for start in range(0, rows, len(values)):
+                column[start : start + len(values)] = values[: rows - start]
+            size += column.nbytes
+        ends = np.arange(len(given["rewards"]), rows + 1, len(given["rewards"])) - 1
+        file["timeouts"][ends] = ~file["terminals"][ends]
+    return size
+
+
+def peak(command: list[str], environment: dict[str, str]) -> dict[str, float]:
+    """Runs a command; returns peak resident GiB and its seconds."""
+    began = time.monotonic()
+    highest = {"RssAnon": 0, "VmRSS": 0}
+    with subprocess.Popen(command, env=os.environ | environment) as process:
+        status = pathlib.Path(f"/proc/{process.pid}/status")
+        while process.poll() is None:
+            for name, kilobytes in re.findall(r"(\w+):\s+(\d+) kB", status.read_text()):
+                if name in highest:
+                    highest[name] = max(highest[name], int(kilobytes))
+            time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return {
+        "anonymous_gib": round(highest["RssAnon"] / 2**20, 2),
+        "resident_gib": round(highest["VmRSS"] / 2**20, 2),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", type=pathlib.Path, required=True)
+    parser.add_argument("--env", default="hopper")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
+    parser.add_argument("--column_mb", nargs="+", default=["", "32"], help="'': the default")
+    parser.add_argument("--numbers", type=pathlib.Path)
+    arguments = parser.parse_args()
+    found = []
+    with tempfile.TemporaryDirectory(dir=arguments.source.parent) as scratch:
+        for rows in arguments.rows:
+            data = pathlib.Path(scratch, f"{rows}.hdf5")
+            size = repeat(arguments.source, rows, data)
+            for column_mb in arguments.column_mb:
+                environment = {"OFFLINE_TF_COLUMN_MB": column_mb, "OFFLINE_TF_SCRATCH": scratch}
+                for algorithm, training in _TRAININGS.items():
+                    folder = pathlib.Path(scratch, f"{algorithm}-{rows}-{column_mb}")
+                    command = [sys.executable, "-m", *training.split(), f"--env={arguments.env}"]
+                    command += [f"--dataset={data}", f"--workdir={folder}"]
+                    row = {"algorithm": algorithm, "rows": rows, "column_mb": column_mb or None}
+                    row |= {"data_gib": round(size / 2**30, 2), **peak(command, environment)}
+                    found.append(row)
+                    print(json.dumps(row), flush=True)
+            data.unlink()
+    if arguments.numbers:
+        arguments.numbers.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

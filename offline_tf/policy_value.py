@@ -1,0 +1,121 @@
+"""What a policy is worth by the data alone: fitted Q evaluation of its mean action (Le et al. 2019).
+
+One-step targets, because the data are another policy's. Fitted values of a policy that goes where the
+data do not are extrapolations: read them beside the detector's share of known actions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from offline_tf import critics, fitting, holdout, networks, seeds, standardize
+from offline_tf.blocks import derive
+from offline_tf.policy import NumpyPolicy
+from offline_tf.run_record import Stage
+from offline_tf.types import Array, TaskSpec, Tensor, Transitions
+
+_HIDDEN = (256, 256)
+_STEPS = 10_000
+_STEPS_PER_SAVE = 1000
+_BATCH = 256
+_LEARNING_RATE = 1e-3
+_TARGET_RATE = 0.02
+_HOLDOUT_SHARE = 0.05
+_STARTS = 4096
+
+
+def fit_or_load(
+    policy: NumpyPolicy,
+    task: TaskSpec,
+    data: Transitions,
+    discount: float,
+    seed: int,
+    stage: Stage,
+    steps: int | None = None,
+) -> dict[str, float]:
+    """Fits Q of the policy; goes on from the stage's last checkpoint, or reads its result.
+
+    Args:
+      policy: to be valued; acts by its mean.
+      task: bounds of the actions.
+      data: the transitions; up to 4096 episode starts are valued.
+      discount: gamma.
+      seed: of weights and minibatches.
+      stage: where checkpoints and metrics go.
+      steps: of Adam; None: 10,000.
+
+    Returns:
+      In units of the rewards, means over episode starts: "fqe_value", the policy's, and
+      "data_value", the discounted returns that followed in the data; "fqe_gap", the mean distance of
+      the twins there; "fqe_discount".
+    """
+    if stage.complete:
+        return dict(stage.result)
+    steps = _STEPS if steps is None else steps
+    units = standardize.statistics(data.observations)
+    flat = units.scale < standardize.EPSILON
+    units = units._replace(scale=np.where(flat, 1.0, units.scale).astype(np.float32))
+    q = critics.QFunction(units, task.action_dim, _HIDDEN, seed)
+    scale = float(data.rewards.std()) or 1.0
+    split = holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed)
+
+    def act(observations: Array) -> Array:
+        return task.to_unit(policy.mean(observations))
+
+    after = derive(act, data.next_observations)
+
+    def gather(rows: Array) -> tuple[Array, ...]:
+        return (
+            data.observations[rows],
+            task.to_unit(data.actions[rows]),
+            data.rewards[rows] / np.float32(scale),
+            data.next_observations[rows],
+            data.terminals[rows].astype(np.float32),
+            np.full(len(rows), discount, np.float32),
+            after[rows],
+        )
+
+    dtype = networks.product_dtype("float32")
+
+    def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        (batch,) = batches
+        return [tf.reduce_sum(critics.errors(q, batch, dtype)[0])]
+
+    loop = fitting.Fit(q.weights, loss, before_step=lambda: q.move_targets(_TARGET_RATE))
+    stage.track([*q.weights, *q.target_weights, *loop.adam.moments])
+    feed = fitting.Feed(gather, split.train)
+    held = [tf.constant(column) for column in gather(split.judged(_STARTS))]
+    done = stage.restore()
+    while done < steps:
+        count = min(_STEPS_PER_SAVE, steps - done)
+        stream = seeds.generator(seed, "policy_value/rows", done)
+        rows = stream.integers(len(split.train), size=(count, 1, _BATCH), dtype=np.int32)
+        rates = fitting.cosine(_LEARNING_RATE, 0.0, done + np.arange(count), steps)
+        loop.run(*feed(rows), tf.constant(rates))
+        done += count
+        stage.log(done, {"td_error": float(critics.errors(q, held, dtype)[0].numpy().mean())})
+        stage.progress(done, steps, "steps")
+        stage.save(done)
+    bounds = data.episode_bounds()
+    bounds = bounds[np.linspace(0, len(bounds) - 1, min(len(bounds), _STARTS)).astype(np.int64)]
+    first = data.observations[bounds[:, 0]]
+    values = q.bind()(tf.constant(first), tf.constant(act(first))).numpy()
+    return dict(
+        stage.finish(
+            {
+                "fqe_value": scale * float(values.mean()),
+                "fqe_gap": scale * float(np.abs(values[0] - values[1]).mean()),
+                "fqe_discount": discount,
+                "data_value": discounted_returns(data, bounds, discount),
+            }
+        )
+    )
+
+
+def discounted_returns(
+    data: Transitions, bounds: Array, discount: float, shift: float = 0.0
+) -> float:
+    """Mean discounted return of rewards less `shift`, over the episodes in `bounds`, [E, 2]."""
+    rewards = (data.rewards[start:end].astype(np.float64) - shift for start, end in bounds)
+    return float(np.mean([r @ discount ** np.arange(len(r)) for r in rewards]))

@@ -1,0 +1,60 @@
+"""Fitted Q evaluation of a policy, against values that a loop over the true cart gives."""
+
+import numpy as np
+import toys
+
+from offline_tf import policy_value
+from offline_tf.policy import NumpyPolicy
+
+TASK = toys.cart()
+GAMMA = 0.8
+
+
+def pushing(force):
+    """A policy that always pushes alike."""
+    layer = (np.zeros((2, 1), np.float32), np.array([force], np.float32))
+    return NumpyPolicy(np.ones(2, np.float32), (layer,), np.zeros(1, np.float32))
+
+
+def true_value(starts, force, steps=60):
+    """Discounted rewards of the cart without an end."""
+    states, total = starts.astype(np.float64), np.zeros(len(starts))
+    actions = np.full((len(starts), 1), force)
+    for step in range(steps):
+        after = states + toys.change(states, actions)
+        total += GAMMA**step * toys.reward(states, actions, after)
+        states = after
+    return total.mean()
+
+
+def test_a_policy_gets_its_true_value_and_not_the_datas(record):
+    # Ends are timeouts, so values go on.
+    data = toys.transitions((20,) * 400)
+    data.terminals[:] = False
+    data.timeouts[19::20] = True
+    arguments = (pushing(0.3), TASK, data, GAMMA, 0, record.stage("fqe"))
+    found = policy_value.fit_or_load(*arguments, steps=1200)
+    assert abs(found["fqe_value"] - true_value(data.observations[::20], 0.3)) < 0.4
+    assert found["fqe_gap"] < 0.2
+    assert found["data_value"] < found["fqe_value"] - 1.5
+    assert policy_value.fit_or_load(*arguments) == found
+
+
+def test_nothing_follows_a_terminal_state(record):
+    data = toys.transitions((1,) * 400)
+    data.terminals[:], data.timeouts[:] = True, False
+    found = policy_value.fit_or_load(
+        pushing(0.0), TASK, data, GAMMA, 0, record.stage("fqe"), steps=600
+    )
+    idle = data.observations + toys.change(data.observations, np.zeros((400, 1)))
+    expected = toys.reward(data.observations, np.zeros((400, 1)), idle).mean()
+    np.testing.assert_allclose(found["fqe_value"], expected, atol=0.05)
+    np.testing.assert_allclose(found["data_value"], data.rewards.mean(), rtol=1e-6)
+
+
+def test_discounted_returns_by_hand():
+    data = toys.transitions((2, 3))
+    r = data.rewards.astype(np.float64) - 1.0
+    expected = (r[0] + 0.5 * r[1] + r[2] + 0.5 * r[3] + 0.25 * r[4]) / 2
+    found = policy_value.discounted_returns(data, data.episode_bounds(), 0.5, shift=1.0)
+    np.testing.assert_allclose(found, expected)
