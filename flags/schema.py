@@ -15,7 +15,7 @@ import sys
 import textwrap
 import typing
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
@@ -179,6 +179,12 @@ def help_text(usage: str, configs: Sequence[type]) -> str:
     return "\n".join(parts)
 
 
+def refuse(message: str) -> NoReturn:
+    """Ends the process with one line and status 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
 def run(
     main: Callable[..., None],
     configs: Sequence[type],
@@ -188,7 +194,7 @@ def run(
     default_env: str = "",
     default_dataset: str = "",
 ) -> None:
-    """Runs a binary: defines the flags, parses them, calls main(*configs), reports bad input.
+    """Runs a binary: defines the flags, parses them, calls main(*configs), reports bad input (exit 2).
 
     Args:
       main: takes one instance per entry of `configs`.
@@ -208,9 +214,9 @@ def run(
         try:
             rest = flags.FLAGS(expand(argv, family, known_tasks, default_env, default_dataset))
         except (flags.Error, UserError) as error:
-            sys.exit(f"error: {' '.join(str(error).split())}")
+            refuse(" ".join(str(error).split()))
         if len(rest) > 1:
-            sys.exit(f"error: expected flags only (--name=value), got {rest[1]!r}; see --help")
+            refuse(f"expected flags only (--name=value), got {rest[1]!r}; see --help")
         return rest
 
     def body(_: list[str]) -> None:
@@ -223,6 +229,6 @@ def run(
         try:
             main(*(read(config) for config in configs))
         except UserError as error:
-            sys.exit(f"error: {error}")
+            refuse(str(error))
 
     app.run(body, flags_parser=parse)

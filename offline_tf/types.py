@@ -21,7 +21,7 @@ Tensor = Any  # tf.Tensor; typed loosely because TensorFlow ships no type stubs.
 
 
 class UserError(Exception):
-    """Bad input. Binaries print its one line and exit with a non-zero status."""
+    """Bad input. Binaries print its one line and exit with status 2."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ usage: python -m offline_tf.datasets.doctor --env=hopper --dataset=FILE [flags]
 
 Prints and writes a report: sizes, returns, coverage, and faults with what they mean for training and
 what to do. For robots, transitions are replayed in the simulator to find the physics they were
-recorded in. Exit code: 0 all well, 1 warnings, 2 errors.
+recorded in. Exit code: 0 all well, 1 warnings, 2 errors, or a file that cannot be read.
 """
 
 

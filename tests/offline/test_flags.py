@@ -332,3 +332,23 @@ def test_help_of_a_binary():
     for stage in config.STAGES:
         assert f"\n{stage.__doc__.splitlines()[0]}\n---" in run.stdout
     assert "--halt_offset" in run.stdout and "Default: 50.0." in run.stdout
+
+
+@pytest.mark.parametrize(
+    "bad", ["--dataset=damaged.hdf5", "--dataset=damaged.hdf5 --sead=1", "more"]
+)
+def test_bad_input_of_a_binary_ends_in_one_line_and_status_2(bad, tmp_path):
+    (tmp_path / "damaged.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64))
+    run = subprocess.run(
+        [sys.executable, "-m", "offline_tf.datasets.doctor", *bad.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+    assert run.returncode == 2 and not run.stdout
+    ours = [
+        line for line in run.stderr.splitlines() if not re.match(r"[IWE]\d{4} |WARNING: All", line)
+    ]
+    assert len(ours) == 1 and ours[0].startswith("error: "), run.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged.hdf5"]
