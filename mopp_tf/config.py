@@ -341,6 +341,9 @@ class ControlConfig:
         "Whether it is added to the learned reward or replaces it.",
         choices=("add", "replace"),
     )
+    reward_arg: float | None = knob(
+        None, "Number handed to the reward function; None: its default."
+    )
     constraint: str = knob(
         "",
         "MODULE:FUNCTION of (s, a, s') and --constraint_arg -> violation [B], positive where broken.",

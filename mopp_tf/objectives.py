@@ -1,7 +1,7 @@
 """Another reward and constraints at run time: control flexibility (MOPP, section 5.3).
 
-A reward is a TensorFlow function (s [B,S], a [B,A], s' [B,S]) -> [B] in the task's own units.
-A constraint is (s, a, s', argument) -> [B], positive where broken, by how much.
+A reward is a TensorFlow function (s [B,S], a [B,A], s' [B,S], argument) -> [B] in the task's own units.
+A constraint is (s, a, s', argument) -> [B], positive where broken, by how much. Arguments are optional.
 `jump` and `speed_limit` below are the paper's two examples on HalfCheetah.
 """
 
@@ -21,18 +21,17 @@ from offline_tf.types import TaskSpec, Tensor, UserError
 
 # HalfCheetah's observation: 0 is the torso's height, 8 its forward velocity.
 _HEIGHT, _SPEED = 0, 8
-_FASTEST_PAID = 3.0
 
 
-def jump(states: Tensor, actions: Tensor, next_states: Tensor) -> Tensor:
-    """min(v_x, 3) - 0.1 |a|^2 + 15 z: height counts, speed no further than 3 m/s.
+def jump(states: Tensor, actions: Tensor, next_states: Tensor, fastest: float = 3.0) -> Tensor:
+    """min(v_x, fastest) - 0.1 |a|^2 + 15 z: height counts, speed no further than so many m/s.
 
     Source: the authors' commented-out objective in mopp_agent.py; z is the torso's height over its
     start. To be used with --reward_mode=replace.
     """
     speed = 0.5 * (states[:, _SPEED] + next_states[:, _SPEED])
     effort = tf.reduce_sum(tf.square(actions), axis=1)
-    return tf.minimum(speed, _FASTEST_PAID) - 0.1 * effort + 15.0 * next_states[:, _HEIGHT]
+    return tf.minimum(speed, fastest) - 0.1 * effort + 15.0 * next_states[:, _HEIGHT]
 
 
 def speed_limit(states: Tensor, actions: Tensor, next_states: Tensor, limit: float) -> Tensor:
@@ -118,11 +117,11 @@ def make(task: TaskSpec, scale: RewardScale, config: ControlConfig) -> Objective
     """
     reward = constraint = None
     if config.reward:
-        reward = _checked("reward", load_function("reward", config.reward), (), task)
+        function = load_function("reward", config.reward)
+        reward = _checked("reward", function, config.reward_arg, task)
     if config.constraint:
-        extra = () if config.constraint_arg is None else (config.constraint_arg,)
         function = load_function("constraint", config.constraint)
-        constraint = _checked("constraint", function, extra, task)
+        constraint = _checked("constraint", function, config.constraint_arg, task)
     return Objective(
         scale,
         0.5 * (task.action_high + task.action_low),
@@ -135,9 +134,10 @@ def make(task: TaskSpec, scale: RewardScale, config: ControlConfig) -> Objective
 
 
 def _checked(
-    flag: str, function: Callable[..., Tensor], extra: tuple[float, ...], task: TaskSpec
+    flag: str, function: Callable[..., Tensor], argument: float | None, task: TaskSpec
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """The user's function with its last arguments, tried out once as planning will call it."""
+    """The user's function with its last argument, tried out once as planning will call it."""
+    extra = () if argument is None else (argument,)
 
     def call(states: Tensor, actions: Tensor, next_states: Tensor) -> Tensor:
         return tf.cast(function(states, actions, next_states, *extra), tf.float32)

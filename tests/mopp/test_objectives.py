@@ -38,6 +38,9 @@ def test_jump_by_hand():
     # v = 2, 3.5 (paid as 3), -2; then -0.1 |a|^2 and 15 z of the state after the step.
     expected = [2.0 - 0.1 + 3.0, 3.0 - 0.05 + 0.0, -2.0 - 0.6 - 1.5]
     np.testing.assert_allclose(objectives.jump(states, actions, after), expected, rtol=1e-5)
+    expected[1] += 0.25
+    found = objectives.jump(states, actions, after, 3.25)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_speed_limit_by_hand():
@@ -141,6 +144,9 @@ def test_the_papers_examples_load_by_name():
     rewards, broken = made.apply(states, tf.zeros([1, 6]), after, tf.constant([9.0]))
     np.testing.assert_allclose(rewards, [(2.0 + 3.0) / 4.0], rtol=1e-5)
     np.testing.assert_allclose(broken, [1.0])
+    made = objectives.make(CHEETAH, SCALE, ControlConfig(**flags, reward_arg=1.0))
+    rewards, _ = made.apply(states, tf.zeros([1, 6]), after, tf.constant([9.0]))
+    np.testing.assert_allclose(rewards, [(1.0 + 3.0) / 4.0], rtol=1e-5)
 
 
 def wide(s, a, n):
