@@ -23,7 +23,8 @@ import h5py
 import numpy as np
 
 _TRAININGS = {
-    "morel": "morel_tf.train --preset=quick --dynamics_epochs=1 --bc_epochs=1 --iterations=2 "
+    "morel": "morel_tf.train --preset=quick --dynamics_epochs=1 --dynamics_batch_size=2048 "
+    "--bc_epochs=1 --bc_batch_size=2048 --iterations=2 "
     "--final_episodes=2 --eval_every=1000",
     "mopp": "mopp_tf.train --dynamics_steps=300 --behavior_steps=300 --q_steps=300 "
     "--eval_episodes=1",

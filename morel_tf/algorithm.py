@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from morel_tf import dynamics, planner, usad
+from morel_tf import dynamics, pessimistic_mdp, planner, usad
 from morel_tf.config import CloningConfig, DynamicsConfig, PlannerConfig, PmdpConfig, UsadConfig
 from morel_tf.pessimistic_mdp import PessimisticMdp
 from offline_tf import behavior_cloning, blocks, holdout
@@ -34,6 +34,7 @@ class Learned(NamedTuple):
       ensemble, calibrations: the detector; "planning" is what the P-MDP used, "observation" and
         "history" are what a deployed detector uses.
       weights: [S], the detector's space.
+      pmdp: what the policy was planned in.
       pmdp_return: undiscounted return of the final policy in the P-MDP, mean over paths.
     """
 
@@ -42,6 +43,7 @@ class Learned(NamedTuple):
     ensemble: dynamics.DynamicsEnsemble
     calibrations: dict[str, usad.Calibration]
     weights: Array
+    pmdp: PessimisticMdp
     pmdp_return: float
 
 
@@ -101,14 +103,9 @@ def morel(
     )
 
     # Line 4: construct the pessimistic MDP.
-    pmdp = PessimisticMdp(
-        task=task,
-        physics=physics,
-        ensemble=ensemble,
-        weights=weights,
-        threshold=calibrations["planning"].threshold,
-        halt_reward=float(data.rewards.min()) - knobs.pmdp.halt_offset,
-        config=knobs.pmdp,
+    threshold = calibrations["planning"].threshold
+    pmdp = pessimistic_mdp.make(
+        task, physics, ensemble, weights, threshold, float(data.rewards.min()), knobs.pmdp
     )
 
     # Line 5: plan in it, from a behaviour-cloned start.
@@ -127,4 +124,4 @@ def morel(
     pmdp_return = planner.plan(
         pmdp, policy, starts, states, knobs.planner, seed, record.stage("planning"), evaluate
     )
-    return Learned(policy, cloned, ensemble, calibrations, weights, pmdp_return)
+    return Learned(policy, cloned, ensemble, calibrations, weights, pmdp, pmdp_return)

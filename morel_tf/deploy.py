@@ -1,24 +1,52 @@
-"""What a MOReL run hands over: policy and detector as one SavedModel."""
+"""What a MOReL run hands over: policy, detector and one model step as one SavedModel."""
 
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from morel_tf import usad
+from morel_tf import pessimistic_mdp, usad
 from morel_tf.dynamics import DynamicsEnsemble
+from morel_tf.pessimistic_mdp import PessimisticMdp
 from offline_tf import export
-from offline_tf.policy import GaussianPolicy
-from offline_tf.types import Array, TaskSpec, Tensor
+from offline_tf.policy import GaussianPolicy, NumpyPolicy
+from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 TOLERANCE = 1e-6
+LITE_TOLERANCE = 1e-4
+_WORDS = """Policy, detector and models learned by MOReL; standardisation and clipping are inside.
+manifest.json says from which data and with which flags. policy.tflite and detector.tflite, where they
+are, hold `serving_default` and `is_known` for LiteRT.
+
+```python
+import tensorflow as tf
+
+controller = tf.saved_model.load("HERE")
+found = controller.signatures["act_guarded"](observation=observations)
+found["action"], found["known"], found["fallback_used"]
+```"""
+_SAYS = {
+    "serving_default": "the policy's mean action, within the bounds",
+    "sample": "a draw from the policy, within the bounds; the same seed draws the same",
+    "is_known": "whether the data support this action here: disagreement at most the threshold",
+    "is_known_history": "the same, with clipped velocities restored from the previous observation",
+    "act_guarded": "the policy's action where it is known, else the fallback's",
+    "step": "one step of the pessimistic MDP by the model of `member`: state, reward (HALT's where "
+    "unknown), whether it ends",
+}
 
 
 class Controller(tf.Module):
-    """The policy's mean action and the detector, with clipping and standardisation inside."""
+    """Policy, detector and models, with clipping and standardisation inside.
+
+    Attributes:
+      task: what is controlled.
+      ensemble: the models.
+    """
 
     def __init__(
         self,
@@ -27,50 +55,122 @@ class Controller(tf.Module):
         ensemble: DynamicsEnsemble,
         weights: Array,
         calibrations: dict[str, usad.Calibration],
+        fallback: Callable[[Tensor], Tensor] | None = None,
+        pmdp: PessimisticMdp | None = None,
     ) -> None:
-        """Holds the trained parts; see `signatures`."""
+        """Holds the trained parts; see `signatures`.
+
+        Args:
+          task: dimensions, bounds, clipped velocities.
+          policy: the planned policy.
+          ensemble, weights, calibrations: the detector.
+          fallback: observation [B, S] -> action [B, A] where the policy's is unknown; see
+            `fallback_of`. None: no guarded control.
+          pmdp: what the policy was planned in; None: no model step.
+        """
         super().__init__()
-        self._task = task
+        self.task = task
         self._policy = policy
-        self._ensemble = ensemble
+        self.ensemble = ensemble
         self._weights = weights
         self._thresholds = {name: c.threshold for name, c in calibrations.items()}
+        self._fallback = fallback
+        self._pmdp = pmdp
         # Keras models hide their variables from tf.Module; name them so that they are saved.
         self.variables_to_save = [*policy.weights, *ensemble.weights]
 
     def act(self, observation: Tensor) -> dict[str, Tensor]:
         """[B, S] -> {"action": [B, A]}, the mean action within the bounds."""
-        action = self._policy.mean(observation)
-        return {"action": tf.clip_by_value(action, self._task.action_low, self._task.action_high)}
+        return {"action": self._bounded(self._policy.mean(observation))}
+
+    def sample(self, observation: Tensor, seed: Tensor) -> dict[str, Tensor]:
+        """[B, S], [2] int32 -> {"action": [B, A]}, a draw from the policy within the bounds."""
+        mean = self._policy.mean(observation)
+        noise = tf.random.stateless_normal(tf.shape(mean), seed)
+        return {"action": self._bounded(mean + tf.exp(self._policy.log_std) * noise)}
+
+    def _bounded(self, action: Tensor) -> Tensor:
+        return tf.clip_by_value(action, self.task.action_low, self.task.action_high)
 
     def _judge(self, states: Tensor, action: Tensor, detector: str) -> dict[str, Tensor]:
-        outputs = self._ensemble.bind()(states, action)
-        values = usad.disagreement_of(self._ensemble, outputs, self._weights)
+        outputs = self.ensemble.bind()(states, action)
+        values = usad.disagreement_of(self.ensemble, outputs, self._weights)
         return {"known": values <= self._thresholds[detector], "disagreement": values}
 
     def is_known(self, observation: Tensor, action: Tensor) -> dict[str, Tensor]:
         """[B, S], [B, A] -> {"known": [B] bool, "disagreement": [B]}."""
         return self._judge(observation, action, "observation")
 
+    def act_guarded(self, observation: Tensor) -> dict[str, Tensor]:
+        """[B, S] -> the policy's action where the detector knows it, else the fallback's.
+
+        Returns:
+          "action" [B, A]; "known" [B] bool, of the policy's action; "fallback_used" [B] bool;
+          "disagreement" [B], about the policy's action.
+        """
+        assert self._fallback is not None
+        action = self.act(observation)["action"]
+        verdict = self.is_known(observation, action)
+        # A disagreement that is no number is not known.
+        known = verdict["known"]
+        safe = self._bounded(self._fallback(observation))
+        return {
+            "action": tf.where(known[:, None], action, safe),
+            "known": known,
+            "fallback_used": ~known,
+            "disagreement": verdict["disagreement"],
+        }
+
+    def step(self, state: Tensor, action: Tensor, member: Tensor) -> dict[str, Tensor]:
+        """One step of the pessimistic MDP; see `pessimistic_mdp.step`.
+
+        Args:
+          state: [B, S], with true velocities.
+          action: [B, A], clipped here.
+          member: [B] int32, whose model.
+        """
+        assert self._pmdp is not None
+        bounded = self._bounded(action)
+        halted = tf.zeros_like(member, tf.bool)
+        outputs = self.ensemble.bind()(state, bounded)
+        found = pessimistic_mdp.step(self._pmdp, outputs, member, state, bounded, halted, None)
+        return {
+            "next_state": found.next_states,
+            "reward": found.rewards,
+            "terminated": found.terminated,
+            "known": ~found.unknown,
+            "disagreement": found.disagreement,
+        }
+
     def is_known_history(
         self, previous_observation: Tensor, observation: Tensor, action: Tensor
     ) -> dict[str, Tensor]:
         """Like is_known, with clipped velocities restored from the previous observation [B, S]."""
-        restored = finite_difference(self._task, previous_observation, observation)
+        restored = finite_difference(self.task, previous_observation, observation)
         return self._judge(restored, action, "history")
 
     def signatures(self) -> dict[str, Any]:
         """Returns signature name -> concrete function, polymorphic in B."""
-        states = tf.TensorSpec([None, self._task.state_dim], tf.float32, "observation")
-        actions = tf.TensorSpec([None, self._task.action_dim], tf.float32, "action")
-        previous = tf.TensorSpec([None, self._task.state_dim], tf.float32, "previous_observation")
+        states = tf.TensorSpec([None, self.task.state_dim], tf.float32, "observation")
+        actions = tf.TensorSpec([None, self.task.action_dim], tf.float32, "action")
+        previous = tf.TensorSpec([None, self.task.state_dim], tf.float32, "previous_observation")
+        seed = tf.TensorSpec([2], tf.int32, "seed")
         made = {
             "serving_default": tf.function(self.act).get_concrete_function(states),
+            "sample": tf.function(self.sample).get_concrete_function(states, seed),
             "is_known": tf.function(self.is_known).get_concrete_function(states, actions),
         }
-        if self._task.velocity_limit is not None:
+        if self.task.velocity_limit is not None:
             made["is_known_history"] = tf.function(self.is_known_history).get_concrete_function(
                 previous, states, actions
+            )
+        if self._fallback is not None:
+            made["act_guarded"] = tf.function(self.act_guarded).get_concrete_function(states)
+        if self._pmdp is not None:
+            made["step"] = tf.function(self.step).get_concrete_function(
+                tf.TensorSpec([None, self.task.state_dim], tf.float32, "state"),
+                actions,
+                tf.TensorSpec([None], tf.int32, "member"),
             )
         return made
 
@@ -87,8 +187,46 @@ def finite_difference(task: TaskSpec, previous: Tensor, observation: Tensor) -> 
     return tf.stack(columns, axis=-1)
 
 
+def fallback_of(task: TaskSpec, name: str, cloned: NumpyPolicy) -> Callable[[Tensor], Tensor]:
+    """The fallback that --fallback names.
+
+    Args:
+      task: dimensions and bounds.
+      name: "cloning", or the numbers of a constant action, separated by commas.
+      cloned: the behaviour-cloned policy; acts by its mean.
+
+    Raises:
+      UserError: neither, or not within the bounds.
+    """
+    if name == "cloning":
+        layers = [(tf.constant(kernel), tf.constant(bias)) for kernel, bias in cloned.layers]
+
+        def imitate(observation: Tensor) -> Tensor:
+            hidden = observation * cloned.input_scale
+            for kernel, bias in layers[:-1]:
+                hidden = tf.tanh(hidden @ kernel + bias)
+            return hidden @ layers[-1][0] + layers[-1][1]
+
+        return imitate
+    try:
+        constant = np.array([float(word) for word in name.split(",")], np.float32)
+    except ValueError:
+        constant = np.empty(0, np.float32)
+    fits = constant.shape == (task.action_dim,)
+    if not fits or not ((task.action_low <= constant) & (constant <= task.action_high)).all():
+        raise UserError(
+            f"--fallback: expected cloning, or {task.action_dim} numbers within the bounds "
+            f"({', '.join(task.action_names)}), got {name!r}"
+        )
+    return lambda observation: tf.zeros_like(observation[:, :1]) + constant
+
+
 def export_and_verify(
-    controller: Controller, folder: pathlib.Path, observations: Array, actions: Array
+    controller: Controller,
+    folder: pathlib.Path,
+    observations: Array,
+    actions: Array,
+    lite: bool = False,
 ) -> float:
     """Writes the SavedModel, loads it in a fresh process and compares the outputs.
 
@@ -96,38 +234,34 @@ def export_and_verify(
       controller: what to export.
       folder: of the SavedModel.
       observations, actions: [B, S], [B, A], samples to compare on.
+      lite: whether to write and compare policy.tflite and detector.tflite too.
 
     Returns:
-      The largest absolute difference of actions, and of disagreements relative to their size.
+      The largest difference of actions, and of the rest relative to its size.
 
     Raises:
-      RuntimeError: the export differs from the live model by more than 1e-6.
+      RuntimeError: the export differs from the live model by more than 1e-6 (LiteRT: 1e-4).
     """
     made = controller.signatures()
-    export.save(controller, folder, made)
-    given = {
-        "serving_default": {"observation": observations},
-        "is_known": {"observation": observations, "action": actions},
-        "is_known_history": {
-            "previous_observation": observations[:-1],
-            "observation": observations[1:],
-            "action": actions[1:],
-        },
+    count = len(observations)
+    samples = {
+        "observation": observations,
+        "state": observations,
+        "action": actions,
+        "previous_observation": np.roll(observations, 1, axis=0),
+        "seed": np.array([1, 2], np.int32),
+        "member": (np.arange(count) % controller.ensemble.size).astype(np.int32),
     }
-    worst = 0.0
-    for name, function in made.items():
-        inputs = given[name]
-        live = function(**{k: tf.constant(v) for k, v in inputs.items()})
-        fresh = export.run_in_fresh_process(folder, name, inputs)
-        for key, value in live.items():
-            if key == "known":
-                continue  # follows from the disagreement, compared below
-            expected = value.numpy()
-            scale = 1.0 if key == "action" else max(float(np.abs(expected).max()), 1.0)
-            worst = float(np.maximum(worst, np.abs(fresh[key] - expected).max() / scale))
-    if not worst <= TOLERANCE:
-        raise RuntimeError(
-            f"export to {folder}: outputs in a fresh process differ by {worst:.2g}, "
-            f"expected at most {TOLERANCE:g}"
-        )
+    given = {
+        name: {spec.name: samples[spec.name] for spec in function.structured_input_signature[0]}
+        for name, function in made.items()
+    }
+    words = export.readme("Controller", _WORDS, controller.task, made, _SAYS)
+    export.save(controller, folder, made, words)
+    worst = export.verify(made, folder, given, TOLERANCE)
+    if lite:
+        for name, signature in (("policy", "serving_default"), ("detector", "is_known")):
+            path = folder / f"{name}.tflite"
+            export.save_lite(controller, path, made[signature])
+            export.verify(made, path, {signature: given[signature]}, LITE_TOLERANCE)
     return worst

@@ -11,8 +11,17 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from morel_tf import algorithm, config, deploy, dynamics, planner, usad
-from offline_tf import evaluation, networks, outcome, policy_value, process, seeds, tasks
+from morel_tf import algorithm, config, deploy, dynamics, pessimistic_mdp, planner, usad
+from offline_tf import (
+    behavior_cloning,
+    evaluation,
+    networks,
+    outcome,
+    policy_value,
+    process,
+    seeds,
+    tasks,
+)
 from offline_tf.datasets import checks, d4rl, sources
 from offline_tf.datasets.made import load_or_make
 from offline_tf.knobs import rebuild
@@ -118,6 +127,7 @@ def run(configs: Configs) -> dict[str, Any]:
         dataset=dataset_name,
         data_hash=data_hash,
         behavior_return=behavior_return,
+        least_reward=float(data.rewards.min()),
         training_dtype=networks.product_dtype(configs.dynamics.precision).name,
     )
     if not record.stage("data").complete:
@@ -174,12 +184,23 @@ def _start_states(task: TaskSpec, data: Transitions) -> tuple[Array, Array] | No
     return data.qpos[first], data.qvel[first]
 
 
+def _controller(task: TaskSpec, learned: algorithm.Learned) -> deploy.Controller:
+    """What is exported; behaviour cloning is the fallback."""
+    return deploy.Controller(
+        task,
+        learned.policy,
+        learned.ensemble,
+        learned.weights,
+        learned.calibrations,
+        deploy.fallback_of(task, "cloning", learned.cloned),
+        learned.pmdp,
+    )
+
+
 def _known_share(task: TaskSpec, data: Transitions, learned: algorithm.Learned) -> float:
     """Share of up to 4096 rows of the data where the detector knows the policy's mean action."""
     rows = np.linspace(0, len(data) - 1, num=min(len(data), 4096)).astype(np.int64)
-    controller = deploy.Controller(
-        task, learned.policy, learned.ensemble, learned.weights, learned.calibrations
-    )
+    controller = _controller(task, learned)
     states = tf.constant(data.observations[rows])
     known = controller.is_known(states, controller.act(states)["action"])["known"]
     return float(tf.reduce_mean(tf.cast(known, tf.float32)))
@@ -246,9 +267,7 @@ def export_run(
     stage = record.stage("export")
     if stage.complete:
         return str(folder)
-    controller = deploy.Controller(
-        task, learned.policy, learned.ensemble, learned.weights, learned.calibrations
-    )
+    controller = _controller(task, learned)
     rows = np.linspace(0, len(data) - 1, num=min(len(data), 256)).astype(np.int64)
     error = deploy.export_and_verify(
         controller, folder, data.observations[rows], data.actions[rows]
@@ -274,19 +293,62 @@ def load_policy(configs: Configs, record: RunRecord) -> GaussianPolicy:
     return policy
 
 
-def export_again(record: RunRecord, folder: pathlib.Path) -> float:
-    """Exports a finished run to another folder, without its data; returns the largest difference."""
+def load_controller(record: RunRecord, fallback: str = "cloning") -> deploy.Controller:
+    """Rebuilds what a finished run hands over from its folder alone.
+
+    Args:
+      record: of the run.
+      fallback: see `deploy.fallback_of`.
+
+    Raises:
+      UserError: the run is not finished, or there is no such fallback.
+    """
     configs = from_manifest(record.manifest)
-    task = tasks.get(configs.run.env)
+    task = outcome.of_run(tasks.get(configs.run.env), configs.run.seed, record)
     policy = load_policy(configs, record)
+    cloned = planner.new_policy(task, configs.planner, configs.run.seed)
+    behavior_cloning.load(cloned, record.stage("behavior_cloning"))
     ensemble = dynamics.load(task, configs.dynamics, configs.run.seed, record)
     weights = usad.space_weights(task, ensemble, configs.usad.disagreement_space)
-    controller = deploy.Controller(task, policy, ensemble, weights, usad.load(record))
+    calibrations = usad.load(record)
+    pmdp = None
+    if "least_reward" in record.manifest:  # runs of older versions have none
+        pmdp = pessimistic_mdp.make(
+            task,
+            configs.run.physics,
+            ensemble,
+            weights,
+            calibrations["planning"].threshold,
+            record.manifest["least_reward"],
+            configs.pmdp,
+        )
+    safe = deploy.fallback_of(task, fallback, cloned.numpy())
+    return deploy.Controller(task, policy, ensemble, weights, calibrations, safe, pmdp)
+
+
+def export_again(
+    record: RunRecord, folder: pathlib.Path, fallback: str = "cloning", lite: bool = False
+) -> float:
+    """Exports a finished run to another folder, without its data.
+
+    Args:
+      record: of the run.
+      folder: of the SavedModel.
+      fallback: see `deploy.fallback_of`.
+      lite: whether to write LiteRT files too.
+
+    Returns:
+      The largest difference; see `deploy.export_and_verify`.
+    """
+    controller = load_controller(record, fallback)
+    configs = from_manifest(record.manifest)
+    task = tasks.get(configs.run.env)
+    inputs = controller.ensemble.inputs
     draws = seeds.generator(configs.run.seed, "export")
     spread = draws.standard_normal((256, task.state_dim + task.action_dim))
-    samples = (ensemble.inputs.shift + ensemble.inputs.scale * spread).astype(np.float32)
+    samples = (inputs.shift + inputs.scale * spread).astype(np.float32)
     states, actions = np.split(samples, [task.state_dim], axis=1)
-    error = deploy.export_and_verify(controller, folder, states, task.clip_actions(actions))
+    error = deploy.export_and_verify(controller, folder, states, task.clip_actions(actions), lite)
     write_json(folder / "manifest.json", record.manifest)
     return error
 

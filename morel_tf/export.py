@@ -14,10 +14,10 @@ from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
 
 USAGE = """
-usage: python -m morel_tf.export --workdir=RUN --output=FOLDER
+usage: python -m morel_tf.export --workdir=RUN --output=FOLDER [--fallback=0,0,0] [--nolite]
 
-Exports policy and detector of a finished run as a SavedModel and compares it, in a fresh process, with
-the live model.
+Exports policy, detector and models of a finished run as a SavedModel, policy and detector as LiteRT
+(TFLite) files too, and compares them, in fresh processes, with the live model.
 """
 
 
@@ -27,6 +27,12 @@ class ExportConfig:
 
     workdir: str = knob("", "Run folder.")
     output: str = knob("", "Folder of the SavedModel; it must not exist.")
+    fallback: str = knob(
+        "cloning",
+        "What act_guarded does where the policy's action is unknown: cloning, the behaviour-cloned "
+        "policy, or a constant action, A numbers separated by commas.",
+    )
+    lite: bool = knob(True, "Write policy.tflite and detector.tflite.")
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -40,7 +46,9 @@ class ExportConfig:
 def main(config: ExportConfig) -> None:
     """Exports."""
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
-    error = experiment.export_again(record, pathlib.Path(config.output))
+    error = experiment.export_again(
+        record, pathlib.Path(config.output), config.fallback, config.lite
+    )
     logging.info("exported to %s; largest difference %.2g", config.output, error)
 
 

@@ -39,6 +39,20 @@ class PessimisticMdp(NamedTuple):
     config: PmdpConfig
 
 
+def make(
+    task: TaskSpec,
+    physics: str,
+    ensemble: DynamicsEnsemble,
+    weights: Array,
+    threshold: float,
+    least_reward: float,
+    config: PmdpConfig,
+) -> PessimisticMdp:
+    """Builds the P-MDP; least_reward is min_D(r), the rest as in `PessimisticMdp`."""
+    halt_reward = least_reward - config.halt_offset
+    return PessimisticMdp(task, physics, ensemble, weights, threshold, halt_reward, config)
+
+
 class Step(NamedTuple):
     """One step of K paths.
 

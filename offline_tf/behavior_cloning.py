@@ -44,15 +44,7 @@ def fit_or_load(
     Returns:
       A copy of the fitted policy.
     """
-    weights = networks.variables(policy.network)
-
-    def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
-        ((x, y),) = batches
-        return [tf.reduce_mean(tf.square(policy.mean(x) - y))]
-
-    loop = fitting.Fit(weights, loss)
-    last = tf.Variable(0.0, trainable=False)
-    stage.track([*policy.weights, *loop.adam.moments, last])
+    loop, last = _tracked(policy, stage)
     feed = fitting.Feed(
         lambda rows: (observations[rows], actions[rows]), np.arange(len(observations))
     )
@@ -71,3 +63,22 @@ def fit_or_load(
     if not stage.complete:
         stage.finish({"mse": float(last)})
     return policy.numpy()
+
+
+def load(policy: GaussianPolicy, stage: Stage) -> None:
+    """Reads the fitted policy of a run's stage into `policy`."""
+    _tracked(policy, stage)
+    stage.restore()
+
+
+def _tracked(policy: GaussianPolicy, stage: Stage) -> tuple[fitting.Fit, tf.Variable]:
+    """The optimiser and the last epoch's error, named as what checkpoints hold."""
+
+    def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        ((x, y),) = batches
+        return [tf.reduce_mean(tf.square(policy.mean(x) - y))]
+
+    loop = fitting.Fit(networks.variables(policy.network), loss)
+    last = tf.Variable(0.0, trainable=False)
+    stage.track([*policy.weights, *loop.adam.moments, last])
+    return loop, last

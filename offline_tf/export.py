@@ -1,4 +1,4 @@
-"""SavedModels, and the check that a fresh process computes the same."""
+"""SavedModels and LiteRT files, and the check that a fresh process computes the same."""
 
 from __future__ import annotations
 
@@ -8,61 +8,177 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from offline_tf.types import Array
+from offline_tf.types import Array, TaskSpec
+
+# Signature -> name of an input or output -> values.
+Values = dict[str, dict[str, Array]]
 
 _CHILD = """
 import sys, numpy, tensorflow as tf
-loaded = tf.saved_model.load(sys.argv[1])
-data = numpy.load(sys.argv[2])
-name = sys.argv[4]
-call = loaded.signatures[name]
-out = call(**{k: tf.constant(data[k]) for k in data.files})
-numpy.savez(sys.argv[3], **{k: v.numpy() for k, v in out.items()})
+folder, given, returned = sys.argv[1:]
+data, out = numpy.load(given), {}
+loaded = None if folder.endswith(".tflite") else tf.saved_model.load(folder)
+for name in sorted({key.partition("/")[0] for key in data.files}):
+    inputs = {k.partition("/")[2]: data[k] for k in data.files if k.partition("/")[0] == name}
+    if loaded is None:
+        found = tf.lite.Interpreter(model_path=folder).get_signature_runner()(**inputs)
+    else:
+        found = loaded.signatures[name](**{k: tf.constant(v) for k, v in inputs.items()})
+    out |= {name + "/" + key: numpy.asarray(value) for key, value in found.items()}
+numpy.savez(returned, **out)
 """
 
 
-def save(module: tf.Module, folder: pathlib.Path, signatures: dict[str, object]) -> None:
-    """Writes a SavedModel; the folder appears, or is replaced, only when it is complete."""
+def save(
+    module: tf.Module, folder: pathlib.Path, signatures: Mapping[str, Any], readme: str = ""
+) -> None:
+    """Writes a SavedModel; the folder appears, or is replaced, only when it is complete.
+
+    Args:
+      module: holds the variables.
+      folder: of the SavedModel.
+      signatures: name -> concrete function.
+      readme: text of README.md in the folder; empty: none.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    tf.saved_model.save(module, str(partial), signatures=signatures)
+    tf.saved_model.save(module, str(partial), signatures=dict(signatures))
+    if readme:
+        (partial / "README.md").write_text(readme)
     if folder.exists():
         shutil.rmtree(folder)
     partial.replace(folder)
 
 
-def run_in_fresh_process(
-    folder: pathlib.Path, signature: str, inputs: dict[str, Array]
-) -> dict[str, Array]:
-    """Calls a signature of a SavedModel in a new Python process that knows nothing of this project.
+def save_lite(module: tf.Module, path: pathlib.Path, function: Any) -> None:
+    """Writes one signature as a LiteRT (TFLite) file with its weights frozen.
+
+    Args:
+      module: holds the variables.
+      path: of the file.
+      function: the concrete function. Its variables are read as constants here: a SavedModel of a
+        module with Keras 3 networks converts without an error to a file that computes nonsense.
+    """
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(converter.convert())
+    partial.replace(path)
+
+
+def run_in_fresh_process(path: pathlib.Path, given: Values) -> Values:
+    """Calls signatures of an export in a new Python process that knows nothing of this project.
+
+    Args:
+      path: folder of a SavedModel, or a .tflite file.
+      given: inputs by signature.
+
+    Returns:
+      Outputs by signature.
 
     Raises:
       RuntimeError: the process failed; the message holds the end of its output.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        given, returned = pathlib.Path(scratch, "in.npz"), pathlib.Path(scratch, "out.npz")
-        np.savez(given, **inputs)  # type: ignore[arg-type]
+        inputs, returned = pathlib.Path(scratch, "in.npz"), pathlib.Path(scratch, "out.npz")
+        flat = {f"{name}/{key}": v for name, values in given.items() for key, v in values.items()}
+        np.savez(inputs, **flat)  # type: ignore[arg-type]
         run = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                _CHILD,
-                str(folder.resolve()),
-                str(given),
-                str(returned),
-                signature,
-            ],
+            [sys.executable, "-c", _CHILD, str(path.resolve()), str(inputs), str(returned)],
             capture_output=True,
             text=True,
             cwd=scratch,
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
         )
         if run.returncode:
-            raise RuntimeError(f"export check of {folder} failed:\n{run.stderr[-2000:]}")
+            raise RuntimeError(f"export check of {path} failed:\n{run.stderr[-2000:]}")
+        found: Values = {}
         with np.load(returned) as file:
-            return {name: file[name] for name in file.files}
+            for key in file.files:
+                name, _, output = key.partition("/")
+                found.setdefault(name, {})[output] = file[key]
+        return found
+
+
+def verify(
+    signatures: Mapping[str, Any],
+    path: pathlib.Path,
+    given: Values,
+    tolerance: float,
+    compared: Collection[str] = (),
+) -> float:
+    """Compares an export in a fresh process with the live functions.
+
+    Args:
+      signatures: name -> the live function.
+      path: of the export.
+      given: inputs of the signatures that are called.
+      tolerance: allowed difference.
+      compared: names of outputs; empty: all of floating point.
+
+    Returns:
+      The largest absolute difference; of outputs above 1, relative to the largest.
+
+    Raises:
+      RuntimeError: it is above the tolerance, or no number.
+    """
+    worst = 0.0
+    fresh = run_in_fresh_process(path, given)
+    for name, inputs in given.items():
+        live = signatures[name](**{key: tf.constant(value) for key, value in inputs.items()})
+        for key, value in live.items():
+            expected = value.numpy()
+            # What is true or false follows from numbers that are compared.
+            if expected.dtype.kind != "f" or (compared and key not in compared):
+                continue
+            scale = max(float(np.abs(expected).max()), 1.0)
+            worst = float(np.maximum(worst, np.abs(fresh[name][key] - expected).max() / scale))
+    if not worst <= tolerance:
+        raise RuntimeError(
+            f"export to {path}: outputs in a fresh process differ by {worst:.2g}, "
+            f"expected at most {tolerance:g}"
+        )
+    return worst
+
+
+def readme(
+    title: str,
+    words: str,
+    task: TaskSpec,
+    signatures: Mapping[str, Any],
+    says: Mapping[str, str],
+) -> str:
+    """The README.md of an export.
+
+    Args:
+      title: what was exported.
+      words: what the reader must know beside the signatures.
+      task: names and bounds of what goes in and out.
+      signatures: name -> concrete function.
+      says: name -> what the signature does, in a sentence.
+    """
+    lines = [f"# {title}", "", words, "", "| signature | takes | gives | |", "|---|---|---|---|"]
+    for name, function in signatures.items():
+        takes = [_spec(spec.name, spec) for spec in function.structured_input_signature[0]]
+        gives = [_spec(key, spec) for key, spec in sorted(function.structured_outputs.items())]
+        lines.append(f"| `{name}` | {', '.join(takes)} | {', '.join(gives)} | {says[name]} |")
+    bounds = zip(task.action_names, task.action_low, task.action_high, strict=True)
+    lines += [
+        "",
+        f"B is any number of rows. Observations and states, in the units of {task.name}'s data: "
+        f"{', '.join(task.observation_names)}.",
+        f"Actions: {', '.join(f'{name} in [{low:g}, {high:g}]' for name, low, high in bounds)}; "
+        f"one every {task.dt:g} s.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _spec(name: str, spec: Any) -> str:
+    shape = ", ".join("B" if size is None else str(size) for size in spec.shape)
+    return f"`{name}` [{shape}] {spec.dtype.name}"

@@ -75,7 +75,11 @@ def _configs(folder, data_dir, **changes) -> experiment.Configs:
     )
 
 
-def _in_this_process(folder, signature, inputs):
+def _in_this_process(folder, given):
+    return {name: _called(folder, name, inputs) for name, inputs in given.items()}
+
+
+def _called(folder, signature, inputs):
     call = tf.saved_model.load(str(folder)).signatures[signature]
     return {k: v.numpy() for k, v in call(**{k: tf.constant(v) for k, v in inputs.items()}).items()}
 
@@ -272,9 +276,10 @@ def test_mbop_runs_in_the_same_harness(finished, tmp_path):
 def test_without_a_simulator_a_plan_is_exported_and_an_export_that_differs_is_an_error(
     cart, tmp_path, monkeypatch
 ):
-    def off(folder, signature, inputs):
-        found = _in_this_process(folder, signature, inputs)
-        return {k: v + 1e-3 for k, v in found.items()}
+    def off(folder, given):
+        found = _in_this_process(folder, given)
+        found["plan"]["action"] += 1e-3
+        return found
 
     monkeypatch.setattr(deploy.export, "run_in_fresh_process", off)
     with pytest.raises(RuntimeError, match=r"differ by 0\.001"):

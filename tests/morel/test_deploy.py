@@ -5,11 +5,13 @@ import pytest
 import tensorflow as tf
 import toys
 
-from morel_tf import deploy
+from morel_tf import deploy, pessimistic_mdp
+from morel_tf.config import PmdpConfig
 from morel_tf.deploy import Controller
 from morel_tf.usad import Calibration
 from offline_tf import tasks
 from offline_tf.datasets import velocities
+from offline_tf.types import UserError
 
 # a = 3 x + 0.25 v + 0.1, cut to [-1, 1]; disc = max(|x| - 1, 0).
 KERNEL, BIAS = [[3.0], [0.25]], [0.1]
@@ -22,14 +24,20 @@ def _calibrations(**thresholds):
     }
 
 
-def _controller(limit=None, scale=None, observation=0.5, history=0.5):
+def _controller(limit=None, scale=None, observation=0.5, history=0.5, fallback="-0.25"):
     task = toys.cart(limit=limit)
+    ensemble, weights = toys.hinged_ensemble(task), np.ones(2, np.float32)
+    cloned = toys.linear_policy([[0.0], [1.0]], [0.0]).numpy()
     return Controller(
         task,
         toys.linear_policy(KERNEL, BIAS, log_std=0.5, input_scale=scale),
-        toys.hinged_ensemble(task),
-        np.ones(2, np.float32),
+        ensemble,
+        weights,
         _calibrations(planning=np.inf, observation=observation, history=history),
+        deploy.fallback_of(task, fallback, cloned) if fallback else None,
+        pessimistic_mdp.make(
+            task, "v2", ensemble, weights, 0.5, -1.0, PmdpConfig(halt_offset=50.0)
+        ),
     )
 
 
@@ -39,7 +47,11 @@ def _samples(count=20):
     return states, rng.uniform(-1, 1, (count, 1)).astype(np.float32)
 
 
-def _in_this_process(folder, signature, inputs):
+def _in_this_process(folder, given):
+    return {name: _called(folder, name, inputs) for name, inputs in given.items()}
+
+
+def _called(folder, signature, inputs):
     call = tf.saved_model.load(str(folder)).signatures[signature]
     return {k: v.numpy() for k, v in call(**{k: tf.constant(v) for k, v in inputs.items()}).items()}
 
@@ -74,7 +86,7 @@ def test_a_disagreement_that_is_no_number_is_not_known():
 def test_history_restores_the_velocity_that_the_observation_clips():
     """The member's disagreement is made to depend on v: |w (f_0 - f_1)| = |v|, beyond the limit too."""
     controller = _controller(limit=2.0)
-    first, second = controller._ensemble.members
+    first, second = controller.ensemble.members
     for member, sign in ((first, 0.5), (second, -0.5)):
         kernel = np.zeros((6, 2), np.float32)
         kernel[:2, 0] = sign, -sign
@@ -110,8 +122,9 @@ def test_finite_difference_is_the_one_of_the_data(name):
 
 def test_signatures_take_any_batch_and_history_exists_where_velocities_are_clipped():
     names = {limit: set(_controller(limit=limit).signatures()) for limit in (None, 2.0)}
-    assert names[None] == {"serving_default", "is_known"}
-    assert names[2.0] == {"serving_default", "is_known", "is_known_history"}
+    always = {"serving_default", "sample", "is_known", "act_guarded", "step"}
+    assert names[None] == always and names[2.0] == always | {"is_known_history"}
+    assert set(_controller(fallback="").signatures()) == always - {"act_guarded"}
     controller = _controller()
     made = controller.signatures()
     for count in (1, 7):
@@ -122,26 +135,90 @@ def test_signatures_take_any_batch_and_history_exists_where_velocities_are_clipp
         assert judged["known"].shape == judged["disagreement"].shape == (count,)
 
 
+def test_a_draw_is_the_mean_and_noise_of_the_seed_within_the_bounds():
+    controller = _controller()
+    states = tf.constant([[0.1, 0.0]] * 4000)
+    draws = controller.sample(states, tf.constant([1, 2]))["action"].numpy()
+    np.testing.assert_array_equal(draws, controller.sample(states, [1, 2])["action"])
+    assert np.abs(draws).max() == 1.0  # clipped
+    normal = np.random.default_rng(0).normal(0.4, np.exp(0.5), 400_000).clip(-1, 1)
+    np.testing.assert_allclose(draws.mean(), normal.mean(), atol=0.04)
+    np.testing.assert_allclose(draws.std(), normal.std(), atol=0.03)
+
+
+@pytest.mark.parametrize(("fallback", "expected"), [("-0.25", -0.25), ("cloning", 0.75)])
+def test_guarded_control_falls_back_where_the_action_is_unknown(fallback, expected):
+    observations = tf.constant([[0.0, 0.75], [1.4, 0.75], [1.6, 0.75], [np.nan, 0.75]])
+    controller = _controller(fallback=fallback)
+    found = {k: v.numpy() for k, v in controller.act_guarded(observations).items()}
+    assert found["known"].tolist() == [True, True, False, False]
+    assert found["fallback_used"].tolist() == [False, False, True, True]
+    alone = controller.act(observations)["action"].numpy()
+    np.testing.assert_allclose(found["action"][:2], alone[:2])
+    np.testing.assert_allclose(found["action"][2], [expected])
+    np.testing.assert_allclose(found["disagreement"][:3], [0.0, 0.4, 0.6], atol=1e-6)
+
+
+def test_a_fallback_that_sees_no_number_gives_none_but_a_constant_does():
+    observation = tf.constant([[np.nan, 0.0]])
+    constant = _controller(fallback="0.5").act_guarded(observation)["action"]
+    np.testing.assert_allclose(constant, [[0.5]])
+
+
+@pytest.mark.parametrize("bad", ["", "clone", "0.1,0.2", "2.0", "nan"])
+def test_a_bad_fallback_is_named(bad):
+    cloned = toys.linear_policy(KERNEL, BIAS).numpy()
+    with pytest.raises(UserError, match="--fallback: expected cloning, or 1 numbers within"):
+        deploy.fallback_of(toys.cart(), bad, cloned)
+
+
+def test_a_step_is_one_of_the_pessimistic_mdp():
+    controller = _controller()
+    states = tf.constant([[0.5, 1.0], [0.5, 1.0], [3.0, 1.0]])
+    found = controller.step(states, tf.constant([[1.0], [7.0], [1.0]]), tf.constant([0, 1, 0]))
+    # Where they agree both models are the cart itself, and the action is clipped.
+    np.testing.assert_allclose(found["next_state"][:2], [[0.6, 1.5]] * 2, rtol=1e-5)
+    expected = toys.reward(np.array([[0.5, 1.0]]), np.ones((1, 1)), np.array([[0.6, 1.5]]))
+    np.testing.assert_allclose(found["reward"], [*expected, *expected, -51.0], rtol=1e-5)
+    assert found["known"].numpy().tolist() == [True, True, False]
+    assert found["terminated"].numpy().tolist() == [False, False, True]
+
+
+def _lite_in_this_process(path, given):
+    ((name, inputs),) = given.items()
+    runner = tf.lite.Interpreter(model_path=str(path)).get_signature_runner()
+    return {name: runner(**inputs)}
+
+
 def test_a_fresh_process_computes_the_same(tmp_path, monkeypatch):
-    """The detector in a process that has never seen this project; the rest in this one."""
+    """The SavedModel in a process that has never seen this project; the LiteRT files in this one."""
     real, called = deploy.export.run_in_fresh_process, []
 
-    def run(folder, signature, inputs):
-        called.append(signature)
-        where = real if signature == "is_known" else _in_this_process
-        return where(folder, signature, inputs)
+    def run(path, given):
+        called.append((path.name, sorted(given)))
+        return (_lite_in_this_process if path.suffix else real)(path, given)
 
     monkeypatch.setattr(deploy.export, "run_in_fresh_process", run)
     controller = _controller(limit=2.0)
-    error = deploy.export_and_verify(controller, tmp_path / "export", *_samples())
+    error = deploy.export_and_verify(controller, tmp_path / "export", *_samples(), lite=True)
     assert 0.0 <= error <= 1e-6
-    assert sorted(called) == ["is_known", "is_known_history", "serving_default"]
+    names = sorted(controller.signatures())
+    assert called == [
+        ("export", names),
+        ("policy.tflite", ["serving_default"]),
+        ("detector.tflite", ["is_known"]),
+    ]
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
+    text = (tmp_path / "export" / "README.md").read_text()
+    for name, deed in deploy._SAYS.items():
+        assert f"| `{name}` | " in text and deed in text
+    assert "`observation` [B, 2] float32" in text and "`seed` [2] int32" in text
+    assert "force in [-1, 1]; one every 0.1 s." in text
     # The weights are in the folder, not in this process: change them here, and it does not follow.
     states, actions = _samples()
     expected = controller.act(tf.constant(states))["action"].numpy()
     controller._policy.weights[0].assign_add([[5.0], [5.0]])
-    found = _in_this_process(tmp_path / "export", "serving_default", {"observation": states})
+    found = _called(tmp_path / "export", "serving_default", {"observation": states})
     np.testing.assert_allclose(found["action"], expected, atol=1e-6)
 
 
@@ -149,20 +226,23 @@ def _export_with(controller, monkeypatch, change, folder):
     """export_and_verify where the fresh process returns change(signature, outputs)."""
     made = controller.signatures()
 
-    def run(_, name, inputs):
+    def call(name, inputs):
         outputs = made[name](**{k: tf.constant(v) for k, v in inputs.items()})
         return change(name, {k: v.numpy().copy() for k, v in outputs.items()})
+
+    def run(_, given):
+        return {name: call(name, inputs) for name, inputs in given.items()}
 
     monkeypatch.setattr(deploy.export, "save", lambda *_: None)
     monkeypatch.setattr(deploy.export, "run_in_fresh_process", run)
     return deploy.export_and_verify(controller, folder, *_samples())
 
 
-@pytest.mark.parametrize("signature", ["serving_default", "is_known", "is_known_history", ""])
+@pytest.mark.parametrize("signature", [*deploy._SAYS, ""])
 def test_an_export_that_differs_is_detected(tmp_path, monkeypatch, signature):
     def change(name, outputs):
         if name == signature:
-            key = "action" if name == "serving_default" else "disagreement"
+            key = "action" if "action" in outputs else "disagreement"
             outputs[key][-1] += 1e-5  # 10 times the tolerance, and disagreements are below 3
         return outputs
 

@@ -95,7 +95,11 @@ def _configs(folder, data_dir, **changes) -> experiment.Configs:
     )
 
 
-def _in_this_process(folder, signature, inputs):
+def _in_this_process(folder, given):
+    return {name: _called(folder, name, inputs) for name, inputs in given.items()}
+
+
+def _called(folder, signature, inputs):
     call = tf.saved_model.load(str(folder)).signatures[signature]
     return {k: v.numpy() for k, v in call(**{k: tf.constant(v) for k, v in inputs.items()}).items()}
 
@@ -207,9 +211,7 @@ def test_the_exported_policy_is_the_learned_one(finished):
     record = RunRecord.open_existing(home / "run")
     policy = experiment.load_policy(configs, record).numpy()
     observations = np.random.default_rng(0).normal(size=(9, 11)).astype(np.float32)
-    found = _in_this_process(
-        home / "run" / "export", "serving_default", {"observation": observations}
-    )
+    found = _called(home / "run" / "export", "serving_default", {"observation": observations})
     np.testing.assert_allclose(
         found["action"], np.clip(policy.mean(observations), -1, 1), atol=1e-5
     )
@@ -225,11 +227,39 @@ def test_a_run_is_exported_again_without_its_data(finished, tmp_path):
         "observation": rng.normal(size=(9, 11)).astype(np.float32),
         "action": rng.uniform(-1, 1, (9, 3)).astype(np.float32),
     }
-    first, second = (
-        _in_this_process(folder, "is_known", given)
-        for folder in (home / "run" / "export", tmp_path / "again")
-    )
+    folders = (home / "run" / "export", tmp_path / "again")
+    first, second = (_called(folder, "is_known", given) for folder in folders)
     np.testing.assert_allclose(first["disagreement"], second["disagreement"], rtol=1e-5)
+    # The fallback is the behaviour-cloned policy, and a step of the P-MDP is there in both.
+    for name, inputs in (
+        ("act_guarded", {"observation": 5.0 * given["observation"]}),
+        (
+            "step",
+            {
+                "state": given["observation"],
+                "action": given["action"],
+                "member": np.arange(9, dtype=np.int32) % 2,
+            },
+        ),
+    ):
+        first, second = (_called(folder, name, inputs) for folder in folders)
+        for key in first:
+            np.testing.assert_allclose(first[key], second[key], rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_is_exported_with_a_constant_fallback(finished, tmp_path):
+    home, _, _ = finished
+    record = RunRecord.open_existing(home / "run")
+    experiment.export_again(record, tmp_path / "export", "0.1,-0.2,0.3")
+    far = np.full((4, 11), 1e3, np.float32)
+    found = _called(tmp_path / "export", "act_guarded", {"observation": far})
+    assert found["fallback_used"].all() and not found["known"].any()
+    np.testing.assert_allclose(found["action"], [[0.1, -0.2, 0.3]] * 4, rtol=1e-6)
+    with pytest.raises(
+        UserError, match="--fallback: expected cloning, or 3 numbers within the bounds"
+    ):
+        experiment.export_again(record, tmp_path / "other", "0.1,0.2")
+    assert not (tmp_path / "other").exists()
 
 
 def test_fitted_models_are_taken_over_from_another_run(finished, tmp_path, monkeypatch):
