@@ -4,7 +4,7 @@
 # ./run.sh test                    ruff, mypy, pytest
 # ./run.sh original-test           all tests on Python 3.10, with gym, d4rl and mujoco-py
 # ./run.sh original MODULE ...     python -m MODULE there, for --simulator=mujoco_py
-# ./run.sh evaluate|export|behavior|collect|doctor|convert|results|tensorboard|python ...
+# ./run.sh evaluate|export|predict|behavior|collect|doctor|convert|results|tensorboard|python ...
 # Makes .venv once; PYTHON=python3.12 ./run.sh ... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -82,7 +82,7 @@ case $command in
   mopp) module=mopp_tf.train ;;
   mopp-evaluate | mopp-export) module=mopp_tf.${command#mopp-} ;;
   behavior) module=morel_tf.train_behavior ;;
-  collect | results) module=offline_tf.$command ;;
+  collect | results | predict) module=offline_tf.$command ;;
   doctor | convert) module=offline_tf.datasets.$command ;;
   tensorboard | python) module= ;;
   test | check | original-test | original) module= ;;

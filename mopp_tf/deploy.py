@@ -100,7 +100,8 @@ def export_and_verify(
     """
     exported = Exported(planner)
     made = exported.signatures()
-    export.save(exported, folder, made, export.readme("Planner", _WORDS, planner.task, made, _SAYS))
+    words = export.readme("Planner", _WORDS, planner.task, made, _SAYS)
+    export.save(exported, folder, made, planner.task, words)
     given: dict[str, dict[str, Array]] = {"initial_plan": {"observation": observations}}
     start = made["initial_plan"](observation=tf.constant(observations))["plan"].numpy()
     given["plan"] = {

@@ -257,7 +257,7 @@ def export_and_verify(
         for name, function in made.items()
     }
     words = export.readme("Controller", _WORDS, controller.task, made, _SAYS)
-    export.save(controller, folder, made, words)
+    export.save(controller, folder, made, controller.task, words)
     worst = export.verify(made, folder, given, TOLERANCE)
     if lite:
         for name, signature in (("policy", "serving_default"), ("detector", "is_known")):

@@ -173,7 +173,7 @@ def calibrate_or_load(
         received["history"] = velocities.restore(task, data, use_recorded=False)[0]
     calibrations, prediction = {}, {}
     rows = held_out if len(held_out) else np.arange(min(len(data), 20_000))
-    rows = rows[:: max(1, len(rows) // _ROWS_JUDGED)]
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _ROWS_JUDGED)).astype(np.int64)]
     of_states = np.zeros(len(data), np.float32)
     for name, inputs in received.items():
         # Most rows are the same for all detectors; only those that differ are computed again.
@@ -181,14 +181,15 @@ def calibrate_or_load(
         if name != "planning":
             differ = np.flatnonzero(_rows_that_differ(inputs, states[0]))
         values = of_states.copy()
-        values[differ] = batched(
-            ensemble,
-            weights,
-            inputs,
-            data.actions,
-            differ,
-            progress=lambda done, total: stage.progress(done, total, "pairs"),
-        )
+        if len(differ):
+            values[differ] = batched(
+                ensemble,
+                weights,
+                inputs,
+                data.actions,
+                differ,
+                progress=lambda done, total: stage.progress(done, total, "pairs"),
+            )
         if name == "planning":
             of_states = values
         calibrations[name] = calibrate(values, config)

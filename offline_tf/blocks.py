@@ -6,6 +6,7 @@ vanishes with the process however it ends. To its users it is a numpy array, not
 
 from __future__ import annotations
 
+import math
 import os
 import pathlib
 import shutil
@@ -21,8 +22,13 @@ _ROWS = 65_536
 
 
 def machine_memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory: this machine's, or what a container may use."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = pathlib.Path("/sys/fs/cgroup/memory.max")
+    try:
+        return min(memory, int(limit.read_text()))
+    except (OSError, ValueError):  # no container, or "max"
+        return memory
 
 
 def largest_resident() -> int:
@@ -38,7 +44,7 @@ def largest_resident() -> int:
         megabytes = float(given)
     except ValueError:
         megabytes = 0.0
-    if not megabytes > 0.0:
+    if not 0.0 < megabytes < math.inf:
         raise UserError(f"OFFLINE_TF_COLUMN_MB: expected a positive number, got {given!r}")
     return int(megabytes * 2**20)
 
@@ -50,9 +56,19 @@ def cache_folder(data_dir: str = "") -> pathlib.Path:
 
 
 def scratch_folder() -> pathlib.Path:
-    """Where large columns lie: $OFFLINE_TF_SCRATCH, else the cache folder; made where it is missing."""
+    """Where large columns lie: $OFFLINE_TF_SCRATCH, else $OFFLINE_TF_DATA, else ~/.cache/offline_tf.
+
+    Raises:
+      UserError: it is missing and cannot be made.
+    """
     folder = pathlib.Path(os.environ.get("OFFLINE_TF_SCRATCH") or cache_folder())
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"OFFLINE_TF_SCRATCH: expected a folder for large columns at {folder}, which cannot be "
+            f"made ({error.strerror})"
+        ) from None
     return folder
 
 
@@ -61,8 +77,9 @@ def scratch_bytes() -> int:
     return shutil.disk_usage(scratch_folder()).free // 2
 
 
-def blocks(count: int, size: int = _ROWS) -> Iterator[slice]:
+def blocks(count: int, size: int | None = None) -> Iterator[slice]:
     """Yields slices of at most `size` rows that cover [0, count); one empty slice where count is 0."""
+    size = size or _ROWS
     for start in range(0, max(count, 1), size):
         yield slice(start, min(start + size, count))
 
@@ -87,12 +104,13 @@ class ColumnWriter:
           UserError: the disk is full.
         """
         if not self._rows:
-            self._like = part[:0]
+            self._like = part[:0].copy()
         if part.shape[1:] != self._like.shape[1:]:
             raise ValueError(f"expected rows of {self._like.shape[1:]}, got {part.shape[1:]}")
-        self._parts.append(np.ascontiguousarray(part, self._like.dtype))
-        self._rows += len(part)
-        self._bytes += part.nbytes
+        rows = np.ascontiguousarray(part, self._like.dtype)
+        self._parts.append(rows)
+        self._rows += len(rows)
+        self._bytes += rows.nbytes
         if self._bytes > self._limit or self._file is not None:
             self._spill()
 
@@ -102,11 +120,14 @@ class ColumnWriter:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
             for part in self._parts:
-                part.tofile(self._file)
+                if part.size:
+                    self._file.write(part.reshape(-1).view(np.uint8).data)
+            self._file.flush()
         except OSError as error:
             raise UserError(
                 f"--dataset: its columns do not fit into {folder} ({error.strerror or error}); set "
-                "OFFLINE_TF_SCRATCH to a folder on a larger disk"
+                "OFFLINE_TF_SCRATCH to a folder on a larger disk, or OFFLINE_TF_COLUMN_MB to keep "
+                "larger columns in memory"
             ) from None
         self._parts = []
 
@@ -114,7 +135,6 @@ class ColumnWriter:
         """Returns the column [N, ..], read-only where it lies on disk."""
         if self._file is None:
             return np.concatenate(self._parts) if self._parts else self._like.copy()
-        self._file.flush()
         shape = (self._rows, *self._like.shape[1:])
         return np.memmap(self._file, self._like.dtype, mode="r", shape=shape)
 

@@ -15,7 +15,7 @@ from offline_tf.types import Tensor
 
 
 class QFunction(tf.Module):
-    """Twin networks Q_j(s, a), and their slow targets; actions are in units of their bounds.
+    """Twin networks Q_j(s, a), and their slow targets; actions come in units near 1.
 
     Attributes:
       networks, targets: Keras networks.

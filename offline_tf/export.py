@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from offline_tf import deployed
+from offline_tf.run_record import write_json
 from offline_tf.types import Array, TaskSpec
 
 # Signature -> name of an input or output -> values.
@@ -36,7 +39,11 @@ numpy.savez(returned, **out)
 
 
 def save(
-    module: tf.Module, folder: pathlib.Path, signatures: Mapping[str, Any], readme: str = ""
+    module: tf.Module,
+    folder: pathlib.Path,
+    signatures: Mapping[str, Any],
+    task: TaskSpec,
+    readme: str,
 ) -> None:
     """Writes a SavedModel; the folder appears, or is replaced, only when it is complete.
 
@@ -44,14 +51,16 @@ def save(
       module: holds the variables.
       folder: of the SavedModel.
       signatures: name -> concrete function.
-      readme: text of README.md in the folder; empty: none.
+      task: names and bounds for interface.json.
+      readme: text of README.md.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     tf.saved_model.save(module, str(partial), signatures=dict(signatures))
-    if readme:
-        (partial / "README.md").write_text(readme)
+    (partial / "README.md").write_text(readme)
+    interface = deployed.Interface.of(task)
+    write_json(partial / deployed.INTERFACE, dataclasses.asdict(interface))
     if folder.exists():
         shutil.rmtree(folder)
     partial.replace(folder)

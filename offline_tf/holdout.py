@@ -31,11 +31,12 @@ def split_episodes(bounds: Array, share: float, seed: int) -> Split:
       seed: of the choice.
     """
     rows = int(bounds[-1, 1])
-    held = np.zeros(rows, bool)
+    held, count = np.zeros(rows, bool), 0
     if share > 0 and len(bounds) > 1:
         for episode in seeds.generator(seed, "dynamics/split").permutation(len(bounds))[:-1]:
             start, end = bounds[episode]
             held[start:end] = True
-            if held.sum() >= share * rows:
+            count += end - start
+            if count >= share * rows:
                 break
     return Split(np.flatnonzero(~held), np.flatnonzero(held))

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from offline_tf.blocks import ColumnWriter, blocks, machine_memory, scratch_bytes, scratch_folder
+from offline_tf.blocks import (
+    ColumnWriter,
+    blocks,
+    largest_resident,
+    machine_memory,
+    scratch_bytes,
+    scratch_folder,
+)
 from offline_tf.types import Array, Transitions, UserError
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -23,6 +30,9 @@ DTYPES: dict[str, Any] = {
     "infos/qvel": np.float64,
 }
 _ANT_WITH_CONTACT_FORCES, _ANT = 111, 27
+_RESIDENT_PER_ROW = 64  # bytes of flags, rewards and row numbers that stay in memory
+_WIDE = 1024  # bytes of a row above which blocks are cut by bytes
+_BLOCK_BYTES = 2**25
 
 
 def largest_bytes() -> int:
@@ -30,30 +40,44 @@ def largest_bytes() -> int:
     return machine_memory() // 2
 
 
-def check_size(total: int, source: str, flag: str = "dataset", streamed: bool = False) -> None:
-    """Refuses data that would not fit, before any of it is unpacked.
+def check_size(total: int, source: str, flag: str = "dataset") -> None:
+    """Refuses what would not fit in memory, before any of it is unpacked.
 
     Args:
       total: bytes after unpacking.
       source, flag: what to name in the error.
-      streamed: whether large columns of it go to the scratch folder block by block.
 
     Raises:
-      UserError: more than half of the memory and, where streamed, than half of the free disk.
+      UserError: more than `largest_bytes`.
     """
-    if total <= largest_bytes():
-        return
-    if not streamed:
+    if total > largest_bytes():
         raise UserError(
             f"--{flag}: {source} would take {total / 2**30:.1f} GiB of memory, this machine allows "
             f"{largest_bytes() / 2**30:.1f} GiB; split it, or write it as HDF5 with D4RL's keys, which "
             "is read by blocks"
         )
-    if total > scratch_bytes():
+
+
+def check_scratch(sizes: Iterable[int], source: str, allowed: int | None = None) -> None:
+    """Refuses columns that would not fit on the scratch disk, before they are written there.
+
+    Args:
+      sizes: bytes of each column; those above `blocks.largest_resident` go to the disk.
+      source: what to name in the error.
+      allowed: bytes; None: half of what is free.
+
+    Raises:
+      UserError: they are more than allowed.
+    """
+    total = sum(size for size in sizes if size > largest_resident())
+    if not total:
+        return
+    allowed = scratch_bytes() if allowed is None else allowed
+    if total > allowed:
         raise UserError(
-            f"--{flag}: {source} would take {total / 2**30:.1f} GiB in {scratch_folder()}, which "
-            f"allows {scratch_bytes() / 2**30:.1f} GiB; set OFFLINE_TF_SCRATCH to a folder on a larger "
-            "disk, or split the data"
+            f"--dataset: {source} would take {total / 2**30:.1f} GiB in {scratch_folder()}, which "
+            f"allows {allowed / 2**30:.1f} GiB; set OFFLINE_TF_SCRATCH to a folder on a larger disk, "
+            "OFFLINE_TF_COLUMN_MB to keep larger columns in memory, or split the data"
         )
 
 
@@ -124,6 +148,14 @@ def from_columns(
             f"--dataset: {source} has observations of width {shape[1]}, "
             f"this task has {width}; check --env"
         )
+    check_size(_RESIDENT_PER_ROW * count, source)
+    sizes = {
+        name: count * int(np.prod(columns[name].shape[1:])) * np.dtype(kind).itemsize
+        for name, kind in DTYPES.items()
+        if name in columns
+    }
+    sizes.setdefault("next_observations", sizes["observations"])
+    check_scratch(sizes.values(), source)
     terminals = _whole(columns["terminals"], "terminals").reshape(-1)
     if "timeouts" in columns:
         timeouts = _whole(columns["timeouts"], "timeouts").reshape(-1)
@@ -145,7 +177,7 @@ def from_columns(
 
     def column(name: str, read_from: str = "", ahead: int = 0) -> Array:
         writer, given = ColumnWriter(), columns[read_from or name]
-        for rows in blocks(count):
+        for rows in blocks(count, _rows_per_block(given)):
             part = given[rows.start + ahead : rows.stop + ahead]
             used = keep[rows][: len(part)]  # the very last row has none ahead, and is not kept
             with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
@@ -169,4 +201,15 @@ def from_columns(
 
 
 def _whole(values: Any, name: str) -> Array:
-    return np.concatenate([np.asarray(values[rows], DTYPES[name]) for rows in blocks(len(values))])
+    steps = blocks(len(values), _rows_per_block(values))
+    return np.concatenate([np.asarray(values[rows], DTYPES[name]) for rows in steps])
+
+
+def _rows_per_block(values: Any) -> int | None:
+    """Rows of a column to read at once: few where they are wide, whole chunks of an HDF5 file."""
+    width = int(np.prod(values.shape[1:]))
+    if width * values.dtype.itemsize <= _WIDE and not getattr(values, "chunks", None):
+        return None
+    rows = max(_BLOCK_BYTES // max(width * values.dtype.itemsize, 1), 1)
+    chunk = values.chunks[0] if getattr(values, "chunks", None) else 1
+    return max(rows // chunk, 1) * chunk

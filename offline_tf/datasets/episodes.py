@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from offline_tf.blocks import ColumnWriter
+from offline_tf.blocks import ColumnWriter, scratch_bytes
 from offline_tf.datasets import columns
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
@@ -51,8 +51,9 @@ def join(
       UserError: a column is missing, or lengths do not fit.
     """
     writers = {name: ColumnWriter() for name in ALIASES}
-    counts = dict.fromkeys(ALIASES, 0)
-    seen = total = 0
+    counts, sizes = dict.fromkeys(ALIASES, 0), dict.fromkeys(ALIASES, 0)
+    seen = 0
+    allowed = scratch_bytes()
     for number, mapping in enumerate(episodes):
         part = _episode(mapping, f"{source}, episode {number}")
         if part is None:
@@ -62,7 +63,7 @@ def join(
             counts[name] += 1
             with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
                 converted = np.asarray(values, columns.DTYPES[name])
-            total += converted.nbytes
+            sizes[name] += converted.nbytes
             try:
                 writers[name].append(converted)
             except ValueError as error:
@@ -70,7 +71,7 @@ def join(
                     f"--dataset: {source}, episode {number}: expected {name} of one width in all "
                     f"episodes ({error})"
                 ) from None
-        columns.check_size(total, source, streamed=True)
+        columns.check_scratch(sizes.values(), source, allowed)
     if not seen:
         raise UserError(f"--dataset: expected episodes with steps in {source}, found none")
     complete = [name for name, count in counts.items() if count == seen]

@@ -89,7 +89,6 @@ def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
 
 def _episodes(file: h5py.File, path: pathlib.Path) -> Iterator[dict[str, Array]]:
     names = [name for name in file if re.fullmatch(r"episode_\d+", name)]
-    total = 0
     for name in sorted(names, key=lambda n: int(n.rpartition("_")[2])):
         if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
             raise UserError(f"--dataset: {path}: {name} lies in another file; refused")
@@ -101,8 +100,7 @@ def _episodes(file: h5py.File, path: pathlib.Path) -> Iterator[dict[str, Array]]
                 "them with minari first"
             )
         found = d4rl.hdf5_columns(group, f"{path}, {name}")
-        total += sum(column.nbytes for column in found.values())
-        columns.check_size(total, str(path), streamed=True)
+        columns.check_size(sum(column.nbytes for column in found.values()), f"{path}, {name}")
         for key in ("qpos", "qvel"):
             # T + 1 of them, like the observations.
             if f"infos/{key}" in found:

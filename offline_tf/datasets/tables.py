@@ -47,6 +47,11 @@ class _Member:
         if promised != archive.getinfo(name).file_size:
             raise ValueError(f"{name} has another size than its header says")
 
+    @property
+    def resident(self) -> int:
+        """Bytes that have to be in memory at once: all of a column that lies by columns."""
+        return self._row * len(self) if self._fortran else 0
+
     def __len__(self) -> int:
         """Rows."""
         return self.shape[0]
@@ -75,11 +80,10 @@ def read_npz(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            total = sum(item.file_size for item in archive.infolist())
-            columns.check_size(total, str(path), streamed=True)
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
             found = episodes.renamed({name: name for name in members})
             arrays = {name: _Member(archive, members[key]) for name, key in found.items()}
+            columns.check_size(sum(column.resident for column in arrays.values()), str(path))
             return columns.from_columns(arrays, str(path), state_dim)
     except UserError:
         raise

@@ -1,14 +1,18 @@
 """Columns on disk are the columns in memory, and everything that is made of them is the same."""
 
+import dataclasses
+import pathlib
 import tempfile
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
 import toys
 
+from mopp_tf import rows
 from offline_tf import blocks, fitting, standardize
-from offline_tf.datasets import checks, d4rl, velocities
+from offline_tf.datasets import checks, columns, d4rl, made, velocities
 from offline_tf.types import UserError
 
 ROWS = 150_000  # more than two blocks
@@ -51,16 +55,69 @@ def test_a_column_takes_the_dtype_and_width_of_its_first_rows(on_disk):
     assert written([np.zeros((0, 4), np.float32)]).shape == (0, 4)
 
 
-def test_a_full_disk_ends_in_one_line(on_disk, monkeypatch):
-    def full(dir):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("size", [10, 1000])
+def test_a_full_disk_ends_in_one_line(on_disk, monkeypatch, size):
+    with pathlib.Path("/dev/full").open("r+b", 0) as full:
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: full)
+        with pytest.raises(UserError, match="No space left on device.*OFFLINE_TF_SCRATCH"):
+            written([np.zeros(size)] * 3)
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", full)
-    with pytest.raises(UserError, match="No space left on device.*OFFLINE_TF_SCRATCH"):
-        written([np.zeros(1000)])
+
+def test_an_unusable_scratch_folder_is_named(on_disk, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("OFFLINE_TF_SCRATCH", str(tmp_path / "file"))
+    path = tmp_path / "data.hdf5"
+    d4rl.write(path, toys.transitions())
+    with pytest.raises(UserError, match="OFFLINE_TF_SCRATCH: expected a folder"):
+        d4rl.read(path)
 
 
-@pytest.mark.parametrize("given", ["much", "0", "-1", "nan"])
+def test_more_than_half_of_the_free_disk_is_refused_unwritten(on_disk, monkeypatch, tmp_path):
+    path = tmp_path / "data.hdf5"
+    d4rl.write(path, toys.transitions())
+    monkeypatch.setattr(columns, "scratch_bytes", lambda: 1000)
+    monkeypatch.setattr(blocks.ColumnWriter, "append", lambda *_: pytest.fail("written"))
+    with pytest.raises(UserError, match="would take .* set OFFLINE_TF_SCRATCH"):
+        d4rl.read(path)
+    monkeypatch.setenv("OFFLINE_TF_COLUMN_MB", "1")
+    with pytest.raises(pytest.fail.Exception):
+        d4rl.read(path)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_nothing_changes_where_blocks_end(on_disk, monkeypatch, tmp_path, recorded):
+    """Readers, restored velocities and MOPP's columns, in blocks of 7 rows and in one."""
+    task, data = toys.cart(limit=0.4), toys.transitions((9, 1, 20, 13), limit=0.4)
+    path = tmp_path / "data.hdf5"
+    with h5py.File(path, "w") as file:
+        for name in ("observations", "actions", "rewards", "terminals", "timeouts"):
+            values = getattr(data, name)
+            chunks = (5, *values.shape[1:]) if name == "actions" else None
+            file.create_dataset(name, data=values, chunks=chunks)
+        file["infos/qvel"] = data.qvel
+        if recorded:
+            file["next_observations"] = data.next_observations
+
+    def made():
+        found = d4rl.read(path)
+        table = rows.prepare(task, found, rows.RewardScale(0.0, 1.0))
+        return [
+            *vars(found).values(),
+            *velocities.restore(task, found),
+            *table,
+            *velocities.restore(task, found, use_recorded=False),
+            checks.stretches(found).observations,
+            *checks.duplicates(found, task),
+        ]
+
+    whole = made()
+    monkeypatch.setattr(blocks, "_ROWS", 7)
+    monkeypatch.setattr(columns, "_BLOCK_BYTES", 28)
+    for a, b in zip(whole, made(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("given", ["much", "0", "-1", "nan", "inf"])
 def test_a_bad_limit_is_named(given, monkeypatch):
     monkeypatch.setenv("OFFLINE_TF_COLUMN_MB", given)
     with pytest.raises(UserError, match="OFFLINE_TF_COLUMN_MB: expected a positive number"):
@@ -124,15 +181,29 @@ def test_restored_velocities_are_the_same_from_disk(on_disk, monkeypatch):
 
 
 def test_large_data_are_checked_in_stretches_and_for_nan_everywhere(monkeypatch):
-    monkeypatch.setattr(checks, "_LARGE", 400)
-    task, data = toys.cart(), toys.transitions((20,) * 60)
+    monkeypatch.setattr(checks, "_LARGE", 1600)
+    task, data = toys.cart(), toys.transitions((10,) * 300)
     part = checks.stretches(data)
-    assert len(part) == 200 and len(part.episode_bounds()) >= 20
+    # Twenty stretches of 40 rows, with three or four whole episodes in each.
+    assert 600 <= len(part) <= 800
+    assert set(np.diff(part.episode_bounds(), axis=1)[:, 0]) == {10}
+    np.testing.assert_array_equal(part.timeouts.sum() + part.terminals.sum(), len(part) / 10)
     for start, end in part.episode_bounds():
         inside = slice(start, end - 1)
         following = part.observations[start + 1 : end]
         np.testing.assert_array_equal(part.next_observations[inside], following)
+    long = checks.stretches(toys.transitions((3000,)))
+    assert len(long) == 800 and set(np.diff(long.episode_bounds(), axis=1)[:, 0]) == {40}
     assert "partly_checked" in [finding.code for finding in checks.cheap(data, task)]
+    # Faults that are seen in all episodes' ends, and rows far apart.
+    wrong = data.next_observations.copy()
+    ends = data.episode_bounds()[:, 1] - 1
+    wrong[ends[:-1]] = data.observations[ends[:-1] + 1]
+    data.terminals[:], data.timeouts[ends] = False, True
+    found = checks.cheap(dataclasses.replace(data, next_observations=wrong), task)
+    assert "next_of_other_episode" in [finding.code for finding in found]
+    twice = made.joined(data, data)
+    assert "duplicates" in [finding.code for finding in checks.thorough(twice, task)]
     data.rewards[777] = np.nan
     assert [finding.code for finding in checks.cheap(data, task)] == ["not_finite/rewards"]
 

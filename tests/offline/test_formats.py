@@ -411,8 +411,10 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(columns, "largest_bytes", lambda: 1 << 20)
     monkeypatch.setattr(columns, "scratch_bytes", lambda: 1 << 20)
     path = tmp_path / "bomb.npz"
-    np.savez_compressed(path, observations=np.zeros((1 << 20, 2), np.float32))
-    assert path.stat().st_size < 1 << 15
+    flags = {name: np.zeros(1 << 20, bool) for name in ("terminals", "timeouts")}
+    values = {"observations": np.zeros((1 << 20, 2), np.float32), "rewards": np.zeros(1 << 20)}
+    np.savez_compressed(path, actions=np.zeros((1 << 20, 1)), **values, **flags)
+    assert path.stat().st_size < 1 << 17
     with pytest.raises(UserError, match="would take"):
         sources.load(str(path), TASK)
 
@@ -449,13 +451,17 @@ def test_a_column_in_another_file_is_refused(tmp_path):
         sources.load(str(path), TASK)
 
 
-def test_a_huge_column_is_refused_unread(tmp_path):
-    path = write_d4rl(tmp_path, logged())
-    with h5py.File(path, "a") as file:
+@pytest.mark.parametrize(("rows", "wide"), [(1 << 40, 0), (1000, 40)])
+def test_a_huge_column_is_refused_unread(tmp_path, rows, wide):
+    path = tmp_path / "huge.hdf5"
+    with h5py.File(path, "w") as file:
         # Announced, not stored: chunks that were never written take no space.
-        file.create_dataset("infos/qpos", shape=(1 << 40, 4), chunks=(1024, 4), dtype="f8")
+        for name, width in (("observations", 2), ("actions", 1)):
+            file.create_dataset(name, shape=(rows, width << wide), chunks=(1000, 1), dtype="f4")
+        for name in ("rewards", "terminals", "timeouts"):
+            file.create_dataset(name, shape=(rows,), chunks=(1000,), dtype="i1")
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(UserError, match="would take"):
+    with pytest.raises(UserError, match="would take|has observations of width"):
         sources.load(str(path), TASK)
 
 

@@ -1,8 +1,10 @@
 """Fitted Q evaluation of a policy, against values that a loop over the true cart gives."""
 
 import numpy as np
+import pytest
 import toys
 
+from morel_tf import experiment
 from offline_tf import policy_value
 from offline_tf.policy import NumpyPolicy
 
@@ -38,6 +40,28 @@ def test_a_policy_gets_its_true_value_and_not_the_datas(record):
     assert found["fqe_gap"] < 0.2
     assert found["data_value"] < found["fqe_value"] - 1.5
     assert policy_value.fit_or_load(*arguments) == found
+
+
+def test_values_have_settled_at_the_discount_that_runs_use(record):
+    """Reward 1 for ever is worth 1 / 0.03; steps lead into the data, so nothing is extrapolated."""
+    data = toys.transitions((20,) * 20)
+    data.terminals[:], data.rewards[:] = (
+        False,
+        1.0 + 0.01 * np.random.default_rng(0).normal(size=400),
+    )
+    data.timeouts[19::20] = True
+    data.next_observations[:] = np.random.default_rng(1).permutation(data.observations)
+    arguments = (pushing(0.0), TASK, data, 0.97, 0, record.stage("fqe"))
+    assert policy_value._TARGET_RATE * policy_value._STEPS * (1 - experiment._FQE_DISCOUNT) >= 10
+    assert experiment._FQE_DISCOUNT == 0.97
+    # Smaller networks for a shorter time, at a higher rate.
+    small = {"_HIDDEN": (32,), "_BATCH": 64, "_TARGET_RATE": 0.3}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in small.items():
+            patch.setattr(policy_value, name, value)
+        found = policy_value.fit_or_load(*arguments, steps=3000)
+    np.testing.assert_allclose(found["fqe_value"], 1 / 0.03, rtol=0.05)
+    assert found["data_value"] < 16.0  # up to the ends of twenty steps
 
 
 def test_nothing_follows_a_terminal_state(record):
