@@ -10,6 +10,15 @@ from offline_tf.policy import NumpyPolicy
 
 TASK = toys.cart()
 GAMMA = 0.8
+RATE = policy_value._TARGET_RATE
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Smaller networks for a shorter time, at a higher rate."""
+    monkeypatch.setattr(policy_value, "_HIDDEN", (64, 64))
+    monkeypatch.setattr(policy_value, "_BATCH", 64)
+    monkeypatch.setattr(policy_value, "_TARGET_RATE", 0.1)
 
 
 def pushing(force):
@@ -35,7 +44,7 @@ def test_a_policy_gets_its_true_value_and_not_the_datas(record):
     data.terminals[:] = False
     data.timeouts[19::20] = True
     arguments = (pushing(0.3), TASK, data, GAMMA, 0, record.stage("fqe"))
-    found = policy_value.fit_or_load(*arguments, steps=1200)
+    found = policy_value.fit_or_load(*arguments, steps=2000)
     assert abs(found["fqe_value"] - true_value(data.observations[::20], 0.3)) < 0.4
     assert found["fqe_gap"] < 0.2
     assert found["data_value"] < found["fqe_value"] - 1.5
@@ -52,14 +61,9 @@ def test_values_have_settled_at_the_discount_that_runs_use(record):
     data.timeouts[19::20] = True
     data.next_observations[:] = np.random.default_rng(1).permutation(data.observations)
     arguments = (pushing(0.0), TASK, data, 0.97, 0, record.stage("fqe"))
-    assert policy_value._TARGET_RATE * policy_value._STEPS * (1 - experiment._FQE_DISCOUNT) >= 10
+    assert RATE * policy_value._STEPS * (1 - experiment._FQE_DISCOUNT) >= 10
     assert experiment._FQE_DISCOUNT == 0.97
-    # Smaller networks for a shorter time, at a higher rate.
-    small = {"_HIDDEN": (32,), "_BATCH": 64, "_TARGET_RATE": 0.3}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in small.items():
-            patch.setattr(policy_value, name, value)
-        found = policy_value.fit_or_load(*arguments, steps=3000)
+    found = policy_value.fit_or_load(*arguments, steps=3000)
     np.testing.assert_allclose(found["fqe_value"], 1 / 0.03, rtol=0.05)
     assert found["data_value"] < 16.0  # up to the ends of twenty steps
 
@@ -68,7 +72,7 @@ def test_nothing_follows_a_terminal_state(record):
     data = toys.transitions((1,) * 400)
     data.terminals[:], data.timeouts[:] = True, False
     found = policy_value.fit_or_load(
-        pushing(0.0), TASK, data, GAMMA, 0, record.stage("fqe"), steps=600
+        pushing(0.0), TASK, data, GAMMA, 0, record.stage("fqe"), steps=1500
     )
     idle = data.observations + toys.change(data.observations, np.zeros((400, 1)))
     expected = toys.reward(data.observations, np.zeros((400, 1)), idle).mean()
