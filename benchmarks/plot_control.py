@@ -66,7 +66,9 @@ def main() -> None:
         axes[1].axhline(arguments.limit, color="0.5", linewidth=1, linestyle=":")
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False, ncols=len(arguments.traces), loc="upper right")
+    axes[0].legend(
+        loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(arguments.traces), frameon=False
+    )
     if arguments.numbers:
         arguments.numbers.parent.mkdir(parents=True, exist_ok=True)
         arguments.numbers.write_text(json.dumps(numbers, indent=1) + "\n")
