@@ -111,7 +111,7 @@ class ColumnWriter:
         self._parts.append(rows)
         self._rows += len(rows)
         self._bytes += rows.nbytes
-        if self._bytes > self._limit or self._file is not None:
+        if self._bytes > self._limit:
             self._spill()
 
     def _spill(self) -> None:

@@ -21,17 +21,17 @@ def small(monkeypatch):
     monkeypatch.setattr(policy_value, "_TARGET_RATE", 0.1)
 
 
-def pushing(force):
-    """A policy that always pushes alike."""
-    layer = (np.zeros((2, 1), np.float32), np.array([force], np.float32))
+def pushing(force, damping=0.0):
+    """A policy: force - damping * v."""
+    layer = (np.array([[0.0], [-damping]], np.float32), np.array([force], np.float32))
     return NumpyPolicy(np.ones(2, np.float32), (layer,), np.zeros(1, np.float32))
 
 
-def true_value(starts, force, steps=60):
+def true_value(starts, policy, steps=60):
     """Discounted rewards of the cart without an end."""
     states, total = starts.astype(np.float64), np.zeros(len(starts))
-    actions = np.full((len(starts), 1), force)
     for step in range(steps):
+        actions = policy.mean(states).clip(-1.0, 1.0)
         after = states + toys.change(states, actions)
         total += GAMMA**step * toys.reward(states, actions, after)
         states = after
@@ -43,11 +43,14 @@ def test_a_policy_gets_its_true_value_and_not_the_datas(record):
     data = toys.transitions((20,) * 400)
     data.terminals[:] = False
     data.timeouts[19::20] = True
-    arguments = (pushing(0.3), TASK, data, GAMMA, 0, record.stage("fqe"))
+    policy = pushing(0.6, 0.5)  # towards a speed of 1.2
+    arguments = (policy, TASK, data, GAMMA, 0, record.stage("fqe"))
     found = policy_value.fit_or_load(*arguments, steps=2000)
-    assert abs(found["fqe_value"] - true_value(data.observations[::20], 0.3)) < 0.4
-    assert found["fqe_gap"] < 0.2
-    assert found["data_value"] < found["fqe_value"] - 1.5
+    exact = true_value(data.observations[::20], policy)
+    assert abs(found["fqe_value"] - exact) < 0.3
+    # Neither the value of doing 0.6 for ever, nor of what the data did.
+    assert abs(true_value(data.observations[::20], pushing(0.6)) - exact) > 1.0
+    assert found["data_value"] < exact - 1.0 and found["fqe_gap"] < 0.2
     assert policy_value.fit_or_load(*arguments) == found
 
 
