@@ -166,13 +166,16 @@ def test_a_finished_run_answers_again_without_learning(finished, monkeypatch):
 
 @pytest.fixture
 def no_export(monkeypatch):
-    """Tracing and writing SavedModels is most of a small run's time."""
+    """Tracing the planner, to judge it and to write it, is most of a small run's time."""
 
     def write_nothing(planner, folder, observations):
         folder.mkdir()
         return 0.0
 
+    names = ("kept_share", "fallback", "effective_sample_size", "expected_return")
+    judged = dict.fromkeys((*names, "fqe_value", "data_value"), 1.0)
     monkeypatch.setattr(deploy, "export_and_verify", write_nothing)
+    monkeypatch.setattr(experiment, "judge_offline", lambda *_: judged)
 
 
 @pytest.mark.usefixtures("no_export")
