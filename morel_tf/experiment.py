@@ -32,7 +32,7 @@ from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 # Flags that may differ when a run is continued: they do not decide the result.
 FREE_FLAGS = ("workdir", "data_dir", "threads")
-_FQE_DISCOUNT = 0.97  # at the planner's 0.999 errors of the fit would feed on themselves
+_FQE_DISCOUNT = 0.97  # nearer to 1, errors of the fit feed on themselves
 
 
 class Configs(NamedTuple):

@@ -91,6 +91,10 @@ class Deployed:
         self.interface = Interface(**listed)
         self._model = tf.saved_model.load(str(self.folder))  # signatures die with their model
         self.signatures = self._model.signatures
+        self._inputs = {
+            name: dict(function.structured_input_signature[1])
+            for name, function in self.signatures.items()
+        }
         if needed and needed not in self.signatures:
             raise UserError(
                 f"expected an export with the signature {needed!r} at {self.folder}, got "
@@ -100,14 +104,10 @@ class Deployed:
     def call(self, signature: str, **inputs: Any) -> dict[str, Array]:
         """Calls a signature with arrays; returns arrays."""
         given = {
-            spec.name: tf.constant(inputs[spec.name], spec.dtype) for spec in self.inputs(signature)
+            name: tf.constant(inputs[name], spec.dtype)
+            for name, spec in self._inputs[signature].items()
         }
         return {name: value.numpy() for name, value in self.signatures[signature](**given).items()}
-
-    def inputs(self, signature: str) -> list[tf.TensorSpec]:
-        """Name, shape and dtype of a signature's inputs."""
-        specs = self.signatures[signature].structured_input_signature[1]
-        return [tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()]
 
     def rows(self, observation: Any, width: int | None = None) -> tuple[Array, bool]:
         """Observations as [B, S] float32, and whether a single one was given.

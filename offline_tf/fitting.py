@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from offline_tf.blocks import largest_resident
+from offline_tf.run_record import Stage
 from offline_tf.types import Array, Tensor
 
 _RESIDENT_COLUMNS = 4  # that many of the largest resident size
@@ -155,6 +156,10 @@ class Feed:
         if width * len(rows) <= _RESIDENT_COLUMNS * largest_resident():
             self._held = tuple(tf.constant(column) for column in gather(rows))
 
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self._rows)
+
     def __call__(self, chunk: Array) -> tuple[tuple[Tensor, ...], Tensor]:
         """Returns columns, and `chunk` as positions in them.
 
@@ -166,6 +171,41 @@ class Feed:
         wanted, positions = np.unique(chunk, return_inverse=True)
         columns = tuple(tf.constant(column) for column in self._gather(self._rows[wanted]))
         return columns, tf.constant(positions.reshape(chunk.shape), tf.int32)
+
+
+def fit_to_draws(
+    loop: Fit,
+    feed: Feed,
+    stream: Callable[[int], np.random.Generator],
+    stage: Stage,
+    steps: int,
+    steps_per_save: int,
+    batch_size: int,
+    learning_rate: float,
+    look: Callable[[], dict[str, float]] = dict,
+) -> None:
+    """Fits one member to rows drawn with replacement; goes on from the stage's last checkpoint.
+
+    Args:
+      loop: the optimiser and its loss; the stage tracks its variables already.
+      feed: the rows.
+      stream: steps done -> generator of the next rows.
+      stage: where checkpoints and metrics go: "loss", and what `look` says.
+      steps, steps_per_save: of Adam, in all and between checkpoints.
+      batch_size: rows per step.
+      learning_rate: the first; it falls to 0 along half a cosine.
+      look: numbers for the log after each checkpoint's steps.
+    """
+    done = stage.restore()
+    while done < steps:
+        count = min(steps_per_save, steps - done)
+        rows = stream(done).integers(len(feed), size=(count, 1, batch_size), dtype=np.int32)
+        rates = cosine(learning_rate, 0.0, done + np.arange(count), steps)
+        loss = float(loop.run(*feed(rows), tf.constant(rates))[0])
+        done += count
+        stage.log(done, {"loss": loss, **look()})
+        stage.progress(done, steps, "steps")
+        stage.save(done)
 
 
 def shuffled_batches(

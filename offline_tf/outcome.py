@@ -210,17 +210,16 @@ def _fit(learned: Outcome, data: Transitions, seed: int, stage: Stage) -> dict[s
     loop = fitting.Fit(learned.weights, loss)
     stage.track([*learned.weights, *loop.adam.moments])
     feed = fitting.Feed(gather, split.train)
-    done = stage.restore()
-    while done < _STEPS:
-        steps = min(_STEPS_PER_SAVE, _STEPS - done)
-        stream = seeds.generator(seed, "outcome/rows", done)
-        rows = stream.integers(len(split.train), size=(steps, 1, _BATCH), dtype=np.int32)
-        rates = fitting.cosine(_LEARNING_RATE, 0.0, done + np.arange(steps), _STEPS)
-        loss_value = float(loop.run(*feed(rows), tf.constant(rates))[0])
-        done += steps
-        stage.log(done, {"loss": loss_value})
-        stage.progress(done, _STEPS, "steps")
-        stage.save(done)
+    fitting.fit_to_draws(
+        loop,
+        feed,
+        lambda done: seeds.generator(seed, "outcome/rows", done),
+        stage,
+        _STEPS,
+        _STEPS_PER_SAVE,
+        _BATCH,
+        _LEARNING_RATE,
+    )
     return _report(learned, gather(split.judged(_ROWS_JUDGED)), int(data.terminals.sum()))
 
 

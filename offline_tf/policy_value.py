@@ -92,17 +92,17 @@ def fit_or_load(
     stage.track([*q.weights, *q.target_weights, *loop.adam.moments])
     feed = fitting.Feed(gather, split.train)
     held = [tf.constant(column) for column in gather(split.judged(_STARTS))]
-    done = stage.restore()
-    while done < steps:
-        count = min(_STEPS_PER_SAVE, steps - done)
-        stream = seeds.generator(seed, "policy_value/rows", done)
-        rows = stream.integers(len(split.train), size=(count, 1, _BATCH), dtype=np.int32)
-        rates = fitting.cosine(_LEARNING_RATE, 0.0, done + np.arange(count), steps)
-        loop.run(*feed(rows), tf.constant(rates))
-        done += count
-        stage.log(done, {"td_error": float(critics.errors(q, held, dtype)[0].numpy().mean())})
-        stage.progress(done, steps, "steps")
-        stage.save(done)
+    fitting.fit_to_draws(
+        loop,
+        feed,
+        lambda done: seeds.generator(seed, "policy_value/rows", done),
+        stage,
+        steps,
+        _STEPS_PER_SAVE,
+        _BATCH,
+        _LEARNING_RATE,
+        lambda: {"td_error": float(critics.errors(q, held, dtype)[0].numpy().mean())},
+    )
     bounds = data.episode_bounds()
     bounds = bounds[np.linspace(0, len(bounds) - 1, min(len(bounds), _STARTS)).astype(np.int64)]
     first = data.observations[bounds[:, 0]]

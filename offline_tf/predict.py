@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import csv
 import dataclasses
 import pathlib
@@ -162,7 +163,7 @@ def _from_columns(path: pathlib.Path, names: tuple[str, ...], size: int) -> Iter
             yield np.asarray(values[rows], np.float32)
 
 
-class _Writer:
+class _Writer(abc.ABC):
     """Writes blocks of named columns; a context that leaves a complete file or none."""
 
     def __init__(self, path: pathlib.Path) -> None:
@@ -176,13 +177,13 @@ class _Writer:
         if kind is not None:
             self._path.unlink(missing_ok=True)
 
+    @abc.abstractmethod
     def write(self, found: dict[str, Array]) -> None:
         """Adds rows."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def close(self, complete: bool) -> None:
         """Ends the file."""
-        raise NotImplementedError
 
 
 class _CsvWriter(_Writer):

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from offline_tf import standardize
 from offline_tf.blocks import derive
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
@@ -309,16 +310,12 @@ def continuity(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     """Next observations against the following rows."""
     if len(data) < 2:
         return
-    spread = np.maximum(data.observations.std(axis=0), 1e-6)
-
-    def differs(one: Array, two: Array) -> Array:
-        return (np.abs(one - two) > _SAME * spread + 1e-6).any(axis=1)
-
+    spread = _spread(data)
     finished = (data.terminals | data.timeouts)[:-1]
     following, promised = data.observations[1:], data.next_observations[:-1]
-    unequal = differs(promised, following)
+    unequal = _differs(promised, following, spread)
     broken = unequal & ~finished
-    if not differs(data.observations, data.next_observations).mean() > 0.01:
+    if not _differs(data.observations, data.next_observations, spread).mean() > 0.01:
         yield Finding(
             "next_is_same",
             "error",
@@ -338,17 +335,22 @@ def continuity(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
             "logged actions, restored velocities) is wrong there",
             "keep the rows in time order and mark the ends",
         )
-    at_ends = finished & data.timeouts[:-1] & ~data.terminals[:-1]
-    # Where the data are looked at in stretches, what follows a stretch is not its next episode.
-    if at_ends.sum() > 2 and unequal[at_ends].mean() < 0.5:
+
+
+def last_observations(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
+    """Where episodes end, against the rows after them and against each other."""
+    del task
+    last = data.episode_bounds()[:, 1] - 1
+    cut = last[(data.timeouts[last] & ~data.terminals[last]) & (last < len(data) - 1)]
+    promised, following = data.next_observations[cut], data.observations[cut + 1]
+    if len(cut) > 2 and not _differs(promised, following, _spread(data)).any():
         yield Finding(
             "next_of_other_episode",
             "error",
-            "the next observation of cut episodes is the first one of the next episode",
+            "the next observation of every cut episode is the first one of the next episode",
             "the models would learn jumps to start states",
             "record the observation before the reset, or leave next_observations out",
         )
-    last = data.episode_bounds()[:, 1] - 1
     if len(last) > 2 and not np.ptp(data.next_observations[last], axis=0).any():
         yield Finding(
             "same_last_observation",
@@ -357,6 +359,16 @@ def continuity(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
             "the files of tensorflow-datasets' d4rl builder have this fault: the last step is wrong",
             "drop the last step of each episode (--dataset=tfds:NAME does)",
         )
+
+
+def _spread(data: Transitions) -> Array:
+    """[S] standard deviations of the observations."""
+    return np.maximum(standardize.statistics(data.observations).scale, 1e-6)
+
+
+def _differs(one: Array, two: Array, spread: Array) -> Array:
+    """[n, S], [n, S] -> [n] bool, by more than rounding."""
+    return (np.abs(one - two) > _SAME * spread + 1e-6).any(axis=1)
 
 
 def rewards(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
@@ -448,7 +460,7 @@ def duplicates(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
         )
 
 
-_OF_ALL: tuple[Check, ...] = (size, ends, duplicates)
+_OF_ALL: tuple[Check, ...] = (size, ends, last_observations, duplicates)
 _CHEAP: tuple[Check, ...] = (
     size,
     constant_columns,
@@ -457,5 +469,6 @@ _CHEAP: tuple[Check, ...] = (
     ends,
     termination,
     continuity,
+    last_observations,
     rewards,
 )

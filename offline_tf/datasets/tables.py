@@ -140,7 +140,7 @@ def _from_rows(header: Sequence[str], rows: Any, path: pathlib.Path, task: TaskS
         for group, names in groups.items():
             with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
                 part = table[:, [wanted.index(name) for name in names]].astype(np.float32)
-            writers[group].append(part if len(names) > 1 or group not in optional else part[:, 0])
+            writers[group].append(part[:, 0] if group in optional else part)
         changed.append(np.array(changes, bool))
 
     block: list[list[float]] = []

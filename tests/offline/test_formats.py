@@ -244,10 +244,10 @@ def test_rlds_written_by_tensorflow_datasets_is_read_through_it(tmp_path):
 
         def _split_generators(self, manager):
             del manager
-            return {"train": enumerate(rlds_episodes(recorded))}
+            return {"train": self._generate_examples()}
 
         def _generate_examples(self):
-            raise NotImplementedError
+            yield from enumerate(rlds_episodes(recorded))
 
     Plant(data_dir=tmp_path).download_and_prepare()
     # The builder's module is not known to the reader, as with a user's data set.
