@@ -4,7 +4,8 @@
 # ./run.sh test                    ruff, mypy, pytest
 # ./run.sh original-test           all tests on Python 3.10, with gym, d4rl and mujoco-py
 # ./run.sh original MODULE ...     python -m MODULE there, for --simulator=mujoco_py
-# ./run.sh evaluate|export|predict|behavior|collect|doctor|convert|results|tensorboard|python ...
+# ./run.sh evaluate|export|predict|serve|report|render|inspect|behavior|collect ...
+# ./run.sh doctor|doctor-environment|convert|results|tensorboard|python ...
 # Makes .venv once; PYTHON=python3.12 ./run.sh ... chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -78,16 +79,17 @@ original() {
 command=${1:-help}
 [ $# -gt 0 ] && shift
 case $command in
-  train | evaluate | export) module=morel_tf.$command ;;
+  train | evaluate | export | inspect) module=morel_tf.$command ;;
   mopp) module=mopp_tf.train ;;
-  mopp-evaluate | mopp-export) module=mopp_tf.${command#mopp-} ;;
+  mopp-evaluate | mopp-export | mopp-inspect) module=mopp_tf.${command#mopp-} ;;
   behavior) module=morel_tf.train_behavior ;;
-  collect | results | predict) module=offline_tf.$command ;;
+  collect | results | predict | serve | report | render) module=offline_tf.$command ;;
+  doctor-environment) module=offline_tf.doctor_environment ;;
   doctor | convert) module=offline_tf.datasets.$command ;;
   tensorboard | python) module= ;;
   test | check | original-test | original) module= ;;
   *)
-    sed -n '2,8s/^# //p' run.sh >&2
+    sed -n '2,9s/^# //p' run.sh >&2
     [ "$command" = help ] && exit 0
     echo "error: expected one of the commands above, got '$command'" >&2
     exit 2
@@ -110,7 +112,10 @@ if [ "$command" = test ] || [ "$command" = check ]; then
   [ "$command" = check ] || exec .venv/bin/python -m pytest -n auto "$@"
   exit 0
 fi
-install requirements.txt
+case $command in
+  serve) install requirements-serve.txt ;;
+  *) install requirements.txt ;;
+esac
 case $command in
   tensorboard) exec .venv/bin/python -m tensorboard.main --logdir "${1:-runs}" "${@:2}" ;;
   python) exec .venv/bin/python "$@" ;;

@@ -130,8 +130,8 @@ def main(config: BenchmarkConfig) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "export"
-        exported = deploy.Exported(planner)
-        export.save(exported, path, exported.signatures())
+        exported = deploy.Exported(planner, prepared.scale)
+        export.save(exported, path, exported.signatures(), task, "")
         signatures = tf.saved_model.load(str(path)).signatures
 
         def exported_ms(name: str) -> float:

@@ -10,6 +10,7 @@ import dataclasses
 import logging as stdlib_logging
 import os
 import pathlib
+import shlex
 import shutil
 import sys
 import textwrap
@@ -19,12 +20,40 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from offline_tf import stopping
+from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
 
 # TensorFlow's C++ start-up messages drown a run's own lines; a value that the user set stands.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _PRESETS = pathlib.Path(__file__).parent / "presets"
+_COLOURS = {stdlib_logging.WARNING: "33", stdlib_logging.ERROR: "31"}  # yellow, red
+_PATHS = ("workdir", "dataset", "export", "input", "output", "policy")
+
+
+@dataclasses.dataclass(frozen=True)
+class CommonConfig:
+    """Common to all commands."""
+
+    dry_run: bool = knob(False, "Check the flags, say what would be done, and stop.")
+    quiet: bool = knob(False, "Print warnings and errors only.")
+    verbose: bool = knob(False, "Print more: every metric, every stage, progress each second.")
+
+    def __post_init__(self) -> None:
+        """Checks that they go together."""
+        check(self)
+        if self.quiet and self.verbose:
+            raise UserError("--quiet, --verbose: expected one of them, got both")
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumableConfig(CommonConfig):
+    """Common to all commands that can go on where they stopped."""
+
+    max_hours: float = knob(
+        0.0, "Stop at the first checkpoint after so many hours; 0: never.", low=0.0
+    )
 
 
 def _flag_type(annotation: Any) -> Any:
@@ -56,6 +85,8 @@ def define(config: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
             flags.DEFINE_float(field.name, default, text, **common)
         elif kind is str:
             flags.DEFINE_string(field.name, default, text, **common)
+        elif field.metadata.get("repeated"):
+            flags.DEFINE_multi_string(field.name, list(default), text, **common)
         elif typing.get_origin(kind) is tuple:
             flags.DEFINE_list(field.name, [str(x) for x in default], text, **common)
         else:
@@ -193,8 +224,14 @@ def run(
     known_tasks: Sequence[str] = (),
     default_env: str = "",
     default_dataset: str = "",
+    plan: Callable[..., Sequence[str]] | None = None,
+    resumable: bool = False,
 ) -> None:
-    """Runs a binary: defines the flags, parses them, calls main(*configs), reports bad input (exit 2).
+    """Runs a binary: defines the flags, parses them, calls main(*configs).
+
+    Bad input ends in one line and status 2; Ctrl-C and SIGTERM with 128 + the signal's number, for
+    resumable commands after the next checkpoint and with the command to go on; their --max_hours
+    with status 75.
 
     Args:
       main: takes one instance per entry of `configs`.
@@ -203,13 +240,16 @@ def run(
       family: whose presets apply, or None.
       known_tasks: values of --env for which presets are looked up.
       default_env, default_dataset: the values of --env and --dataset where none is given.
+      plan: (*configs) -> lines that say what `main` would do, for --dry_run.
+      resumable: whether the same command goes on where it stopped.
     """
-    for config in configs:
-        define(config)
+    common = ResumableConfig if resumable else CommonConfig
+    for config in (*configs, common):
+        define(config, flags.FLAGS)
 
     def parse(argv: list[str]) -> list[str]:
         if any(word in ("--help", "-help", "-h", "-?") for word in argv[1:]):
-            print(help_text(usage, configs))
+            print(help_text(usage, [*configs, common]))
             sys.exit(0)
         try:
             rest = flags.FLAGS(expand(argv, family, known_tasks, default_env, default_dataset))
@@ -220,15 +260,76 @@ def run(
         return rest
 
     def body(_: list[str]) -> None:
-        logging.use_absl_handler()
-        stdlib_logging.getLogger("tensorflow").setLevel(stdlib_logging.ERROR)
-        if flags.FLAGS["verbosity"].using_default_value:
-            logging.set_verbosity(logging.INFO)
-        logging.get_absl_handler().setFormatter(None)
-        logging.get_absl_handler().addFilter(lambda record: "tensorflow" not in record.pathname)
         try:
-            main(*(read(config) for config in configs))
+            ways = read(common, flags.FLAGS)
+            _speak(ways)
+            found = [read(config, flags.FLAGS) for config in configs]
+            if ways.dry_run:
+                lines = plan(*found) if plan else _intent(found)
+                print("\n".join(["nothing is done (--dry_run); this would be:", *lines]))
+            elif resumable:
+                with stopping.allowed(ways.max_hours or float("inf")):
+                    main(*found)
+            else:
+                main(*found)
         except UserError as error:
             refuse(str(error))
+        except stopping.Stopped as stopped:
+            logging.warning("%s; %s", stopped, _go_on(resumable))
+            sys.exit(stopped.status)
+        except KeyboardInterrupt:
+            print(f"interrupted; {_go_on(resumable)}", file=sys.stderr)
+            sys.exit(130)
 
     app.run(body, flags_parser=parse)
+
+
+def _go_on(resumable: bool) -> str:
+    if not resumable:
+        return "nothing was left half written"
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    command = ["python", *(["-m", spec.name] if spec else sys.argv[:1]), *sys.argv[1:]]
+    return f"to go on: {shlex.join(command)}"
+
+
+def _speak(ways: CommonConfig) -> None:
+    """Sets what is printed, and how."""
+    logging.use_absl_handler()
+    stdlib_logging.getLogger("tensorflow").setLevel(stdlib_logging.ERROR)
+    if flags.FLAGS["verbosity"].using_default_value:
+        level = logging.DEBUG if ways.verbose else logging.INFO
+        logging.set_verbosity(logging.WARNING if ways.quiet else level)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(_Formatter())
+    foreign = ("tensorflow", "matplotlib", "h5py", "PIL")
+    handler.addFilter(lambda record: not any(name in record.pathname for name in foreign))
+
+
+class _Formatter(stdlib_logging.Formatter):
+    """The message alone; warnings and errors in colour where a person looks on."""
+
+    def format(self, record: stdlib_logging.LogRecord) -> str:
+        text = record.getMessage()
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        colour = _COLOURS.get(record.levelno)
+        if colour and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+            return f"\033[{colour}m{text}\033[0m"
+        return text
+
+
+def _intent(configs: Sequence[Any]) -> list[str]:
+    """What a command would do, as far as its flags say."""
+    lines = []
+    for config in configs:
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            words = ""
+            if field.name in _PATHS and value:
+                names = value if isinstance(value, tuple) else (value,)
+                there = all(os.path.exists(name) for name in names)
+                words = "  (exists)" if there else "  (no such path)"
+            if value != field.default or words:
+                lines.append(f"  --{field.name}={value}{words}")
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return [f"{spec.name if spec else sys.argv[0]} with", *(lines or ["  all defaults"])]

@@ -61,3 +61,8 @@ def weighted_average(
     kept = tf.where(keep[:, :, None, None], actions, 0.0)
     plan = tf.einsum("en,enha->eha", weights, kept)
     return Average(plan, weights, 1.0 / tf.reduce_sum(tf.square(weights), axis=1))
+
+
+def entropy(weights: Tensor) -> Tensor:
+    """-sum_n w_n ln w_n in nats, [E, N] -> [E]; a weight of 0 adds nothing."""
+    return -tf.reduce_sum(tf.math.multiply_no_nan(tf.math.log(weights), weights), axis=1)

@@ -53,6 +53,7 @@ class RunConfig:
     eval_episodes: int = knob(
         20, "Episodes of the final evaluation, in one batch.", low=1, source="train_eval_planning"
     )
+    inspection: bool = knob(True, "Look at the models after training: pictures, AUROC, open loops.")
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from mopp_tf.mbop import MbopPlanner
 from mopp_tf.planner import Planner
+from mopp_tf.rows import RewardScale
 from offline_tf import export
 from offline_tf.types import Array, Tensor
 
@@ -30,19 +31,22 @@ _SAYS = {
     "plan": "one decision for B environments",
     "plan_one": "the same for one environment, faster",
     "initial_plan": "the plan that an episode begins with",
+    "is_known": "whether the models agree about an action in a state: disagreement below the limit",
+    "step": "what the models predict: next observation, reward in the data's units, end",
 }
 
 
 class Exported(tf.Module):
-    """The signatures `plan`, `plan_one` and `initial_plan` over one planner.
+    """The signatures `plan`, `plan_one`, `initial_plan`, and MOPP's `is_known` and `step`.
 
     The models' weights are constants of the graphs.
     """
 
-    def __init__(self, planner: Planner | MbopPlanner) -> None:
-        """Holds the planner; see `signatures`."""
+    def __init__(self, planner: Planner | MbopPlanner, scale: RewardScale) -> None:
+        """Holds the planner and the units of its rewards; see `signatures`."""
         super().__init__()
         self.planner = planner
+        self._scale = scale
 
     def plan(self, observation: Tensor, plan: Tensor, seed: Tensor) -> dict[str, Tensor]:
         """One decision: what to do, and how much the data supports it."""
@@ -58,6 +62,22 @@ class Exported(tf.Module):
     def initial_plan(self, observation: Tensor) -> dict[str, Tensor]:
         """The plan to hand to the first decision of an episode."""
         return {"plan": self.planner.initial_plan(observation)}
+
+    def is_known(self, observation: Tensor, action: Tensor) -> dict[str, Tensor]:
+        """Whether the dynamics models agree about an action."""
+        found = self.planner.step(observation, action)
+        return {"known": found.known, "disagreement": found.disagreement}
+
+    def step(self, observation: Tensor, action: Tensor) -> dict[str, Tensor]:
+        """One step of the learned model, mean over its members."""
+        found = self.planner.step(observation, action)
+        return {
+            "next_observation": found.next_states,
+            "reward": self._scale.shift + self._scale.scale * found.rewards,
+            "terminated": found.terminated,
+            "known": found.known,
+            "disagreement": found.disagreement,
+        }
 
     def signatures(self) -> dict[str, Any]:
         """Returns signature name -> concrete function.
@@ -75,30 +95,37 @@ class Exported(tf.Module):
                 tf.TensorSpec([2], tf.int32, "seed"),
             )
 
-        return {
+        made = {
             "plan": tf.function(self.plan).get_concrete_function(*given(None)),
             "plan_one": tf.function(self.plan).get_concrete_function(*given(1)),
             "initial_plan": tf.function(self.initial_plan).get_concrete_function(given(None)[0]),
         }
+        if isinstance(self.planner, Planner):
+            action = tf.TensorSpec([None, task.action_dim], tf.float32, "action")
+            for name in ("is_known", "step"):
+                function = tf.function(getattr(self, name))
+                made[name] = function.get_concrete_function(given(None)[0], action)
+        return made
 
 
 def export_and_verify(
-    planner: Planner | MbopPlanner, folder: pathlib.Path, observations: Array
+    planner: Planner | MbopPlanner, scale: RewardScale, folder: pathlib.Path, observations: Array
 ) -> float:
     """Writes the SavedModel, loads it in a fresh process and compares with the live planner.
 
     Args:
       planner: what to export.
+      scale: of the models' rewards.
       folder: of the SavedModel.
       observations: [B, S], samples to compare on.
 
     Returns:
-      The largest absolute difference of actions and plans.
+      The largest absolute difference of actions, plans and predictions.
 
     Raises:
       RuntimeError: the export differs from the live planner by more than 1e-5.
     """
-    exported = Exported(planner)
+    exported = Exported(planner, scale)
     made = exported.signatures()
     words = export.readme("Planner", _WORDS, planner.task, made, _SAYS)
     export.save(exported, folder, made, planner.task, words)
@@ -110,4 +137,9 @@ def export_and_verify(
         "seed": np.array([1, 2], np.int32),
     }
     given["plan_one"] = given["plan"] | {"observation": observations[:1], "plan": start[:1]}
-    return export.verify(made, folder, given, TOLERANCE, ("action", "plan"))
+    compared = ["action", "plan"]
+    if "step" in made:
+        pairs = {"observation": observations, "action": start[:, 0]}
+        given |= {"is_known": pairs, "step": pairs}
+        compared += ["next_observation", "reward"]
+    return export.verify(made, folder, given, TOLERANCE, tuple(compared))

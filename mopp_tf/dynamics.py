@@ -130,6 +130,20 @@ class DynamicsModel(tf.Module):
 
         return predict
 
+    def std(self, states: Tensor, actions: Tensor) -> Tensor:
+        """[B, S], [B, A] -> normalised spread of the densities [K, B, S]; 0 where there is none."""
+        inputs = self.inputs(states, actions)
+        spreads = []
+        for member in self.members:
+            if self._points:
+                spreads.append(tf.zeros_like(states))
+                continue
+            weights = autoregressive.read(member)
+            density = autoregressive.density(weights, self._dim, False, self._conditioning)
+            _, std = autoregressive.best_component(density.modes(inputs)[0])
+            spreads.append(std[:, :-1])
+        return tf.stack(spreads)
+
     def next_states(self, states: Tensor, outputs: Tensor) -> Tensor:
         """States [B, S], normalised outputs [.., B, S + 1] -> next states [.., B, S]."""
         raw = self._raw(outputs)[..., :-1]

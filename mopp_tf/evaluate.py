@@ -6,6 +6,7 @@ import dataclasses
 import pathlib
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from flags import schema
@@ -67,6 +68,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     stage = record.stage("evaluate")
     found = experiment.evaluate_planner(
         planner,
+        tf.function(planner.decide),
         physics,
         config_.episodes,
         config_.seed,

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from mopp_tf import algorithm, config, deploy, mbop, objectives, simulation
-from mopp_tf.planner import Planner
-from offline_tf import networks, outcome, policy_value, process, seeds, tasks
-from offline_tf.datasets import checks, d4rl, made, sources
+from mopp_tf import algorithm, config, deploy, inspector, mbop, objectives, simulation
+from mopp_tf.planner import Decision, Planner
+from offline_tf import (
+    dashboards,
+    networks,
+    opening,
+    outcome,
+    policy_value,
+    process,
+    run_record,
+    seeds,
+    tasks,
+)
+from offline_tf.dashboards import Chart
+from offline_tf.datasets import made
 from offline_tf.knobs import rebuild
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.tasks import environments
 from offline_tf.types import TaskSpec, Tensor, Transitions, UserError
 
 # Flags that may differ when a run is continued: they do not decide the result.
-FREE_FLAGS = ("workdir", "data_dir", "threads")
+FREE_FLAGS = ("workdir", "data_dir", "threads", "inspection")
 AnyLearned = algorithm.Learned | mbop.MbopLearned
 AnyPlanner = Planner | mbop.MbopPlanner
 _MODEL_STAGES: tuple[Any, ...] = (
@@ -29,6 +40,20 @@ _MODEL_STAGES: tuple[Any, ...] = (
     config.DynamicsConfig,
     config.BehaviorConfig,
     config.QConfig,
+)
+
+
+CHARTS = (
+    Chart("MOPP", "Share of candidates kept", (r"^evaluation/kept_share$",)),
+    Chart("MOPP", "Share of decisions where too few were kept", (r"^evaluation/fallback$",)),
+    Chart("MOPP", "Entropy of the weights (nats)", (r"^evaluation/weight_entropy$",)),
+    Chart("MOPP", "Effective sample size", (r"^evaluation/effective_sample_size$",)),
+    Chart("MOPP", "A decision for all episodes (ms)", (r"^evaluation/decision_ms$",)),
+    Chart("MOPP", "Reward, and share of episodes alive", (r"^evaluation/(reward|alive)$",)),
+    Chart("Models", "Dynamics: loss and held-out loss", (r"^dynamics_fit/(loss|held_out)$",)),
+    Chart("Models", "Behaviour: loss and held-out loss", (r"^behavior_fit/(loss|held_out)$",)),
+    Chart("Models", "Q: loss and held-out error", (r"^q_fit/(loss|held_out)$",)),
+    Chart("Models", "Q: mean, and gap between the twins", (r"^q_fit/(mean|gap)$",)),
 )
 
 
@@ -65,13 +90,16 @@ def default_workdir(run: config.RunConfig) -> pathlib.Path:
     return pathlib.Path("runs") / f"{run.algorithm}-{env}-{data}-{run.preset}-seed{run.seed}"
 
 
+def folder_of(run: config.RunConfig) -> pathlib.Path:
+    """The run's folder."""
+    return pathlib.Path(run.workdir) if run.workdir else default_workdir(run)
+
+
 def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
     """Loads --dataset: a file, or data made here under one of its names."""
-    if run.dataset in made.KINDS:
-        return made.load_or_make_kind(
-            task, run.physics, run.dataset, run.data_steps, run.seed, run.data_dir, threads
-        )
-    return sources.load(run.dataset, task)
+    return made.load_named(
+        run.dataset, task, run.physics, run.data_steps, run.seed, run.data_dir, threads
+    )
 
 
 def _models_from(configs: Configs, data_hash: str) -> RunRecord | None:
@@ -112,35 +140,20 @@ def run(configs: Configs) -> dict[str, Any]:
     run_config = configs.run
     threads = process.use_threads(run_config.threads)
     task = tasks.get(run_config.env, run_config.simulator)
-    folder = pathlib.Path(run_config.workdir) if run_config.workdir else default_workdir(run_config)
-    began = time.monotonic()
-    RunRecord.check_folder(folder, run_config.algorithm, configs.flat(), FREE_FLAGS)
-    data, dataset_name = load_data(run_config, task, threads)
-    checks.before_training(data, task)
-    data_hash = d4rl.content_hash(data)
-    other = _models_from(configs, data_hash)
-    record = RunRecord.create_or_continue(folder, run_config.algorithm, configs.flat(), FREE_FLAGS)
-    if record.manifest.setdefault("data_hash", data_hash) != data_hash:
-        raise UserError(
-            f"--workdir: {folder} was trained on other data ({record.manifest['data_hash']}, now "
-            f"{data_hash}); choose another --workdir"
-        )
-    behavior_return = float(data.episode_returns().mean())
-    record.note(
-        dataset=dataset_name,
-        data_hash=data_hash,
-        behavior_return=behavior_return,
-        training_dtype=networks.product_dtype(configs.model.precision).name,
+    folder = folder_of(run_config)
+    opened = opening.open_run(
+        folder,
+        run_config.algorithm,
+        configs.flat(),
+        FREE_FLAGS,
+        task,
+        lambda: load_data(run_config, task, threads),
+        lambda data_hash: _models_from(configs, data_hash),
     )
-    if not record.stage("data").complete:
-        record.stage("data").finish({"rows": len(data)}, time.monotonic() - began)
-    logging.info(
-        "%s: %d transitions, %d episodes, mean return %.1f",
-        dataset_name,
-        len(data),
-        len(data.episode_bounds()),
-        behavior_return,
-    )
+    record, data = opened.record, opened.data
+    other = _models_from(configs, record.manifest["data_hash"])
+    record.note(training_dtype=networks.product_dtype(configs.model.precision).name)
+    dashboards.show_charts(record, CHARTS)
     # The dynamics models learn the reward.
     task = outcome.complete(task, data, run_config.seed, record, reward=False)
     prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record, other)
@@ -150,15 +163,31 @@ def run(configs: Configs) -> dict[str, Any]:
     else:
         learned = mbop.learn(task, prepared, configs.knobs, run_config.seed, record)
     planner = make_planner(task, configs, learned)
-    measured = evaluate_final(configs, task, data, planner, learned, record, threads)
+    decide = tf.function(planner.decide)
+    measured = evaluate_final(configs, task, data, planner, decide, learned, record, threads)
+    stage = record.stage("inspection")
+    if run_config.inspection and not stage.complete:
+        stage.finish(
+            inspector.inspect(
+                task,
+                data,
+                prepared,
+                learned,
+                planner,
+                decide,
+                run_config.eval_episodes,
+                run_config.seed,
+                record,
+            )
+        )
     rows = np.linspace(0, len(data) - 1, num=min(len(data), 64)).astype(np.int64)
     exported = record.folder / "export"
     stage = record.stage("export")
     if not stage.complete:
-        error = deploy.export_and_verify(planner, exported, data.observations[rows])
+        error = deploy.export_and_verify(planner, prepared.scale, exported, data.observations[rows])
         write_json(exported / "manifest.json", record.manifest)
         stage.finish({"largest_difference": error})
-    return summarize(configs, task, dataset_name, measured, str(exported), record)
+    return summarize(configs, task, opened.dataset, measured, str(exported), record)
 
 
 def load(configs: Configs, task: TaskSpec, record: RunRecord) -> AnyLearned:
@@ -193,16 +222,68 @@ def export_again(record: RunRecord, folder: pathlib.Path, control: config.Contro
     configs = from_manifest(record.manifest)
     task = outcome.of_run(tasks.get(configs.run.env), configs.run.seed, record)
     planner = make_planner(task, configs, load(configs, task, record), control)
-    states = algorithm.load_units(record).normalizer.states
+    units = algorithm.load_units(record)
+    states = units.normalizer.states
     spread = seeds.generator(configs.run.seed, "export").standard_normal((64, task.state_dim))
     samples = (states.shift + states.scale * spread).astype(np.float32)
-    error = deploy.export_and_verify(planner, folder, samples)
+    error = deploy.export_and_verify(planner, units.scale, folder, samples)
     write_json(folder / "manifest.json", record.manifest)
     return error
 
 
+def inspect_again(
+    record: RunRecord, others: Sequence[str], data_dir: str, threads: int
+) -> dict[str, float]:
+    """Looks at the models and candidates of a finished run again.
+
+    Args:
+      record: of the run.
+      others: data sets whose pairs are compared with the held-out ones; see `made.load_named`.
+      data_dir: folder of data that is made.
+      threads: of simulators that make data.
+
+    Raises:
+      UserError: the models are not fitted yet, or the data are not what they were.
+    """
+    configs = from_manifest(record.manifest)
+    run_config = dataclasses.replace(configs.run, data_dir=data_dir or configs.run.data_dir)
+    task = tasks.get(run_config.env, run_config.simulator)
+    task = outcome.of_run(task, run_config.seed, record)
+    learned = load(configs, task, record)
+    data, _ = load_data(run_config, task, threads)
+    opening.check_same(record, data)
+    other = None
+    if run_config.models_from:
+        other = RunRecord.open_existing(pathlib.Path(run_config.models_from))
+    prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record, other)
+    planner = make_planner(task, configs, learned)
+    numbers = inspector.inspect(
+        task,
+        data,
+        prepared,
+        learned,
+        planner,
+        tf.function(planner.decide),
+        inspector.DECISIONS,
+        run_config.seed,
+        record,
+        made.pairs_of(
+            others,
+            task,
+            run_config.physics,
+            run_config.data_steps,
+            run_config.seed,
+            run_config.data_dir,
+            threads,
+        ),
+    )
+    record.stage("inspection").finish(numbers)
+    return numbers
+
+
 def evaluate_planner(
     planner: AnyPlanner,
+    graph: Callable[[Tensor, Tensor, Tensor], Decision],
     physics: str,
     episodes: int,
     seed: int,
@@ -215,9 +296,9 @@ def evaluate_planner(
 
     Args:
       planner: decides.
+      graph: its `decide` as a tf.function.
       physics, episodes, seed, name, watched, threads, progress: see `simulation.run`.
     """
-    graph = tf.function(planner.decide)
 
     def decide(observation: Tensor, plan: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Any]:
         found = graph(observation, plan, key)
@@ -225,6 +306,7 @@ def evaluate_planner(
             "kept_share": found.kept_share,
             "fallback": tf.cast(found.fallback, tf.float32),
             "effective_sample_size": found.effective_sample_size,
+            "weight_entropy": found.weight_entropy,
             "return_spread": found.return_spread,
             "disagreement": tf.reduce_mean(found.disagreement, axis=1),
             "expected_return": found.expected_return,
@@ -232,6 +314,8 @@ def evaluate_planner(
         return found.action, found.plan, numbers
 
     start = tf.function(planner.initial_plan)
+    nowhere = tf.zeros([episodes, planner.task.state_dim])
+    graph(nowhere, start(nowhere), tf.constant([0, 0]))  # traced now, so that no decision is
     return simulation.run(
         planner.task, physics, episodes, start, decide, seed, name, watched, threads, progress
     )
@@ -309,6 +393,7 @@ def evaluate_final(
     task: TaskSpec,
     data: Transitions,
     planner: AnyPlanner,
+    decide: Callable[[Tensor, Tensor, Tensor], Decision],
     learned: AnyLearned,
     record: RunRecord,
     threads: int,
@@ -339,13 +424,16 @@ def evaluate_final(
         cloning = {"bc_return": float(cloned.mean()), "bc_return_std": _std(cloned)}
     found = evaluate_planner(
         planner,
+        decide,
         configs.run.physics,
         episodes,
         configs.run.seed,
         "planner",
+        watched=task.observation_names,
         threads=threads,
         progress=lambda done: stage.progress(done, limit, "steps"),
     )
+    trace(found, task, record, stage)
     return stage.finish(
         {
             "real_environment": True,
@@ -354,6 +442,37 @@ def evaluate_final(
             "episodes": episodes,
         }
     )
+
+
+_TRACED = ("kept_share", "fallback", "effective_sample_size", "weight_entropy", "disagreement")
+_PATHS = 4
+
+
+def trace(
+    found: simulation.Rollouts, task: TaskSpec, record: RunRecord, stage: run_record.Stage
+) -> None:
+    """Logs what the planner did, step by step, mean over the episodes that still run.
+
+    A few episodes' observations are kept for the inspector's map.
+    """
+    alive = ~np.isnan(found.traces["reward"])
+    for step in range(0, len(alive), max(len(alive) // 200, 1)):
+        numbers = {name: float(np.nanmean(found.traces[name][step])) for name in _TRACED}
+        numbers["decision_ms"] = float(found.decision_ms[step])
+        numbers["reward"] = float(np.nanmean(found.traces["reward"][step]))
+        numbers["alive"] = float(alive[step].mean())
+        stage.log(step + 1, numbers)
+    stage.histograms(
+        0,
+        {
+            "return": found.returns,
+            "length": found.lengths,
+            "decision_ms": found.decision_ms,
+            **{name: found.traces[name][alive] for name in _TRACED},
+        },
+    )
+    paths = np.stack([found.traces[name][:, :_PATHS] for name in task.observation_names], axis=-1)
+    record.arrays("episodes", {"observations": paths.swapaxes(0, 1).astype(np.float32)})
 
 
 def _std(values: np.ndarray) -> float:
@@ -405,6 +524,8 @@ def summarize(
         "export": exported,
     }
     write_json(record.folder / "summary.json", summary)
+    flags = {name: value for name, value in configs.flat().items() if name not in FREE_FLAGS}
+    dashboards.show_run(record, flags, dashboards.results(summary))
     logging.info("%s", in_words(summary))
     return summary
 

@@ -335,11 +335,13 @@ class MbopPlanner(tf.Module):
             expected_return=tf.reduce_sum(tf.where(keep, weights * returns, 0.0), axis=1),
             return_spread=averaging.spread(returns, keep),
             effective_sample_size=average.effective_sample_size,
+            weight_entropy=averaging.entropy(weights),
             kept_share=tf.reduce_mean(tf.cast(keep, tf.float32), axis=1),
             fallback=none_left,
             disagreement=tf.reduce_sum(
                 tf.where(keep[:, :, None], weights[:, :, None] * doubt, 0.0), axis=1
             ),
+            states=states,
             trajectory=tf.gather(states, tf.argmax(weights, axis=1), batch_dims=1),
         )
 

@@ -24,7 +24,9 @@ class Decision(NamedTuple):
       effective_sample_size: [E], 1 / sum of squared weights.
       kept_share: [E], share of candidates that survived pruning or were chosen by the fallback.
       fallback: [E] bool, whether too few survived.
+      weight_entropy: [E], -sum w ln w, in nats.
       disagreement: [E, H], weighted mean of the candidates'.
+      states: [E, N, H + 1, S], of the candidates.
       trajectory: [E, H + 1, S], the states of the candidate with the largest weight.
     """
 
@@ -36,10 +38,30 @@ class Decision(NamedTuple):
     expected_return: Tensor
     return_spread: Tensor
     effective_sample_size: Tensor
+    weight_entropy: Tensor
     kept_share: Tensor
     fallback: Tensor
     disagreement: Tensor
+    states: Tensor
     trajectory: Tensor
+
+
+class Step(NamedTuple):
+    """What the models say of B pairs of state and action.
+
+    Attributes:
+      next_states: [B, S], mean over the members.
+      rewards: [B], in scaled rewards, mean over the members.
+      terminated: [B] bool, the task ends in the next state.
+      disagreement: [B], in knobs.uncertainty_units.
+      known: [B] bool, the disagreement is not above the limit.
+    """
+
+    next_states: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    disagreement: Tensor
+    known: Tensor
 
 
 class Planner(tf.Module):
@@ -97,6 +119,23 @@ class Planner(tf.Module):
         bound = rollout.Bound.of(self._models, self._dtype)
         member = tf.constant(0)
         return rollout.state_value(self._models, bound, observation, self.knobs, member, seed)
+
+    def step(self, observation: Tensor, action: Tensor) -> Step:
+        """What the dynamics models predict for [E, S] and actions [E, A] in the task's units."""
+        dynamics = self._models.dynamics
+        bounded = tf.clip_by_value(action, self.task.action_low, self.task.action_high)
+        predict = dynamics.bind(self._dtype, constant=True)
+        outputs = predict(observation, (bounded - self._middle) / self._half)
+        following = tf.reduce_mean(dynamics.next_states(observation, outputs), axis=0)
+        disagreement = dynamics.uncertainty(outputs, self.knobs.uncertainty_units)
+        assert self.task.termination is not None, "see offline_tf/outcome.py"
+        return Step(
+            following,
+            tf.reduce_mean(dynamics.rewards(outputs), axis=0),
+            self.task.termination(following),
+            disagreement,
+            disagreement <= self.limit,
+        )
 
     def decide(self, observation: Tensor, plan: Tensor, seed: Tensor) -> Decision:
         """Plans one step of E environments.
@@ -167,6 +206,7 @@ class Planner(tf.Module):
             ),
             return_spread=averaging.spread(returns, pruned.keep),
             effective_sample_size=average.effective_sample_size,
+            weight_entropy=averaging.entropy(average.weights),
             kept_share=tf.reduce_mean(tf.cast(pruned.keep, tf.float32), axis=1),
             fallback=pruned.fallback,
             disagreement=tf.reduce_sum(
@@ -175,5 +215,6 @@ class Planner(tf.Module):
                 ),
                 axis=1,
             ),
+            states=found.states,
             trajectory=tf.gather(found.states, best, batch_dims=1),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flags import schema
-from mopp_tf import config, experiment
+from mopp_tf import config, estimate, experiment
 from offline_tf import tasks
 
 USAGE = """
@@ -20,4 +20,14 @@ def main(*configs: object) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, config.STAGES, USAGE, "mopp", tasks.names(), "hopper", "medium-ours")
+    schema.run(
+        main,
+        config.STAGES,
+        USAGE,
+        "mopp",
+        tasks.names(),
+        default_env="hopper",
+        default_dataset="medium-ours",
+        plan=estimate.plan,
+        resumable=True,
+    )

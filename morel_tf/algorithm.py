@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from morel_tf import dynamics, pessimistic_mdp, planner, usad
 from morel_tf.config import CloningConfig, DynamicsConfig, PlannerConfig, PmdpConfig, UsadConfig
-from morel_tf.pessimistic_mdp import PessimisticMdp
+from morel_tf.pessimistic_mdp import PessimisticMdp, RollOut
 from offline_tf import behavior_cloning, blocks, holdout
 from offline_tf.datasets import velocities
 from offline_tf.policy import GaussianPolicy, NumpyPolicy
@@ -47,14 +47,49 @@ class Learned(NamedTuple):
     pmdp_return: float
 
 
+class Prepared(NamedTuple):
+    """What the models are fitted on.
+
+    Attributes:
+      states, next_states: [N, S], observations with their clipped velocities restored.
+      bounds: [E, 2], first row and one past the last of each episode.
+      split: which rows train and which are held out.
+    """
+
+    states: Array
+    next_states: Array
+    bounds: Array
+    split: holdout.Split
+
+
+def prepare(
+    task: TaskSpec,
+    data: Transitions,
+    knobs: Knobs,
+    seed: int,
+    dynamics_from: RunRecord | None = None,
+) -> Prepared:
+    """States and the split; arguments as of `morel`."""
+    states, next_states = data.observations, data.next_observations
+    if knobs.dynamics.velocities == "restored":
+        states, next_states = velocities.restore(task, data)
+    bounds = data.episode_bounds()
+    # Models that are taken over have seen the rows that their own run trained on.
+    split_seed = seed if dynamics_from is None else dynamics.split_seed(dynamics_from)
+    split = holdout.split_episodes(bounds, knobs.dynamics.holdout_share, split_seed)
+    return Prepared(states, next_states, bounds, split)
+
+
 def morel(
     task: TaskSpec,
     physics: str,
     data: Transitions,
+    prepared: Prepared,
     knobs: Knobs,
     seed: int,
     record: RunRecord,
     evaluate: Callable[[NumpyPolicy, int], dict[str, float]],
+    keep_paths: Callable[[RollOut, int], None],
     dynamics_from: RunRecord | None = None,
 ) -> Learned:
     """Learns a policy from a data set alone.
@@ -63,22 +98,18 @@ def morel(
       task: reward and termination functions, bounds.
       physics: which robot the data is of.
       data: the data set D.
+      prepared: see `prepare`.
       knobs: of the stages.
       seed: of everything random.
       record: the run folder; complete stages are read from it.
       evaluate: (policy, iteration) -> numbers for the log; nothing depends on them.
+      keep_paths: (paths in the P-MDP, iteration), to look at later.
       dynamics_from: another run whose fitted models are taken over.
 
     Returns:
       A Learned.
     """
-    states, next_states = data.observations, data.next_observations
-    if knobs.dynamics.velocities == "restored":
-        states, next_states = velocities.restore(task, data)
-    bounds = data.episode_bounds()
-    # Models that are taken over have seen the rows that their own run trained on.
-    split_seed = seed if dynamics_from is None else dynamics.split_seed(dynamics_from)
-    split = holdout.split_episodes(bounds, knobs.dynamics.holdout_share, split_seed)
+    states, next_states, bounds, split = prepared
 
     # Line 2: learn the approximate dynamics model P^ on D.
     statistics = dynamics.data_statistics(
@@ -122,6 +153,14 @@ def morel(
     )
     starts = states[bounds[:, 0]]
     pmdp_return = planner.plan(
-        pmdp, policy, starts, states, knobs.planner, seed, record.stage("planning"), evaluate
+        pmdp,
+        policy,
+        starts,
+        states,
+        knobs.planner,
+        seed,
+        record.stage("planning"),
+        evaluate,
+        keep_paths,
     )
     return Learned(policy, cloned, ensemble, calibrations, weights, pmdp, pmdp_return)

@@ -54,6 +54,7 @@ class RunConfig:
     )
     eval_episodes: int = knob(20, "Episodes per evaluation during planning.", low=1)
     final_episodes: int = knob(100, "Episodes of the final evaluation.", low=1)
+    inspection: bool = knob(True, "Look at the models after training: pictures, AUROC, open loops.")
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
 
     def __post_init__(self) -> None:

@@ -4,35 +4,65 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from morel_tf import algorithm, config, deploy, dynamics, pessimistic_mdp, planner, usad
+from morel_tf import algorithm, config, deploy, dynamics, inspector, pessimistic_mdp, planner, usad
 from offline_tf import (
     behavior_cloning,
+    dashboards,
     evaluation,
     networks,
+    opening,
     outcome,
     policy_value,
     process,
     seeds,
     tasks,
 )
-from offline_tf.datasets import checks, d4rl, sources
-from offline_tf.datasets.made import load_or_make
+from offline_tf.dashboards import Chart
+from offline_tf.datasets import made, sources
 from offline_tf.knobs import rebuild
 from offline_tf.policy import GaussianPolicy, NumpyPolicy
+from offline_tf.returns import with_interval
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 # Flags that may differ when a run is continued: they do not decide the result.
-FREE_FLAGS = ("workdir", "data_dir", "threads")
+FREE_FLAGS = ("workdir", "data_dir", "threads", "inspection")
 _FQE_DISCOUNT = 0.97  # nearer to 1, errors of the fit feed on themselves
+
+
+CHARTS = (
+    Chart(
+        "MOReL",
+        "What the P-MDP promises beside the truth (95 % of the mean)",
+        margins=tuple(
+            (f"{name}", f"{name}_low", f"{name}_high")
+            for name in (
+                "planning/evaluation/pmdp_return",
+                "planning/evaluation/true_return_mean",
+                "planning/evaluation/true_return_stochastic",
+            )
+        ),
+    ),
+    Chart("MOReL", "Share of paths that meet HALT", (r"^planning/halt_share$",)),
+    Chart(
+        "MOReL", "Steps until HALT, and length of paths", (r"^planning/(halt_step|path_length)$",)
+    ),
+    Chart("Update", "KL per update (nats)", (r"^planning/kl$",)),
+    Chart("Update", "Explained variance of the baseline", (r"^planning/explained_variance$",)),
+    Chart("Update", "Log of the policy's noise", (r"^planning/log_std$",)),
+    Chart(
+        "Models", "Dynamics: loss and held-out error", (r"^dynamics(_fit)?/(loss|held_out_mse)$",)
+    ),
+    Chart("Models", "Disagreement along paths", (r"^planning/disagreement_(mean|max)$",)),
+)
 
 
 class Configs(NamedTuple):
@@ -65,11 +95,16 @@ def default_workdir(run: config.RunConfig) -> pathlib.Path:
     return pathlib.Path("runs") / f"morel-{tasks.short_name(run.env)}-{run.preset}-seed{run.seed}"
 
 
+def folder_of(run: config.RunConfig) -> pathlib.Path:
+    """The run's folder."""
+    return pathlib.Path(run.workdir) if run.workdir else default_workdir(run)
+
+
 def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
     """Loads --dataset, or the data that this run makes for itself; returns it with its name."""
     if run.dataset:
         return sources.load(run.dataset, task)
-    return load_or_make(
+    return made.load_or_make(
         task, run.physics, run.exploration, run.data_steps, run.seed, run.data_dir, threads
     )
 
@@ -109,37 +144,23 @@ def run(configs: Configs) -> dict[str, Any]:
     run_config = configs.run
     threads = process.use_threads(run_config.threads)
     task = tasks.get(run_config.env, run_config.simulator)
-    folder = pathlib.Path(run_config.workdir) if run_config.workdir else default_workdir(run_config)
-    began = time.monotonic()
-    RunRecord.check_folder(folder, "morel", configs.flat(), FREE_FLAGS)
-    data, dataset_name = load_data(run_config, task, threads)
-    checks.before_training(data, task)
-    data_hash = d4rl.content_hash(data)
-    other = _other_dynamics(configs, data_hash)
-    record = RunRecord.create_or_continue(folder, "morel", configs.flat(), FREE_FLAGS)
-    if record.manifest.setdefault("data_hash", data_hash) != data_hash:
-        raise UserError(
-            f"--workdir: {folder} was trained on other data ({record.manifest['data_hash']}, now "
-            f"{data_hash}); choose another --workdir"
-        )
-    behavior_return = float(data.episode_returns().mean())
+    folder = folder_of(run_config)
+    opened = opening.open_run(
+        folder,
+        "morel",
+        configs.flat(),
+        FREE_FLAGS,
+        task,
+        lambda: load_data(run_config, task, threads),
+        lambda data_hash: _other_dynamics(configs, data_hash),
+    )
+    record, data = opened.record, opened.data
+    other = _other_dynamics(configs, record.manifest["data_hash"])
     record.note(
-        dataset=dataset_name,
-        data_hash=data_hash,
-        behavior_return=behavior_return,
         least_reward=float(data.rewards.min()),
         training_dtype=networks.product_dtype(configs.dynamics.precision).name,
     )
-    if not record.stage("data").complete:
-        record.stage("data").finish({"rows": len(data)}, time.monotonic() - began)
-    logging.info(
-        "%s: %d transitions, %d episodes, mean return %.1f",
-        dataset_name,
-        len(data),
-        len(data.episode_bounds()),
-        behavior_return,
-    )
-
+    dashboards.show_charts(record, CHARTS)
     task = outcome.complete(task, data, run_config.seed, record)
 
     def log_evaluation(policy: NumpyPolicy, iteration: int) -> dict[str, float]:
@@ -147,8 +168,9 @@ def run(configs: Configs) -> dict[str, Any]:
         every = max(run_config.eval_every // 5, 1) if last_tenth else run_config.eval_every
         if iteration % every and iteration != configs.planner.iterations:
             return {}
-        return {
-            f"true_return_{kind}": evaluation.evaluate(
+        numbers: dict[str, float] = {}
+        for kind in ("mean", "stochastic"):
+            found = evaluation.evaluate(
                 policy,
                 task,
                 run_config.physics,
@@ -157,23 +179,31 @@ def run(configs: Configs) -> dict[str, Any]:
                 run_config.seed,
                 f"planning/{iteration}",
                 threads=threads,
-            ).mean
-            for kind in ("mean", "stochastic")
-        }
+            )
+            numbers |= with_interval(f"true_return_{kind}", found.returns)
+        return numbers
 
+    prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, other)
     learned = algorithm.morel(
         task,
         run_config.physics,
         data,
+        prepared,
         configs.knobs,
         run_config.seed,
         record,
         log_evaluation if task.simulation else lambda policy, iteration: {},
+        inspector.path_keeper(record, configs.planner.iterations),
         other,
     )
     measured = evaluate_final(configs, task, data, learned, record, threads)
+    stage = record.stage("inspection")
+    if run_config.inspection and not stage.complete:
+        detector = learned.calibrations["planning"]
+        seen = inspector.view(task, learned.ensemble, learned.weights, detector)
+        stage.finish(inspector.inspect(task, data, prepared, seen, run_config.seed, record))
     exported = export_run(task, data, learned, record)
-    return summarize(configs, task, dataset_name, learned, measured, exported, record)
+    return summarize(configs, task, opened.dataset, learned, measured, exported, record)
 
 
 def _start_states(task: TaskSpec, data: Transitions) -> tuple[Array, Array] | None:
@@ -276,6 +306,53 @@ def export_run(
     write_json(folder / "manifest.json", record.manifest)
     stage.finish({"largest_difference": error})
     return str(folder)
+
+
+def inspect_again(
+    record: RunRecord, others: Sequence[str], data_dir: str, threads: int
+) -> dict[str, float]:
+    """Looks at the models of a finished run again.
+
+    Args:
+      record: of the run.
+      others: data sets whose pairs are compared with the held-out ones; see `made.load_named`.
+      data_dir: folder of data that is made.
+      threads: of simulators that make data.
+
+    Raises:
+      UserError: the detector is not calibrated yet, or the data are not what they were.
+    """
+    configs = from_manifest(record.manifest)
+    run_config = dataclasses.replace(configs.run, data_dir=data_dir or configs.run.data_dir)
+    task = tasks.get(run_config.env, run_config.simulator)
+    if not record.stage("usad").complete:
+        raise UserError(f"--workdir: the run in {record.folder} has no detector yet; continue it")
+    data, _ = load_data(run_config, task, threads)
+    opening.check_same(record, data)
+    other = None
+    if run_config.dynamics_from:
+        other = RunRecord.open_existing(pathlib.Path(run_config.dynamics_from))
+    prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, other)
+    ensemble = dynamics.load(task, configs.dynamics, run_config.seed, record)
+    weights = usad.space_weights(task, ensemble, configs.usad.disagreement_space)
+    seen = inspector.view(task, ensemble, weights, usad.load(record)["planning"])
+
+    def states_of(found: Transitions) -> Array:
+        return algorithm.prepare(task, found, configs.knobs, run_config.seed).states
+
+    pairs = made.pairs_of(
+        others,
+        task,
+        run_config.physics,
+        run_config.data_steps,
+        run_config.seed,
+        run_config.data_dir,
+        threads,
+        states_of,
+    )
+    numbers = inspector.inspect(task, data, prepared, seen, run_config.seed, record, pairs)
+    record.stage("inspection").finish(numbers)
+    return numbers
 
 
 def load_policy(configs: Configs, record: RunRecord) -> GaussianPolicy:
@@ -406,6 +483,8 @@ def summarize(
         "export": exported,
     }
     write_json(record.folder / "summary.json", summary)
+    flags = {name: value for name, value in configs.flat().items() if name not in FREE_FLAGS}
+    dashboards.show_run(record, flags, dashboards.results(summary))
     logging.info("%s", in_words(summary))
     return summary
 

@@ -14,7 +14,7 @@ from morel_tf.natural_gradient import NaturalGradient
 from morel_tf.pessimistic_mdp import PessimisticMdp, RollOut
 from morel_tf.policy_update import Paths
 from morel_tf.value_baseline import ValueBaseline
-from offline_tf import seeds
+from offline_tf import returns, seeds
 from offline_tf.policy import GaussianPolicy, NumpyPolicy, velocity_scale
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, TaskSpec, Tensor
@@ -83,6 +83,11 @@ def to_paths(block: RollOut) -> Paths:
     )
 
 
+def path_returns(block: RollOut) -> Array:
+    """[K] undiscounted returns of a block's paths."""
+    return np.where(block.valid.numpy(), block.rewards.numpy(), 0.0).sum(axis=0)
+
+
 def path_statistics(block: RollOut) -> dict[str, float]:
     """Numbers of a block that catch most errors: P-MDP return, HALT share and step, disagreement."""
     valid, unknown = block.valid.numpy(), block.unknown.numpy()
@@ -90,7 +95,7 @@ def path_statistics(block: RollOut) -> dict[str, float]:
     lengths = valid.sum(axis=0)
     disagreement = block.disagreement.numpy()[valid]
     return {
-        "pmdp_return": float(np.where(valid, block.rewards.numpy(), 0.0).sum(axis=0).mean()),
+        "pmdp_return": float(path_returns(block).mean()),
         "halt_share": float(halted.mean()),
         "halt_step": float(lengths[halted].mean()) if halted.any() else float(len(valid)),
         "path_length": float(lengths.mean()),
@@ -108,6 +113,7 @@ def plan(
     seed: int,
     stage: Stage,
     evaluate: Callable[[NumpyPolicy, int], dict[str, float]],
+    keep_paths: Callable[[RollOut, int], None] = lambda block, iteration: None,
 ) -> float:
     """Improves the policy in the P-MDP; goes on from the stage's last checkpoint.
 
@@ -120,6 +126,7 @@ def plan(
       seed: of start states, actions and minibatches, one stream per iteration.
       stage: where checkpoints and metrics go.
       evaluate: (policy, iteration) -> numbers for the log, empty where nothing is due.
+      keep_paths: (paths, iteration), told of every update's paths.
 
     Returns:
       The final policy's undiscounted return in the P-MDP, mean over fresh paths.
@@ -164,8 +171,20 @@ def plan(
         stage.log(done, numbers)
         true = evaluate(policy.numpy(), done)
         if true:
-            stage.log(done, {"pmdp_return": numbers["pmdp_return"], **true}, "evaluation")
-        shown = {"P-MDP return": numbers["pmdp_return"], "HALT share": numbers["halt_share"]} | true
+            promised = returns.with_interval("pmdp_return", path_returns(block))
+            stage.log(done, promised | true, "evaluation")
+            stage.histograms(
+                done,
+                {
+                    "path_return": path_returns(block),
+                    "path_length": block.valid.numpy().sum(axis=0),
+                    "disagreement": block.disagreement.numpy()[block.valid.numpy()],
+                    "action": block.actions.numpy()[block.valid.numpy()],
+                },
+            )
+        keep_paths(block, done)
+        shown = {"P-MDP return": numbers["pmdp_return"], "HALT share": numbers["halt_share"]}
+        shown |= {k: v for k, v in true.items() if not k.endswith(("_low", "_high"))}
         note = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
         stage.progress(done, config.iterations, "iterations", note)
         if done % _SAVE_EVERY == 0 or done == config.iterations:

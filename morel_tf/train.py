@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flags import schema
-from morel_tf import config, experiment
+from morel_tf import config, estimate, experiment
 from offline_tf import tasks
 
 USAGE = """
@@ -20,4 +20,13 @@ def main(*configs: object) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, config.STAGES, USAGE, "morel", tasks.names(), default_env="hopper")
+    schema.run(
+        main,
+        config.STAGES,
+        USAGE,
+        "morel",
+        tasks.names(),
+        default_env="hopper",
+        plan=estimate.plan,
+        resumable=True,
+    )

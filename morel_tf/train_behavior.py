@@ -18,4 +18,4 @@ def main(behavior: config.BehaviorConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [config.BehaviorConfig], USAGE)
+    schema.run(main, [config.BehaviorConfig], USAGE, resumable=True)

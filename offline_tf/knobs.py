@@ -16,6 +16,7 @@ def knob(
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
     source: str = "",
+    repeated: bool = False,
 ) -> Any:
     """Declares a field of a stage dataclass.
 
@@ -25,8 +26,16 @@ def knob(
       low, high: inclusive bounds of numbers.
       choices: allowed words.
       source: paper section or authors' file.
+      repeated: a tuple of words whose flag is given once for each.
     """
-    metadata = {"help": help, "low": low, "high": high, "choices": choices, "source": source}
+    metadata = {
+        "help": help,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "source": source,
+        "repeated": repeated,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 

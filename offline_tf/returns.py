@@ -62,3 +62,14 @@ def generalized_advantages(
     bootstrap = np.where(terminated, 0.0, next_values)
     residuals = rewards + discount * bootstrap - values
     return discounted_returns(residuals, ended | terminated, discount * gae_lambda)
+
+
+def with_interval(name: str, values: Array) -> dict[str, float]:
+    """The mean of independent returns [n], and its 95 % interval, 1.96 standard errors each way.
+
+    Returns:
+      NAME, NAME_low, NAME_high; all three the same for a single return.
+    """
+    mean = float(values.mean())
+    half = 1.96 * float(values.std(ddof=1)) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}

@@ -5,8 +5,9 @@ Layout of a run folder:
   stages/NAME.json         result and seconds of a stage that is complete
   checkpoints/NAME/        TensorFlow checkpoints of a stage, the last two
   metrics/TABLE.csv        one row per step
-  tensorboard/             the same numbers as scalars
-  summary.json, export/
+  tensorboard/             the same numbers as scalars, and pictures, histograms, texts
+  inspection/              arrays and pictures of what the models know
+  summary.json, export/, render/, report/
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from offline_tf.types import UserError
+from offline_tf import stopping
+from offline_tf.types import Array, UserError
 
 _PACKAGES = ("tensorflow", "tensorflow-probability", "keras", "gymnasium", "mujoco", "numpy")
 _PROGRESS_SECONDS = 10.0
@@ -181,6 +184,30 @@ class RunRecord:
         files = sorted((self.folder / "stages").glob("*.json"), key=lambda p: p.stat().st_mtime)
         return {p.stem: json.loads(p.read_text()) for p in files}
 
+    def arrays(self, name: str, values: dict[str, Array]) -> None:
+        """Keeps arrays as inspection/NAME.npz."""
+        path = self.folder / "inspection" / f"{name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **values)  # type: ignore[arg-type]
+        os.replace(partial, path)
+
+    def image(self, name: str, png: bytes, step: int = 0) -> None:
+        """Keeps a picture as inspection/NAME.png and shows it in TensorBoard."""
+        path = self.folder / "inspection" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png)
+        with self.writer.as_default(step=step):
+            tf.summary.image(f"inspection/{name}", tf.io.decode_png(png, channels=3)[None])
+        self.writer.flush()
+
+    def text(self, tag: str, markdown: str) -> None:
+        """Shows a text in TensorBoard."""
+        with self.writer.as_default(step=0):
+            tf.summary.text(tag, markdown)
+        self.writer.flush()
+
     @property
     def writer(self) -> tf.summary.SummaryWriter:
         """The TensorBoard writer."""
@@ -220,9 +247,14 @@ class Stage:
         Args:
           result: JSON types only.
           seconds: that the stage took, where it was done before its record was opened.
+
+        Raises:
+          stopping.Stopped: the run was asked to stop; the stage is complete.
         """
         spent = self.seconds() if seconds is None else seconds
         write_json(self._file, {"result": result, "seconds": round(spent, 2)})
+        logging.debug("%s: done in %.1f s", self.name, spent)
+        stopping.check()
         return result
 
     def seconds(self) -> float:
@@ -258,12 +290,22 @@ class Stage:
             logging.info("%s: going on from step %d", self.name, step)
         return step
 
-    def save(self, step: int) -> None:
-        """Writes a checkpoint."""
+    def save(self, step: int, may_stop: bool = True) -> None:
+        """Writes a checkpoint.
+
+        Args:
+          step: that it belongs to.
+          may_stop: whether the run may stop after it, if it was asked to.
+
+        Raises:
+          stopping.Stopped: it was.
+        """
         assert self._manager is not None
         self._step.assign(step)
         self._spent.assign(self.seconds())
         self._manager.save(checkpoint_number=step)
+        if may_stop:
+            stopping.check()
 
     def _tables(self) -> list[pathlib.Path]:
         folder = self._record.folder / "metrics"
@@ -297,23 +339,44 @@ class Stage:
         """
         path = self._record.folder / "metrics" / f"{self.name}{'.' + table if table else ''}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
+        names = list(metrics)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        logging.debug("%s %d: %s", path.stem, step, shown)
         is_new = not path.exists() or path.stat().st_size == 0
+        if not is_new:  # a table begun by an older version keeps its columns
+            with path.open() as file:
+                names = file.readline().strip().split(",")[1:]
         with path.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             if is_new:
-                writer.writerow(["step", *metrics])
-            writer.writerow([step, *(f"{value:.9g}" for value in metrics.values())])
+                writer.writerow(["step", *names])
+            writer.writerow([step, *(f"{metrics.get(name, np.nan):.9g}" for name in names)])
         with self._record.writer.as_default(step=step):
             for name, value in metrics.items():
                 tf.summary.scalar(f"{self.name}/{table + '/' if table else ''}{name}", value)
         self._record.writer.flush()
 
+    def histograms(self, step: int, values: dict[str, Array]) -> None:
+        """Shows distributions in TensorBoard."""
+        with self._record.writer.as_default(step=step):
+            for name, drawn in values.items():
+                # A tag belongs to one kind of summary: no scalar may have this one.
+                tf.summary.histogram(f"{self.name}/{name}/distribution", drawn)
+        self._record.writer.flush()
+
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        """Prints a line with rate and time left, at most every ten seconds."""
+        """Prints a line with rate and time left, every ten seconds; every second if verbose.
+
+        Raises:
+          stopping.Stopped: the run was asked to stop, and this stage has no checkpoints to wait for.
+        """
+        if self._manager is None:
+            stopping.check()
         now = time.monotonic()
+        every = 1.0 if logging.level_debug() else _PROGRESS_SECONDS
         if self._first_done is None:
             self._first_done, self._first_time = done, now
-        if now - self._last_progress < _PROGRESS_SECONDS and done < total:
+        if now - self._last_progress < every and done < total:
             return
         self._last_progress = now
         rate = (done - self._first_done) / max(now - self._first_time, 1e-9)
@@ -362,5 +425,5 @@ def fit_or_load(
         source.track(weights)
         source.restore()
         result, seconds = source.result, stage.seconds()
-    stage.save(1)
+    stage.save(1, may_stop=False)
     return stage.finish(result, seconds)

@@ -58,17 +58,19 @@ def thorough(data: Transitions, task: TaskSpec) -> list[Finding]:
     return _sorted(data, task, (*_CHEAP, duplicates))
 
 
-def before_training(data: Transitions, task: TaskSpec) -> None:
-    """Runs the cheap checks and logs their warnings.
+def before_training(data: Transitions, task: TaskSpec) -> list[Finding]:
+    """Runs the cheap checks and logs their warnings; returns the findings.
 
     Raises:
       UserError: data that cannot be learned from.
     """
-    for finding in cheap(data, task):
+    found = cheap(data, task)
+    for finding in found:
         if finding.severity == "error":
             raise UserError(f"--dataset: {finding.what}: {finding.meaning}. {finding.advice}")
         if finding.severity == "warning":
             logging.warning("--dataset: %s: %s. %s", finding.what, finding.meaning, finding.advice)
+    return found
 
 
 def _sorted(

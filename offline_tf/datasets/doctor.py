@@ -7,12 +7,11 @@ import pathlib
 import sys
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import process, standardize, tasks
-from offline_tf.datasets import checks, replay, sources
+from offline_tf import process, tasks
+from offline_tf.datasets import checks, overview, replay, sources
 from offline_tf.knobs import check, knob
 from offline_tf.run_record import write_json
 from offline_tf.types import TaskSpec, Transitions, UserError
@@ -50,7 +49,7 @@ def examine(
     """Returns the report as in the JSON file."""
     findings = checks.thorough(data, task)
     finite = not any(f.code.startswith("not_finite") for f in findings)
-    report: dict[str, Any] = {"env": task.name, **overview(data, task)}
+    report: dict[str, Any] = {"env": task.name, **overview.overview(data, task)}
     replayed = None
     if with_replay and finite:
         replayed = replay.find_physics(checks.stretches(data), task, seed, threads)
@@ -77,82 +76,8 @@ def examine(
                     "check --env, the order of the observation, and noise; or judge offline only",
                 )
             )
-    report["findings"] = [dataclasses.asdict(finding) for finding in findings]
+    report["findings"] = overview.as_json(findings)
     return report
-
-
-def overview(data: Transitions, task: TaskSpec) -> dict[str, Any]:
-    """Sizes, returns and coverage."""
-    returns = data.episode_returns()
-    lengths = np.diff(data.episode_bounds(), axis=1)[:, 0]
-    columns: dict[str, dict[str, float]] = {}
-    for names, values in (
-        (task.observation_names, data.observations),
-        (task.action_names, data.actions),
-    ):
-        mean, std = standardize.statistics(values)
-        numbers = zip(mean, std, values.min(axis=0), values.max(axis=0), strict=True)
-        for name, row in zip(names, numbers, strict=True):
-            columns[name] = dict(zip(("mean", "std", "least", "largest"), map(float, row)))
-    score = task.normalized_score(float(returns.mean()))
-    return {
-        "rows": len(data),
-        "episodes": len(returns),
-        "terminals": int(data.terminals.sum()),
-        "timeouts": int(data.timeouts.sum()),
-        "episode_length": {
-            "least": int(lengths.min()),
-            "median": float(np.median(lengths)),
-            "largest": int(lengths.max()),
-        },
-        "return": {
-            "mean": float(returns.mean()),
-            "std": float(returns.std()),
-            **{f"q{q:g}": float(np.quantile(returns, q / 100)) for q in (0, 10, 50, 90, 100)},
-        },
-        "normalized_score": score,
-        "columns": columns,
-    }
-
-
-def in_words(report: dict[str, Any], name: str) -> str:
-    """The report as text."""
-    returns, lengths = report["return"], report["episode_length"]
-    score = report["normalized_score"]
-    lines = [
-        f"{name}, --env={report['env']}",
-        f"  {report['rows']} rows, {report['episodes']} episodes of {lengths['least']} to "
-        f"{lengths['largest']} steps (median {lengths['median']:.0f}); {report['terminals']} "
-        f"terminals, {report['timeouts']} timeouts",
-        f"  return {returns['mean']:.1f} +- {returns['std']:.1f}, from {returns['q0']:.1f} over "
-        f"{returns['q50']:.1f} (median) to {returns['q100']:.1f}"
-        + ("" if score is None else f"; score {score:.1f}"),
-        "",
-        f"  {'column':24s} {'mean':>10s} {'std':>10s} {'least':>10s} {'largest':>10s}",
-        *(
-            f"  {column:24s} "
-            + " ".join(f"{values[k]:10.4g}" for k in ("mean", "std", "least", "largest"))
-            for column, values in report["columns"].items()
-        ),
-    ]
-    if "replay" in report:
-        replayed = report["replay"]
-        shares = ", ".join(
-            f"{physics} {100 * share:.0f} %" for physics, share in replayed["agreement"].items()
-        )
-        by = " or ".join(replayed["explained_by"])
-        verdict = f"recorded in {by} physics" if by else "no physics explains them"
-        lines += ["", f"  replay of {replayed['rows']} transitions: {verdict} (same: {shares})"]
-    lines.append("")
-    for finding in report["findings"]:
-        lines += [
-            f"  {finding['severity'].upper()} {finding['code']}: {finding['what']}",
-            f"      means: {finding['meaning']}",
-            f"      to do: {finding['advice']}",
-        ]
-    if not report["findings"]:
-        lines.append("  nothing to complain about")
-    return "\n".join(lines)
 
 
 def run(config: DoctorConfig) -> int:
@@ -162,7 +87,7 @@ def run(config: DoctorConfig) -> int:
     data, name = sources.load(config.dataset, task)
     report = examine(data, task, config.replay, config.seed, threads)
     stem = config.output or f"doctor-{pathlib.Path(name).stem.replace('/', '-')}"
-    text = in_words(report, name)
+    text = overview.in_words(report, name)
     pathlib.Path(f"{stem}.txt").write_text(text + "\n")
     write_json(pathlib.Path(f"{stem}.json"), report)
     logging.info("%s", text)

@@ -15,14 +15,20 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pathlib
 
 import gymnasium
-import mujoco
-import mujoco.rollout
 import numpy as np
 
 from offline_tf.types import Array, SimulationSpec, TaskSpec, UserError
+
+_BACK_END = os.environ.pop("MUJOCO_GL", None)  # osmesa's LLVM and TensorFlow's abort together
+import mujoco  # noqa: E402
+import mujoco.rollout  # noqa: E402
+
+if _BACK_END is not None:
+    os.environ["MUJOCO_GL"] = _BACK_END
 
 _TWO_SPHERES = """<mujoco><worldbody><geom size="1" margin="0.5"/><body pos="0 0 2">
 <freejoint/><geom size="1" margin="0.5"/></body></worldbody></mujoco>"""

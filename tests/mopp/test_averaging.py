@@ -201,3 +201,9 @@ def test_shapes_are_checked():
     actions, returns, keep = _block(9)
     with pytest.raises(ValueError):
         _average(actions, returns[:, :-1], keep, 1.0, relative=False)
+
+
+def test_entropy_by_hand():
+    weights = tf.constant([[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0], [0.5, 0.25, 0.25, 0.0]])
+    expected = [np.log(4), 0.0, 1.5 * np.log(2)]
+    np.testing.assert_allclose(averaging.entropy(weights), expected, atol=1e-6)

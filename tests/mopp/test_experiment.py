@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shutil
 import types
 
 import numpy as np
@@ -10,9 +11,9 @@ import pytest
 import tensorflow as tf
 import toys
 
-from mopp_tf import algorithm, config, deploy, experiment, mbop, simulation, training
+from mopp_tf import algorithm, config, deploy, experiment, mbop, rows, simulation, training
 from mopp_tf import evaluate as evaluate_binary
-from offline_tf import tasks
+from offline_tf import inspector, tasks
 from offline_tf.datasets import d4rl, made
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import UserError
@@ -47,6 +48,7 @@ SETTINGS = {
     "seed": 3,
     "eval_episodes": 2,
     "threads": 1,
+    "inspection": False,
     "encoder_hidden": (16,),
     "head_hidden": (8,),
     "batch_size": 16,
@@ -77,12 +79,12 @@ def _configs(folder, data_dir, **changes) -> experiment.Configs:
 
 
 def _in_this_process(folder, given):
-    return {name: _called(folder, name, inputs) for name, inputs in given.items()}
-
-
-def _called(folder, signature, inputs):
-    call = tf.saved_model.load(str(folder)).signatures[signature]
-    return {k: v.numpy() for k, v in call(**{k: tf.constant(v) for k, v in inputs.items()}).items()}
+    loaded = tf.saved_model.load(str(folder)).signatures
+    found = {}
+    for name, inputs in given.items():
+        outputs = loaded[name](**{k: tf.constant(v) for k, v in inputs.items()})
+        found[name] = {k: v.numpy() for k, v in outputs.items()}
+    return found
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,9 +99,12 @@ def one_process():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """One small run on the hopper, from data to export."""
+    """One small run on the hopper, from data to export.
+
+    Graphs of ADMs with twelve heads take long to trace; the cart's runs have them.
+    """
     home = tmp_path_factory.mktemp("mopp")
-    configs = _configs(home / "run", home / "data")
+    configs = _configs(home / "run", home / "data", inspection=True, network="mlp")
     return home, configs, experiment.run(configs)
 
 
@@ -145,6 +150,7 @@ def test_the_summary_holds_what_readers_count_on(finished):
         "q",
         "limit",
         "evaluation",
+        "inspection",
         "export",
     }
     assert experiment.from_manifest(RunRecord.open_existing(home / "run").manifest) == configs
@@ -168,7 +174,7 @@ def test_a_finished_run_answers_again_without_learning(finished, monkeypatch):
 def no_export(monkeypatch):
     """Tracing the planner, to judge it and to write it, is most of a small run's time."""
 
-    def write_nothing(planner, folder, observations):
+    def write_nothing(planner, scale, folder, observations):
         folder.mkdir()
         return 0.0
 
@@ -190,8 +196,8 @@ def test_a_run_killed_in_every_fit_ends_with_the_same_weights(cart, tmp_path, mo
     original = Stage.save
     for dying_stage in ("dynamics_fit", "behavior_fit", "q_fit", "q"):
 
-        def save(self, step, dying_stage=dying_stage):
-            original(self, step)
+        def save(self, step, may_stop=True, dying_stage=dying_stage):
+            original(self, step, may_stop)
             if self.name == dying_stage and step in (1, 20):
                 raise Killed
 
@@ -229,7 +235,7 @@ def test_data_on_disk_give_the_bits_of_data_in_memory(name, cart, tmp_path, monk
 def test_other_flags_for_the_folder_are_refused(finished):
     home, _, _ = finished
     with pytest.raises(UserError, match="--horizon is 2 there and 3 now"):
-        experiment.run(_configs(home / "run", home / "data", horizon=3))
+        experiment.run(_configs(home / "run", home / "data", network="mlp", horizon=3))
 
 
 @pytest.mark.usefixtures("no_export")
@@ -273,7 +279,8 @@ def test_mbop_runs_in_the_same_harness(finished, tmp_path):
     record = RunRecord.open_existing(tmp_path / "run")
     task = tasks.get("hopper")
     planner = experiment.make_planner(task, configs, experiment.load(configs, task, record))
-    found = experiment.evaluate_planner(planner, "v2", 2, 3, "planner", threads=1)
+    decide = tf.function(planner.decide)
+    found = experiment.evaluate_planner(planner, decide, "v2", 2, 3, "planner", threads=1)
     np.testing.assert_allclose(found.returns.mean(), summary["true_return_mean"], rtol=1e-6)
 
 
@@ -302,7 +309,8 @@ def test_an_export_that_differs_is_an_error(tmp_path, monkeypatch, signature, ou
         return found
 
     monkeypatch.setattr(deploy.export, "run_in_fresh_process", off)
-    arguments = (_CheapPlanner(), tmp_path / "export", np.zeros((4, 2), np.float32))
+    scale = rows.RewardScale(0.0, 1.0)
+    arguments = (_CheapPlanner(), scale, tmp_path / "export", np.zeros((4, 2), np.float32))
     if output == "expected_return":  # a diagnostic, not compared
         assert deploy.export_and_verify(*arguments) <= 1e-6
         return
@@ -349,6 +357,45 @@ def test_the_export_plans_as_the_live_planner_does_for_any_number_of_environment
         live = decide(states, plan, seed)
         for key in ("action", "plan", "kept_share", "disagreement", "expected_return"):
             np.testing.assert_allclose(found[key], getattr(live, key), rtol=1e-4, atol=1e-5)
+        pair = {"observation": states, "action": plan[:, 0]}
+        found, live = loaded.signatures["step"](**pair), planner.step(states, plan[:, 0])
+        np.testing.assert_allclose(
+            found["next_observation"], live.next_states, rtol=1e-4, atol=1e-5
+        )
+        reward = learned.scale.shift + learned.scale.scale * live.rewards
+        np.testing.assert_allclose(found["reward"], reward, rtol=1e-4, atol=1e-5)
+        known = loaded.signatures["is_known"](**pair)["known"]
+        np.testing.assert_array_equal(known, live.disagreement <= learned.limit)
+
+
+def test_a_finished_run_can_be_looked_at_again(finished, tmp_path):
+    home, _, _ = finished
+    folder = tmp_path / "run"
+    shutil.copytree(home / "run", folder)
+    before = inspector.load(folder, "models")
+    shutil.rmtree(folder / "inspection")
+    numbers = experiment.inspect_again(
+        RunRecord.open_existing(folder), ["random-ours"], str(home / "data"), 1
+    )
+    again = inspector.load(folder, "models")
+    for name in ("error", "coverage", "drift", "group/held out", "map/ratio"):
+        np.testing.assert_allclose(again[name], before[name], rtol=1e-4, atol=1e-6)
+    assert {"known/hopper-random-ours", "auroc/hopper-random-ours"} <= set(numbers)
+    assert {p.stem for p in (folder / "inspection").glob("*.png")} >= {"candidates", "separation"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"data_hash": "another"}))
+    with pytest.raises(UserError, match="trained on other data"):
+        experiment.inspect_again(RunRecord.open_existing(folder), [], str(home / "data"), 1)
+
+
+def test_what_the_planner_did_is_logged_step_by_step(finished):
+    home, _, summary = finished
+    rows = np.genfromtxt(home / "run" / "metrics" / "evaluation.csv", delimiter=",", names=True)
+    assert rows["alive"][0] == 1.0 and len(rows) <= 400
+    assert 0.0 < rows["kept_share"].min() <= rows["kept_share"].max() <= 1.0
+    assert (rows["weight_entropy"] >= 0.0).all() and (rows["decision_ms"] > 0.0).all()
+    kept = inspector.load(home / "run", "episodes")["observations"]
+    assert kept.shape[0] == 2 and kept.shape[2] == 11
 
 
 def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path):

@@ -522,3 +522,38 @@ def test_six_behaviour_members_for_three_actions_have_all_orderings():
     model = BehaviorModel(three, MODEL, BehaviorConfig(behavior_members=6), units, 0)
     assert [m.order for m in model.members] == autoregressive.all_orderings(3)
     assert len({m.order for m in model.members}) == 6
+
+
+def test_a_step_is_the_members_mean_and_is_known_below_the_limit():
+    """Bounds of the force are +-4 here; members are 0.5 apart in x' and half of that in reward."""
+    task = dataclasses.replace(
+        TASK, action_low=TASK.action_low * 4, action_high=TASK.action_high * 4
+    )
+    states = np.array([[0.5, 0.1], [9.9, 3.0]], np.float32)
+    actions = np.array([[2.0], [-40.0]], np.float32)  # 0.5 and -1 in units of the bounds
+    scaled = np.array([[0.5], [-1.0]])
+    after = states @ F.T + scaled @ G.T
+    cost = np.einsum("bi,ij,bj->b", states, W, states) + U * scaled[:, 0] ** 2
+    for limit, known in ((0.49, False), (0.51, True)):
+        made = planner(dynamics=LinearDynamics((0.0, 0.5)), task=task, limit=limit)
+        found = made.step(tf.constant(states), tf.constant(actions))
+        np.testing.assert_allclose(found.next_states, after + [0.25, 0.0], atol=1e-5)
+        np.testing.assert_allclose(found.rewards, -cost + 0.125, atol=1e-4)
+        np.testing.assert_allclose(found.disagreement, [0.5, 0.5], atol=1e-5)
+        np.testing.assert_array_equal(found.known, [known, known])
+        np.testing.assert_array_equal(found.terminated, [False, True])  # |x'| > 10
+
+
+def test_the_candidates_of_a_decision_start_where_it_does_and_follow_the_models():
+    found = decide(planner(dataclasses.replace(KNOBS, population=40)), STATES)
+    states = found.states.numpy()
+    assert states.shape == (3, 40, 4, 2)
+    np.testing.assert_array_equal(states[:, :, 0], STATES[:, None].repeat(40, 1))
+    # The position obeys x' = x + 0.1 v whatever the action.
+    np.testing.assert_allclose(
+        states[:, :, 1:, 0], states[:, :, :-1, 0] + 0.1 * states[:, :, :-1, 1], atol=1e-5
+    )
+    # n equal weights have entropy ln n and effective sample size n; unequal ones more of the first.
+    assert (np.exp(found.weight_entropy) > found.effective_sample_size.numpy()).all()
+    best = found.weights.numpy().argmax(axis=1)
+    np.testing.assert_array_equal(found.trajectory, states[np.arange(3), best])

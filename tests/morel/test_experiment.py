@@ -53,6 +53,7 @@ STAGES = {
     "behavior_cloning",
     "planning",
     "evaluation",
+    "inspection",
     "export",
 }
 SETTINGS = {
@@ -63,6 +64,7 @@ SETTINGS = {
     "eval_episodes": 2,
     "final_episodes": 2,
     "threads": 1,
+    "inspection": False,
     "ensemble_size": 2,
     "dynamics_hidden": (32, 32),
     "dynamics_epochs": 2,
@@ -95,13 +97,17 @@ def _configs(folder, data_dir, **changes) -> experiment.Configs:
     )
 
 
-def _in_this_process(folder, given):
-    return {name: _called(folder, name, inputs) for name, inputs in given.items()}
-
-
 def _called(folder, signature, inputs):
-    call = tf.saved_model.load(str(folder)).signatures[signature]
-    return {k: v.numpy() for k, v in call(**{k: tf.constant(v) for k, v in inputs.items()}).items()}
+    return _in_this_process(folder, {signature: inputs})[signature]
+
+
+def _in_this_process(folder, given):
+    loaded = tf.saved_model.load(str(folder)).signatures
+    found = {}
+    for name, inputs in given.items():
+        outputs = loaded[name](**{k: tf.constant(v) for k, v in inputs.items()})
+        found[name] = {k: v.numpy() for k, v in outputs.items()}
+    return found
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,7 +123,7 @@ def one_process():
 def finished(tmp_path_factory):
     """One small run on the hopper, from data to export."""
     home = tmp_path_factory.mktemp("experiment")
-    configs = _configs(home / "run", home / "data")
+    configs = _configs(home / "run", home / "data", inspection=True)
     return home, configs, experiment.run(configs)
 
 
@@ -417,7 +423,10 @@ def test_the_planner_gets_the_p_mdp_of_the_paper(tmp_path, monkeypatch):
 
     monkeypatch.setattr(algorithm.planner, "plan", plan)
     record = toys.record(tmp_path / "run")
-    learned = algorithm.morel(toys.cart(limit=0.5), "v2", data, knobs, 0, record, lambda *_: {})
+    prepared = algorithm.prepare(toys.cart(limit=0.5), data, knobs, 0)
+    learned = algorithm.morel(
+        toys.cart(limit=0.5), "v2", data, prepared, knobs, 0, record, lambda *_: {}, lambda *_: None
+    )
     assert seen["pmdp"].halt_reward == pytest.approx(float(data.rewards.min()) - 30.0)
     thresholds = {name: c.threshold for name, c in learned.calibrations.items()}
     assert seen["pmdp"].threshold == thresholds["planning"] != thresholds["observation"]
@@ -439,7 +448,10 @@ def test_data_on_disk_give_the_bits_of_data_in_memory(tmp_path, monkeypatch):
             monkeypatch.setenv("OFFLINE_TF_COLUMN_MB", "0.0001")
             monkeypatch.setenv("OFFLINE_TF_SCRATCH", str(tmp_path))
         record = toys.record(tmp_path / place)
-        learned = algorithm.morel(task, "v2", data, knobs, 0, record, lambda *_: {})
+        prepared = algorithm.prepare(task, data, knobs, 0)
+        learned = algorithm.morel(
+            task, "v2", data, prepared, knobs, 0, record, lambda *_: {}, lambda *_: None
+        )
         weights = toys.bits([*learned.ensemble.weights, *learned.policy.weights])
         found.append((weights, learned.calibrations))
     assert found[0] == found[1]

@@ -1,0 +1,74 @@
+"""What a MOPP run would do and take, for --dry_run; nothing is written."""
+
+from __future__ import annotations
+
+from mopp_tf import experiment
+from offline_tf import estimate, networks, process, tasks
+from offline_tf.datasets import made
+from offline_tf.estimate import Part
+from offline_tf.run_record import RunRecord
+
+# Shares of the machine's products that the stages reach, from runs of the default presets.
+_TRAINING, _PLANNING = 0.3, 0.45
+_STEPS_PER_SECOND = 15_000.0  # of the simulator with a policy, files written
+
+
+def plan(*stages: object) -> list[str]:
+    """The lines of --dry_run.
+
+    Args:
+      stages: the configurations, as for `experiment.Configs`.
+
+    Raises:
+      UserError: the run could not begin.
+    """
+    configs = experiment.Configs(*stages)  # type: ignore[arg-type]
+    run, model, planner = configs.run, configs.model, configs.planner
+    threads = process.use_threads(run.threads)
+    task = tasks.get(run.env, run.simulator)
+    folder = experiment.folder_of(run)
+    old = RunRecord.check_folder(folder, run.algorithm, configs.flat(), experiment.FREE_FLAGS)
+    makes = run.dataset in made.KINDS
+    rows = estimate.rows_of(task, "" if makes else run.dataset, run.data_steps)
+    rows *= 2 if run.dataset == "medium-expert-ours" else 1
+    done = set(RunRecord.open_existing(folder).results()) if old else set()
+    dtype = networks.product_dtype(model.precision)
+    training = estimate.operations_per_second(dtype, threads)
+    acting = networks.product_dtype(planner.planner_precision)
+    speed = training if acting == dtype else estimate.operations_per_second(acting, threads)
+    s, a = task.state_dim, task.action_dim
+    latent = model.latent_dim or s
+
+    def density(inputs: int, outputs: int) -> int:
+        encoder = estimate.weights(inputs, *model.encoder_hidden, latent)
+        heads = sum(estimate.weights(latent + i, *model.head_hidden, 2) for i in range(outputs))
+        return encoder + heads
+
+    dynamics = configs.dynamics.dynamics_members * density(s + a, s + 1)
+    behavior = density(s, a)
+    q = 2 * estimate.weights(s + a, *configs.q.q_hidden, 1)
+    step = 6.0 * model.batch_size / (_TRAINING * training)
+    decision = planner.population * (
+        planner.horizon * (dynamics + behavior + planner.q_proposals * q) + planner.q_proposals * q
+    )
+    episodes = run.eval_episodes * task.max_episode_steps if task.simulation else 0
+    parts = [
+        Part("data", (rows / _STEPS_PER_SECOND if makes else 0.0) + 3),
+        Part("dynamics", step * dynamics * configs.dynamics.dynamics_steps),
+        Part(
+            "behavior",
+            step * configs.behavior.behavior_members * behavior * configs.behavior.behavior_steps,
+        ),
+        Part("q", step * (1.5 * q + behavior) * configs.q.q_steps),
+        Part("evaluation", 2.0 * decision * episodes / (_PLANNING * speed)),
+        Part("inspection", 10.0 if run.inspection else 0.0),
+        Part("export", 50.0),
+    ]
+    doing = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
+    return [
+        f"{doing}: {run.algorithm} on {task.name}, {run.dataset} ({rows:,} rows), {dtype.name}, "
+        f"{threads} threads",
+        *estimate.in_words(
+            [part for part in parts if part.name not in done], estimate.memory(task, rows)
+        ),
+    ]

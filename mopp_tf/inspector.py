@@ -1,0 +1,125 @@
+"""What MOPP's models, pruning and candidates look like; see `offline_tf.inspector`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from mopp_tf import algorithm, mbop, planner
+from mopp_tf.dynamics import DynamicsModel
+from offline_tf import figures, inspector, seeds
+from offline_tf.inspection import Prediction, Rows, View, compiled
+from offline_tf.run_record import RunRecord
+from offline_tf.types import Array, TaskSpec, Tensor, Transitions
+
+DECISIONS = 4
+
+
+def view(
+    task: TaskSpec,
+    dynamics: DynamicsModel,
+    unit: Array,
+    limit: float,
+    uncertainty_units: str,
+) -> View:
+    """The dynamics models and the pruning limit.
+
+    Args:
+      task: bounds and names.
+      dynamics: the models.
+      unit: [S], of the normalised targets.
+      limit, uncertainty_units: of the pruning.
+    """
+    middle = 0.5 * (task.action_high + task.action_low)
+    half = 0.5 * (task.action_high - task.action_low)
+    predict = dynamics.bind()
+
+    def look(states: Tensor, actions: Tensor) -> Prediction:
+        bounded = (tf.clip_by_value(actions, task.action_low, task.action_high) - middle) / half
+        outputs = predict(states, bounded)
+        return Prediction(
+            dynamics.next_states(states, outputs),
+            dynamics.std(states, bounded) * unit,
+            dynamics.uncertainty(outputs, uncertainty_units),
+        )
+
+    return View(compiled(look, task), limit, task.observation_names)
+
+
+def inspect(
+    task: TaskSpec,
+    data: Transitions,
+    prepared: algorithm.Prepared,
+    learned: algorithm.Learned | mbop.MbopLearned,
+    made: planner.Planner | mbop.MbopPlanner,
+    decide: Callable[[Tensor, Tensor, Tensor], planner.Decision],
+    count: int,
+    seed: int,
+    record: RunRecord,
+    others: dict[str, tuple[Array, Array]] | None = None,
+) -> dict[str, float]:
+    """Looks at the models and candidates of a run; see `offline_tf.inspector.inspect`.
+
+    Args:
+      task, data, prepared, learned, seed, record, others: of the run.
+      made: the planner.
+      decide: its `decide` as a graph, traced for `count` environments.
+      count: at least 1.
+    """
+    assert prepared.split is not None
+    rows = Rows(data.observations, data.actions, data.next_observations)
+    kept = inspector.load(record.folder, "episodes")
+    paths = [("planned", kept["observations"])] if kept else []
+    numbers = inspector.inspect(
+        view(
+            task,
+            learned.models.dynamics,
+            prepared.normalizer.targets.scale[:-1],
+            learned.limit if isinstance(learned, algorithm.Learned) else float("inf"),
+            made.knobs.uncertainty_units,
+        ),
+        task,
+        rows,
+        data.episode_bounds(),
+        prepared.split,
+        seed,
+        record,
+        paths,
+        others,
+    )
+    _candidates(task, data, made, decide, count, seed, record)
+    return numbers
+
+
+def _candidates(
+    task: TaskSpec,
+    data: Transitions,
+    made: planner.Planner | mbop.MbopPlanner,
+    decide: Callable[[Tensor, Tensor, Tensor], planner.Decision],
+    count: int,
+    seed: int,
+    record: RunRecord,
+) -> None:
+    """Keeps the candidates of first decisions in a few states: starts, middles, ends of episodes."""
+    bounds = data.episode_bounds()
+    wanted = min(DECISIONS, count)
+    bounds = bounds[np.linspace(0, len(bounds) - 1, wanted).astype(np.int64)]
+    rows = (bounds[:, 0] + np.linspace(0.0, 0.9, wanted) * np.diff(bounds)[:, 0]).astype(np.int64)
+    observations = tf.constant(data.observations[np.resize(rows, count)])
+    found = decide(
+        observations,
+        tf.function(made.initial_plan)(observations),
+        seeds.stateless(seed, "inspection", 0),
+    )
+    arrays = {
+        "names": np.array(task.observation_names),
+        "titles": np.array([f"step {row - start}" for row, start in zip(rows, bounds[:, 0])]),
+        "states": found.states[:wanted].numpy(),
+        "keep": found.keep[:wanted].numpy(),
+        "weights": found.weights[:wanted].numpy(),
+        "returns": found.returns[:wanted].numpy(),
+    }
+    record.arrays("candidates", arrays)
+    record.image("candidates", figures.png(inspector.draw_candidates(arrays)))

@@ -1,0 +1,137 @@
+"""The stage "inspection": looks at fitted dynamics models, keeps arrays, pictures and numbers."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from offline_tf import figures, inspection, seeds
+from offline_tf.holdout import Split
+from offline_tf.inspection import Rows, View
+from offline_tf.run_record import RunRecord
+from offline_tf.types import Array, TaskSpec
+
+STAGE = "inspection"
+_PAIRS = 5000
+_POINTS = 4000
+_OPEN_LOOPS = 64
+_STEPS = 50
+
+CAPTIONS = {
+    "errors": "How far the models are off after one step, on episodes that they were not fitted on.",
+    "open_loop": "Recorded actions, predicted states: how soon each member leaves the recording.",
+    "calibration": "Whether the models' intervals hold what they promise.",
+    "separation": "Disagreement in held-out data, and in the same states with other actions.",
+    "known_map": "Where the detector knows what happens. White: states of the data.",
+    "candidates": "What the planner thought of in some states of the data.",
+}
+
+
+def inspect(
+    view: View,
+    task: TaskSpec,
+    rows: Rows,
+    bounds: Array,
+    split: Split,
+    seed: int,
+    record: RunRecord,
+    paths: Sequence[tuple[str, Array]] = (),
+    others: dict[str, tuple[Array, Array]] | None = None,
+) -> dict[str, float]:
+    """Looks at the models; writes inspection/models.npz and its pictures, logs the numbers.
+
+    Args:
+      view: the models.
+      task: names and bounds.
+      rows: all of the data.
+      bounds: [E, 2] of the episodes.
+      split: which rows the models were not fitted on.
+      seed: of random actions.
+      record: the run folder.
+      paths: (label, [.., n, S] states) for the map.
+      others: see `inspection.separation`.
+
+    Returns:
+      Numbers: "error", "drift/K", "coverage_90", "auroc/GROUP", "known/GROUP".
+    """
+    stage = record.stage(STAGE)
+    stage.restart()
+    arrays: dict[str, Any] = {"names": np.array(view.names), "limit": np.array(view.limit)}
+    judged = rows.at(split.judged(_PAIRS))
+    found = inspection.predict(view, judged.states, judged.actions)
+    arrays |= inspection.errors(judged, found)
+    numbers = {"error": float(np.sqrt(np.mean(arrays["error"] ** 2)))}
+    if np.any(found.std):
+        arrays |= inspection.calibration(judged, found)
+        numbers["coverage_90"] = float(arrays["coverage"][arrays["level"] == 0.9].mean())
+
+    held_out = split.held_out if len(split.held_out) else split.train
+    steps = int(min(_STEPS, np.diff(bounds, axis=1).max()))
+    starts = inspection.open_loop_starts(bounds, held_out, steps, _OPEN_LOOPS)
+    if len(starts):
+        arrays |= inspection.open_loop(view, *rows, starts, steps)
+        for after in sorted({min(10, steps), steps}):
+            numbers[f"drift/{after}"] = float(np.median(arrays["drift"][after]))
+
+    generator = seeds.generator(seed, "inspection")
+    groups = inspection.separation(
+        view, judged, task.action_low, task.action_high, generator, others
+    )
+    numbers |= inspection.separation_numbers(groups, view.limit)
+    arrays |= {f"group/{name}": values for name, values in groups.items()}
+
+    plane = inspection.principal_plane(rows.states)
+    near = inspection.spread_out(np.arange(len(rows.states)), _POINTS)
+    found_map = inspection.known_map(view, plane, rows.states[near], rows.actions[near])
+    arrays |= {f"map/{name}": values for name, values in found_map.items()}
+    arrays["map/share"] = plane.share
+    for label, places in paths:
+        arrays[f"path/{label}"] = plane.place(places)
+
+    record.arrays("models", arrays)
+    for name, figure in drawings(arrays).items():
+        record.image(name, figures.png(figure))
+    stage.histograms(0, {f"disagreement/{name}": values for name, values in groups.items()})
+    stage.log(1, numbers)
+    return numbers
+
+
+def load(folder: pathlib.Path, name: str) -> dict[str, Array]:
+    """inspection/NAME.npz of a run; empty where there is none."""
+    path = folder / "inspection" / f"{name}.npz"
+    if not path.exists():
+        return {}
+    with np.load(path) as file:
+        return dict(file)
+
+
+def _under(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
+def drawings(arrays: dict[str, Array]) -> dict[str, Figure]:
+    """The pictures of inspection/models.npz, in reading order."""
+    names = [str(name) for name in arrays["names"]]
+    drawn = {"errors": figures.errors(names, arrays["error"], arrays["member_error"])}
+    groups, limit = _under(arrays, "group/"), float(arrays["limit"])
+    numbers = inspection.separation_numbers(groups, limit)
+    drawn["separation"] = figures.separation(groups, limit, numbers)
+    paths = list(_under(arrays, "path/").items())
+    drawn["known_map"] = figures.known_map(**_under(arrays, "map/"), paths=paths)
+    if "coverage" in arrays:
+        drawn["calibration"] = figures.calibration(arrays["level"], arrays["coverage"])
+    if "drift" in arrays:
+        drawn["open_loop"] = figures.open_loop(
+            arrays["predicted"], arrays["recorded"], arrays["drift"], names
+        )
+    return drawn
+
+
+def draw_candidates(arrays: dict[str, Array]) -> Figure:
+    """The picture of inspection/candidates.npz."""
+    names, titles = ([str(x) for x in arrays[key]] for key in ("names", "titles"))
+    return figures.candidates(arrays["states"], arrays["keep"], arrays["weights"], names, titles)

@@ -1,0 +1,49 @@
+"""python -m offline_tf.report --workdir=RUN [--workdir=RUN ...]: runs as one HTML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+from absl import logging
+
+from flags import schema
+from offline_tf import reporting
+from offline_tf.knobs import check, knob
+from offline_tf.types import UserError
+
+USAGE = """
+usage: python -m offline_tf.report --workdir=RUN [--workdir=RUN ...] [--output=FILE.html]
+
+Writes one self-contained HTML file with results, curves, what the inspector found, the data, timings
+and flags of a run, or of several side by side; and its pictures as PNG files beside it.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """Report."""
+
+    workdir: tuple[str, ...] = knob((), "Run folder; may be given several times.", repeated=True)
+    output: str = knob("", "The HTML file; empty: RUN/report/report.html of the first run.")
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+        if not self.workdir:
+            raise UserError("--workdir: expected the folder of a run, got none")
+        if self.output and not self.output.endswith((".html", ".htm")):
+            raise UserError(f"--output: expected a name that ends in .html, got {self.output!r}")
+
+
+def main(config: ReportConfig) -> None:
+    """Writes the report."""
+    runs = [reporting.read(pathlib.Path(folder)) for folder in config.workdir]
+    first = runs[0].folder / "report" / "report.html"
+    path = pathlib.Path(config.output) if config.output else first
+    pictures = reporting.write(runs, path)
+    logging.info("%s, and %d pictures beside it", path, pictures)
+
+
+if __name__ == "__main__":
+    schema.run(main, [ReportConfig], USAGE)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from offline_tf import inspection
+from offline_tf.inspection import Prediction, Rows, View
+
+CART = toys.cart()
+# Two-sided quantiles of the standard normal for inspection.LEVELS, from tables.
+QUANTILES = np.array([0.12566, 0.31864, 0.67449, 1.15035, 1.64485, 1.95996, 2.57583])
+
+
+def view(gains=(0.0, 1.0), limit=1.0, drift=(0.0, 0.0), std=0.0) -> View:
+    """Members that are off by gain * (|x| - 1) beyond |x| = 1, and by `drift` of x at every step."""
+
+    def look(states, actions):
+        change = tf.stack([toys.DT * states[:, 1], toys.PUSH * actions[:, 0]], axis=1)
+        beyond = tf.nn.relu(tf.abs(states[:, 0]) - 1.0)
+        off = [g * beyond + d for g, d in zip(gains, drift, strict=True)]
+        told = tf.stack([states + change + tf.stack([o, 0.0 * o], axis=1) for o in off])
+        return Prediction(told, std * tf.ones_like(told), (max(gains) - min(gains)) * beyond)
+
+    return View(inspection.compiled(look, CART), limit, CART.observation_names)
+
+
+def rows_at(x) -> Rows:
+    x = np.asarray(x, np.float32)
+    rng = np.random.default_rng(0)
+    states = np.stack([x, rng.normal(size=len(x))], axis=1).astype(np.float32)
+    actions = rng.uniform(-1, 1, (len(x), 1)).astype(np.float32)
+    return Rows(states, actions, states + toys.change(states, actions).astype(np.float32))
+
+
+def test_errors_are_in_units_of_the_changes_spread():
+    rows = rows_at([-3.0, 0.0, 0.5, 2.0])  # |x| - 1: 2, 0, 0, 1
+    found = inspection.errors(rows, inspection.predict(view(), rows.states, rows.actions))
+    unit = (rows.next_states - rows.states).std(axis=0)
+    root = np.sqrt((2**2 + 1**2) / 4)
+    np.testing.assert_allclose(found["member_error"][:, 0], [0.0, root / unit[0]], atol=1e-5)
+    np.testing.assert_allclose(found["error"], [0.5 * root / unit[0], 0.0], atol=1e-5)
+
+
+def test_a_dimension_that_never_changes_has_no_unit():
+    rows = rows_at([0.0, 0.1])
+    still = rows._replace(next_states=rows.states)
+    found = inspection.errors(still, inspection.predict(view(), rows.states, rows.actions))
+    assert np.isfinite(found["error"]).all()
+
+
+@pytest.mark.parametrize("told", [1.0, 0.5])
+def test_coverage_is_the_chance_of_the_gaussian(told):
+    """Truth with spread 0.3; models that say so, and models that promise half of it."""
+    rows = rows_at(np.linspace(-1, 1, 4000))
+    noise = 0.3 * np.random.default_rng(1).normal(size=rows.states.shape)
+    truth = rows._replace(next_states=rows.next_states + noise.astype(np.float32))
+    said = inspection.predict(view(std=0.3 * told), rows.states, rows.actions)
+    found = inspection.calibration(truth, said)
+    expected = np.array([math.erf(told * bound / math.sqrt(2)) for bound in QUANTILES])
+    np.testing.assert_array_equal(found["level"], inspection.LEVELS)
+    # Standard error at most 0.5 / sqrt(4000).
+    np.testing.assert_allclose(found["coverage"], expected[:, None].repeat(2, 1), atol=0.03)
+
+
+def test_members_that_differ_widen_the_interval():
+    rows = rows_at(np.full(50, 3.0))  # members are 2 apart around a mean that is 1 off
+    found = inspection.calibration(
+        rows, inspection.predict(view(std=1e-3), rows.states, rows.actions)
+    )
+    # Spread sqrt(1e-6 + 1): 1 off is one standard deviation, within 75 % and not within 50 %.
+    at = {level: found["coverage"][i, 0] for i, level in enumerate(found["level"])}
+    assert at[0.5] == 0.0 and at[0.75] == 1.0
+
+
+def test_open_loops_run_each_member_on_its_own_states():
+    data = toys.transitions((30, 30))
+    steps, starts = 12, np.array([0, 5, 35])
+    columns = (data.observations, data.actions, data.next_observations)
+    found = inspection.open_loop(view(gains=(0.0, 0.0), drift=(0.0, 0.01)), *columns, starts, steps)
+    for step in range(steps + 1):
+        here = columns[0][starts + step] if step < steps else columns[2][starts + step - 1]
+        np.testing.assert_allclose(found["recorded"][step], here, atol=1e-6)
+        np.testing.assert_allclose(found["predicted"][step, 0], here, atol=1e-5)
+        off = found["predicted"][step, 1] - here
+        np.testing.assert_allclose(off[:, 0], 0.01 * step, atol=1e-5)
+        np.testing.assert_allclose(off[:, 1], 0.0, atol=1e-5)
+    # The mean of both is off by half of that, in units of the spread, over two dimensions.
+    expected = 0.5 * 0.01 * np.arange(steps + 1) / columns[0][:, 0].std() / np.sqrt(2)
+    np.testing.assert_allclose(found["drift"], expected[:, None].repeat(3, 1), atol=2e-5)
+
+
+def test_open_loops_stay_within_held_out_episodes():
+    bounds = np.array([[0, 10], [10, 14], [14, 30]])
+    held_out = np.concatenate([np.arange(0, 10), np.arange(10, 14), np.arange(14, 30)])
+    starts = inspection.open_loop_starts(bounds, held_out, 6, 100)
+    np.testing.assert_array_equal(starts, [*range(0, 5), *range(14, 25)])
+    assert len(inspection.open_loop_starts(bounds, held_out, 6, 4)) == 4
+    assert not len(inspection.open_loop_starts(bounds, np.arange(10, 14), 6, 4))
+
+
+def test_separation_knows_what_lies_beyond_the_limit():
+    near, far = rows_at(np.linspace(-1, 1, 40)), rows_at([3.0, -3.0, 1.5])
+    groups = inspection.separation(
+        view(limit=0.7),
+        near,
+        CART.action_low,
+        CART.action_high,
+        np.random.default_rng(0),
+        {"other": (far.states, far.actions)},
+    )
+    np.testing.assert_allclose(groups["other"], [2.0, 2.0, 0.5], atol=1e-6)
+    numbers = inspection.separation_numbers(groups, 0.7)
+    assert numbers["known/held out"] == 1.0 and numbers["auroc/other"] == 1.0
+    assert numbers["known/other"] == pytest.approx(1 / 3)
+    # This detector does not look at actions.
+    assert numbers["auroc/random actions"] == numbers["auroc/shuffled actions"] == 0.5
+
+
+def test_the_plane_holds_what_varies_most():
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(500, 1)) @ np.array([[1.0, 2.0, -1.0]])
+    second = rng.normal(size=(500, 1)) @ np.array([[0.5, -0.2, 0.1]])
+    states = (base + second + [5.0, 0.0, -2.0]).astype(np.float32)
+    plane = inspection.principal_plane(states)
+    np.testing.assert_allclose(plane.axes @ plane.axes.T, np.eye(2), atol=1e-6)
+    assert plane.share.sum() == pytest.approx(1.0, abs=1e-5) and plane.share[0] > plane.share[1]
+    # Two axes hold everything here: places give the states back.
+    back = plane.shift + (plane.place(states) @ plane.axes) * plane.scale
+    np.testing.assert_allclose(back, states, atol=1e-4)
+
+
+def test_the_map_shows_the_detector_in_the_plane():
+    rows = rows_at(np.linspace(-2, 2, 300))
+    plane = inspection.principal_plane(rows.states)
+    found = inspection.known_map(view(limit=0.5), plane, rows.states, rows.actions, cells=12)
+    for i, y in enumerate(found["y"]):
+        for j, x in enumerate(found["x"]):
+            state = plane.shift + (np.array([x, y]) @ plane.axes) * plane.scale
+            expected = max(abs(state[0]) - 1.0, 0.0) / 0.5
+            assert found["ratio"][i, j] == pytest.approx(expected, abs=1e-4)
+    assert found["ratio"].min() == 0.0 and found["ratio"].max() > 1.0

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from offline_tf import dashboards, figures, report, reporting
+from offline_tf.types import UserError
+
+CART = toys.cart()
+FORBIDDEN = ("http://", "https://", "<script", "nan</", "None</", "@import")
+
+
+class _Page(html.parser.HTMLParser):
+    """Checks that elements close, and collects the words."""
+
+    open_ended = {"meta", "br", "img", "path", "use", "rect"}
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.words = [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in self.open_ended:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        if tag not in self.open_ended:
+            assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data.strip())
+
+
+def run_folder(path, value=12.5, summary=True):
+    """A small finished run, as an algorithm would leave it."""
+    record = toys.record(path)
+    record.note(dataset="cart <log>", behavior_return=3.0)
+    stage = record.stage("planning")
+    for step in range(1, 6):
+        stage.log(step, {"kl": 0.01 * step, "halt_share": 0.5 / step, "path_length": 7.0})
+        stage.log(
+            step,
+            {"pmdp_return": value, "pmdp_return_low": value - 1, "pmdp_return_high": value + 1},
+            "evaluation",
+        )
+    stage.finish({"pmdp_return": value}, seconds=61.0)
+    if summary:
+        numbers = {"true_return_mean": value, "true_return_std": 2.0, "behavior_return": 3.0}
+        (path / "summary.json").write_text(json.dumps(numbers | {"episodes": 4}))
+    return path
+
+
+def page_of(path):
+    text = path.read_text()
+    # Namespaces are names, not addresses to load from.
+    bare = re.sub(r'xmlns(:\w+)?="[^"]*"|<!--.*?-->|<metadata>.*?</metadata>', "", text, flags=re.S)
+    for word in FORBIDDEN:
+        assert word not in bare, word
+    page = _Page()
+    page.feed(text)
+    assert page.stack == []
+    return " ".join(filter(None, page.words))
+
+
+def test_a_report_is_one_file_with_numbers_curves_and_times(tmp_path):
+    run = run_folder(tmp_path / "run")
+    report.main(report.ReportConfig(workdir=(str(run),)))
+    words = page_of(run / "report" / "report.html")
+    assert "cart <log>" in words and "return 12" in words and "61.0 s" in words
+    for title in ("Return while planning", "Paths that meet HALT", "KL per update"):
+        assert title in words
+    pictures = list((run / "report" / "report-pictures").glob("*.png"))
+    assert len(pictures) == 4 and all(p.read_bytes()[:4] == b"\x89PNG" for p in pictures)
+
+
+def test_several_runs_stand_side_by_side(tmp_path):
+    runs = [run_folder(tmp_path / f"run{i}", 10.0 * i) for i in (1, 2)]
+    out = tmp_path / "both.html"
+    report.main(report.ReportConfig(workdir=tuple(map(str, runs)), output=str(out)))
+    words = page_of(out)
+    assert "run1: P-MDP promises" in words and "run2: P-MDP promises" in words
+    assert "Return, final controller" in words
+
+
+def test_an_unfinished_run_is_shown_as_such(tmp_path):
+    run = run_folder(tmp_path / "run", summary=False)
+    reporting.write([reporting.read(run)], tmp_path / "report.html")
+    assert "not finished" in page_of(tmp_path / "report.html")
+
+
+def test_a_folder_without_a_run_or_a_stage_is_refused(tmp_path):
+    with pytest.raises(UserError, match="expected a run folder"):
+        reporting.read(tmp_path)
+    toys.record(tmp_path / "run")
+    with pytest.raises(UserError, match="finished stage"):
+        reporting.read(tmp_path / "run")
+    with pytest.raises(UserError, match=r"\.html"):
+        report.ReportConfig(workdir=("run",), output="report.pdf")
+
+
+def test_a_figure_takes_the_ink_of_its_page():
+    steps = np.arange(3.0)
+    figure = figures.curves([("a <b>", steps, steps, 0.1 * steps)], "title", "x", "y")
+    drawn = figures.svg(figure, 'what "it" <shows>')
+    assert "currentColor" in drawn and "#14171b" not in drawn
+    assert drawn.startswith("<svg") and "aria-label=\"what 'it' shows>\"" in drawn
+    assert figures.png(figure)[:4] == b"\x89PNG"
+
+
+def _events(folder):
+    for file in sorted(folder.glob("events*")):
+        yield from tf.compat.v1.train.summary_iterator(str(file))
+
+
+def test_finished_runs_fill_the_table_of_runs(tmp_path):
+    """HParams shows a metric only if its scalar lies in the run folder of the session."""
+    record = toys.record(tmp_path / "run")
+    dashboards.show_run(record, {"seed": 3, "hidden": [4, 5], "none": None}, {"return": 7.5})
+    tags = {}
+    for event in _events(tmp_path / "run" / "tensorboard" / "hparams"):
+        for value in event.summary.value:
+            tags[value.tag] = value
+    assert set(tags) == {
+        "result/return",
+        "_hparams_/session_start_info",
+        "_hparams_/session_end_info",
+    }
+    assert float(tf.make_ndarray(tags["result/return"].tensor)) == 7.5
+    content = tags["_hparams_/session_start_info"].metadata.plugin_data.content
+    started = dashboards.hparams.plugin_data_pb2.HParamsPluginData.FromString(content)
+    values = started.session_start_info.hparams
+    assert values["seed"].number_value == 3 and values["hidden"].string_value == "4,5"
+    assert "none" not in values
+
+
+def test_charts_stand_in_groups(tmp_path):
+    record = toys.record(tmp_path / "run")
+    charts = [
+        dashboards.Chart("A", "first", ("^a$",)),
+        dashboards.Chart("B", "second", margins=(("b", "b_low", "b_high"),)),
+        dashboards.Chart("A", "third", ("^c$",)),
+    ]
+    dashboards.show_charts(record, charts)
+    (value,) = [
+        v
+        for event in _events(tmp_path / "run" / "tensorboard")
+        for v in event.summary.value
+        if v.tag == "custom_scalars__config__"
+    ]
+    layout = dashboards.layout_pb2.Layout.FromString(value.tensor.string_val[0])
+    titles = [(group.title, [chart.title for chart in group.chart]) for group in layout.category]
+    assert titles == [("A", ["first", "third"]), ("B", ["second"])]
+    assert layout.category[1].chart[0].margin.series[0].upper == "b_high"
+
+
+def test_no_scalar_and_histogram_share_a_tag(tmp_path):
+    """TensorBoard shows only the first kind of summary that a tag has."""
+    stage = toys.record(tmp_path / "run").stage("look")
+    stage.log(1, {"kept": 0.5})
+    stage.histograms(1, {"kept": np.arange(4.0)})
+    kinds: dict[str, set[str]] = {}
+    for event in _events(tmp_path / "run" / "tensorboard"):
+        for value in event.summary.value:
+            kinds.setdefault(value.tag, set()).add(value.metadata.plugin_data.plugin_name)
+    assert kinds["look/kept"] == {"scalars"}
+    assert kinds["look/kept/distribution"] == {"histograms"}

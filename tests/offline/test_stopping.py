@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from offline_tf import stopping
+from offline_tf.run_record import RunRecord
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+
+def test_nothing_stops_unless_it_is_asked_to():
+    stopping.check()
+    with stopping.allowed():
+        stopping.check()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_at_the_next_checkpoint_with_its_state(tmp_path, number):
+    record = toys.record(tmp_path / "run")
+    weight = tf.Variable(0.0)
+    stage = record.stage("fit")
+    stage.track([weight])
+    with pytest.raises(stopping.Stopped) as found, stopping.allowed():
+        for step in range(1, 10):
+            weight.assign(float(step))
+            stage.progress(step, 9, "steps")
+            if step == 3:
+                os.kill(os.getpid(), number)
+            if step % 2 == 0:
+                stage.save(step)
+    assert found.value.status == 128 + number and int(weight) == 4
+    again = RunRecord.open_existing(tmp_path / "run").stage("fit")
+    weight.assign(-1.0)
+    again.track([weight])
+    assert again.restore() == 4 and float(weight) == 4.0
+    stopping.check()  # the request went with the run
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+
+
+def test_a_second_signal_does_not_wait():
+    with pytest.raises(KeyboardInterrupt), stopping.allowed():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+
+def test_time_is_over_after_max_hours(tmp_path):
+    stage = toys.record(tmp_path / "run").stage("look")
+    with stopping.allowed(max_hours=1.0):
+        stage.progress(1, 2, "rows")
+    with pytest.raises(stopping.Stopped) as found, stopping.allowed(max_hours=0.0):
+        stage.progress(1, 2, "rows")
+    assert found.value.status == stopping.OUT_OF_TIME and "--max_hours" in str(found.value)
+
+
+def test_a_stage_that_ends_is_complete_before_the_run_stops(tmp_path):
+    record = toys.record(tmp_path / "run")
+    with pytest.raises(stopping.Stopped), stopping.allowed(max_hours=0.0):
+        record.stage("look").finish({"found": 1})
+    assert record.stage("look").complete and record.stage("look").result == {"found": 1}
+
+
+def _command(folder, *more):
+    words = ["morel_tf.train", "--env=hopper", "--data_steps=3000", f"--workdir={folder}"]
+    words += ["--dynamics_hidden=16", "--ensemble_size=2", "--threads=1", *more]
+    return [sys.executable, "-m", *words, f"--data_dir={folder.parent}"]
+
+
+def _environment():
+    return os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path):
+    run = subprocess.run(
+        _command(tmp_path / "run", "--dry_run"), capture_output=True, text=True, env=_environment()
+    )
+    assert run.returncode == 0, run.stderr
+    assert "make a new run in" in run.stdout and "3,000 rows" in run.stdout
+    assert re.search(r"in all, about +[\d.]+ min", run.stdout)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_with_the_command_to_go_on(tmp_path):
+    command = _command(tmp_path / "run", "--dynamics_epochs=100000")
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environment())
+    checkpoints = tmp_path / "run" / "checkpoints"
+    until = time.monotonic() + 120
+    while not list(checkpoints.glob("*/checkpoint")) and time.monotonic() < until:
+        time.sleep(0.2)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("stopped by SIGINT; to go on: python -m morel_tf.train --env=hopper")
+    assert np.all([f.suffix != ".partial" for f in (tmp_path / "run").rglob("*")])
