@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import runpy
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import tensorflow as tf
 import toys
 
 from morel_tf import algorithm, config, deploy, experiment
-from offline_tf import policy_value, tasks
+from offline_tf import inspector, policy_value, tasks
 from offline_tf.datasets import d4rl
 from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
@@ -251,6 +252,32 @@ def test_a_run_is_exported_again_without_its_data(finished, tmp_path):
         first, second = (_called(folder, name, inputs) for folder in folders)
         for key in first:
             np.testing.assert_allclose(first[key], second[key], rtol=1e-4, atol=1e-5)
+
+
+def test_the_example_of_the_python_api_runs(finished, monkeypatch, capsys):
+    home, _, _ = finished
+    monkeypatch.setattr(sys, "argv", ["deploy.py", str(home / "run"), "", "15"])
+    runpy.run_path(str(ROOT / "examples" / "deploy.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "return in Hopper-v4" in said and "the fallback acted in" in said
+    assert "the detector knows" in said and "members promise" in said
+
+
+def test_a_finished_run_can_be_looked_at_again(finished, tmp_path):
+    home, _, _ = finished
+    folder = tmp_path / "run"
+    shutil.copytree(home / "run", folder)
+    before = inspector.load(folder, "models")
+    (folder / "inspection" / "models.npz").unlink()
+    data_dir = str(home / "data")
+    numbers = experiment.inspect_again(
+        RunRecord.open_existing(folder), [str(made_file(home))], data_dir, 1
+    )
+    again = inspector.load(folder, "models")
+    for name in ("error", "coverage", "drift", "group/held out", "map/ratio"):
+        np.testing.assert_allclose(again[name], before[name], rtol=1e-4, atol=1e-6)
+    assert sum(name.startswith("auroc/") for name in numbers) == 3
+    assert any(name.startswith("path/iteration") for name in again)
 
 
 def test_a_run_is_exported_with_a_constant_fallback(finished, tmp_path):
