@@ -245,6 +245,7 @@ def inspect_again(
     Raises:
       UserError: the models are not fitted yet, or the data are not what they were.
     """
+    stage = record.stage("inspection")
     configs = from_manifest(record.manifest)
     run_config = dataclasses.replace(configs.run, data_dir=data_dir or configs.run.data_dir)
     task = tasks.get(run_config.env, run_config.simulator)
@@ -277,8 +278,7 @@ def inspect_again(
             threads,
         ),
     )
-    record.stage("inspection").finish(numbers)
-    return numbers
+    return stage.finish(numbers)
 
 
 def evaluate_planner(

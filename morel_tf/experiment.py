@@ -322,6 +322,7 @@ def inspect_again(
     Raises:
       UserError: the detector is not calibrated yet, or the data are not what they were.
     """
+    stage = record.stage("inspection")
     configs = from_manifest(record.manifest)
     run_config = dataclasses.replace(configs.run, data_dir=data_dir or configs.run.data_dir)
     task = tasks.get(run_config.env, run_config.simulator)
@@ -351,8 +352,7 @@ def inspect_again(
         states_of,
     )
     numbers = inspector.inspect(task, data, prepared, seen, run_config.seed, record, pairs)
-    record.stage("inspection").finish(numbers)
-    return numbers
+    return stage.finish(numbers)
 
 
 def load_policy(configs: Configs, record: RunRecord) -> GaussianPolicy:

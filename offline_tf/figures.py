@@ -187,7 +187,7 @@ def separation(groups: dict[str, Array], limit: float, numbers: dict[str, float]
     axis.set_xscale("log")
     axis.set(xlabel="disagreement", ylabel="share of pairs per bin")
     axis.set_title("What the detector tells apart")
-    axis.set_ylim(0, axis.get_ylim()[1] * 1.45)
+    axis.set_ylim(0, axis.get_ylim()[1] * (1.1 + 0.12 * len(groups)))
     axis.legend(loc="upper left")
     return figure
 

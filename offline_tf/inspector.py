@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from matplotlib.figure import Figure
 
-from offline_tf import figures, inspection, seeds
+from offline_tf import figures, inspection, process, seeds
 from offline_tf.holdout import Split
 from offline_tf.inspection import Rows, View
+from offline_tf.knobs import check, knob
 from offline_tf.run_record import RunRecord
-from offline_tf.types import Array, TaskSpec
+from offline_tf.types import Array, TaskSpec, UserError
 
 STAGE = "inspection"
 _PAIRS = 5000
 _POINTS = 4000
 _OPEN_LOOPS = 64
 _STEPS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectConfig:
+    """Inspection."""
+
+    workdir: str = knob("", "Run folder.")
+    against: tuple[str, ...] = knob(
+        (),
+        "Data set to tell apart, as for --dataset, or random-ours, medium-ours ...; may be "
+        "given several times.",
+        repeated=True,
+    )
+    data_dir: str = knob("", "Folder for data that is made; empty: the run's.")
+    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+        if not self.workdir:
+            raise UserError("--workdir: expected the folder of a run, got none")
+
 
 CAPTIONS = {
     "errors": "How far the models are off after one step, on episodes that they were not fitted on.",
@@ -135,3 +160,20 @@ def draw_candidates(arrays: dict[str, Array]) -> Figure:
     """The picture of inspection/candidates.npz."""
     names, titles = ([str(x) for x in arrays[key]] for key in ("names", "titles"))
     return figures.candidates(arrays["states"], arrays["keep"], arrays["weights"], names, titles)
+
+
+def look_again(
+    config: InspectConfig,
+    inspect_again: Callable[[RunRecord, Sequence[str], str, int], dict[str, float]],
+) -> None:
+    """What both algorithms' binaries do: inspects a finished run and prints the numbers.
+
+    Args:
+      config: which run.
+      inspect_again: (run, other data sets, data folder, threads) -> numbers.
+    """
+    threads = process.use_threads(config.threads)
+    record = RunRecord.open_existing(pathlib.Path(config.workdir))
+    for name, value in inspect_again(record, config.against, config.data_dir, threads).items():
+        logging.info("  %-30s %.3f", name, value)
+    logging.info("pictures: %s", record.folder / "inspection")
