@@ -296,7 +296,7 @@ def _speak(ways: CommonConfig) -> None:
     """Sets what is printed, and how."""
     logging.use_absl_handler()
     stdlib_logging.getLogger("tensorflow").setLevel(stdlib_logging.ERROR)
-    if flags.FLAGS["verbosity"].using_default_value:
+    if not flags.FLAGS["verbosity"].present:  # --verbosity of absl wins
         level = logging.DEBUG if ways.verbose else logging.INFO
         logging.set_verbosity(logging.WARNING if ways.quiet else level)
     handler = logging.get_absl_handler()

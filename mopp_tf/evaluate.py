@@ -5,16 +5,12 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from flags import schema
-from mopp_tf import config, experiment
-from offline_tf import outcome, process, tasks
+from mopp_tf import config
+from offline_tf import tasks
 from offline_tf.knobs import check, knob
-from offline_tf.run_record import RunRecord, write_json
-from offline_tf.tasks import environments
 from offline_tf.types import UserError
 
 USAGE = """
@@ -51,6 +47,14 @@ class EvaluateConfig:
 
 def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     """Prints and writes the report and, per step, the traces."""
+    import numpy as np  # here, so that --help needs no TensorFlow
+    import tensorflow as tf
+
+    from mopp_tf import experiment
+    from offline_tf import outcome, process
+    from offline_tf.run_record import RunRecord, write_json
+    from offline_tf.tasks import environments
+
     threads = process.use_threads(config_.threads)
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
     configs = experiment.from_manifest(record.manifest)

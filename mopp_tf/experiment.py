@@ -25,7 +25,7 @@ from offline_tf import (
     tasks,
 )
 from offline_tf.dashboards import Chart
-from offline_tf.datasets import made
+from offline_tf.datasets import sources
 from offline_tf.knobs import rebuild
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.tasks import environments
@@ -97,7 +97,7 @@ def folder_of(run: config.RunConfig) -> pathlib.Path:
 
 def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
     """Loads --dataset: a file, or data made here under one of its names."""
-    return made.load_named(
+    return sources.load_named(
         run.dataset, task, run.physics, run.data_steps, run.seed, run.data_dir, threads
     )
 
@@ -238,7 +238,7 @@ def inspect_again(
 
     Args:
       record: of the run.
-      others: data sets whose pairs are compared with the held-out ones; see `made.load_named`.
+      others: data sets whose pairs are compared with the held-out ones; see `sources.load_named`.
       data_dir: folder of data that is made.
       threads: of simulators that make data.
 
@@ -268,7 +268,7 @@ def inspect_again(
         inspector.DECISIONS,
         run_config.seed,
         record,
-        made.pairs_of(
+        sources.pairs_of(
             others,
             task,
             run_config.physics,

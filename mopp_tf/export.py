@@ -8,9 +8,8 @@ import pathlib
 from absl import logging
 
 from flags import schema
-from mopp_tf import config, experiment
+from mopp_tf import config
 from offline_tf.knobs import check, knob
-from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
 
 USAGE = """
@@ -39,6 +38,9 @@ class ExportConfig:
 
 def main(config_: ExportConfig, control: config.ControlConfig) -> None:
     """Exports."""
+    from mopp_tf import experiment  # here, so that --help needs no TensorFlow
+    from offline_tf.run_record import RunRecord
+
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
     error = experiment.export_again(record, pathlib.Path(config_.output), control)
     logging.info("exported to %s; largest difference %.2g", config_.output, error)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from flags import schema
-from mopp_tf import experiment
-from offline_tf import inspector
+from offline_tf.config import InspectConfig
 
 USAGE = """
 usage: python -m mopp_tf.inspect --workdir=RUN [--against=expert-ours] [--against=FILE]
@@ -14,10 +13,13 @@ data: shuffled and random actions, and the data sets that are given.
 """
 
 
-def main(config: inspector.InspectConfig) -> None:
+def main(config: InspectConfig) -> None:
     """Inspects and prints the numbers."""
+    from mopp_tf import experiment  # here, so that --help needs no TensorFlow
+    from offline_tf import inspector
+
     inspector.look_again(config, experiment.inspect_again)
 
 
 if __name__ == "__main__":
-    schema.run(main, [inspector.InspectConfig], USAGE)
+    schema.run(main, [InspectConfig], USAGE)

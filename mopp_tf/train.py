@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flags import schema
-from mopp_tf import config, estimate, experiment
+from mopp_tf import config
 from offline_tf import tasks
 
 USAGE = """
@@ -16,7 +16,16 @@ first where it is one of ours. The same command again continues a run that was i
 
 def main(*configs: object) -> None:
     """Runs the experiment."""
+    from mopp_tf import experiment  # here, so that --help needs no TensorFlow
+
     experiment.run(experiment.Configs(*configs))  # type: ignore[arg-type]
+
+
+def plan(*configs: object) -> list[str]:
+    """What --dry_run prints."""
+    from mopp_tf import estimate
+
+    return estimate.plan(*configs)
 
 
 if __name__ == "__main__":
@@ -28,6 +37,6 @@ if __name__ == "__main__":
         tasks.names(),
         default_env="hopper",
         default_dataset="medium-ours",
-        plan=estimate.plan,
+        plan=plan,
         resumable=True,
     )

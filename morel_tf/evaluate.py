@@ -8,11 +8,8 @@ import pathlib
 from absl import logging
 
 from flags import schema
-from morel_tf import experiment
-from offline_tf import evaluation, process, tasks
+from offline_tf import tasks
 from offline_tf.knobs import check, knob
-from offline_tf.run_record import RunRecord, write_json
-from offline_tf.tasks import environments
 from offline_tf.types import UserError
 
 USAGE = """
@@ -44,6 +41,11 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     """Prints and writes RUN/evaluation.json."""
+    from morel_tf import experiment  # here, so that --help needs no TensorFlow
+    from offline_tf import evaluation, process
+    from offline_tf.run_record import RunRecord, write_json
+    from offline_tf.tasks import environments
+
     threads = process.use_threads(config.threads)
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
     configs = experiment.from_manifest(record.manifest)

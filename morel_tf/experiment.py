@@ -315,7 +315,7 @@ def inspect_again(
 
     Args:
       record: of the run.
-      others: data sets whose pairs are compared with the held-out ones; see `made.load_named`.
+      others: data sets whose pairs are compared with the held-out ones; see `sources.load_named`.
       data_dir: folder of data that is made.
       threads: of simulators that make data.
 
@@ -341,7 +341,7 @@ def inspect_again(
     def states_of(found: Transitions) -> Array:
         return algorithm.prepare(task, found, configs.knobs, run_config.seed).states
 
-    pairs = made.pairs_of(
+    pairs = sources.pairs_of(
         others,
         task,
         run_config.physics,

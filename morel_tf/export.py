@@ -8,9 +8,7 @@ import pathlib
 from absl import logging
 
 from flags import schema
-from morel_tf import experiment
 from offline_tf.knobs import check, knob
-from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
 
 USAGE = """
@@ -45,6 +43,9 @@ class ExportConfig:
 
 def main(config: ExportConfig) -> None:
     """Exports."""
+    from morel_tf import experiment  # here, so that --help needs no TensorFlow
+    from offline_tf.run_record import RunRecord
+
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
     error = experiment.export_again(
         record, pathlib.Path(config.output), config.fallback, config.lite

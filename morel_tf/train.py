@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flags import schema
-from morel_tf import config, estimate, experiment
+from morel_tf import config
 from offline_tf import tasks
 
 USAGE = """
@@ -16,7 +16,16 @@ The same command again continues a run that was interrupted.
 
 def main(*configs: object) -> None:
     """Runs the experiment."""
+    from morel_tf import experiment  # here, so that --help needs no TensorFlow
+
     experiment.run(experiment.Configs(*configs))  # type: ignore[arg-type]
+
+
+def plan(*configs: object) -> list[str]:
+    """What --dry_run prints."""
+    from morel_tf import estimate
+
+    return estimate.plan(*configs)
 
 
 if __name__ == "__main__":
@@ -27,6 +36,6 @@ if __name__ == "__main__":
         "morel",
         tasks.names(),
         default_env="hopper",
-        plan=estimate.plan,
+        plan=plan,
         resumable=True,
     )

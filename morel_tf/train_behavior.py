@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flags import schema
-from morel_tf import behavior_experiment, config
+from morel_tf import config
 
 USAGE = """
 usage: python -m morel_tf.train_behavior --env=hopper [--target_return=1000 | --num_steps=N] [flags]
@@ -14,6 +14,8 @@ Trains a policy in the real simulator by natural policy gradient, to serve as a 
 
 def main(behavior: config.BehaviorConfig) -> None:
     """Trains, or continues."""
+    from morel_tf import behavior_experiment  # here, so that --help needs no TensorFlow
+
     behavior_experiment.run(behavior)
 
 

@@ -10,9 +10,8 @@ import time
 from absl import logging
 
 from flags import schema
-from offline_tf import policy as policy_file
 from offline_tf import tasks
-from offline_tf.datasets import collection, made
+from offline_tf.datasets import EXPLORATIONS
 from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
 
@@ -34,7 +33,7 @@ class CollectConfig:
     exploration: str = knob(
         "pure",
         "Which mixture.",
-        choices=collection.EXPLORATIONS,
+        choices=EXPLORATIONS,
         source="MOReL sec. 5",
     )
     num_steps: int = knob(1_000_000, "Transitions.", low=1, source="MOReL sec. 5")
@@ -59,6 +58,9 @@ class CollectConfig:
 
 def main(config: CollectConfig) -> None:
     """Collects."""
+    from offline_tf import policy as policy_file  # here, so that --help needs no TensorFlow
+    from offline_tf.datasets import made
+
     task = tasks.get(config.env, config.simulator)
     env = tasks.short_name(config.env)
     name = f"{env}-{config.physics}-{config.exploration}-{config.num_steps}-seed{config.seed}"

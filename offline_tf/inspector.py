@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,39 +11,17 @@ from absl import logging
 from matplotlib.figure import Figure
 
 from offline_tf import figures, inspection, process, seeds
+from offline_tf.config import InspectConfig
 from offline_tf.holdout import Split
 from offline_tf.inspection import Rows, View
-from offline_tf.knobs import check, knob
 from offline_tf.run_record import RunRecord
-from offline_tf.types import Array, TaskSpec, UserError
+from offline_tf.types import Array, TaskSpec
 
 STAGE = "inspection"
 _PAIRS = 5000
 _POINTS = 4000
 _OPEN_LOOPS = 64
 _STEPS = 50
-
-
-@dataclasses.dataclass(frozen=True)
-class InspectConfig:
-    """Inspection."""
-
-    workdir: str = knob("", "Run folder.")
-    against: tuple[str, ...] = knob(
-        (),
-        "Data set to tell apart, as for --dataset, or random-ours, medium-ours ...; may be "
-        "given several times.",
-        repeated=True,
-    )
-    data_dir: str = knob("", "Folder for data that is made; empty: the run's.")
-    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
-
-    def __post_init__(self) -> None:
-        """Checks the bounds."""
-        check(self)
-        if not self.workdir:
-            raise UserError("--workdir: expected the folder of a run, got none")
-
 
 CAPTIONS = {
     "errors": "How far the models are off after one step, on episodes that they were not fitted on.",

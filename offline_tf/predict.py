@@ -7,17 +7,20 @@ import csv
 import dataclasses
 import pathlib
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import blocks, deployed
+from offline_tf import blocks
 from offline_tf.datasets import columns
 from offline_tf.knobs import check, knob
 from offline_tf.types import Array, UserError
+
+if TYPE_CHECKING:
+    from offline_tf import deployed
 
 USAGE = """
 usage: python -m offline_tf.predict --export=FOLDER --input=FILE --output=FILE [--guarded]
@@ -59,6 +62,8 @@ class PredictConfig:
 
 def main(config: PredictConfig) -> None:
     """Predicts."""
+    from offline_tf import deployed  # here, so that --help needs no TensorFlow
+
     try:
         model = deployed.Deployed(config.export)
     except UserError as error:

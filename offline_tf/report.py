@@ -8,7 +8,6 @@ import pathlib
 from absl import logging
 
 from flags import schema
-from offline_tf import reporting
 from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
 
@@ -38,6 +37,8 @@ class ReportConfig:
 
 def main(config: ReportConfig) -> None:
     """Writes the report."""
+    from offline_tf import reporting  # here, so that --help needs no TensorFlow
+
     runs = [reporting.read(pathlib.Path(folder)) for folder in config.workdir]
     first = runs[0].folder / "report" / "report.html"
     path = pathlib.Path(config.output) if config.output else first

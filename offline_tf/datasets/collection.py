@@ -18,7 +18,6 @@ from offline_tf.seeds import generator as named_generator
 from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Transitions
 
-EXPLORATIONS = ("pure", "eps1", "eps3", "gauss1", "gauss3", "random")
 AnyPolicy = NumpyPolicy | ForeignPolicy
 COMPONENTS = ("policy", "eps1", "eps3", "gauss1", "gauss3", "random")
 _NOISE = {"eps1": 0.1, "eps3": 0.3, "gauss1": 0.1, "gauss3": 0.3}
@@ -201,7 +200,7 @@ def collect(
       task: the task.
       physics: "v2", "v4" or "v5".
       policy: the behaviour policy; None only for exploration "random".
-      exploration: one of EXPLORATIONS.
+      exploration: one of datasets.EXPLORATIONS.
       num_steps: N.
       seed: the same seed gives the same data on one machine.
       stochastic: whether the behaviour policy draws from its Gaussian.

@@ -9,7 +9,7 @@ from absl import logging
 
 from flags import schema
 from offline_tf import tasks
-from offline_tf.datasets import d4rl, minari, sources
+from offline_tf.datasets import FORMS
 from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
 
@@ -35,13 +35,15 @@ class ConvertConfig:
         """Checks the bounds."""
         check(self)
         if not self.dataset:
-            raise UserError(f"--dataset: expected {sources.FORMS}, got none")
+            raise UserError(f"--dataset: expected {FORMS}, got none")
         if not self.output:
             raise UserError("--output: expected a path to write to, got none")
 
 
 def main(config: ConvertConfig) -> None:
     """Reads and writes."""
+    from offline_tf.datasets import d4rl, minari, sources  # here: --help needs no TensorFlow
+
     task = tasks.get(config.env)
     path = pathlib.Path(config.output)
     if path.exists():

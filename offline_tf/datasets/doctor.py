@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from typing import Any
 
 from absl import logging
 
 from flags import schema
-from offline_tf import process, tasks
-from offline_tf.datasets import checks, overview, replay, sources
+from offline_tf import tasks
+from offline_tf.datasets import FORMS
 from offline_tf.knobs import check, knob
-from offline_tf.run_record import write_json
-from offline_tf.types import TaskSpec, Transitions, UserError
+from offline_tf.types import UserError
 
 USAGE = """
 usage: python -m offline_tf.datasets.doctor --env=hopper --dataset=FILE [flags]
@@ -40,52 +38,20 @@ class DoctorConfig:
         """Checks the bounds."""
         check(self)
         if not self.dataset:
-            raise UserError(f"--dataset: expected {sources.FORMS}, got none")
-
-
-def examine(
-    data: Transitions, task: TaskSpec, with_replay: bool, seed: int, threads: int
-) -> dict[str, Any]:
-    """Returns the report as in the JSON file."""
-    findings = checks.thorough(data, task)
-    finite = not any(f.code.startswith("not_finite") for f in findings)
-    report: dict[str, Any] = {"env": task.name, **overview.overview(data, task)}
-    replayed = None
-    if with_replay and finite:
-        replayed = replay.find_physics(checks.stretches(data), task, seed, threads)
-    if replayed is not None:
-        report["replay"] = replayed._asdict()
-        if replayed.explained_by and "v2" not in replayed.explained_by:
-            findings.append(
-                checks.Finding(
-                    "physics_other",
-                    "warning",
-                    f"the data were recorded in {' or '.join(replayed.explained_by)} physics",
-                    "the default, v2, has other masses and contacts: returns there are another robot's",
-                    f"train and evaluate with --physics={replayed.explained_by[0]}",
-                )
-            )
-        if not replayed.explained_by:
-            findings.append(
-                checks.Finding(
-                    "physics_unknown",
-                    "warning",
-                    f"no physics explains the transitions: the best agrees in "
-                    f"{100 * max(replayed.agreement.values()):.0f} % of the rows",
-                    "returns in the simulator will not tell what the policy does on the real plant",
-                    "check --env, the order of the observation, and noise; or judge offline only",
-                )
-            )
-    report["findings"] = overview.as_json(findings)
-    return report
+            raise UserError(f"--dataset: expected {FORMS}, got none")
 
 
 def run(config: DoctorConfig) -> int:
     """Examines, prints and writes; returns the exit code."""
+    # Imported here, so that --help needs no TensorFlow.
+    from offline_tf import process
+    from offline_tf.datasets import checks, examination, overview, sources
+    from offline_tf.run_record import write_json
+
     threads = process.use_threads(config.threads)
     task = tasks.get(config.env)
     data, name = sources.load(config.dataset, task)
-    report = examine(data, task, config.replay, config.seed, threads)
+    report = examination.examine(data, task, config.replay, config.seed, threads)
     stem = config.output or f"doctor-{pathlib.Path(name).stem.replace('/', '-')}"
     text = overview.in_words(report, name)
     pathlib.Path(f"{stem}.txt").write_text(text + "\n")

@@ -8,7 +8,6 @@ import pathlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,10 @@ from absl import logging
 from offline_tf import foreign_policy, seeds, tasks
 from offline_tf import policy as policy_file
 from offline_tf.blocks import cache_folder
-from offline_tf.datasets import collection, d4rl, sources
+from offline_tf.datasets import collection, d4rl
 from offline_tf.tasks import environments
-from offline_tf.types import Array, TaskSpec, Transitions, UserError
+from offline_tf.types import TaskSpec, Transitions, UserError
 
-_PAIRS = 5000
 # D4RL's kinds of data, made here; the names say that they are not D4RL's own files.
 KINDS = ("random-ours", "medium-ours", "mixed-ours", "expert-ours", "medium-expert-ours")
 
@@ -237,48 +235,3 @@ def _training_transitions(
         if subprocess.run([sys.executable, *command]).returncode:
             raise UserError(f"--dataset: python {shlex.join(command)} failed; see above")
     return d4rl.read(path, task.state_dim)
-
-
-def load_named(
-    name: str,
-    task: TaskSpec,
-    physics: str,
-    steps: int,
-    seed: int,
-    data_dir: str,
-    threads: int,
-) -> tuple[Transitions, str]:
-    """Loads one of KINDS, made here where it is missing, or whatever else `sources` can read.
-
-    Args:
-      name: of the data.
-      task, physics, steps, seed, data_dir, threads: see `load_or_make_kind`.
-    """
-    if name in KINDS:
-        return load_or_make_kind(task, physics, name, steps, seed, data_dir, threads)
-    return sources.load(name, task)
-
-
-def pairs_of(
-    names: Sequence[str],
-    task: TaskSpec,
-    physics: str,
-    steps: int,
-    seed: int,
-    data_dir: str,
-    threads: int,
-    states_of: Callable[[Transitions], Array] = lambda data: data.observations,
-) -> dict[str, tuple[Array, Array]]:
-    """Data set -> (states, actions) of evenly spaced rows, to hold beside other data.
-
-    Args:
-      names: of data sets.
-      task, physics, steps, seed, data_dir, threads: see `load_or_make_kind`.
-      states_of: what the models see of a data set, [N, S].
-    """
-    found = {}
-    for name in names:
-        data, title = load_named(name, task, physics, steps, seed, data_dir, threads)
-        rows = np.linspace(0, len(data) - 1, min(len(data), _PAIRS)).astype(np.int64)
-        found[title] = (states_of(data)[rows], data.actions[rows])
-    return found

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable, Sequence
 
 import h5py
+import numpy as np
 
-from offline_tf.datasets import d4rl, download, episodes, made, minari, paths, rlds, tables
-from offline_tf.types import TaskSpec, Transitions, UserError
+from offline_tf.datasets import FORMS, d4rl, download, episodes, made, minari, paths, rlds, tables
+from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
-FORMS = (
-    "an HDF5 file with D4RL's keys, a Minari id or folder, a D4RL name (walker2d-medium-v2), "
-    "tfds:NAME, a pickle of episodes, an npz archive, a CSV table"
-)
+_PAIRS = 5000
 _HDF5, _PICKLES = (".hdf5", ".h5", ".hdf"), (".pkl", ".pickle")
 
 
@@ -83,3 +82,48 @@ def read_file(path: pathlib.Path, task: TaskSpec) -> Transitions:
     if suffix == ".csv":
         return tables.read_csv(path, task)
     raise UserError(f"--dataset: expected {FORMS}, got {path}")
+
+
+def load_named(
+    name: str,
+    task: TaskSpec,
+    physics: str,
+    steps: int,
+    seed: int,
+    data_dir: str,
+    threads: int,
+) -> tuple[Transitions, str]:
+    """Loads one of made.KINDS, made here where it is missing, or whatever else `sources` can read.
+
+    Args:
+      name: of the data.
+      task, physics, steps, seed, data_dir, threads: see `made.load_or_make_kind`.
+    """
+    if name in made.KINDS:
+        return made.load_or_make_kind(task, physics, name, steps, seed, data_dir, threads)
+    return load(name, task)
+
+
+def pairs_of(
+    names: Sequence[str],
+    task: TaskSpec,
+    physics: str,
+    steps: int,
+    seed: int,
+    data_dir: str,
+    threads: int,
+    states_of: Callable[[Transitions], Array] = lambda data: data.observations,
+) -> dict[str, tuple[Array, Array]]:
+    """Data set -> (states, actions) of evenly spaced rows, to hold beside other data.
+
+    Args:
+      names: of data sets.
+      task, physics, steps, seed, data_dir, threads: see `made.load_or_make_kind`.
+      states_of: what the models see of a data set, [N, S].
+    """
+    found = {}
+    for name in names:
+        data, title = load_named(name, task, physics, steps, seed, data_dir, threads)
+        rows = np.linspace(0, len(data) - 1, min(len(data), _PAIRS)).astype(np.int64)
+        found[title] = (states_of(data)[rows], data.actions[rows])
+    return found

@@ -12,6 +12,7 @@ import pytest
 from flags import schema
 from morel_tf import config
 from offline_tf import tasks
+from offline_tf.config import InspectConfig
 from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
 
@@ -332,6 +333,41 @@ def test_help_of_a_binary():
     for stage in config.STAGES:
         assert f"\n{stage.__doc__.splitlines()[0]}\n---" in run.stdout
     assert "--halt_offset" in run.stdout and "Default: 50.0." in run.stdout
+
+
+def test_help_needs_no_tensorflow():
+    """A command's module, its flags and its help load within a fraction of a second."""
+    names = [
+        *(f"morel_tf.{n}" for n in ("train", "train_behavior", "evaluate", "inspect", "export")),
+        *(f"mopp_tf.{n}" for n in ("train", "evaluate", "inspect", "export")),
+        *(f"offline_tf.{n}" for n in ("collect", "predict", "serve", "report", "results")),
+        *(f"offline_tf.datasets.{n}" for n in ("doctor", "convert")),
+        "offline_tf.doctor_environment",
+    ]
+    code = f"import sys, {', '.join(names)}; sys.exit('tensorflow' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_repeated_flags_add_up_and_the_common_flags_exclude_each_other():
+    found = parse([InspectConfig], ["--workdir=r", "--against=a", "--against=b,c"])[0]
+    assert found.against == ("a", "b,c")
+    with pytest.raises(UserError, match="--quiet, --verbose"):
+        parse([schema.CommonConfig], ["--quiet", "--verbose"])
+
+
+@pytest.mark.parametrize("words, levels", [([], "WI"), (["--quiet"], "W"), (["--verbose"], "WID")])
+def test_quiet_and_verbose_choose_what_is_printed(words, levels):
+    code = (
+        "from absl import logging; from flags import schema\n"
+        "def main():\n"
+        "  logging.warning('W'); logging.info('I'); logging.debug('D')\n"
+        "schema.run(main, [], 'usage')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 0 and "".join(run.stderr.split()) == levels
 
 
 @pytest.mark.parametrize("argv", [["--sead=1"], ["more"], ["--seed=many"]])

@@ -1,0 +1,45 @@
+"""A whole examination of a data set: overview, thorough checks, replay in the simulator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from offline_tf.datasets import checks, overview, replay
+from offline_tf.types import TaskSpec, Transitions
+
+
+def examine(
+    data: Transitions, task: TaskSpec, with_replay: bool, seed: int, threads: int
+) -> dict[str, Any]:
+    """Returns the report as in the JSON file."""
+    findings = checks.thorough(data, task)
+    finite = not any(f.code.startswith("not_finite") for f in findings)
+    report: dict[str, Any] = {"env": task.name, **overview.overview(data, task)}
+    replayed = None
+    if with_replay and finite:
+        replayed = replay.find_physics(checks.stretches(data), task, seed, threads)
+    if replayed is not None:
+        report["replay"] = replayed._asdict()
+        if replayed.explained_by and "v2" not in replayed.explained_by:
+            findings.append(
+                checks.Finding(
+                    "physics_other",
+                    "warning",
+                    f"the data were recorded in {' or '.join(replayed.explained_by)} physics",
+                    "the default, v2, has other masses and contacts: returns there are another robot's",
+                    f"train and evaluate with --physics={replayed.explained_by[0]}",
+                )
+            )
+        if not replayed.explained_by:
+            findings.append(
+                checks.Finding(
+                    "physics_unknown",
+                    "warning",
+                    f"no physics explains the transitions: the best agrees in "
+                    f"{100 * max(replayed.agreement.values()):.0f} % of the rows",
+                    "returns in the simulator will not tell what the policy does on the real plant",
+                    "check --env, the order of the observation, and noise; or judge offline only",
+                )
+            )
+    report["findings"] = overview.as_json(findings)
+    return report
