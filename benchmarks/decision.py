@@ -93,9 +93,10 @@ def work_gflop(config: BenchmarkConfig, state_dim: int, action_dim: int) -> floa
     return 2e-9 * (rolled + n * behavior + 2 * n * config.q_proposals * q)
 
 
-def main(config: BenchmarkConfig) -> None:
-    """Measures and prints."""
-    process.use_threads(config.threads)
+def make_planner(
+    config: BenchmarkConfig, dtype: tf.DType = tf.float32
+) -> tuple[Planner, rows.RewardScale]:
+    """A planner over random networks of the authors' sizes, and the scale of its rewards."""
     task = tasks.get(config.env)
 
     def plain(width: int) -> standardize.Statistics:
@@ -121,7 +122,14 @@ def main(config: BenchmarkConfig) -> None:
         rows.RewardScale(0.0, 1.0), units, np.ones(task.state_dim + 1, np.float32)
     )
     models: rollout.Models = algorithm.build(task, knobs, prepared, 0)
-    planner = Planner(task, models, planning, 1e9, Objective(prepared.scale))
+    return Planner(task, models, planning, 1e9, Objective(prepared.scale), dtype), prepared.scale
+
+
+def main(config: BenchmarkConfig) -> None:
+    """Measures and prints."""
+    process.use_threads(config.threads)
+    planner, scale = make_planner(config)
+    task = planner.task
     observation = tf.random.stateless_normal([1, task.state_dim], [0, 0])
     start = planner.initial_plan(observation)
 
@@ -130,7 +138,7 @@ def main(config: BenchmarkConfig) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "export"
-        exported = deploy.Exported(planner, prepared.scale)
+        exported = deploy.Exported(planner, scale)
         export.save(exported, path, exported.signatures(), task, "")
         signatures = tf.saved_model.load(str(path)).signatures
 

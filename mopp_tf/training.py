@@ -159,19 +159,9 @@ def fit_densities(
     Returns:
       Held-out negative log-likelihood in nats, mean over members: "nll", and "nll/<name>".
     """
-    dim = len(names)
-
-    def negative_log_likelihood(
-        member: keras.Model, x: Tensor, y: Tensor, dtype: tf.DType
-    ) -> Tensor:
-        model = autoregressive.density(
-            autoregressive.read(member, dtype), dim, squash, config.conditioning
-        )
-        return -tf.reduce_mean(model.log_prob(x, y), axis=0)
-
     return fit_members(
         members,
-        negative_log_likelihood,
+        negative_log_likelihood(len(names), squash, config.conditioning),
         "nll",
         gather,
         split,
@@ -182,6 +172,19 @@ def fit_densities(
         stage,
         row_weights,
     )
+
+
+def negative_log_likelihood(
+    dim: int, squash: bool, conditioning: str
+) -> Callable[[keras.Model, Tensor, Tensor, tf.DType], Tensor]:
+    """The loss of densities over D dimensions, for `fit_members`; see `autoregressive.density`."""
+
+    def loss(member: keras.Model, x: Tensor, y: Tensor, dtype: tf.DType) -> Tensor:
+        weights = autoregressive.read(member, dtype)
+        model = autoregressive.density(weights, dim, squash, conditioning)
+        return -tf.reduce_mean(model.log_prob(x, y), axis=0)
+
+    return loss
 
 
 def squared_error(member: keras.Model, x: Tensor, y: Tensor, dtype: tf.DType) -> Tensor:

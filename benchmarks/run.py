@@ -1,0 +1,405 @@
+"""python -m benchmarks.run [NAME ...]: the project's speeds beside their targets, in one table.
+
+Each measurement runs in a process of its own, all of them in turn, `--rounds` times; the table holds
+medians. Shares are of this machine's own matrix products in the same precision, measured in the same
+process. Run it on an idle machine. `--one=NAME` is what the processes call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+Numbers = dict[str, float]
+
+
+class Row(NamedTuple):
+    """A line of the table: which number of which measurement, and what it should be."""
+
+    title: str
+    measurement: str
+    number: str
+    unit: str
+    target: float
+    at_least: bool
+
+
+ROWS = (
+    Row(
+        "dynamics training, 4 x 512x512, batch 256, float32",
+        "training_float32",
+        "share",
+        "of peak",
+        0.75,
+        True,
+    ),
+    Row("the same, over Keras fit", "training_float32", "over_keras_fit", "x", 1.0, True),
+    Row("the same in bfloat16", "training_bfloat16", "share", "of peak", 0.0, True),
+    Row("the same, over float32", "training_bfloat16", "over_float32", "x", 1.0, True),
+    Row(
+        "roll-outs in the model, 4 members, 80 paths, float32",
+        "npg",
+        "roll_out_share",
+        "of peak",
+        0.8,
+        True,
+    ),
+    Row("NPG iteration over its roll-out", "npg", "over_roll_out", "x", 1.4, False),
+    Row("NPG iteration, 80 paths x 1000 steps", "npg", "iteration_s", "s", 1.0, False),
+    Row("MOPP decision, Hopper, float32", "decision_hopper_float32", "ms", "ms", 0.0, True),
+    Row("MOPP decision, Walker2d, float32", "decision_walker2d_float32", "ms", "ms", 0.0, True),
+    Row("MOPP decision, Hopper, bfloat16", "decision_hopper_bfloat16", "ms", "ms", 8.0, False),
+    Row(
+        "the same, p99 over median", "decision_hopper_bfloat16", "p99_over_median", "x", 1.25, False
+    ),
+    Row("MOPP decision, Walker2d, bfloat16", "decision_walker2d_bfloat16", "ms", "ms", 10.0, False),
+    Row(
+        "the same, p99 over median",
+        "decision_walker2d_bfloat16",
+        "p99_over_median",
+        "x",
+        1.25,
+        False,
+    ),
+    Row(
+        "20 environments in one call, over one by one",
+        "decision_hopper_bfloat16",
+        "batched_gain",
+        "x",
+        3.0,
+        True,
+    ),
+    Row(
+        "MOPP dynamics training step, Walker2d, float32",
+        "mopp_training_float32",
+        "step_ms",
+        "ms",
+        30.0,
+        False,
+    ),
+    Row("the same in bfloat16", "mopp_training_bfloat16", "step_ms", "ms", 20.0, False),
+    Row("collection, 1M Hopper steps", "collection", "million_s", "s", 40.0, False),
+    Row("--help of a command", "start", "help_s", "s", 1.5, False),
+    Row("first training step after the start", "start", "first_step_s", "s", 10.0, False),
+)
+
+
+def products(dtype: Any, seconds: float = 0.5) -> float:
+    """Operations per second of [1000, 500] x [500, 500], one chain of products per thread."""
+    import tensorflow as tf
+
+    threads = tf.config.threading.get_inter_op_parallelism_threads()
+    pairs = [
+        [tf.cast(tf.random.stateless_normal(s, [i, 0]), dtype) for s in ([1000, 500], [500, 500])]
+        for i in range(threads)
+    ]
+
+    @tf.function
+    def run() -> Any:
+        totals = []
+        for left, right in pairs:
+            for _ in range(10):
+                left = tf.matmul(left, right) * tf.cast(0.04, dtype)
+            totals.append(tf.reduce_sum(tf.cast(left, tf.float32)))
+        return tf.add_n(totals)
+
+    run()
+    best, began = np.inf, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        run().numpy()
+        best = min(best, time.perf_counter() - start)
+    return threads * 10 * 2.0 * 1000 * 500 * 500 / best
+
+
+def _times(call: Callable[[int], Any], count: int) -> np.ndarray:
+    """Seconds of call(number), after three calls to warm up."""
+    spent = []
+    for number in range(count + 3):
+        began = time.perf_counter()
+        call(number)
+        spent.append(time.perf_counter() - began)
+    return np.array(spent[3:])
+
+
+def training(precision: str) -> Numbers:
+    """Ensemble training through `fitting.Fit`; Keras' fit and float32 in the same process."""
+    from benchmarks import training as parts
+
+    found = parts.measure(precision, "inter")
+    share = found["rate"] * parts.FLOPS_PER_SAMPLE / found["peak"]
+    if precision == "float32":
+        base = parts.measure("keras_fit", "inter")["rate"]
+        return {"share": share, "over_keras_fit": found["rate"] / base}
+    return {
+        "share": share,
+        "over_float32": found["rate"] / parts.measure("float32", "inter")["rate"],
+    }
+
+
+def npg() -> Numbers:
+    """One update of MOReL's planner on Hopper's sizes, random models, a detector that knows all."""
+    import tensorflow as tf
+
+    from morel_tf import config, dynamics, pessimistic_mdp, planner, policy_update
+    from offline_tf import process, seeds, standardize, tasks
+
+    process.use_threads(0)
+    task = tasks.get("hopper")
+    knobs, pmdp_knobs = config.PlannerConfig(), config.PmdpConfig()
+    s, a = task.state_dim, task.action_dim
+
+    def plain(width: int, scale: float) -> standardize.Statistics:
+        return standardize.Statistics(
+            np.zeros(width, np.float32), np.full(width, scale, np.float32)
+        )
+
+    ensemble = dynamics.DynamicsEnsemble(
+        task, config.DynamicsConfig(), plain(s + a, 1.0), plain(s, 1e-4), 0
+    )
+    pmdp = pessimistic_mdp.make(
+        task, "v2", ensemble, np.ones(s, np.float32), np.inf, 0.0, pmdp_knobs
+    )
+    policy = planner.new_policy(task, knobs, 0)
+    update = planner.new_natural_gradient(policy, knobs)
+    baseline = planner.new_baseline(task, knobs, 0)
+    paths = ensemble.size * pmdp_knobs.paths_per_member
+    member = tf.repeat(tf.range(ensemble.size), pmdp_knobs.paths_per_member)
+    start = np.tile(np.eye(1, s, dtype=np.float32) * 1.25, (paths, 1))  # upright: nobody falls
+
+    @tf.function
+    def roll_out(seed: Any) -> Any:
+        return pessimistic_mdp.roll_out_in_groups(pmdp, policy, tf.constant(start), member, seed, 2)
+
+    block = roll_out(tf.constant([0, 0]))
+    steps = float(block.valid.numpy().sum())
+    rolled = _times(lambda i: roll_out(tf.constant([0, i])).rewards.numpy(), 7)
+
+    def whole(number: int) -> None:
+        found = planner.to_paths(roll_out(tf.constant([1, number])))
+        policy_update.update(
+            found, update, baseline, 0.995, 0.97, 0.01, seeds.generator(0, "benchmark", number)
+        )
+
+    in_all = float(np.median(_times(whole, 7)))
+    model = ensemble.size * ((s + a) * 512 + 512 * 512 + 512 * s)
+    work = 2.0 * steps * (model + s * 64 + 64 * 64 + 64 * a)
+    spent = float(np.median(rolled))
+    return {
+        "roll_out_share": work / spent / products(tf.float32),
+        "roll_out_s": spent,
+        "iteration_s": in_all,
+        "over_roll_out": in_all / spent,
+        "steps": steps,
+    }
+
+
+def decision(robot: str, precision: str) -> Numbers:
+    """`plan_one` of an exported planner with the authors' sizes, and `plan` for 20 robots."""
+    import tensorflow as tf
+
+    from benchmarks import decision as parts
+    from mopp_tf import deploy
+    from offline_tf import export, process
+
+    process.use_threads(0)
+    dtype = tf.bfloat16 if precision == "bfloat16" else tf.float32
+    config = parts.BenchmarkConfig(env=robot)
+    planner, scale = parts.make_planner(config, dtype)
+    observation = tf.random.stateless_normal([20, planner.task.state_dim], [0, 0])
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "export"
+        exported = deploy.Exported(planner, scale)
+        export.save(exported, path, exported.signatures(), planner.task, "")
+        signatures = tf.saved_model.load(str(path)).signatures
+        start = signatures["initial_plan"](observation=observation)["plan"]
+
+        def call(name: str, count: int) -> Callable[[int], Any]:
+            return lambda i: signatures[name](
+                observation=observation[:count], plan=start[:count], seed=tf.constant([0, i])
+            )["action"].numpy()
+
+        one, many = _times(call("plan_one", 1), 300), _times(call("plan", 20), 10)
+    middle = float(np.median(one))
+    work = 1e9 * parts.work_gflop(config, planner.task.state_dim, planner.task.action_dim)
+    return {
+        "ms": 1e3 * middle,
+        "p99_over_median": float(np.quantile(one, 0.99)) / middle,
+        "batched_gain": 20 * middle / float(np.median(many)),
+        "share": work / middle / products(dtype),
+    }
+
+
+def mopp_training(precision: str) -> Numbers:
+    """Adam steps of three autoregressive dynamics models, Walker2d's sizes, batch 512."""
+    import tensorflow as tf
+
+    from mopp_tf import autoregressive, config
+    from mopp_tf import training as parts
+    from offline_tf import fitting, networks, process
+
+    process.use_threads(0)
+    dtype = tf.bfloat16 if precision == "bfloat16" else tf.float32
+    knobs, s, a = config.ModelConfig(), 17, 6
+    orders = autoregressive.orderings(s + 1, True, 3, 0, "dynamics")
+    members = [
+        autoregressive.make_network(
+            "adm",
+            s + a,
+            order,
+            s,
+            knobs.encoder_hidden,
+            knobs.head_hidden,
+            1,
+            np.random.default_rng(i),
+            f"dynamics_{i}",
+        )
+        for i, order in enumerate(orders)
+    ]
+    by_dimension = parts.negative_log_likelihood(s + 1, False, knobs.conditioning)
+
+    def loss(batches: list[tuple[Any, ...]]) -> list[Any]:
+        return [
+            tf.reduce_sum(by_dimension(member, x, y, dtype))
+            for member, (x, y) in zip(members, batches, strict=True)
+        ]
+
+    loop = fitting.Fit(networks.variables(*members), loss, weight_decay=knobs.weight_decay)
+    draws = np.random.default_rng(0)
+    data = tuple(tf.constant(draws.normal(size=(20_000, n)), tf.float32) for n in (s + a, s + 1))
+    rows = tf.constant(draws.integers(20_000, size=(20, 3, 512)), tf.int32)
+    rates = tf.fill([20], 1e-4)
+    spent = _times(lambda _: loop.run(data, rows, rates).numpy(), 5)
+    return {"step_ms": 1e3 * float(np.median(spent)) / 20}
+
+
+def collection() -> Numbers:
+    """The shipped policy in Hopper, a tenth of a million steps."""
+    from offline_tf import policy, tasks
+    from offline_tf.datasets import collection as parts
+
+    threads, steps = os.cpu_count() or 1, 100_000
+    shipped = policy.load(policy.shipped("hopper"))[0]
+    began = time.perf_counter()
+    parts.collect(tasks.get("hopper"), "v2", shipped, "pure", steps, 0, threads=threads)
+    return {"million_s": 1e6 / steps * (time.perf_counter() - began)}
+
+
+def start() -> Numbers:
+    """Wall time of --help, and of a process until its first minibatch step is done."""
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "morel_tf.train", "--help"], check=True, capture_output=True
+    )
+    shown = time.perf_counter() - began
+    code = (
+        "import numpy as np, tensorflow as tf\n"
+        "from morel_tf import experiment\n"
+        "from offline_tf import fitting, networks\n"
+        "draws = np.random.default_rng(0)\n"
+        "nets = [networks.mlp(14, (512, 512), 11, 'relu', draws) for _ in range(4)]\n"
+        "error = lambda n, x, y: tf.reduce_mean((networks.bind(n)(x) - y) ** 2)\n"
+        "loss = lambda batches: [error(n, *batch) for n, batch in zip(nets, batches)]\n"
+        "loop = fitting.Fit(networks.variables(*nets), loss)\n"
+        "data = (tf.zeros([9999, 14]), tf.zeros([9999, 11]))\n"
+        "print(loop.run(data, tf.zeros([1, 4, 256], tf.int32), tf.ones([1])).numpy())\n"
+    )
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    return {"help_s": shown, "first_step_s": time.perf_counter() - began}
+
+
+MEASUREMENTS: dict[str, Callable[[], Numbers]] = {
+    "training_float32": lambda: training("float32"),
+    "training_bfloat16": lambda: training("bfloat16"),
+    "npg": npg,
+    **{
+        f"decision_{robot}_{precision}": lambda r=robot, p=precision: decision(r, p)
+        for robot in ("hopper", "walker2d")
+        for precision in ("float32", "bfloat16")
+    },
+    "mopp_training_float32": lambda: mopp_training("float32"),
+    "mopp_training_bfloat16": lambda: mopp_training("bfloat16"),
+    "collection": collection,
+    "start": start,
+}
+
+
+def machine() -> str:
+    """The processor, its cores here, and what matters of its instructions."""
+    text = pathlib.Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
+    has = [name for name in ("avx512f", "avx512_bf16", "amx_bf16") if name in text]
+    return f"{(names or [platform.processor()])[0]}, {os.cpu_count()} cores, {' '.join(has)}"
+
+
+def table(found: dict[str, Numbers]) -> list[str]:
+    """The Markdown of the rows that were measured."""
+    lines = ["| work | figure | target | |", "|---|---|---|---|"]
+    for row in ROWS:
+        if row.measurement not in found:
+            continue
+        value = found[row.measurement][row.number]
+        reached = value >= row.target if row.at_least else value <= row.target
+        sign = ">=" if row.at_least else "<="
+        wanted = f"{sign} {row.target:g}" if row.target else "-"
+        verdict = "" if not row.target else "reached" if reached else "**missed**"
+        lines.append(f"| {row.title} | {value:.3g} {row.unit} | {wanted} | {verdict} |")
+    return lines
+
+
+def main() -> int:
+    """Measures and prints; returns how many measurements failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"among {', '.join(MEASUREMENTS)}; none: all")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the numbers")
+    parser.add_argument("--one", choices=list(MEASUREMENTS), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(MEASUREMENTS[arguments.one]()))
+        return 0
+    names = arguments.names or list(MEASUREMENTS)
+    unknown = [name for name in names if name not in MEASUREMENTS]
+    if unknown:
+        parser.error(f"expected names among {', '.join(MEASUREMENTS)}, got {unknown[0]}")
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(_ROOT)}
+    runs: dict[str, list[Numbers]] = {name: [] for name in names}
+    for number in range(arguments.rounds):
+        for name in names:
+            command = [sys.executable, "-m", "benchmarks.run", f"--one={name}"]
+            run = subprocess.run(
+                command, cwd=_ROOT, env=environment, capture_output=True, text=True
+            )
+            if run.returncode:
+                print(f"{name} failed: {run.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+                continue
+            runs[name].append(json.loads(run.stdout.strip().splitlines()[-1]))
+            shown = ", ".join(f"{k} {v:.3g}" for k, v in runs[name][-1].items())
+            print(f"round {number + 1}, {name}: {shown}", file=sys.stderr, flush=True)
+    found = {
+        name: {key: float(np.median([run[key] for run in several])) for key in several[0]}
+        for name, several in runs.items()
+        if several
+    }
+    print("\n".join([machine(), "", *table(found)]))
+    if arguments.output:
+        content = {"machine": machine(), "rounds": arguments.rounds, "numbers": found, "runs": runs}
+        arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+    return sum(len(several) < arguments.rounds for several in runs.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
