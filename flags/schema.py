@@ -7,6 +7,7 @@ source stand there and nowhere else. A preset is an absl flagfile that holds dif
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import logging as stdlib_logging
 import os
 import pathlib
@@ -29,7 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _PRESETS = pathlib.Path(__file__).parent / "presets"
 _COLOURS = {stdlib_logging.WARNING: "33", stdlib_logging.ERROR: "31"}  # yellow, red
-_PATHS = ("workdir", "dataset", "export", "input", "output", "policy")
+_PATHS = ("workdir", "export", "input")  # what a command reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +266,7 @@ def run(
             _speak(ways)
             found = [read(config, flags.FLAGS) for config in configs]
             if ways.dry_run:
-                lines = plan(*found) if plan else _intent(found)
+                lines = plan(*found) if plan else _intent(found, resumable)
                 print("\n".join(["nothing is done (--dry_run); this would be:", *lines]))
             elif resumable:
                 with stopping.allowed(ways.max_hours or float("inf")):
@@ -286,9 +287,12 @@ def run(
 
 def _go_on(resumable: bool) -> str:
     if not resumable:
-        return "nothing was left half written"
+        return "what it was writing is not complete"
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    command = ["python", *(["-m", spec.name] if spec else sys.argv[:1]), *sys.argv[1:]]
+    python = sys.executable
+    if python.startswith(os.getcwd() + os.sep):
+        python = os.path.relpath(python)
+    command = [python, *(["-m", spec.name] if spec else sys.argv[:1]), *sys.argv[1:]]
     return f"to go on: {shlex.join(command)}"
 
 
@@ -301,8 +305,9 @@ def _speak(ways: CommonConfig) -> None:
         logging.set_verbosity(logging.WARNING if ways.quiet else level)
     handler = logging.get_absl_handler()
     handler.setFormatter(_Formatter())
-    foreign = ("tensorflow", "matplotlib", "h5py", "PIL")
-    handler.addFilter(lambda record: not any(name in record.pathname for name in foreign))
+    found = [importlib.util.find_spec(name) for name in ("tensorflow", "keras", "matplotlib")]
+    foreign = tuple(os.path.dirname(spec.origin) for spec in found if spec and spec.origin)
+    handler.addFilter(lambda record: not record.pathname.startswith(foreign))
 
 
 class _Formatter(stdlib_logging.Formatter):
@@ -318,18 +323,21 @@ class _Formatter(stdlib_logging.Formatter):
         return text
 
 
-def _intent(configs: Sequence[Any]) -> list[str]:
-    """What a command would do, as far as its flags say."""
+def _intent(configs: Sequence[Any], makes_folder: bool) -> list[str]:
+    """What a command would do, as far as its flags say.
+
+    Raises:
+      UserError: what it would read is not there.
+    """
     lines = []
     for config in configs:
         for field in dataclasses.fields(config):
             value = getattr(config, field.name)
-            words = ""
-            if field.name in _PATHS and value:
-                names = value if isinstance(value, tuple) else (value,)
-                there = all(os.path.exists(name) for name in names)
-                words = "  (exists)" if there else "  (no such path)"
-            if value != field.default or words:
-                lines.append(f"  --{field.name}={value}{words}")
+            for name in value if isinstance(value, tuple) else (value,):
+                is_read = field.name in _PATHS and not (makes_folder and field.name == "workdir")
+                if is_read and name and not os.path.exists(name):
+                    raise UserError(f"--{field.name}: expected a path that exists, got {name}")
+            if value != field.default:
+                lines.append(f"  --{field.name}={value}")
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return [f"{spec.name if spec else sys.argv[0]} with", *(lines or ["  all defaults"])]

@@ -137,7 +137,7 @@ def export_and_verify(
         "seed": np.array([1, 2], np.int32),
     }
     given["plan_one"] = given["plan"] | {"observation": observations[:1], "plan": start[:1]}
-    compared = ["action", "plan"]
+    compared = ["action", "plan", "disagreement"]
     if "step" in made:
         pairs = {"observation": observations, "action": start[:, 0]}
         given |= {"is_known": pairs, "step": pairs}

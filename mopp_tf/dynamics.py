@@ -18,6 +18,7 @@ from offline_tf.run_record import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 _ROWS_PER_CALL = 4096
+_DRAWS = 40
 
 
 class DynamicsModel(tf.Module):
@@ -130,17 +131,35 @@ class DynamicsModel(tf.Module):
 
         return predict
 
-    def std(self, states: Tensor, actions: Tensor) -> Tensor:
-        """[B, S], [B, A] -> normalised spread of the densities [K, B, S]; 0 where there is none."""
+    @property
+    def has_densities(self) -> bool:
+        """Whether the members say how sure they are."""
+        return not self._points
+
+    def std(self, states: Tensor, actions: Tensor, seed: Tensor) -> Tensor:
+        """Normalised standard deviation of each state dimension by itself, earlier ones not given.
+
+        Where a head was fitted on true earlier values, its spread is that of the dimension given
+        those; the dimension's own is taken from draws.
+
+        Args:
+          states, actions: [B, S], [B, A].
+          seed: [2], of the draws.
+
+        Returns:
+          [K, B, S].
+        """
         inputs = self.inputs(states, actions)
         spreads = []
-        for member in self.members:
-            if self._points:
-                spreads.append(tf.zeros_like(states))
-                continue
+        for number, member in enumerate(self.members):
             weights = autoregressive.read(member)
             density = autoregressive.density(weights, self._dim, False, self._conditioning)
-            _, std = autoregressive.best_component(density.modes(inputs)[0])
+            if density.conditioning == "mode":
+                _, std = autoregressive.best_component(density.modes(inputs)[0])
+            else:
+                drawn = density.sample(tf.tile(inputs, [_DRAWS, 1]), seed + [0, number])
+                std = tf.math.reduce_std(tf.reshape(drawn, [_DRAWS, -1, self._dim]), axis=0)
+                std *= np.sqrt(_DRAWS / (_DRAWS - 1))
             spreads.append(std[:, :-1])
         return tf.stack(spreads)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pathlib
+
 from mopp_tf import experiment
 from offline_tf import estimate, networks, process, tasks
-from offline_tf.datasets import made
+from offline_tf.datasets import made, sources
 from offline_tf.estimate import Part
 from offline_tf.run_record import RunRecord
 
@@ -24,14 +26,19 @@ def plan(*stages: object) -> list[str]:
     """
     configs = experiment.Configs(*stages)  # type: ignore[arg-type]
     run, model, planner = configs.run, configs.model, configs.planner
-    threads = process.use_threads(run.threads)
     task = tasks.get(run.env, run.simulator)
     folder = experiment.folder_of(run)
+    if run.dataset:
+        sources.check(run.dataset)
     old = RunRecord.check_folder(folder, run.algorithm, configs.flat(), experiment.FREE_FLAGS)
     makes = run.dataset in made.KINDS
     rows = estimate.rows_of(task, "" if makes else run.dataset, run.data_steps)
     rows *= 2 if run.dataset == "medium-expert-ours" else 1
     done = set(RunRecord.open_existing(folder).results()) if old else set()
+    if run.models_from:
+        RunRecord.open_existing(pathlib.Path(run.models_from))
+        done |= {"dynamics", "behavior", "q"}
+    threads = process.use_threads(run.threads)
     dtype = networks.product_dtype(model.precision)
     training = estimate.operations_per_second(dtype, threads)
     acting = networks.product_dtype(planner.planner_precision)

@@ -91,7 +91,8 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     }
     path = pathlib.Path(config_.output) if config_.output else record.folder / "evaluation"
     write_json(path.with_suffix(".json"), report)
-    np.savez_compressed(path.with_suffix(".npz"), **found.traces)  # type: ignore[arg-type]
+    seen = {f"observation/{k}" if k in found.traces else k: v for k, v in found.observed.items()}
+    np.savez_compressed(path.with_suffix(".npz"), **(found.traces | seen))  # type: ignore[arg-type]
     logging.info(
         "return %.1f +- %.1f over %d episodes, mean length %.0f, kept %.0f %%; %s",
         report["true_return_mean"],

@@ -165,6 +165,13 @@ def run(configs: Configs) -> dict[str, Any]:
     planner = make_planner(task, configs, learned)
     decide = tf.function(planner.decide)
     measured = evaluate_final(configs, task, data, planner, decide, learned, record, threads)
+    rows = np.linspace(0, len(data) - 1, num=min(len(data), 64)).astype(np.int64)
+    exported = record.folder / "export"
+    stage = record.stage("export")
+    if not stage.complete:
+        error = deploy.export_and_verify(planner, prepared.scale, exported, data.observations[rows])
+        write_json(exported / "manifest.json", record.manifest)
+        stage.finish({"largest_difference": error})
     stage = record.stage("inspection")
     if run_config.inspection and not stage.complete:
         stage.finish(
@@ -180,13 +187,6 @@ def run(configs: Configs) -> dict[str, Any]:
                 record,
             )
         )
-    rows = np.linspace(0, len(data) - 1, num=min(len(data), 64)).astype(np.int64)
-    exported = record.folder / "export"
-    stage = record.stage("export")
-    if not stage.complete:
-        error = deploy.export_and_verify(planner, prepared.scale, exported, data.observations[rows])
-        write_json(exported / "manifest.json", record.manifest)
-        stage.finish({"largest_difference": error})
     return summarize(configs, task, opened.dataset, measured, str(exported), record)
 
 
@@ -253,10 +253,7 @@ def inspect_again(
     learned = load(configs, task, record)
     data, _ = load_data(run_config, task, threads)
     opening.check_same(record, data)
-    other = None
-    if run_config.models_from:
-        other = RunRecord.open_existing(pathlib.Path(run_config.models_from))
-    prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record, other)
+    prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record, record)
     planner = make_planner(task, configs, learned)
     numbers = inspector.inspect(
         task,
@@ -278,7 +275,10 @@ def inspect_again(
             threads,
         ),
     )
-    return stage.finish(numbers)
+    if record.stage("evaluation").complete:  # else the run itself will look once more
+        seconds = record.results()["inspection"]["seconds"] if stage.complete else None
+        stage.finish(numbers, seconds)
+    return numbers
 
 
 def evaluate_planner(
@@ -405,6 +405,7 @@ def evaluate_final(
     stage = record.stage("evaluation")
     if stage.complete:
         return stage.result
+    stage.restart()
     if task.simulation is None:
         offline = judge_offline(planner, learned, data, configs.q.discount, configs.run.seed)
         return stage.finish({"real_environment": False, **offline})
@@ -471,7 +472,7 @@ def trace(
             **{name: found.traces[name][alive] for name in _TRACED},
         },
     )
-    paths = np.stack([found.traces[name][:, :_PATHS] for name in task.observation_names], axis=-1)
+    paths = np.stack([found.observed[n][:, :_PATHS] for n in task.observation_names], axis=-1)
     record.arrays("episodes", {"observations": paths.swapaxes(0, 1).astype(np.float32)})
 
 

@@ -36,16 +36,25 @@ def view(
     half = 0.5 * (task.action_high - task.action_low)
     predict = dynamics.bind()
 
+    def bounded(actions: Tensor) -> Tensor:
+        return (tf.clip_by_value(actions, task.action_low, task.action_high) - middle) / half
+
     def look(states: Tensor, actions: Tensor) -> Prediction:
-        bounded = (tf.clip_by_value(actions, task.action_low, task.action_high) - middle) / half
-        outputs = predict(states, bounded)
+        outputs = predict(states, bounded(actions))
         return Prediction(
             dynamics.next_states(states, outputs),
-            dynamics.std(states, bounded) * unit,
             dynamics.uncertainty(outputs, uncertainty_units),
         )
 
-    return View(compiled(look, task), limit, task.observation_names)
+    def spread(states: Tensor, actions: Tensor) -> Tensor:
+        return dynamics.std(states, bounded(actions), tf.constant([0, 1])) * unit
+
+    return View(
+        compiled(look, task),
+        limit,
+        task.observation_names,
+        compiled(spread, task) if dynamics.has_densities else None,
+    )
 
 
 def inspect(
@@ -77,7 +86,7 @@ def inspect(
             task,
             learned.models.dynamics,
             prepared.normalizer.targets.scale[:-1],
-            learned.limit if isinstance(learned, algorithm.Learned) else float("inf"),
+            made.limit if isinstance(made, planner.Planner) else float("inf"),
             made.knobs.uncertainty_units,
         ),
         task,

@@ -19,14 +19,15 @@ class Rollouts(NamedTuple):
 
     Attributes:
       returns, lengths: [E].
-      traces: name -> [T, E] per step (NaN after the end): "reward", each observation that was asked
-        for by name, and the planner's own numbers.
+      traces: name -> [T, E] per step (NaN after the end): "reward" and the planner's own numbers.
+      observed: name -> [T, E] observations that were asked for, after the step.
       decision_ms: [T] milliseconds of one call for all E environments.
     """
 
     returns: Array
     lengths: Array
     traces: dict[str, Array]
+    observed: dict[str, Array]
     decision_ms: Array
 
 
@@ -69,6 +70,7 @@ def run(
     alive = np.ones(episodes, bool)
     lengths = np.zeros(episodes, np.int64)
     rows: list[dict[str, Array]] = []
+    looks: list[dict[str, Array]] = []
     spent = []
     for step in range(task.max_episode_steps):
         began = time.perf_counter()
@@ -79,7 +81,8 @@ def run(
         rewards, terminated = simulator.step(task.clip_actions(drawn))
         observations = simulator.observations()
         row = {"reward": rewards} | {k: v.numpy() for k, v in numbers.items()}
-        row |= {w: observations[:, c] for w, c in zip(watched, columns, strict=True)}
+        seen = {w: observations[:, c] for w, c in zip(watched, columns, strict=True)}
+        looks.append({k: np.where(alive, v, np.nan) for k, v in seen.items()})
         rows.append({k: np.where(alive, np.asarray(v, np.float64), np.nan) for k, v in row.items()})
         lengths += alive
         alive &= ~terminated
@@ -92,4 +95,6 @@ def run(
             simulator.reset(seeds.generator(seed, f"simulation/{name}/refill", step), terminated)
             observations = simulator.observations()
     traces = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
-    return Rollouts(np.nansum(traces["reward"], axis=0), lengths, traces, np.array(spent))
+    observed = {k: np.stack([look[k] for look in looks]) for k in watched}
+    returns = np.nansum(traces["reward"], axis=0)
+    return Rollouts(returns, lengths, traces, observed, np.array(spent))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pathlib
+
 from morel_tf import experiment
 from offline_tf import estimate, networks, process, tasks
+from offline_tf.datasets import sources
 from offline_tf.estimate import Part
 from offline_tf.run_record import RunRecord
 
@@ -24,12 +27,17 @@ def plan(*stages: object) -> list[str]:
     """
     configs = experiment.Configs(*stages)  # type: ignore[arg-type]
     run = configs.run
-    threads = process.use_threads(run.threads)
     task = tasks.get(run.env, run.simulator)
     folder = experiment.folder_of(run)
+    if run.dataset:
+        sources.check(run.dataset)
     old = RunRecord.check_folder(folder, "morel", configs.flat(), experiment.FREE_FLAGS)
     rows = estimate.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
+    if run.dynamics_from:
+        RunRecord.open_existing(pathlib.Path(run.dynamics_from))
+        done |= {"dynamics"}
+    threads = process.use_threads(run.threads)
     dtype = networks.product_dtype(configs.dynamics.precision)
     training = estimate.operations_per_second(dtype, threads)
     speed = (

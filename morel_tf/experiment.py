@@ -197,12 +197,12 @@ def run(configs: Configs) -> dict[str, Any]:
         other,
     )
     measured = evaluate_final(configs, task, data, learned, record, threads)
+    exported = export_run(task, data, learned, record)
     stage = record.stage("inspection")
     if run_config.inspection and not stage.complete:
         detector = learned.calibrations["planning"]
         seen = inspector.view(task, learned.ensemble, learned.weights, detector)
         stage.finish(inspector.inspect(task, data, prepared, seen, run_config.seed, record))
-    exported = export_run(task, data, learned, record)
     return summarize(configs, task, opened.dataset, learned, measured, exported, record)
 
 
@@ -330,10 +330,7 @@ def inspect_again(
         raise UserError(f"--workdir: the run in {record.folder} has no detector yet; continue it")
     data, _ = load_data(run_config, task, threads)
     opening.check_same(record, data)
-    other = None
-    if run_config.dynamics_from:
-        other = RunRecord.open_existing(pathlib.Path(run_config.dynamics_from))
-    prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, other)
+    prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record)
     ensemble = dynamics.load(task, configs.dynamics, run_config.seed, record)
     weights = usad.space_weights(task, ensemble, configs.usad.disagreement_space)
     seen = inspector.view(task, ensemble, weights, usad.load(record)["planning"])
@@ -352,7 +349,10 @@ def inspect_again(
         states_of,
     )
     numbers = inspector.inspect(task, data, prepared, seen, run_config.seed, record, pairs)
-    return stage.finish(numbers)
+    if record.stage("evaluation").complete:  # else the run itself will look once more
+        seconds = record.results()["inspection"]["seconds"] if stage.complete else None
+        stage.finish(numbers, seconds)
+    return numbers
 
 
 def load_policy(configs: Configs, record: RunRecord) -> GaussianPolicy:

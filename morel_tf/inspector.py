@@ -30,11 +30,14 @@ def view(
         outputs = predict(states, actions)
         return Prediction(
             ensemble.next_states(states, ensemble.means(outputs)),
-            ensemble.noise(outputs) * unit,
             usad.disagreement_of(ensemble, outputs, weights),
         )
 
-    return View(compiled(look, task), calibration.threshold, task.observation_names)
+    def spread(states: Tensor, actions: Tensor) -> Tensor:
+        return ensemble.noise(predict(states, actions)) * unit
+
+    limit, names = calibration.threshold, task.observation_names
+    return View(compiled(look, task), limit, names, compiled(spread, task))
 
 
 def path_keeper(record: RunRecord, iterations: int) -> Callable[[RollOut, int], None]:

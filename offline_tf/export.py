@@ -103,6 +103,7 @@ def run_in_fresh_process(path: pathlib.Path, given: Values) -> Values:
             capture_output=True,
             text=True,
             cwd=scratch,
+            start_new_session=True,  # Ctrl-C is for the run, which stops where it is safe
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
         )
         if run.returncode:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -27,12 +27,10 @@ class Prediction(NamedTuple):
 
     Attributes:
       next_states: [M, B, S] means.
-      std: [M, B, S] standard deviations; 0 where a model has none.
       disagreement: [B], in the units of the limit.
     """
 
     next_states: Tensor
-    std: Tensor
     disagreement: Tensor
 
 
@@ -43,16 +41,19 @@ class View(NamedTuple):
       predict: (states [B, S], actions [B, A] in the task's units) -> Prediction; see `compiled`.
       limit: a pair is unknown where its disagreement is above.
       names: of the S dimensions.
+      spread: (states, actions) -> [M, B, S] standard deviations of each dimension by itself; None
+        for models without any.
     """
 
     predict: Callable[[Tensor, Tensor], Prediction]
     limit: float
     names: tuple[str, ...]
+    spread: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 def compiled(
-    predict: Callable[[Tensor, Tensor], Prediction], task: TaskSpec
-) -> Callable[[Tensor, Tensor], Prediction]:
+    predict: Callable[[Tensor, Tensor], Any], task: TaskSpec
+) -> Callable[[Tensor, Tensor], Any]:
     """The function as one graph for any number of pairs."""
     shapes = [tf.TensorSpec([None, n], tf.float32) for n in (task.state_dim, task.action_dim)]
     return tf.function(predict, input_signature=shapes)
@@ -81,10 +82,8 @@ def predict(view: View, states: Array, actions: Array) -> Prediction:
         [x.numpy() for x in view.predict(tf.constant(states[part]), tf.constant(actions[part]))]
         for part in blocks.blocks(len(states), _ROWS_PER_CALL)
     ]
-    next_states, std, doubt = (list(x) for x in zip(*parts, strict=True))
-    return Prediction(
-        np.concatenate(next_states, axis=1), np.concatenate(std, axis=1), np.concatenate(doubt)
-    )
+    next_states, doubt = (list(x) for x in zip(*parts, strict=True))
+    return Prediction(np.concatenate(next_states, axis=1), np.concatenate(doubt))
 
 
 def _changes(rows: Rows) -> Array:
@@ -112,21 +111,21 @@ def errors(rows: Rows, found: Prediction) -> dict[str, Array]:
     }
 
 
-def calibration(rows: Rows, found: Prediction) -> dict[str, Array]:
+def calibration(rows: Rows, next_states: Array, std: Array) -> dict[str, Array]:
     """How often the truth lies within the models' central intervals.
 
     Members are taken together as one Gaussian: their mean, and the mean of their variances plus the
     variance of their means.
 
     Args:
-      rows: held out.
-      found: predictions of them, with standard deviations.
+      rows: held out, n of them.
+      next_states, std: [M, n, S] means and standard deviations of the members.
 
     Returns:
       "level" [L], what a calibrated model would show; "coverage" [L, S], what was seen.
     """
-    mean = found.next_states.mean(axis=0)
-    spread = np.sqrt((found.std**2).mean(axis=0) + found.next_states.var(axis=0))
+    mean = next_states.mean(axis=0)
+    spread = np.sqrt((std**2).mean(axis=0) + next_states.var(axis=0))
     distance = np.abs(rows.next_states - mean) / np.maximum(spread, 1e-12)
     normal = statistics.NormalDist()
     bounds = [normal.inv_cdf(0.5 + 0.5 * level) for level in LEVELS]
@@ -137,20 +136,37 @@ def calibration(rows: Rows, found: Prediction) -> dict[str, Array]:
 
 
 def open_loop_starts(bounds: Array, held_out: Array, steps: int, count: int) -> Array:
-    """Rows of held-out episodes from which `steps` recorded steps follow, evenly spaced.
+    """Rows of held-out episodes from which `steps` recorded steps follow.
+
+    Every episode that is long enough is taken about as often, at places spread over its length.
 
     Args:
       bounds: [E, 2] first row and one past the last of each episode.
-      held_out: row numbers.
+      held_out: row numbers of whole episodes.
       steps: to follow within the episode.
-      count: rows at most; no more where episodes are short.
+      count: rows at most.
 
     Returns:
-      [n] row numbers.
+      [n] row numbers, sorted, none twice.
     """
-    ends = np.repeat(bounds[:, 1], bounds[:, 1] - bounds[:, 0])
-    fitting = held_out[held_out + steps <= ends[held_out]]
-    return spread_out(fitting, count) if len(fitting) else fitting
+    chosen = np.zeros(int(bounds[-1, 1]) + 1, bool)
+    chosen[held_out] = True
+    room = bounds[:, 1] - bounds[:, 0] - steps  # last start after the first row
+    fitting = np.flatnonzero((room >= 0) & chosen[bounds[:, 0]])
+    if not len(fitting):
+        return fitting
+    order = spread_out(fitting, count)
+    picked = order[np.arange(count) % len(order)]
+    shares = (0.5 + np.arange(count) * 0.618034) % 1.0  # the golden ratio's places
+    starts = bounds[picked, 0] + (shares * (room[picked] + 1)).astype(np.int64)
+    return np.unique(starts)
+
+
+def open_loop_steps(bounds: Array, held_out: Array, most: int) -> int:
+    """Steps of open loops: the median length of held-out episodes, at most `most`, at least 1."""
+    chosen = np.isin(bounds[:, 0], held_out)
+    lengths = np.diff(bounds[chosen] if chosen.any() else bounds, axis=1)
+    return int(np.clip(np.median(lengths), 1, most))
 
 
 def open_loop(
@@ -252,11 +268,19 @@ class Plane(NamedTuple):
 
 
 def principal_plane(states: Array) -> Plane:
-    """Fits the plane to states [N, S]; the largest entry of each axis is positive."""
+    """Fits the plane to states [N, S]; the largest entry of each axis is positive.
+
+    With a single dimension the second axis is zero.
+    """
     chosen = states[spread_out(np.arange(len(states)), _AXES_ROWS)].astype(np.float64)
     shift, scale = chosen.mean(axis=0), np.maximum(chosen.std(axis=0), _CONSTANT)
-    _, values, axes = np.linalg.svd((chosen - shift) / scale, full_matrices=False)
-    axes = axes[:2] * np.sign(axes[np.arange(2), np.abs(axes[:2]).argmax(axis=1)])[:, None]
+    padded = np.zeros((max(len(chosen), 2), max(chosen.shape[1], 2)))
+    padded[: len(chosen), : chosen.shape[1]] = (chosen - shift) / scale
+    _, values, axes = np.linalg.svd(padded, full_matrices=False)
+    axes = (
+        axes[:2, : chosen.shape[1]]
+        * np.sign(axes[np.arange(2), np.abs(axes[:2]).argmax(axis=1)])[:, None]
+    )
     return Plane(shift, scale, axes, (values**2 / max((values**2).sum(), _CONSTANT))[:2])
 
 
@@ -279,7 +303,7 @@ def known_map(
     """
     points = plane.place(states)
     low, high = np.quantile(points, [0.002, 0.998], axis=0)
-    margin = 0.35 * (high - low)
+    margin = np.maximum(0.35 * (high - low), 0.1)
     x, y = (np.linspace(low[i] - margin[i], high[i] + margin[i], cells) for i in range(2))
     centres = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     nearest = np.concatenate(
@@ -290,5 +314,5 @@ def known_map(
     )
     moved = states[nearest] + ((centres - points[nearest]) @ plane.axes) * plane.scale
     doubt = predict(view, moved.astype(np.float32), actions[nearest]).disagreement
-    limit = view.limit if np.isfinite(view.limit) else 1.0
+    limit = view.limit if np.isfinite(view.limit) and view.limit > 0 else 1.0
     return {"x": x, "y": y, "ratio": (doubt / limit).reshape(cells, cells), "points": points}

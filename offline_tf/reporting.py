@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import datetime
 import html
 import json
@@ -160,9 +161,9 @@ def read(folder: pathlib.Path) -> Run:
     summary_file = folder / "summary.json"
     tables = {}
     for path in sorted((folder / "metrics").glob("*.csv")):
-        table = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
-        if table.dtype.names:
-            tables[path.stem] = table
+        found = _table_of(path)
+        if found is not None:
+            tables[path.stem] = found
     return Run(
         folder,
         folder.resolve().name,
@@ -173,6 +174,29 @@ def read(folder: pathlib.Path) -> Run:
     )
 
 
+def _table_of(path: pathlib.Path) -> Array | None:
+    """A table of metrics by column; a row that a kill cut short is left out, an empty table is None."""
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    if len(rows) < 2:
+        return None
+    whole = [row for row in rows[1:] if len(row) == len(rows[0])]
+    kinds = [(name, np.float64) for name in rows[0]]
+    try:
+        return np.array([tuple(float(cell) for cell in row) for row in whole], kinds)
+    except ValueError:  # cut within a number
+        return np.array([tuple(float(cell) for cell in row) for row in whole[:-1]], kinds)
+
+
+def _named(runs: Sequence[Run]) -> list[Run]:
+    """Runs whose folders have the same name are told apart by a number."""
+    names = [run.name for run in runs]
+    return [
+        run._replace(name=f"{run.name} ({number + 1})") if names.count(run.name) > 1 else run
+        for number, run in enumerate(runs)
+    ]
+
+
 def write(runs: Sequence[Run], path: pathlib.Path) -> int:
     """Writes the page and its pictures; returns the number of pictures.
 
@@ -180,6 +204,7 @@ def write(runs: Sequence[Run], path: pathlib.Path) -> int:
       runs: to show; several are compared.
       path: of the HTML file; pictures go to STEM-pictures/ beside it.
     """
+    runs = _named(runs)
     pictures = path.with_name(f"{path.stem}-pictures")
     pictures.mkdir(parents=True, exist_ok=True)
     drawn: list[pathlib.Path] = []
@@ -245,7 +270,7 @@ def _lead(runs: Sequence[Run]) -> str:
         elif said.get("true_return_mean") is None:
             words.append("nothing was run in a real environment")
         else:
-            value, base = said["true_return_mean"], said["behavior_return"]
+            value, base = said["true_return_mean"], said.get("behavior_return", float("nan"))
             spread = (
                 f" &plusmn; {said['true_return_std']:,.0f}" if "true_return_std" in said else ""
             )
@@ -260,9 +285,17 @@ def _lead(runs: Sequence[Run]) -> str:
 def _results(runs: Sequence[Run]) -> str:
     """Cards for one run, a table for several."""
     found = [run.stages.get(inspector.STAGE, {}).get("result", {}) for run in runs]
+    others = {key for numbers in found for key in numbers if key.startswith(("auroc/", "known/"))}
+    told = dict(_FOUND)
+    for key in sorted(others - set(told)):
+        kind, _, group = key.partition("/")
+        told[key] = f"AUROC, {group}" if kind == "auroc" else f"{group}, known (share)"
     rows = [
         (label, *(numbers.get(key, float("nan")) for numbers in values))
-        for values, labels in (([run.summary for run in runs], _RESULTS), (found, _FOUND))
+        for values, labels in (
+            ([run.summary for run in runs], _RESULTS),
+            (found, tuple(told.items())),
+        )
         for key, label in labels
         if any(numbers.get(key) is not None for numbers in values)
     ]
@@ -328,7 +361,9 @@ def _run_section(run: Run, picture: Any, several: bool) -> str:
         for name, second in seconds
     )
     parts.append(f'<h3>Time by stage</h3><div class="wide"><table>{bars}</table></div>')
-    flags = _table(["flag", "value"], ((f"--{k}", v) for k, v in run.manifest["flags"].items()))
+    flags = _table(
+        ["flag", "value"], ((f"--{k}", str(v)) for k, v in run.manifest["flags"].items())
+    )
     versions = _table(["package", "version"], run.manifest.get("versions", {}).items())
     parts.append(
         f"<details><summary>Flags and versions</summary>{flags}{versions}"

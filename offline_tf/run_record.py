@@ -315,7 +315,7 @@ class Stage:
         """Drops rows of steps that will be done again."""
         for path in self._tables():
             lines = path.read_text().splitlines(keepends=True)
-            if not lines or not lines[0].endswith("\n"):
+            if step == 0 or not lines or not lines[0].endswith("\n"):
                 path.unlink()
                 continue
             kept = [lines[0]] + [
@@ -344,8 +344,8 @@ class Stage:
         logging.debug("%s %d: %s", path.stem, step, shown)
         is_new = not path.exists() or path.stat().st_size == 0
         if not is_new:  # a table begun by an older version keeps its columns
-            with path.open() as file:
-                names = file.readline().strip().split(",")[1:]
+            with path.open(newline="") as file:
+                names = next(csv.reader(file))[1:]
         with path.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             if is_new:
@@ -374,7 +374,7 @@ class Stage:
             stopping.check()
         now = time.monotonic()
         every = 1.0 if logging.level_debug() else _PROGRESS_SECONDS
-        if self._first_done is None:
+        if self._first_done is None or done < self._first_done:
             self._first_done, self._first_time = done, now
         if now - self._last_progress < every and done < total:
             return

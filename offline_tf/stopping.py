@@ -49,7 +49,9 @@ def _on_signal(number: int, frame: object) -> None:
     if _asked is not None:
         raise KeyboardInterrupt
     _asked = Stopped(f"stopped by {signal.Signals(number).name}", 128 + number)
-    logging.info("stopping at the next checkpoint; once more stops now and goes back to the last")
+    logging.warning(
+        "stopping at the next checkpoint; once more stops now and goes back to the last"
+    )
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import pathlib
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from offline_tf import foreign_policy, seeds, tasks
+from offline_tf import foreign_policy, seeds, stopping, tasks
 from offline_tf import policy as policy_file
 from offline_tf.blocks import cache_folder
 from offline_tf.datasets import collection, d4rl
@@ -215,6 +216,24 @@ def whole_episodes(data: Transitions, num_steps: int, seed: int) -> Transitions:
     return Transitions(**columns)
 
 
+def _run(command: list[str]) -> int:
+    """Runs a command that keeps its state when it is asked to stop, as this process may be.
+
+    Raises:
+      stopping.Stopped: this process was asked to; so was the command, and it has ended.
+    """
+    with subprocess.Popen(command, start_new_session=True) as child:
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return child.wait(timeout=0.5)
+                stopping.check()
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+
+
 def _training_transitions(
     task: TaskSpec, physics: str, shipped: pathlib.Path, data_dir: str
 ) -> Transitions:
@@ -232,6 +251,6 @@ def _training_transitions(
         command.append(f"--workdir={path.with_suffix('').resolve()}-run")
         logging.info("making %s: python %s", path, shlex.join(command))
         path.parent.mkdir(parents=True, exist_ok=True)
-        if subprocess.run([sys.executable, *command]).returncode:
+        if _run([sys.executable, *command]):
             raise UserError(f"--dataset: python {shlex.join(command)} failed; see above")
     return d4rl.read(path, task.state_dim)

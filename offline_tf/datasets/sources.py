@@ -37,6 +37,23 @@ def load(name: str, task: TaskSpec) -> tuple[Transitions, str]:
     return episodes.separate_time_limits(data, task), short
 
 
+def check(name: str) -> None:
+    """Checks, without reading or making anything, that a data set could be there.
+
+    Raises:
+      UserError: it cannot: no such file, and no name that somebody else's data have.
+    """
+    path = pathlib.Path(name)
+    elsewhere = name.startswith(rlds.PREFIX) or download.is_name(name) or minari.is_id(name)
+    if name in made.KINDS or path.exists() or elsewhere:
+        return
+    if not path.suffix:
+        raise UserError(
+            f"--dataset: expected {FORMS}, or one of {', '.join(made.KINDS)}, got {name!r}"
+        )
+    raise UserError(f"--dataset: expected a file at {path}, found none")
+
+
 def _read(name: str, task: TaskSpec) -> tuple[Transitions, str]:
     path = pathlib.Path(name)
     if path.is_dir():
@@ -53,11 +70,7 @@ def _read(name: str, task: TaskSpec) -> tuple[Transitions, str]:
             return d4rl.read(download.find(name), task.state_dim), name
         if minari.is_id(name):
             return minari.read(minari.find(name), task.state_dim), name
-        if not path.suffix:
-            raise UserError(
-                f"--dataset: expected {FORMS}, or one of {', '.join(made.KINDS)}, got {name!r}"
-            )
-        raise UserError(f"--dataset: expected a file at {path}, found none")
+        check(name)
     return read_file(path, task), path.name
 
 
@@ -125,5 +138,5 @@ def pairs_of(
     for name in names:
         data, title = load_named(name, task, physics, steps, seed, data_dir, threads)
         rows = np.linspace(0, len(data) - 1, min(len(data), _PAIRS)).astype(np.int64)
-        found[title] = (states_of(data)[rows], data.actions[rows])
+        found[title if title not in found else name] = (states_of(data)[rows], data.actions[rows])
     return found

@@ -382,6 +382,14 @@ def test_a_finished_run_can_be_looked_at_again(finished, tmp_path):
         np.testing.assert_allclose(again[name], before[name], rtol=1e-4, atol=1e-6)
     assert {"known/hopper-random-ours", "auroc/hopper-random-ours"} <= set(numbers)
     assert {p.stem for p in (folder / "inspection").glob("*.png")} >= {"candidates", "separation"}
+    # Where the run is not finished, it will look once more itself; its own time stays.
+    stages = folder / "stages"
+    old = json.loads((home / "run" / "stages" / "inspection.json").read_text())
+    assert json.loads((stages / "inspection.json").read_text())["seconds"] == old["seconds"]
+    for name in ("inspection", "evaluation"):
+        (stages / f"{name}.json").unlink()
+    experiment.inspect_again(RunRecord.open_existing(folder), [], str(home / "data"), 1)
+    assert not (stages / "inspection.json").exists()
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"data_hash": "another"}))
     with pytest.raises(UserError, match="trained on other data"):
@@ -454,12 +462,26 @@ def test_episodes_count_until_they_end_and_actions_are_executed():
     # What a decision saw at step t + 1 is what was observed after step t.
     np.testing.assert_array_equal(
         found.traces["first"][1 : found.lengths.min()],
-        found.traces["height"][: found.lengths.min() - 1],
+        found.observed["height"][: found.lengths.min() - 1],
     )
     other = simulation.run(
         task, "v2", 3, lambda _: 0, lambda o, m, k: (tf.fill([3, 3], -0.5), m + 1, {}), 0, "x"
     )
     assert np.abs(other.traces["reward"][0] - found.traces["reward"][0]).max() > 1e-3
+
+
+def test_an_observation_may_be_called_as_a_trace():
+    """A task's own names do not replace rewards or the planner's numbers."""
+    names = ("reward", "kept_share", *tasks.get("hopper").observation_names[2:])
+    task = dataclasses.replace(tasks.get("hopper"), observation_names=names)
+
+    def decide(observation, memory, key):
+        return tf.zeros([2, 3]), memory, {"kept_share": tf.fill([2], 0.25)}
+
+    found = simulation.run(task, "v2", 2, lambda _: 0, decide, 0, "x", names, threads=1)
+    np.testing.assert_allclose(found.returns, np.nansum(found.traces["reward"], axis=0))
+    assert np.nanmax(found.traces["kept_share"]) == np.nanmin(found.traces["kept_share"]) == 0.25
+    assert 1.0 < found.observed["reward"][0, 0] < 1.5  # the hopper's height
 
 
 def test_named_data_is_made_once(tmp_path, monkeypatch):

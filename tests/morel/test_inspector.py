@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -27,7 +29,8 @@ def test_the_view_is_the_ensemble_and_its_detector():
     np.testing.assert_allclose(
         found.next_states[:, :, 1], straight[None, :, 1].repeat(3, 0), atol=1e-5
     )
-    np.testing.assert_allclose(found.std, np.full((3, 2, 2), np.exp(-1.0)), rtol=1e-5)
+    std = seen.spread(tf.constant(states), tf.constant(actions))
+    np.testing.assert_allclose(std, np.full((3, 2, 2), np.exp(-1.0)), rtol=1e-5)
     np.testing.assert_allclose(found.disagreement, [0.0, 3.0], atol=1e-5)
     assert seen.limit == 1.0 and seen.names == ("x", "v")
 
@@ -64,6 +67,14 @@ def test_an_inspection_leaves_numbers_arrays_and_pictures(tmp_path, gains):
     path = data.observations[None, :40]
     numbers = common.inspect(seen, CART, columns, bounds, split, 0, record, [("iteration 1", path)])
     assert {"error", "drift/10", "drift/40", "coverage_90", "auroc/random actions"} <= set(numbers)
+    # Looked at again beside other data, the table has a column for each number.
+    others = {"far, away": (data.observations + 5.0, data.actions)}
+    again = common.inspect(seen, CART, columns, bounds, split, 0, record, [], others)
+    with (record.folder / "metrics" / "inspection.csv").open(newline="") as file:
+        head, row = csv.reader(file)
+    assert head == ["step", *again] and "known/far, away" in head
+    np.testing.assert_allclose([float(cell) for cell in row[1:]], list(again.values()), rtol=1e-6)
+    common.inspect(seen, CART, columns, bounds, split, 0, record, [("iteration 1", path)])
     assert 0.0 < numbers["known/held out"] <= 1.0
     pictures = {file.stem for file in (record.folder / "inspection").glob("*.png")}
     assert pictures == {"errors", "open_loop", "calibration", "separation", "known_map"}

@@ -370,6 +370,20 @@ def test_quiet_and_verbose_choose_what_is_printed(words, levels):
     assert run.returncode == 0 and "".join(run.stderr.split()) == levels
 
 
+def test_lines_are_printed_wherever_the_project_lies(tmp_path):
+    folder = tmp_path / "tensorflow" / "matplotlib"
+    folder.mkdir(parents=True)
+    code = "from absl import logging; from flags import schema\ndef main(): logging.info('said')\n"
+    (folder / "say.py").write_text(code + "schema.run(main, [], 'usage')\n")
+    run = subprocess.run(
+        [sys.executable, str(folder / "say.py")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert run.stderr.strip() == "said"
+
+
 @pytest.mark.parametrize("argv", [["--sead=1"], ["more"], ["--seed=many"]])
 def test_a_bad_command_line_ends_in_one_line_and_status_2(argv, monkeypatch, capsys):
     def parse_only(body, flags_parser):

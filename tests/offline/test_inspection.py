@@ -15,7 +15,7 @@ CART = toys.cart()
 QUANTILES = np.array([0.12566, 0.31864, 0.67449, 1.15035, 1.64485, 1.95996, 2.57583])
 
 
-def view(gains=(0.0, 1.0), limit=1.0, drift=(0.0, 0.0), std=0.0) -> View:
+def view(gains=(0.0, 1.0), limit=1.0, drift=(0.0, 0.0)) -> View:
     """Members that are off by gain * (|x| - 1) beyond |x| = 1, and by `drift` of x at every step."""
 
     def look(states, actions):
@@ -23,7 +23,7 @@ def view(gains=(0.0, 1.0), limit=1.0, drift=(0.0, 0.0), std=0.0) -> View:
         beyond = tf.nn.relu(tf.abs(states[:, 0]) - 1.0)
         off = [g * beyond + d for g, d in zip(gains, drift, strict=True)]
         told = tf.stack([states + change + tf.stack([o, 0.0 * o], axis=1) for o in off])
-        return Prediction(told, std * tf.ones_like(told), (max(gains) - min(gains)) * beyond)
+        return Prediction(told, (max(gains) - min(gains)) * beyond)
 
     return View(inspection.compiled(look, CART), limit, CART.observation_names)
 
@@ -58,8 +58,8 @@ def test_coverage_is_the_chance_of_the_gaussian(told):
     rows = rows_at(np.linspace(-1, 1, 4000))
     noise = 0.3 * np.random.default_rng(1).normal(size=rows.states.shape)
     truth = rows._replace(next_states=rows.next_states + noise.astype(np.float32))
-    said = inspection.predict(view(std=0.3 * told), rows.states, rows.actions)
-    found = inspection.calibration(truth, said)
+    said = inspection.predict(view(), rows.states, rows.actions).next_states
+    found = inspection.calibration(truth, said, np.full(said.shape, 0.3 * told))
     expected = np.array([math.erf(told * bound / math.sqrt(2)) for bound in QUANTILES])
     np.testing.assert_array_equal(found["level"], inspection.LEVELS)
     # Standard error at most 0.5 / sqrt(4000).
@@ -68,9 +68,8 @@ def test_coverage_is_the_chance_of_the_gaussian(told):
 
 def test_members_that_differ_widen_the_interval():
     rows = rows_at(np.full(50, 3.0))  # members are 2 apart around a mean that is 1 off
-    found = inspection.calibration(
-        rows, inspection.predict(view(std=1e-3), rows.states, rows.actions)
-    )
+    said = inspection.predict(view(), rows.states, rows.actions).next_states
+    found = inspection.calibration(rows, said, np.full(said.shape, 1e-3))
     # Spread sqrt(1e-6 + 1): 1 off is one standard deviation, within 75 % and not within 50 %.
     at = {level: found["coverage"][i, 0] for i, level in enumerate(found["level"])}
     assert at[0.5] == 0.0 and at[0.75] == 1.0
@@ -93,13 +92,18 @@ def test_open_loops_run_each_member_on_its_own_states():
     np.testing.assert_allclose(found["drift"], expected[:, None].repeat(3, 1), atol=2e-5)
 
 
-def test_open_loops_stay_within_held_out_episodes():
-    bounds = np.array([[0, 10], [10, 14], [14, 30]])
-    held_out = np.concatenate([np.arange(0, 10), np.arange(10, 14), np.arange(14, 30)])
-    starts = inspection.open_loop_starts(bounds, held_out, 6, 100)
-    np.testing.assert_array_equal(starts, [*range(0, 5), *range(14, 25)])
-    assert len(inspection.open_loop_starts(bounds, held_out, 6, 4)) == 4
+def test_open_loops_stay_within_held_out_episodes_and_take_all_of_them():
+    bounds = np.array([[0, 10], [10, 14], [14, 30], [30, 60]])
+    held_out = np.concatenate([np.arange(0, 14), np.arange(30, 60)])
+    starts = inspection.open_loop_starts(bounds, held_out, 6, 40)
+    assert set(np.searchsorted(bounds[:, 1], starts, side="right")) == {0, 3}
+    assert starts[starts < 10].max() == 4 and 50 < starts.max() <= 54
+    # As many of the short episode as it has, and up to half of all of the long one.
+    assert (starts < 10).sum() == 5 and 15 <= (starts >= 30).sum() <= 20
+    assert len(inspection.open_loop_starts(bounds, held_out, 6, 2)) == 2
     assert not len(inspection.open_loop_starts(bounds, np.arange(10, 14), 6, 4))
+    assert inspection.open_loop_steps(bounds, held_out, 50) == 10
+    assert inspection.open_loop_steps(bounds, held_out, 7) == 7
 
 
 def test_separation_knows_what_lies_beyond_the_limit():
@@ -143,3 +147,18 @@ def test_the_map_shows_the_detector_in_the_plane():
             expected = max(abs(state[0]) - 1.0, 0.0) / 0.5
             assert found["ratio"][i, j] == pytest.approx(expected, abs=1e-4)
     assert found["ratio"].min() == 0.0 and found["ratio"].max() > 1.0
+
+
+def test_one_dimension_has_a_plane_and_a_map_too():
+    states = np.linspace(-2, 2, 90, dtype=np.float32)[:, None]
+    plane = inspection.principal_plane(states)
+    assert plane.axes.shape == (2, 1) and plane.share[0] == pytest.approx(1.0)
+    np.testing.assert_array_equal(plane.place(states)[:, 1], 0.0)
+
+    def look(s, a):
+        return Prediction(tf.stack([s, s]), tf.abs(s[:, 0]))
+
+    seen = View(look, 0.0, ("x",))  # a limit of 0, as of a single member
+    actions = np.zeros((90, 1), np.float32)
+    found = inspection.known_map(seen, plane, states, actions, cells=5)
+    assert np.isfinite(found["ratio"]).all()

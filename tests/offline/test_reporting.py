@@ -10,6 +10,7 @@ import tensorflow as tf
 import toys
 
 from offline_tf import dashboards, figures, report, reporting
+from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
 
 CART = toys.cart()
@@ -95,6 +96,28 @@ def test_an_unfinished_run_is_shown_as_such(tmp_path):
     run = run_folder(tmp_path / "run", summary=False)
     reporting.write([reporting.read(run)], tmp_path / "report.html")
     assert "not finished" in page_of(tmp_path / "report.html")
+
+
+def test_a_run_that_was_killed_while_writing_is_read(tmp_path):
+    run = run_folder(tmp_path / "run", summary=False)
+    table = run / "metrics" / "planning.csv"
+    table.write_text(table.read_text() + "6,0.06,0.0")
+    (run / "metrics" / "other.csv").write_text("")
+    (run / "metrics" / "head.csv").write_text("step,a\n")
+    found = reporting.read(run).tables
+    assert set(found) == {"planning", "planning.evaluation"}
+    np.testing.assert_array_equal(found["planning"]["step"], np.arange(1, 6))
+    reporting.write([reporting.read(run)] * 2, tmp_path / "report.html")
+    words = page_of(tmp_path / "report.html")
+    assert "run (1): HALT share" in words and "run (2): HALT share" in words
+
+
+def test_flags_are_shown_as_they_are(tmp_path):
+    record = RunRecord.create_or_continue(tmp_path / "run", "toy", {"discount": 0.9995, "n": 1234})
+    record.stage("look").finish({})
+    reporting.write([reporting.read(tmp_path / "run")], tmp_path / "report.html")
+    words = page_of(tmp_path / "report.html")
+    assert "0.9995" in words and "1234" in words
 
 
 def test_a_folder_without_a_run_or_a_stage_is_refused(tmp_path):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -13,8 +15,11 @@ import pytest
 import tensorflow as tf
 import toys
 
+from morel_tf import config, estimate
 from offline_tf import stopping
+from offline_tf.datasets import made
 from offline_tf.run_record import RunRecord
+from offline_tf.types import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -89,6 +94,39 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path):
     assert "make a new run in" in run.stdout and "3,000 rows" in run.stdout
     assert re.search(r"in all, about +[\d.]+ min", run.stdout)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "flag", ["--dataset=nosuch.hdf5", "--dataset=nosuch-ours", "--dynamics_from=nosuch"]
+)
+def test_a_dry_run_refuses_what_is_not_there(tmp_path, flag, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, value = flag.removeprefix("--").split("=")
+    run = dataclasses.replace(config.RunConfig(), **{name: value})
+    with pytest.raises(UserError, match="expected"):
+        estimate.plan(run, *(stage() for stage in config.STAGES[1:]))
+
+
+def test_a_process_that_makes_data_stops_with_the_run(tmp_path):
+    """The command is asked to stop, and has ended, before the run does."""
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "def end(*_):\n"
+        "  pathlib.Path('ended').touch(); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, end); pathlib.Path('began').touch(); time.sleep(60)\n"
+    )
+    made_here = [sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r})\n{code}"]
+
+    def ask(*_):
+        while not (tmp_path / "began").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask).start()
+    with pytest.raises(stopping.Stopped), stopping.allowed():
+        made._run(made_here)
+    assert (tmp_path / "ended").exists()
+    assert made._run([sys.executable, "-c", "import sys; sys.exit(3)"]) == 3
 
 
 @pytest.mark.slow
