@@ -109,7 +109,7 @@ if [ "$command" = test ] || [ "$command" = check ]; then
   .venv/bin/ruff format --check .
   .venv/bin/ruff check .
   .venv/bin/mypy
-  [ "$command" = check ] || exec .venv/bin/python -m pytest -n auto "$@"
+  [ "$command" = check ] || exec .venv/bin/python -m pytest -n auto --dist loadfile "$@"
   exit 0
 fi
 case $command in

@@ -212,7 +212,7 @@ def test_a_run_killed_in_every_fit_ends_with_the_same_weights(cart, tmp_path, mo
 
 
 @pytest.mark.usefixtures("no_export")
-@pytest.mark.parametrize("name", ["mopp", "mbop"])
+@pytest.mark.parametrize("name", ["mopp", pytest.param("mbop", marks=pytest.mark.slow)])
 def test_data_on_disk_give_the_bits_of_data_in_memory(name, cart, tmp_path, monkeypatch):
     change = {"fqe_actions": "behavior", "return_weighting": 1.0, "dynamics_members": 1}
     configs = cart(tmp_path / "run", **change)
@@ -368,7 +368,7 @@ def test_the_export_plans_as_the_live_planner_does_for_any_number_of_environment
         np.testing.assert_array_equal(known, live.disagreement <= learned.limit)
 
 
-def test_a_finished_run_can_be_looked_at_again(finished, tmp_path):
+def test_a_finished_run_can_be_looked_at_again(finished, tmp_path, monkeypatch):
     home, _, _ = finished
     folder = tmp_path / "run"
     shutil.copytree(home / "run", folder)
@@ -388,6 +388,7 @@ def test_a_finished_run_can_be_looked_at_again(finished, tmp_path):
     assert json.loads((stages / "inspection.json").read_text())["seconds"] == old["seconds"]
     for name in ("inspection", "evaluation"):
         (stages / f"{name}.json").unlink()
+    monkeypatch.setattr(experiment.inspector, "inspect", lambda *_: {"error": 1.0})
     experiment.inspect_again(RunRecord.open_existing(folder), [], str(home / "data"), 1)
     assert not (stages / "inspection.json").exists()
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import os
 import pathlib
 import re
@@ -15,7 +14,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from morel_tf import config, estimate
+from morel_tf import config, estimate, experiment
 from offline_tf import stopping
 from offline_tf.datasets import made
 from offline_tf.run_record import RunRecord
@@ -86,14 +85,25 @@ def _environment():
     return os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path):
-    run = subprocess.run(
-        _command(tmp_path / "run", "--dry_run"), capture_output=True, text=True, env=_environment()
-    )
-    assert run.returncode == 0, run.stderr
-    assert "make a new run in" in run.stdout and "3,000 rows" in run.stdout
-    assert re.search(r"in all, about +[\d.]+ min", run.stdout)
+def _configs(**run):
+    return [config.RunConfig(**run), *(stage() for stage in config.STAGES[1:])]
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimate.process, "use_threads", lambda threads: 1)
+    said = "\n".join(estimate.plan(*_configs(data_steps=3000)))
+    assert "make a new run in runs/morel-hopper-default-seed0" in said and "3,000 rows" in said
+    assert re.search(r"in all, about +[\d.]+ min", said) and "planning" in said
     assert not list(tmp_path.iterdir())
+    # A run that has fitted its models need not do so again.
+    flags = experiment.Configs(*_configs(data_steps=3000)).flat()
+    record = RunRecord.create_or_continue(
+        tmp_path / "runs" / "morel-hopper-default-seed0", "morel", flags
+    )
+    record.stage("dynamics").finish({})
+    said = "\n".join(estimate.plan(*_configs(data_steps=3000)))
+    assert "go on with the run in" in said and not re.search(r"^  dynamics", said, re.M)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +112,8 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path):
 def test_a_dry_run_refuses_what_is_not_there(tmp_path, flag, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name, value = flag.removeprefix("--").split("=")
-    run = dataclasses.replace(config.RunConfig(), **{name: value})
     with pytest.raises(UserError, match="expected"):
-        estimate.plan(run, *(stage() for stage in config.STAGES[1:]))
+        estimate.plan(*_configs(**{name: value}))
 
 
 def test_a_process_that_makes_data_stops_with_the_run(tmp_path):
