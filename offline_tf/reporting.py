@@ -360,7 +360,9 @@ def _run_section(run: Run, picture: Any, several: bool) -> str:
         f'<td class="bar"><i style="width:{100 * second / total:.1f}%"></i></td></tr>'
         for name, second in seconds
     )
-    parts.append(f'<h3>Time by stage</h3><div class="wide"><table>{bars}</table></div>')
+    parts.append(
+        f'<h3>Time by stage</h3><div class="wide"><table class="times">{bars}</table></div>'
+    )
     flags = _table(
         ["flag", "value"], ((f"--{k}", str(v)) for k, v in run.manifest["flags"].items())
     )
