@@ -356,6 +356,8 @@ def table(found: dict[str, Numbers]) -> list[str]:
         sign = ">=" if row.at_least else "<="
         wanted = f"{sign} {row.target:g}" if row.target else "-"
         verdict = "" if not row.target else "reached" if reached else "**missed**"
+        if row.target and row.measurement.endswith("bfloat16") and "amx_bf16" not in machine():
+            verdict = "not applicable: no AMX"
         lines.append(f"| {row.title} | {value:.3g} {row.unit} | {wanted} | {verdict} |")
     return lines
 

@@ -40,21 +40,17 @@ class CommonConfig:
     dry_run: bool = knob(False, "Check the flags, say what would be done, and stop.")
     quiet: bool = knob(False, "Print warnings and errors only.")
     verbose: bool = knob(False, "Print more: every metric, every stage, progress each second.")
+    max_hours: float = knob(
+        0.0,
+        "Stop after so many hours, a run at its next checkpoint, other commands at once; 0: never.",
+        low=0.0,
+    )
 
     def __post_init__(self) -> None:
         """Checks that they go together."""
         check(self)
         if self.quiet and self.verbose:
             raise UserError("--quiet, --verbose: expected one of them, got both")
-
-
-@dataclasses.dataclass(frozen=True)
-class ResumableConfig(CommonConfig):
-    """Common to all commands that can go on where they stopped."""
-
-    max_hours: float = knob(
-        0.0, "Stop at the first checkpoint after so many hours; 0: never.", low=0.0
-    )
 
 
 def _flag_type(annotation: Any) -> Any:
@@ -230,9 +226,8 @@ def run(
 ) -> None:
     """Runs a binary: defines the flags, parses them, calls main(*configs).
 
-    Bad input ends in one line and status 2; Ctrl-C and SIGTERM with 128 + the signal's number, for
-    resumable commands after the next checkpoint and with the command to go on; their --max_hours
-    with status 75.
+    Bad input ends in one line and status 2; Ctrl-C with 130, --max_hours with 75, both for resumable
+    commands after the next checkpoint and with the command to go on; SIGTERM does so too there.
 
     Args:
       main: takes one instance per entry of `configs`.
@@ -244,13 +239,12 @@ def run(
       plan: (*configs) -> lines that say what `main` would do, for --dry_run.
       resumable: whether the same command goes on where it stopped.
     """
-    common = ResumableConfig if resumable else CommonConfig
-    for config in (*configs, common):
+    for config in (*configs, CommonConfig):
         define(config, flags.FLAGS)
 
     def parse(argv: list[str]) -> list[str]:
         if any(word in ("--help", "-help", "-h", "-?") for word in argv[1:]):
-            print(help_text(usage, [*configs, common]))
+            print(help_text(usage, [*configs, CommonConfig]))
             sys.exit(0)
         try:
             rest = flags.FLAGS(expand(argv, family, known_tasks, default_env, default_dataset))
@@ -262,17 +256,16 @@ def run(
 
     def body(_: list[str]) -> None:
         try:
-            ways = read(common, flags.FLAGS)
+            ways = read(CommonConfig, flags.FLAGS)
             _speak(ways)
             found = [read(config, flags.FLAGS) for config in configs]
             if ways.dry_run:
                 lines = plan(*found) if plan else _intent(found, resumable)
                 print("\n".join(["nothing is done (--dry_run); this would be:", *lines]))
-            elif resumable:
-                with stopping.allowed(ways.max_hours or float("inf")):
-                    main(*found)
             else:
-                main(*found)
+                hours = ways.max_hours or float("inf")
+                with stopping.allowed(hours) if resumable else stopping.at_once(hours):
+                    main(*found)
         except UserError as error:
             refuse(str(error))
         except stopping.Stopped as stopped:

@@ -104,5 +104,23 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     )
 
 
+def plan(config_: EvaluateConfig, control: config.ControlConfig) -> list[str]:
+    """What --dry_run prints; the time is taken from the run's own evaluation."""
+    from mopp_tf import experiment
+    from offline_tf.run_record import RunRecord
+
+    record = RunRecord.open_existing(pathlib.Path(config_.workdir))
+    configs = experiment.from_manifest(record.manifest)
+    task = tasks.get(configs.run.env)
+    lines = [f"{config_.episodes} episodes with the models of {record.folder}, nothing retrained"]
+    lines += [f"  --{name}={value}" for name, value in vars(control).items() if value]
+    stage = record.stage("evaluation")
+    if stage.complete and "decision_ms_median" in stage.result:
+        share = config_.episodes / configs.run.eval_episodes
+        minutes = share * stage.result["decision_ms_median"] * task.max_episode_steps / 6e4
+        lines.append(f"  about {minutes + 0.3:.1f} min")
+    return lines
+
+
 if __name__ == "__main__":
-    schema.run(main, [EvaluateConfig, config.ControlConfig], USAGE)
+    schema.run(main, [EvaluateConfig, config.ControlConfig], USAGE, plan=plan)

@@ -17,6 +17,7 @@ usage: python -m morel_tf.evaluate --workdir=RUN [--episodes=N] [--seed=N] [--ph
 
 Rebuilds the policy of a finished run from its folder and runs it in the simulator.
 """
+_STEPS_PER_SECOND = 20_000.0  # two cores, a robot of Hopper's size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,5 +81,20 @@ def main(config: EvaluateConfig) -> None:
     write_json(record.folder / "evaluation.json", report)
 
 
+def plan(config: EvaluateConfig) -> list[str]:
+    """What --dry_run prints."""
+    from morel_tf import experiment
+    from offline_tf.run_record import RunRecord
+
+    record = RunRecord.open_existing(pathlib.Path(config.workdir))
+    task = tasks.get(experiment.from_manifest(record.manifest).run.env)
+    steps = 2 * config.episodes * task.max_episode_steps
+    return [
+        f"{config.episodes} episodes by the mean action of {record.folder}, as many by draws",
+        f"  at most {steps:,} steps, about {steps / _STEPS_PER_SECOND / 60 + 0.1:.1f} min",
+        f"  to {record.folder / 'evaluation.json'}",
+    ]
+
+
 if __name__ == "__main__":
-    schema.run(main, [EvaluateConfig], USAGE)
+    schema.run(main, [EvaluateConfig], USAGE, plan=plan)

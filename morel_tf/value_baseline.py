@@ -60,15 +60,22 @@ class ValueBaseline(tf.Module):
         ]
 
     def _loss(self, batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
-        (inputs, targets), *_ = batches
-        prediction = networks.bind(self.network)(inputs)[:, 0]
-        return [tf.reduce_mean(tf.square(prediction - targets))]
+        # Halves of one minibatch: their mean is its loss, and they are worked on side by side.
+        forward = networks.bind(self.network)
+        return [
+            tf.reduce_mean(tf.square(forward(inputs)[:, 0] - targets)) / len(batches)
+            for inputs, targets in batches
+        ]
 
     @tf.function(reduce_retracing=True)
     def predict(self, observations: Tensor, times: Tensor) -> Tensor:
         """[N, S], [N] -> [N] values; zero before the first fit."""
-        outputs = networks.bind(self.network)(features(observations, times))[:, 0]
-        return self.scale * outputs + self.shift
+        forward, half = networks.bind(self.network), tf.shape(observations)[0] // 2
+        parts = [
+            forward(features(observations[rows], times[rows]))[:, 0]
+            for rows in (slice(None, half), slice(half, None))  # side by side
+        ]
+        return self.scale * tf.concat(parts, axis=0) + self.shift
 
     def fit(
         self, observations: Array, times: Array, returns: Array, generator: np.random.Generator
@@ -93,6 +100,8 @@ class ValueBaseline(tf.Module):
         targets = tf.constant((returns - float(self.shift)) / float(self.scale), tf.float32)
         for _ in range(self._epochs):
             rows = fitting.shuffled_batches([generator], len(returns), self._batch)
+            if rows.shape[2] % 2 == 0:
+                rows = rows.reshape(len(rows), 2, -1)
             rates = np.full(len(rows), self._rate, np.float32)
             self._fit.run((inputs, targets), tf.constant(rows), tf.constant(rates))
         values = self.predict(tf.constant(observations), tf.constant(times)).numpy()

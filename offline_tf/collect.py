@@ -21,6 +21,7 @@ usage: python -m offline_tf.collect --env=hopper --exploration=pure --num_steps=
 Writes a data set in D4RL's HDF5 layout. Noisy settings are 40 % behaviour policy, 40 % noisy behaviour
 policy and 20 % uniform random actions, by episode.
 """
+_STEPS_PER_SECOND = 20_000.0  # two cores, a robot of Hopper's size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +57,27 @@ class CollectConfig:
         check(self)
 
 
+def _path(config: CollectConfig) -> pathlib.Path:
+    """The file to be made.
+
+    Raises:
+      UserError: it is there already.
+    """
+    env = tasks.short_name(config.env)
+    name = f"{env}-{config.physics}-{config.exploration}-{config.num_steps}-seed{config.seed}"
+    path = pathlib.Path(config.output or f"{name}.hdf5")
+    if path.exists():
+        raise UserError(f"--output: {path} exists; it is not replaced")
+    return path
+
+
 def main(config: CollectConfig) -> None:
     """Collects."""
     from offline_tf import policy as policy_file  # here, so that --help needs no TensorFlow
     from offline_tf.datasets import made
 
     task = tasks.get(config.env, config.simulator)
-    env = tasks.short_name(config.env)
-    name = f"{env}-{config.physics}-{config.exploration}-{config.num_steps}-seed{config.seed}"
-    path = pathlib.Path(config.output or f"{name}.hdf5")
-    if path.exists():
-        raise UserError(f"--output: {path} exists; it is not replaced")
+    path = _path(config)
     began = time.monotonic()
     data = made.make(
         path,
@@ -93,5 +104,14 @@ def main(config: CollectConfig) -> None:
     )
 
 
+def plan(config: CollectConfig) -> list[str]:
+    """What --dry_run prints."""
+    path, steps = _path(config), config.num_steps
+    return [
+        f"{steps:,} transitions of {config.env} ({config.exploration}) to {path}",
+        f"  about {steps / _STEPS_PER_SECOND / 60:.1f} min on two cores",
+    ]
+
+
 if __name__ == "__main__":
-    schema.run(main, [CollectConfig], USAGE)
+    schema.run(main, [CollectConfig], USAGE, plan=plan)

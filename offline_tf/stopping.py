@@ -70,3 +70,22 @@ def allowed(max_hours: float = float("inf")) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _asked, _deadline = None, float("inf")
+
+
+@contextlib.contextmanager
+def at_once(max_hours: float) -> Iterator[None]:
+    """Within, `Stopped` is raised wherever the process is when the time is over."""
+
+    def over(number: int, frame: object) -> None:
+        raise Stopped("--max_hours are over", OUT_OF_TIME)
+
+    if max_hours == float("inf"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, max(3600.0 * max_hours, 1e-3))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)

@@ -370,6 +370,24 @@ def test_quiet_and_verbose_choose_what_is_printed(words, levels):
     assert run.returncode == 0 and "".join(run.stderr.split()) == levels
 
 
+def test_max_hours_ends_any_command(tmp_path):
+    code = (
+        "import time; from flags import schema\n"
+        "def main():\n  while True: time.sleep(0.01)\n"
+        "schema.run(main, [], 'usage')"
+    )
+    words = [sys.executable, "-c", code, "--max_hours=0.00001"]
+    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 75 and run.stderr.startswith("--max_hours are over"), run.stderr
+
+
+def test_a_dry_run_refuses_to_read_what_is_not_there():
+    words = [sys.executable, "-m", "offline_tf.predict", "--export=nowhere", "--dry_run"]
+    words += ["--input=README.md", "--output=o.csv"]
+    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr.startswith("error: --")
+
+
 def test_lines_are_printed_wherever_the_project_lies(tmp_path):
     folder = tmp_path / "tensorflow" / "matplotlib"
     folder.mkdir(parents=True)
