@@ -3,7 +3,7 @@
 python benchmarks/plot_control.py --output docs/control.png --limit 3.2 planner=RUN/base jump=RUN/jump
 
 The arguments name traces that `python -m mopp_tf.evaluate --watch=height,velocity_x` left, without
-".npz". Needs matplotlib (pip install matplotlib), which nothing else here does.
+".npz".
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Draws true and P-MDP return over planning iterations, one panel per robot, one line per seed.
 
 python benchmarks/plot_returns.py --output docs/returns.png hopper=RUN,RUN,RUN walker2d=RUN,...
-
-Needs matplotlib (pip install matplotlib), which nothing else here does.
 """
 
 from __future__ import annotations
