@@ -77,6 +77,7 @@ def packages(
       version: distribution -> version here, or None.
     """
     files = [p.name for p in sorted(root.glob("requirements-*.txt")) if p.name not in _SEPARATE]
+    files.sort(key=lambda file: file in _PURPOSES)  # what the tests need too is named by its use
     found: dict[str, Package] = {}
     for file in [_NEEDED, *files]:
         if not (root / file).exists():
