@@ -53,8 +53,8 @@ def test_pins_are_read_from_all_files_of_this_python(tmp_path):
     assert found == [
         ("absl-py", "2.5.1", "2.5.1", "requirements.txt", ""),
         ("gymnasium", "1.4.0", None, "requirements.txt", ""),
-        ("ruff", "0.17.5", "0.1", "requirements-dev.txt", tests),
         ("minari", "0.5.4", None, "requirements-formats.txt", "Optional: more formats."),
+        ("ruff", "0.17.5", "0.1", "requirements-dev.txt", tests),
     ]
     assert doctor.packages(tmp_path / "nowhere") == []
 
