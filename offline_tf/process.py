@@ -22,15 +22,20 @@ def use_threads(threads: int) -> int:
     return count
 
 
+_WATCHING = ("quiet", "verbose", "dry_run", "max_hours")  # they do not decide what is made
+_SWITCHES = ("inspection", "quiet", "verbose", "dry_run")  # those left out that take no value
+
+
 def command(omitted: Sequence[str]) -> str:
-    """The command line of this process, without the flags named in `omitted`."""
+    """The command line of this process, without the flags in `omitted` and those of how it is watched."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     words = ["python", *(["-m", spec.name] if spec else [])]
+    left_out = {no + name for name in (*omitted, *_WATCHING) for no in ("", "no")}
     given = iter(sys.argv[1:])
     for word in given:
         name, separator, _ = word.lstrip("-").partition("=")
-        if name not in omitted:
+        if name not in left_out:
             words.append(word)
-        elif not separator:
+        elif not separator and name.removeprefix("no") not in _SWITCHES:
             next(given, None)
     return shlex.join(words)
