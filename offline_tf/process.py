@@ -27,7 +27,7 @@ _SWITCHES = ("inspection", "quiet", "verbose", "dry_run")  # those left out that
 
 
 def command(omitted: Sequence[str]) -> str:
-    """The command line of this process, without the flags in `omitted` and those of how it is watched."""
+    """This process as a command line, without the flags in `omitted` and those of how it is watched."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     words = ["python", *(["-m", spec.name] if spec else [])]
     left_out = {no + name for name in (*omitted, *_WATCHING) for no in ("", "no")}
