@@ -150,5 +150,6 @@ def test_ctrl_c_ends_with_the_command_to_go_on(tmp_path):
     _, said = run.communicate(timeout=60)
     assert run.returncode == 130, said
     last = said.strip().splitlines()[-1]
-    assert last.startswith("stopped by SIGINT; to go on: python -m morel_tf.train --env=hopper")
+    said_first = f"stopped by SIGINT; to go on: {sys.executable} -m morel_tf.train --env=hopper"
+    assert last.startswith(said_first)
     assert np.all([f.suffix != ".partial" for f in (tmp_path / "run").rglob("*")])
