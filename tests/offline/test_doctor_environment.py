@@ -10,6 +10,9 @@ import tensorflow as tf
 
 from offline_tf import doctor_environment as doctor
 
+pytestmark = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="the original tooling's Python has pins of its own"
+)
 HERE = doctor.packages()
 PARTS = {
     "mujoco": {"version": "3.16.0"},

@@ -185,7 +185,10 @@ REFUSED = [
     (b"", "expected JSON, got: "),
     (b'{"instances": [[1, 2]]', "expected JSON, got: "),
     (b"\xff\xfe\xfd", "expected JSON, got: "),
-    (b"[" * 1900, "expected JSON, got lists or objects too deep"),
+    (
+        b"[" * 1900,
+        "expected JSON, got",
+    ),  # too deep for Python up to 3.12, not closed for later ones
     (b'{"instances": ' + b"[" * 500 + b"]" * 500 + b"}", X + "shape [B, 2], got [1, 1, 1, 1"),
     (b"[[1, 2]]", "expected a JSON object, got a list"),
     (b'{"instances": [[1, NaN]]}', "expected finite numbers, got NaN"),
