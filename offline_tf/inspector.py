@@ -66,7 +66,9 @@ def inspect(
     stage = record.stage(STAGE)
     stage.restart()
     if not len(split.held_out):
-        logging.warning("inspection: no rows are held out; it judges rows that the models have seen")
+        logging.warning(
+            "inspection: no rows are held out; it judges rows that the models have seen"
+        )
     arrays: dict[str, Any] = {"names": np.array(view.names), "limit": np.array(view.limit)}
     judged = rows.at(split.judged(_PAIRS))
     found = inspection.predict(view, judged.states, judged.actions)
