@@ -150,8 +150,7 @@ def run(configs: Configs) -> dict[str, Any]:
         lambda: load_data(run_config, task, threads),
         lambda data_hash: _models_from(configs, data_hash),
     )
-    record, data = opened.record, opened.data
-    other = _models_from(configs, record.manifest["data_hash"])
+    record, data, other = opened.record, opened.data, opened.checked
     record.note(training_dtype=networks.product_dtype(configs.model.precision).name)
     dashboards.show_charts(record, CHARTS)
     # The dynamics models learn the reward.

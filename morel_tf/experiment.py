@@ -154,8 +154,7 @@ def run(configs: Configs) -> dict[str, Any]:
         lambda: load_data(run_config, task, threads),
         lambda data_hash: _other_dynamics(configs, data_hash),
     )
-    record, data = opened.record, opened.data
-    other = _other_dynamics(configs, record.manifest["data_hash"])
+    record, data, other = opened.record, opened.data, opened.checked
     record.note(
         least_reward=float(data.rewards.min()),
         training_dtype=networks.product_dtype(configs.dynamics.precision).name,

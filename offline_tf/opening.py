@@ -16,11 +16,12 @@ from offline_tf.types import TaskSpec, Transitions, UserError
 
 
 class Opened(NamedTuple):
-    """A run that may begin, or go on: its folder, its data and what the data are called."""
+    """A run that may begin, or go on: its folder, its data and their name, what `check` returned."""
 
     record: RunRecord
     data: Transitions
     dataset: str
+    checked: Any
 
 
 def open_run(
@@ -30,7 +31,7 @@ def open_run(
     free_flags: tuple[str, ...],
     task: TaskSpec,
     load: Callable[[], tuple[Transitions, str]],
-    check: Callable[[str], object],
+    check: Callable[[str], Any],
 ) -> Opened:
     """Reads and checks the data, then opens the folder; bad input leaves it as it was.
 
@@ -51,7 +52,7 @@ def open_run(
     data, name = load()
     findings = checks.before_training(data, task)
     data_hash = d4rl.content_hash(data)
-    check(data_hash)
+    checked = check(data_hash)
     record = RunRecord.create_or_continue(folder, algorithm, flags, free_flags)
     if record.manifest.setdefault("data_hash", data_hash) != data_hash:
         raise UserError(
@@ -74,7 +75,7 @@ def open_run(
         len(data.episode_bounds()),
         returns,
     )
-    return Opened(record, data, name)
+    return Opened(record, data, name, checked)
 
 
 def check_same(record: RunRecord, data: Transitions) -> None:
