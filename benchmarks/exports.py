@@ -1,0 +1,82 @@
+"""Every signature of runs' exports, computed by another Python, against the live objects.
+
+python -m venv /tmp/bare && /tmp/bare/bin/pip install tensorflow==2.21.0
+python -m benchmarks.exports --python=/tmp/bare/bin/python --workdir=MOREL_RUN --workdir=MOPP_RUN \
+    --numbers=results/tables/exports.json
+
+The other Python needs TensorFlow and nothing else. Runs are exported to a temporary folder anew, MOReL's
+with LiteRT files, and `offline_tf.export.verify` does the comparing, as it does after every export.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from absl import logging
+
+from flags import schema
+from mopp_tf import config as mopp_config
+from mopp_tf import experiment as mopp
+from morel_tf import experiment as morel
+from offline_tf import export, run_record
+from offline_tf.knobs import check, knob
+from offline_tf.run_record import RunRecord, write_json
+from offline_tf.types import UserError
+
+USAGE = "usage: python -m benchmarks.exports --python=PYTHON --workdir=RUN [--workdir=RUN]"
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig:
+    """Exports."""
+
+    workdir: tuple[str, ...] = knob((), "Finished run; may be given several times.", repeated=True)
+    python: str = knob("", "Interpreter that computes the exports.")
+    numbers: str = knob("", "JSON file for the table.")
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+        if not self.workdir or not self.python:
+            raise UserError("--workdir, --python: expected both, got a missing one")
+
+
+def main(config: BenchmarkConfig) -> None:
+    """Compares and prints."""
+    rows: list[dict[str, Any]] = []
+    verify = export.verify
+
+    def noted(made: Any, path: pathlib.Path, given: Any, *rest: Any) -> float:
+        found = verify(made, path, given, *rest)
+        rows.append({"path": path.name, "signatures": sorted(given), "largest_difference": found})
+        logging.info("%s", rows[-1])
+        return found
+
+    export.verify = noted
+    own, sys.executable = sys.executable, config.python
+    try:
+        for number, folder in enumerate(config.workdir):
+            record = RunRecord.open_existing(pathlib.Path(folder))
+            with tempfile.TemporaryDirectory() as scratch:
+                target = pathlib.Path(scratch, f"{record.manifest['algorithm']}-{number}")
+                if record.manifest["algorithm"] == "morel":
+                    morel.export_again(record, target, lite=True)
+                else:
+                    mopp.export_again(record, target, mopp_config.ControlConfig())
+    finally:
+        sys.executable, export.verify = own, verify
+    packages = subprocess.run(
+        [config.python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    if config.numbers:
+        about = {"commit": run_record.commit(), "packages": packages}
+        write_json(pathlib.Path(config.numbers), about | {"rows": rows})
+
+
+if __name__ == "__main__":
+    schema.run(main, [BenchmarkConfig], USAGE)
