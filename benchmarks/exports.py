@@ -1,11 +1,11 @@
 """Every signature of runs' exports, computed by another Python, against the live objects.
 
-python -m venv /tmp/bare && /tmp/bare/bin/pip install tensorflow==2.21.0
-python -m benchmarks.exports --python=/tmp/bare/bin/python --workdir=MOREL_RUN --workdir=MOPP_RUN \
+python -m venv bare && bare/bin/pip install tensorflow==2.21.0
+python -m benchmarks.exports --python=bare/bin/python --workdir=MOREL_RUN --workdir=MOPP_RUN \
     --numbers=results/tables/exports.json
 
-The other Python needs TensorFlow and nothing else. Runs are exported to a temporary folder anew, MOReL's
-with LiteRT files, and `offline_tf.export.verify` does the comparing, as it does after every export.
+The other Python needs TensorFlow and nothing else. Runs are exported to a temporary folder anew,
+MOReL's with LiteRT files, and `offline_tf.export.verify` compares, as it does after every export.
 """
 
 from __future__ import annotations
