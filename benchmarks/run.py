@@ -74,6 +74,19 @@ ROWS = (
         False,
     ),
     Row(
+        "MOPP decision, Hopper, LiteRT with 8 bits", "decision_hopper_int8", "ms", "ms", 8.0, False
+    ),
+    Row("the same, p99 over median", "decision_hopper_int8", "p99_over_median", "x", 1.25, False),
+    Row(
+        "MOPP decision, Walker2d, LiteRT with 8 bits",
+        "decision_walker2d_int8",
+        "ms",
+        "ms",
+        10.0,
+        False,
+    ),
+    Row("the same, p99 over median", "decision_walker2d_int8", "p99_over_median", "x", 1.25, False),
+    Row(
         "20 environments in one call, over one by one",
         "decision_hopper_bfloat16",
         "batched_gain",
@@ -100,7 +113,7 @@ def products(dtype: Any, seconds: float = 0.5) -> float:
     """Operations per second of [1000, 500] x [500, 500], one chain of products per thread."""
     import tensorflow as tf
 
-    threads = tf.config.threading.get_inter_op_parallelism_threads()
+    threads = tf.config.threading.get_inter_op_parallelism_threads() or os.cpu_count() or 1
     pairs = [
         [tf.cast(tf.random.stateless_normal(s, [i, 0]), dtype) for s in ([1000, 500], [500, 500])]
         for i in range(threads)
@@ -242,6 +255,33 @@ def decision(robot: str, precision: str) -> Numbers:
     }
 
 
+def small_decision(robot: str) -> Numbers:
+    """`plan` of planner_int8.tflite: the same networks, their products in 8-bit integers."""
+    import tensorflow as tf
+
+    from benchmarks import decision as parts
+    from mopp_tf import deploy, lite
+    from offline_tf import export, process
+
+    process.use_threads(0)
+    planner, _ = parts.make_planner(parts.BenchmarkConfig(env=robot))
+    observation = np.random.default_rng(0).normal(size=planner.task.state_dim).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "planner.tflite"
+        export.save_constant_lite(deploy.Lite(planner).signatures(), path, eight_bits=True)
+        acting = lite.Planner(path, threads=os.cpu_count() or 1)
+        spent = _times(lambda _: acting.act(observation), 300)
+    middle = float(np.median(spent))
+    work = 1e9 * parts.work_gflop(
+        parts.BenchmarkConfig(env=robot), planner.task.state_dim, planner.task.action_dim
+    )
+    return {
+        "ms": 1e3 * middle,
+        "p99_over_median": float(np.quantile(spent, 0.99)) / middle,
+        "over_float32_peak": work / middle / products(tf.float32),
+    }
+
+
 def mopp_training(precision: str) -> Numbers:
     """Adam steps of three autoregressive dynamics models, Walker2d's sizes, batch 512."""
     import tensorflow as tf
@@ -330,6 +370,8 @@ MEASUREMENTS: dict[str, Callable[[], Numbers]] = {
         for robot in ("hopper", "walker2d")
         for precision in ("float32", "bfloat16")
     },
+    "decision_hopper_int8": lambda: small_decision("hopper"),
+    "decision_walker2d_int8": lambda: small_decision("walker2d"),
     "mopp_training_float32": lambda: mopp_training("float32"),
     "mopp_training_bfloat16": lambda: mopp_training("bfloat16"),
     "collection": collection,

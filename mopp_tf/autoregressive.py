@@ -87,30 +87,48 @@ def mode(parameters: Parameters, squash: bool) -> Tensor:
     return tf.tanh(mean) if squash else mean
 
 
-def sample(
-    parameters: Parameters, squash: bool, seed: Tensor, std_scale: Tensor, alike: bool = False
-) -> Tensor:
+class Noise(NamedTuple):
+    """What draws from the density are made of; the same noise gives the same draws.
+
+    Attributes:
+      normal: [.., D] of the standard normal distribution.
+      uniform: [.., D, C] in (0, 1), which component is drawn; None where there is one.
+    """
+
+    normal: Tensor
+    uniform: Tensor | None
+
+    @classmethod
+    def draw(cls, shape: Sequence[int | Tensor], components: int, seed: Tensor) -> Noise:
+        """Draws noise for [.., D] values of mixtures of C Gaussians; seed [2] int32."""
+        pick, normal = tf.unstack(tf.random.split(seed, 2))
+        uniform = None
+        if components > 1:
+            uniform = tf.random.stateless_uniform([*shape, components], pick, minval=1e-20)
+        return cls(tf.random.stateless_normal(shape, normal), uniform)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Noise:
+        """Applies a function to both."""
+        return Noise(change(self.normal), None if self.uniform is None else change(self.uniform))
+
+
+def sample(parameters: Parameters, squash: bool, noise: Noise, std_scale: Tensor | float) -> Tensor:
     """Draws from the mixtures with stds times std_scale.
 
     Args:
       parameters: [.., C].
       squash: see `distribution`.
-      seed: [2] int32.
+      noise: broadcast against [..].
       std_scale: broadcast against [..].
-      alike: whether all rows of [.., B, D, C] get the same noise.
     """
-    pick, noise = tf.unstack(tf.random.split(seed, 2))
     mean, std = parameters.mean[..., 0], parameters.std[..., 0]
-    shape = tf.shape(parameters.mean)
-    if alike:
-        shape = tf.concat([shape[:-3], [1], shape[-2:]], axis=0)
-    if parameters.mean.shape[-1] > 1:
+    if noise.uniform is not None:
         # Gumbel's trick draws the component.
-        uniform = tf.random.stateless_uniform(shape, pick, minval=1e-20)
         log_weights = tf.nn.log_softmax(parameters.logits)
-        chosen = log_weights - tf.math.log(-tf.math.log(uniform))
-        mean, std = best_component(Parameters(chosen, parameters.mean, parameters.std))
-    value = mean + std * std_scale * tf.random.stateless_normal(shape[:-1], noise)
+        chosen = log_weights - tf.math.log(-tf.math.log(noise.uniform))
+        wide = (tf.broadcast_to(x, tf.shape(chosen)) for x in (parameters.mean, parameters.std))
+        mean, std = best_component(Parameters(chosen, *wide))
+    value = mean + std * std_scale * noise.normal
     return tf.tanh(value) if squash else value
 
 
@@ -267,14 +285,18 @@ class Density:
         self.order = weights.order
         self.squash = squash
         self.conditioning = conditioning
+        self.components = _components(weights.heads[0][-1].bias.shape[-1])
         self._encode = networks.forward(weights.encoder)
         self._heads = [networks.forward(head) for head in weights.heads]
 
-    def _by_dimension(self, columns: list[Tensor]) -> list[Tensor]:
-        """Sorts D columns [B, ..], made in the heads' order, by dimension."""
+    def _by_dimension(
+        self, columns: list[Tensor], join: Callable[[list[Tensor], int], Tensor]
+    ) -> Tensor:
+        """Joins D columns [B, ..], made in the heads' order, along axis 1, by dimension."""
         if all(isinstance(dim, int) for dim in self.order):
-            return [columns[self.order.index(dim)] for dim in range(len(columns))]
-        return tf.unstack(tf.gather(tf.stack(columns), tf.argsort(self.order)), len(columns))
+            return join([columns[self.order.index(dim)] for dim in range(len(columns))], 1)
+        # Not by tf.unstack: LiteRT's converter makes another order of tf.concat(tf.unstack(x), 1).
+        return tf.gather(join(columns, 1), tf.argsort(self.order), axis=1)
 
     def _chain(
         self, inputs: Tensor, value_of: Callable[[int | Tensor, Parameters], Tensor]
@@ -288,9 +310,9 @@ class Density:
             values.append(value_of(dim, found[-1]))
             seen = tf.concat([seen, values[-1]], axis=1)
         parameters = Parameters(
-            *(tf.stack(self._by_dimension(list(x)), axis=1) for x in zip(*found, strict=True))
+            *(self._by_dimension(list(x), tf.stack) for x in zip(*found, strict=True))
         )
-        return parameters, tf.concat(self._by_dimension(values), axis=1)
+        return parameters, self._by_dimension(values, tf.concat)
 
     def modes(self, inputs: Tensor) -> tuple[Parameters, Tensor]:
         """Feeds each head the modes of the earlier dimensions.
@@ -309,14 +331,18 @@ class Density:
 
         return self._chain(inputs, column)
 
+    def noise(self, shape: Sequence[int | Tensor], seed: Tensor) -> Noise:
+        """Draws noise for values of shape [*shape, D]."""
+        return Noise.draw([*shape, len(self.order)], self.components, seed)
+
     def ancestral(
-        self, inputs: Tensor, seed: Tensor, std_scale: Tensor | float = 1.0
+        self, inputs: Tensor, noise: Noise, std_scale: Tensor | float = 1.0
     ) -> tuple[Parameters, Tensor]:
-        """Feeds each head draws of the earlier dimensions; see `sample`."""
-        streams = tf.random.split(seed, len(self.order))
+        """Feeds each head draws of the earlier dimensions; noise [B, D]; see `sample`."""
 
         def draw(dim: int | Tensor, parameters: Parameters) -> Tensor:
-            return sample(parameters, self.squash, streams[dim], std_scale)[:, None]
+            own = noise.each(lambda x: tf.gather(x, dim, axis=1))
+            return sample(parameters, self.squash, own, std_scale)[:, None]
 
         return self._chain(inputs, draw)
 
@@ -326,9 +352,10 @@ class Density:
 
     def sample(self, inputs: Tensor, seed: Tensor) -> Tensor:
         """[B, I], seed [2] -> one draw from the density [B, D]."""
+        noise = self.noise([tf.shape(inputs)[0]], seed)
         if self.conditioning == "teacher":
-            return self.ancestral(inputs, seed)[1]
-        return sample(self.modes(inputs)[0], self.squash, seed, 1.0)
+            return self.ancestral(inputs, noise)[1]
+        return sample(self.modes(inputs)[0], self.squash, noise, 1.0)
 
     def log_prob(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Log density by dimension.
@@ -355,6 +382,7 @@ class DiagonalDensity(Density):
         self.order = tuple(range(dim))
         self.squash = squash
         self.conditioning = "mode"
+        self.components = _components(weights.encoder[-1].bias.shape[-1] // dim)
         self._forward = networks.forward(weights.encoder)
 
     def modes(self, inputs: Tensor) -> tuple[Parameters, Tensor]:
@@ -365,13 +393,18 @@ class DiagonalDensity(Density):
         return parameters, mode(parameters, self.squash)
 
     def ancestral(
-        self, inputs: Tensor, seed: Tensor, std_scale: Tensor | float = 1.0
+        self, inputs: Tensor, noise: Noise, std_scale: Tensor | float = 1.0
     ) -> tuple[Parameters, Tensor]:
         """As in `Density`; nothing is fed on, so every dimension is drawn at once."""
         parameters, _ = self.modes(inputs)
         scale = tf.convert_to_tensor(std_scale)
         scale = scale[:, None] if scale.shape.rank == 1 else scale
-        return parameters, sample(parameters, self.squash, seed, scale)
+        return parameters, sample(parameters, self.squash, noise, scale)
+
+
+def _components(width: int) -> int:
+    """Gaussians per dimension of heads with so many outputs; see `split_outputs`."""
+    return 1 if width == 2 else width // 3
 
 
 def density(weights: Weights, dim: int, squash: bool, conditioning: str) -> Density:

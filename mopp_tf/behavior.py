@@ -36,6 +36,7 @@ class BehaviorModel(tf.Module):
         super().__init__()
         self._task = task
         self._conditioning = model.conditioning
+        self.components = config.components
         self._states = normalizer.states
         dim, count = task.action_dim, config.behavior_members
         orders = autoregressive.orderings(dim, False, count, seed, "behavior")

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import pathlib
+import tempfile
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from mopp_tf import autoregressive, lite, rollout
 from mopp_tf.mbop import MbopPlanner
-from mopp_tf.planner import Planner
+from mopp_tf.planner import Decision, Planner
 from mopp_tf.rows import RewardScale
 from offline_tf import export
-from offline_tf.types import Array, Tensor
+from offline_tf.types import Array, Tensor, UserError
+
+AnyPlanner = Planner | MbopPlanner
 
 TOLERANCE = 1e-5
+LITE_TOLERANCE = 1e-4
+LITE_FILES = {"float32": "planner", "int8": "planner_int8"}
 _WORDS = """The whole planner of MOPP: models, Q function, pruning. An episode begins with the plan of
 `initial_plan`; each decision takes the plan that the one before gave, and a seed of its own.
 manifest.json says from which data and with which flags.
@@ -26,7 +32,11 @@ planner = tf.saved_model.load("HERE")
 plan = planner.signatures["initial_plan"](observation=observations)["plan"]
 found = planner.signatures["plan"](observation=observations, plan=plan, seed=[0, step])
 found["action"], found["plan"]
-```"""
+```
+
+planner.tflite and planner_int8.tflite, where they are, hold `plan` and `initial_plan` of one robot for
+LiteRT, the second with its weights in 8-bit integers. Both take their noise as inputs: "normal_.."
+and "uniform_..". In Python, `mopp_tf.lite.Planner` draws it and keeps the plan, without TensorFlow."""
 _SAYS = {
     "plan": "one decision for B environments",
     "plan_one": "the same for one environment, faster",
@@ -42,7 +52,7 @@ class Exported(tf.Module):
     The models' weights are constants of the graphs.
     """
 
-    def __init__(self, planner: Planner | MbopPlanner, scale: RewardScale) -> None:
+    def __init__(self, planner: AnyPlanner, scale: RewardScale) -> None:
         """Holds the planner and the units of its rewards; see `signatures`."""
         super().__init__()
         self.planner = planner
@@ -50,14 +60,7 @@ class Exported(tf.Module):
 
     def plan(self, observation: Tensor, plan: Tensor, seed: Tensor) -> dict[str, Tensor]:
         """One decision: what to do, and how much the data supports it."""
-        found = self.planner.decide(observation, plan, seed)
-        return {
-            "action": found.action,
-            "plan": found.plan,
-            "kept_share": found.kept_share,
-            "disagreement": found.disagreement,
-            "expected_return": found.expected_return,
-        }
+        return _outputs(self.planner.decide(observation, plan, seed))
 
     def initial_plan(self, observation: Tensor) -> dict[str, Tensor]:
         """The plan to hand to the first decision of an episode."""
@@ -108,8 +111,158 @@ class Exported(tf.Module):
         return made
 
 
+class Lite(tf.Module):
+    """The planner of one environment for LiteRT, whose noise is given: see `mopp_tf.lite`."""
+
+    def __init__(self, planner: Planner) -> None:
+        """Holds the planner; it computes in float32 here."""
+        super().__init__()
+        self._planner = planner.in_one_piece()
+
+    def plan(self, **given: Tensor) -> dict[str, Tensor]:
+        """One decision."""
+
+        def noise(name: str) -> autoregressive.Noise:
+            uniform = given.get(f"uniform_{name}")
+            return autoregressive.Noise(given[f"normal_{name}"], uniform)
+
+        # LiteRT takes one environment, whose axis noise does not have.
+        made = rollout.Noise(
+            self._planner.members(given["uniform_members"]),
+            noise("proposals").each(lambda x: x[:, :, None]),
+            noise("value").each(lambda x: x[:, None]),
+        )
+        return _outputs(self._planner.decide_given(given["observation"], given["plan"], made))
+
+    def initial_plan(self, observation: Tensor) -> dict[str, Tensor]:
+        """As in `Exported`."""
+        return {"plan": self._planner.initial_plan(observation)}
+
+    def signatures(self) -> dict[str, Any]:
+        """Returns signature name -> concrete function."""
+        planner, one = self._planner, tf.constant([0, 0])
+        noise = planner.noise(1, one)
+        shapes = {
+            "observation": [1, planner.task.state_dim],
+            "plan": [1, planner.knobs.horizon, planner.task.action_dim],
+            "uniform_members": noise.members.shape,
+        }
+        for name, of, axis in (("proposals", noise.proposals, 2), ("value", noise.value, 1)):
+            squeezed = of.each(lambda x: tf.squeeze(x, axis))  # noqa: B023
+            shapes[f"normal_{name}"] = squeezed.normal.shape
+            if squeezed.uniform is not None:
+                shapes[f"uniform_{name}"] = squeezed.uniform.shape
+        specs = {name: tf.TensorSpec(shape, tf.float32, name) for name, shape in shapes.items()}
+        return {
+            "plan": tf.function(self.plan).get_concrete_function(**specs),
+            "initial_plan": tf.function(self.initial_plan).get_concrete_function(
+                specs["observation"]
+            ),
+        }
+
+
+def _outputs(found: Decision) -> dict[str, Tensor]:
+    return {
+        "action": found.action,
+        "plan": found.plan,
+        "kept_share": found.kept_share,
+        "disagreement": found.disagreement,
+        "expected_return": found.expected_return,
+    }
+
+
+def check_lite(planner: AnyPlanner) -> Planner:
+    """Returns the planner; raises UserError for one that is not made for LiteRT."""
+    if not isinstance(planner, Planner):
+        raise UserError("LiteRT: expected a run of MOPP, got one of MBOP; leave LiteRT out")
+    return planner
+
+
+def write_lite(planner: Planner, folder: pathlib.Path, observations: Array) -> dict[str, float]:
+    """Writes planner.tflite and planner_int8.tflite, and compares them with the live planner.
+
+    Args:
+      planner: what to export.
+      folder: where to.
+      observations: [B, S], samples to compare on.
+
+    Returns:
+      Differences of actions, in shares of half of their range, means over dimensions: "float32"
+      (median over the observations; in a few of them rounding makes max-Q take the other one of two
+      proposals), "int8" (mean), and "noise" (mean between two draws of the noise, to compare with).
+
+    Raises:
+      RuntimeError: the float32 file differs by more than LITE_TOLERANCE.
+    """
+    made = Lite(planner).signatures()
+    paths = {kind: folder / f"{name}.tflite" for kind, name in LITE_FILES.items()}
+    for kind, path in paths.items():
+        export.save_constant_lite(made, path, kind == "int8")
+    half = 0.5 * (planner.task.action_high - planner.task.action_low)
+    generator = np.random.default_rng(0)
+    files = {kind: lite.Planner(path) for kind, path in paths.items()}
+    inputs: list[dict[str, Array]] = []
+    differences: dict[str, list[float]] = {kind: [] for kind in (*paths, "noise")}
+    for row in observations[:, None]:
+        start = made["initial_plan"](observation=tf.constant(row))["plan"].numpy()
+        given, other = (
+            {"observation": row, "plan": start, **files["float32"].noise(generator)}
+            for _ in range(2)
+        )
+        found = {kind: file.call(given)["action"] for kind, file in files.items()}
+        found["noise"] = _action(made["plan"], other)
+        action = _action(made["plan"], given)
+        for kind, value in found.items():
+            differences[kind].append(float(np.abs((value - action) / half).mean()))
+        inputs.append(given)
+    usual = int(np.argsort(differences["float32"])[len(inputs) // 2])
+    samples = {"plan": inputs[usual]}
+    export.verify(made, paths["float32"], samples, LITE_TOLERANCE, ("action", "plan"))
+    means = {kind: float(np.mean(differences[kind])) for kind in ("int8", "noise")}
+    return {"float32": differences["float32"][usual], **means}
+
+
+def _action(function: Any, given: dict[str, Array]) -> Array:
+    return function(**{name: tf.constant(value) for name, value in given.items()})["action"].numpy()
+
+
+class LiteDecider:
+    """The planner in LiteRT for `simulation.run`: one environment after the other."""
+
+    def __init__(self, planner: Planner, eight_bits: bool, threads: int) -> None:
+        """Converts it."""
+        with tempfile.TemporaryDirectory() as scratch:
+            path = pathlib.Path(scratch, "planner.tflite")
+            made = Lite(planner).signatures()
+            export.save_constant_lite(made, path, eight_bits)
+            self._file = lite.Planner(path, threads=threads)
+        self._initial = made["initial_plan"]
+
+    def start(self, observation: Tensor) -> Array:
+        """First observations [E, S] -> plans [E, H, A]."""
+        rows = observation.numpy()[:, None]
+        return np.concatenate([self._initial(observation=tf.constant(r))["plan"] for r in rows])
+
+    def __call__(self, observation: Tensor, plan: Array, key: Tensor) -> tuple[Tensor, Array, Any]:
+        """Observations [E, S], plans [E, H, A], seed [2] -> actions, plans, numbers [E]."""
+        generator = np.random.default_rng(np.abs(key.numpy()))
+        rows = zip(observation.numpy()[:, None], plan[:, None], strict=True)
+        found = [
+            self._file.call({"observation": o, "plan": p, **self._file.noise(generator)})
+            for o, p in rows
+        ]
+        joined = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+        numbers = {
+            "kept_share": joined["kept_share"],
+            "disagreement": joined["disagreement"].mean(axis=1),
+            "expected_return": joined["expected_return"],
+        }
+        tensors = {name: tf.constant(value) for name, value in numbers.items()}
+        return tf.constant(joined["action"]), joined["plan"], tensors
+
+
 def export_and_verify(
-    planner: Planner | MbopPlanner, scale: RewardScale, folder: pathlib.Path, observations: Array
+    planner: AnyPlanner, scale: RewardScale, folder: pathlib.Path, observations: Array
 ) -> float:
     """Writes the SavedModel, loads it in a fresh process and compares with the live planner.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import Any
 
 from absl import logging
 
@@ -36,6 +37,12 @@ class EvaluateConfig:
     )
     watch: tuple[str, ...] = knob((), "Names of observations to keep per step.")
     output: str = knob("", "Name of the report; empty: RUN/evaluation.json and .npz.")
+    engine: str = knob(
+        "tensorflow",
+        "What computes decisions: tensorflow, litert (planner.tflite, one environment after the "
+        "other), or litert-int8.",
+        choices=("tensorflow", "litert", "litert-int8"),
+    )
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
 
     def __post_init__(self) -> None:
@@ -50,7 +57,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     import numpy as np  # here, so that --help needs no TensorFlow
     import tensorflow as tf
 
-    from mopp_tf import experiment
+    from mopp_tf import deploy, experiment, simulation
     from offline_tf import outcome, process
     from offline_tf.run_record import RunRecord, write_json
     from offline_tf.tasks import environments
@@ -70,22 +77,32 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     )
     physics = config_.physics or configs.run.physics
     stage = record.stage("evaluate")
-    found = experiment.evaluate_planner(
-        planner,
-        tf.function(planner.decide),
-        physics,
-        config_.episodes,
-        config_.seed,
-        "evaluate",
-        config_.watch,
-        threads,
-        lambda done: stage.progress(done, task.max_episode_steps, "steps"),
-    )
+
+    def progress(done: int) -> None:
+        stage.progress(done, task.max_episode_steps, "steps")
+
+    how: dict[str, Any] = {
+        "seed": config_.seed,
+        "name": "evaluate",
+        "watched": config_.watch,
+        "threads": threads,
+        "progress": progress,
+    }
+    episodes = config_.episodes
+    if config_.engine == "tensorflow":
+        graph = tf.function(planner.decide)
+        found = experiment.evaluate_planner(planner, graph, physics, episodes, **how)
+    else:
+        decider = deploy.LiteDecider(
+            deploy.check_lite(planner), config_.engine == "litert-int8", threads
+        )
+        found = simulation.run(task, physics, episodes, decider.start, decider, **how)
     report = {
         "env": task.name,
         "physics": environments.physics_of(task, physics),
         "seed": config_.seed,
         "episodes": config_.episodes,
+        "engine": config_.engine,
         **dataclasses.asdict(control),
         **experiment.describe(found),
     }

@@ -216,8 +216,20 @@ def make_planner(
     return Planner(task, learned.models, knobs, learned.limit, objective, dtype)
 
 
-def export_again(record: RunRecord, folder: pathlib.Path, control: config.ControlConfig) -> float:
-    """Exports a finished run to another folder, without its data; returns the largest difference."""
+def export_again(
+    record: RunRecord, folder: pathlib.Path, control: config.ControlConfig, lite: bool = False
+) -> tuple[float, dict[str, float]]:
+    """Exports a finished run to another folder, without its data.
+
+    Args:
+      record: of the run.
+      folder: of the export.
+      control: another objective.
+      lite: whether to write LiteRT files too, where the planner is MOPP's.
+
+    Returns:
+      The largest difference from the live planner, and those of LiteRT; see `deploy`.
+    """
     configs = from_manifest(record.manifest)
     task = outcome.of_run(tasks.get(configs.run.env), configs.run.seed, record)
     planner = make_planner(task, configs, load(configs, task, record), control)
@@ -226,8 +238,11 @@ def export_again(record: RunRecord, folder: pathlib.Path, control: config.Contro
     spread = seeds.generator(configs.run.seed, "export").standard_normal((64, task.state_dim))
     samples = (states.shift + states.scale * spread).astype(np.float32)
     error = deploy.export_and_verify(planner, units.scale, folder, samples)
+    differences: dict[str, float] = {}
+    if lite and isinstance(planner, Planner):
+        differences = deploy.write_lite(planner, folder, samples)
     write_json(folder / "manifest.json", record.manifest)
-    return error
+    return error, differences
 
 
 def inspect_again(

@@ -13,10 +13,12 @@ from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
 
 USAGE = """
-usage: python -m mopp_tf.export --workdir=RUN --output=FOLDER [--reward=...] [--constraint=...]
+usage: python -m mopp_tf.export --workdir=RUN --output=FOLDER [--nolite]
+                                [--reward=...] [--constraint=...]
 
-Exports the planner of a finished run as a SavedModel and compares it, in a fresh process, with the live
-one. Another reward and constraints, where given, are part of the export.
+Exports the planner of a finished run as a SavedModel, and as LiteRT (TFLite) files in float32 and in
+8-bit integers, and compares them with the live one. Another reward and constraints, where given, are
+part of the export.
 """
 
 
@@ -26,6 +28,7 @@ class ExportConfig:
 
     workdir: str = knob("", "Run folder.")
     output: str = knob("", "Folder of the SavedModel; it must not exist.")
+    lite: bool = knob(True, "Write planner.tflite and planner_int8.tflite (MOPP's planner only).")
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -42,8 +45,18 @@ def main(config_: ExportConfig, control: config.ControlConfig) -> None:
     from offline_tf.run_record import RunRecord
 
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
-    error = experiment.export_again(record, pathlib.Path(config_.output), control)
+    error, lite = experiment.export_again(
+        record, pathlib.Path(config_.output), control, config_.lite
+    )
     logging.info("exported to %s; largest difference %.2g", config_.output, error)
+    if lite:
+        logging.info(
+            "LiteRT: actions differ by %.2g (median), with 8-bit integers by %.2g on average; between "
+            "two draws of the noise by %.2g (shares of half of the actions' range)",
+            lite["float32"],
+            lite["int8"],
+            lite["noise"],
+        )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from mopp_tf import averaging, pruning, rollout
+from mopp_tf import autoregressive, averaging, pruning, rollout
 from mopp_tf.config import PlannerConfig
 from mopp_tf.objectives import Objective
 from offline_tf.types import TaskSpec, Tensor
@@ -69,7 +70,7 @@ class Planner(tf.Module):
 
     Attributes:
       groups: parts of the candidates that the graph rolls out independently, so that as many cores
-        work at once; part of what a seed means.
+        work at once.
     """
 
     groups = 2
@@ -103,6 +104,12 @@ class Planner(tf.Module):
         self._middle = 0.5 * (task.action_high + task.action_low)
         self._half = 0.5 * (task.action_high - task.action_low)
 
+    def in_one_piece(self) -> Planner:
+        """The same planner in float32 with its candidates in one group, for another engine."""
+        made = Planner(self.task, self._models, self.knobs, self.limit, self._objective)
+        made.groups = 1
+        return made
+
     def _group_sizes(self) -> list[int]:
         whole, rest = divmod(self.knobs.population, self.groups)
         sizes = [whole + (index < rest) for index in range(self.groups)]
@@ -117,8 +124,9 @@ class Planner(tf.Module):
     def behavior_value(self, observation: Tensor, seed: Tensor) -> Tensor:
         """The fitted value of the behaviour, [E, S] -> [E], in scaled rewards."""
         bound = rollout.Bound.of(self._models, self._dtype)
-        member = tf.constant(0)
-        return rollout.state_value(self._models, bound, observation, self.knobs, member, seed)
+        components = self._models.behavior.components
+        noise = autoregressive.Noise.draw(self._noise_shape([1]), components, seed)
+        return rollout.state_value(self._models, bound, observation, self.knobs, 0, noise)
 
     def step(self, observation: Tensor, action: Tensor) -> Step:
         """What the dynamics models predict for [E, S] and actions [E, A] in the task's units."""
@@ -137,6 +145,37 @@ class Planner(tf.Module):
             disagreement <= self.limit,
         )
 
+    def _noise_shape(self, rows: Sequence[int | Tensor]) -> list[int | Tensor]:
+        """Of proposals at one step, [K_Q, *rows, A]."""
+        return [self.knobs.q_proposals, *rows, self.task.action_dim]
+
+    def noise(self, environments: int | Tensor, seed: Tensor) -> rollout.Noise:
+        """Draws all that is random in one decision.
+
+        Args:
+          environments: E.
+          seed: [2] int32.
+
+        Returns:
+          rollout.Noise, proposals [H, K_Q, E, N, A].
+        """
+        knobs, components = self.knobs, self._models.behavior.components
+        which, draws, valuing = tf.unstack(tf.random.split(seed, 3))
+        members = tf.random.stateless_uniform([knobs.horizon + 1, 2], which)
+        shape = self._noise_shape([environments, knobs.population])
+        if not knobs.max_q:
+            shape[0] = 1
+        return rollout.Noise(
+            self.members(members),
+            autoregressive.Noise.draw([knobs.horizon, *shape], components, draws),
+            autoregressive.Noise.draw(self._noise_shape([1]), components, valuing),
+        )
+
+    def members(self, uniform: Tensor) -> Tensor:
+        """Numbers in [0, 1), [.., 2] -> numbers of a behaviour and a dynamics member, int32."""
+        sizes = [self._models.behavior.size, self._models.dynamics.size]
+        return tf.cast(uniform * sizes, tf.int32)
+
     def decide(self, observation: Tensor, plan: Tensor, seed: Tensor) -> Decision:
         """Plans one step of E environments.
 
@@ -148,18 +187,18 @@ class Planner(tf.Module):
         Returns:
           A Decision.
         """
+        count = observation.shape[0] or tf.shape(observation)[0]
+        return self.decide_given(observation, plan, self.noise(count, seed))
+
+    def decide_given(self, observation: Tensor, plan: Tensor, noise: rollout.Noise) -> Decision:
+        """As `decide`, with the noise that it draws given."""
         knobs = self.knobs
         bound = rollout.Bound.of(self._models, self._dtype)
-        which, draws, valuing = tf.unstack(tf.random.split(seed, 3))
-        # One member for all rows, drawn anew at each step (authors).
-        members = tf.random.stateless_uniform([knobs.horizon + 1, 2], which)
-        sizes = [self._models.behavior.size, self._models.dynamics.size]
-        members = tf.cast(members * sizes, tf.int32)
 
         # Roll out N candidates per environment, guided by boosted behaviour and max-Q.
-        parts = []
-        streams = tf.unstack(tf.random.split(draws, self.groups))
-        for count, stream in zip(self._group_sizes(), streams, strict=False):
+        parts, first = [], 0
+        for count in self._group_sizes():
+            own = noise.proposals.each(lambda x: _some_candidates(x, first, count))  # noqa: B023
             part = rollout.roll_out(
                 self.task,
                 self._models,
@@ -168,10 +207,9 @@ class Planner(tf.Module):
                 knobs,
                 tf.repeat(observation, count, axis=0),
                 tf.repeat(plan, count, axis=0),
-                members,
-                stream,
-                valuing,
+                noise._replace(proposals=own),
             )
+            first += count
             parts.append([tf.reshape(x, [-1, count, *x.shape[1:]]) for x in part])
         found = rollout.Candidates(*(tf.concat(x, axis=1) for x in zip(*parts, strict=True)))
 
@@ -218,3 +256,9 @@ class Planner(tf.Module):
             states=found.states,
             trajectory=tf.gather(found.states, best, batch_dims=1),
         )
+
+
+def _some_candidates(values: Tensor, first: int, count: int) -> Tensor:
+    """[H, K_Q, E, N, ..] -> [H, K_Q, E * count, ..] of those from `first` on."""
+    some = values[:, :, :, first : first + count]
+    return tf.reshape(some, [*some.shape[:2], -1, *some.shape[4:]])

@@ -43,6 +43,22 @@ class Candidates(NamedTuple):
     violation: Tensor
 
 
+class Noise(NamedTuple):
+    """All that is random in a decision.
+
+    Attributes:
+      members: [H + 1, 2] int32, number of the behaviour member and of the dynamics member whose
+        prediction is the next state, at each step; one for all rows (authors).
+      proposals: [H, K_Q, B, A]; K_Q is 1 without max-Q.
+      value: [K_Q, 1, A], of the actions that value the last state. Differs from the authors: all
+        rows share it, so that candidates are told apart by their states and not by their draws.
+    """
+
+    members: Tensor
+    proposals: autoregressive.Noise
+    value: autoregressive.Noise
+
+
 class Bound(NamedTuple):
     """The models with their weights read once; constants of a graph.
 
@@ -86,24 +102,20 @@ def boost(std: Tensor, sigma_max: float) -> Tensor:
 def propose(
     behavior: Density,
     inputs: Tensor,
-    count: int,
+    noise: autoregressive.Noise,
     knobs: PlannerConfig,
     sigma_max: float,
-    seed: Tensor,
-    alike: bool = False,
 ) -> Tensor:
-    """Draws `count` boosted actions per row.
+    """Draws K_Q boosted actions per row.
 
     a^k = tanh(mu + sigma_M / max(sigma) * sigma * eps_k)
 
     Args:
       behavior: one member.
       inputs: normalised states [B, S].
-      count: K_Q.
+      noise: [K_Q, B, A], or [K_Q, 1, A] where all rows share it.
       knobs: `proposals` and `noise`.
       sigma_max: sigma_M; 0 keeps the model's own spread.
-      seed: [2].
-      alike: whether all rows get the same noise; without effect on ancestral draws.
 
     Returns:
       [K_Q, B, A].
@@ -111,18 +123,20 @@ def propose(
     parameters, modes = behavior.modes(inputs)
     _, std = autoregressive.best_component(parameters)
     scale = boost(std, sigma_max)
+    count = noise.normal.shape[0]
     if knobs.proposals == "ancestral":
-        rows = tf.tile(inputs, [count, 1])
-        _, drawn = behavior.ancestral(rows, seed, tf.tile(scale, [count]))
+        rows = tf.shape(inputs)[0]
+
+        def flat(x: Tensor) -> Tensor:
+            rest = x.shape[2:]
+            return tf.reshape(tf.broadcast_to(x, [count, rows, *rest]), [-1, *rest])
+
+        own = noise.each(flat)
+        _, drawn = behavior.ancestral(tf.tile(inputs, [count, 1]), own, tf.tile(scale, [count]))
         return tf.reshape(drawn, [count, -1, drawn.shape[1]])
     if knobs.noise == "after":
-        rows_drawn = 1 if alike else tf.shape(modes)[0]
-        noise = tf.random.stateless_normal([count, rows_drawn, modes.shape[1]], seed)
-        return tf.clip_by_value(modes + std * scale[:, None] * noise, -1.0, 1.0)
-    many = autoregressive.Parameters(
-        *(tf.broadcast_to(x, tf.concat([[count], tf.shape(x)], 0)) for x in parameters)
-    )
-    return autoregressive.sample(many, True, seed, scale[:, None], alike)
+        return tf.clip_by_value(modes + std * scale[:, None] * noise.normal, -1.0, 1.0)
+    return autoregressive.sample(parameters, True, noise, scale[:, None])
 
 
 def q_of_proposals(values: Tensor, rule: str) -> Tensor:
@@ -142,26 +156,30 @@ def choose_by_q(bound: Bound, states: Tensor, proposals: Tensor, rule: str) -> T
 
 
 def state_value(
-    models: Models, bound: Bound, states: Tensor, knobs: PlannerConfig, member: Tensor, seed: Tensor
+    models: Models,
+    bound: Bound,
+    states: Tensor,
+    knobs: PlannerConfig,
+    member: int | Tensor,
+    noise: autoregressive.Noise,
 ) -> Tensor:
     """V(s) = mean over K_Q actions of the behaviour and both twins of Q(s, a).
 
-    Source: the authors' _mopp_sol: actions with the model's own spread. Differs: all rows share the
-    noise, so that candidates are told apart by their states and not by their draws.
+    Source: the authors' _mopp_sol: actions with the model's own spread.
 
     Args:
       models, bound: the models.
       states: [B, S].
-      knobs: K_Q.
+      knobs: of the planner.
       member: number of the behaviour member.
-      seed: [2].
+      noise: [K_Q, 1, A].
 
     Returns:
       [B].
     """
     inputs = models.behavior.inputs(states)
-    count = knobs.q_proposals
-    actions = propose(bound.behavior(member), inputs, count, knobs, 0.0, seed, alike=True)
+    actions = propose(bound.behavior(member), inputs, noise, knobs, 0.0)
+    count = actions.shape[0]
     rows = tf.reshape(actions, [-1, actions.shape[2]])
     values = bound.q(tf.tile(states, [count, 1]), rows)
     return tf.reduce_mean(tf.reshape(values, [2 * count, -1]), axis=0)
@@ -175,9 +193,7 @@ def roll_out(
     knobs: PlannerConfig,
     states: Tensor,
     plan: Tensor,
-    members: Tensor,
-    seed: Tensor,
-    value_seed: Tensor,
+    noise: Noise,
 ) -> Candidates:
     """Rolls out one trajectory per row.
 
@@ -188,23 +204,20 @@ def roll_out(
       knobs: of the planner.
       states: [B, S], where each row starts.
       plan: [B, H, A], the shifted previous plan of the row's environment.
-      members: [H + 1, 2] int32, number of the behaviour member and of the dynamics member whose
-        prediction is the next state, at each step; one for all rows (authors).
-      seed, value_seed: [2], of proposals, and of the actions that value the last state.
+      noise: of these rows.
 
     Returns:
       Candidates.
     """
-    streams = tf.random.split(seed, knobs.horizon)
+    members = noise.members
     alive = tf.ones_like(states[:, 0])
     returns = tf.zeros_like(alive)
     violation = tf.zeros_like(alive)
     trail, taken, doubts = [states], [], []
     for t in range(knobs.horizon):
         inputs = models.behavior.inputs(states)
-        count = knobs.q_proposals if knobs.max_q else 1
-        behavior = bound.behavior(members[t, 0])
-        proposals = propose(behavior, inputs, count, knobs, knobs.sigma_max, streams[t])
+        behavior, own = bound.behavior(members[t, 0]), noise.proposals.each(lambda x: x[t])  # noqa: B023
+        proposals = propose(behavior, inputs, own, knobs, knobs.sigma_max)
         if knobs.max_q:
             action = choose_by_q(bound, states, proposals, knobs.q_of_proposals)
         else:
@@ -225,7 +238,7 @@ def roll_out(
         trail.append(following)
         states = following
     if knobs.terminal_value:
-        value = state_value(models, bound, states, knobs, members[knobs.horizon, 0], value_seed)
+        value = state_value(models, bound, states, knobs, members[knobs.horizon, 0], noise.value)
         returns += alive * value
     return Candidates(
         tf.stack(taken, axis=1),

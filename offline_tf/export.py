@@ -30,7 +30,9 @@ loaded = None if folder.endswith(".tflite") else tf.saved_model.load(folder)
 for name in sorted({key.partition("/")[0] for key in data.files}):
     inputs = {k.partition("/")[2]: data[k] for k in data.files if k.partition("/")[0] == name}
     if loaded is None:
-        found = tf.lite.Interpreter(model_path=folder).get_signature_runner()(**inputs)
+        lite = tf.lite.Interpreter(model_path=folder)
+        known = lite.get_signature_list()
+        found = lite.get_signature_runner(name if name in known else None)(**inputs)
     else:
         found = loaded.signatures[name](**{k: tf.constant(v) for k, v in inputs.items()})
     out |= {name + "/" + key: numpy.asarray(value) for key, value in found.items()}
@@ -75,9 +77,32 @@ def save_lite(module: tf.Module, path: pathlib.Path, function: Any) -> None:
       function: the concrete function. Its variables are read as constants here: a SavedModel of a
         module with Keras 3 networks converts without an error to a file that computes nonsense.
     """
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+    _write(path, tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert())
+
+
+def save_constant_lite(
+    signatures: Mapping[str, Any], path: pathlib.Path, eight_bits: bool = False
+) -> None:
+    """Writes several signatures, in whose graphs weights are constants, as one LiteRT file.
+
+    Args:
+      signatures: name -> concrete function without variables.
+      path: of the file.
+      eight_bits: whether the weights of products are rounded to 8-bit integers, one scale per
+        output, and their inputs row by row when the file runs ("dynamic range").
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        tf.saved_model.save(tf.Module(), scratch, signatures=dict(signatures))
+        keys = list(signatures)
+        converter = tf.lite.TFLiteConverter.from_saved_model(scratch, signature_keys=keys)
+        if eight_bits:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        _write(path, converter.convert())
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(converter.convert())
+    partial.write_bytes(content)
     partial.replace(path)
 
 

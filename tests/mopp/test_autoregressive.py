@@ -299,9 +299,10 @@ def test_ancestral_scales_the_noise_row_by_row():
     model = Density(autoregressive.read(linear.network), False, "teacher")
     conditions, _ = _points(6, 4)
     means, seed = linear.means(conditions), tf.constant([5, 6])
+    noise = model.noise([6], seed)
     scale = np.array([0.0, 0.5, 1.0, 2.0, 3.0, 0.1])
-    _, plain = model.ancestral(*_float(conditions), seed)
-    parameters, scaled = model.ancestral(*_float(conditions), seed, *_float(scale))
+    _, plain = model.ancestral(*_float(conditions), noise)
+    parameters, scaled = model.ancestral(*_float(conditions), noise, *_float(scale))
     expected = means + scale[:, None] * (plain - means)
     np.testing.assert_allclose(scaled, expected, atol=2e-5)
     assert np.abs(plain - means).min() > 1e-3
@@ -316,7 +317,7 @@ def test_ancestral_scales_the_noise_row_by_row():
 def test_without_noise_a_draw_is_the_mode(squash):
     model = Density(autoregressive.read(_random((1, 2, 0))), squash, "teacher")
     conditions, _ = _float(*_points(7, 3))
-    _, draws = model.ancestral(conditions, tf.constant([0, 0]), 0.0)
+    _, draws = model.ancestral(conditions, model.noise([7], tf.constant([0, 0])), 0.0)
     np.testing.assert_allclose(draws, model.mode(conditions), rtol=1e-5)
 
 
@@ -360,12 +361,16 @@ def test_the_mode_of_a_mixture_is_the_mean_of_its_likeliest_component():
     np.testing.assert_allclose(autoregressive.mode(row, False), [-0.4, 0.3], atol=1e-6)
 
 
+def _noise(shape, components):
+    return autoregressive.Noise.draw(shape, components, tf.constant([0, 1]))
+
+
 def test_draws_of_a_mixture_take_components_by_their_share():
     count = 20000
     logits = np.log([0.5, 0.2, 0.3])
     tiled = [np.tile(x, (count, 1)) for x in (logits + 7.0, [-3.0, 0.0, 3.0], [0.01, 0.02, 0.03])]
     draws = autoregressive.sample(
-        Parameters(*_float(*tiled)), False, tf.constant([0, 1]), tf.ones([count])
+        Parameters(*_float(*tiled)), False, _noise([count], 3), tf.ones([count])
     ).numpy()
     for share, mean, std in ((0.5, -3.0, 0.01), (0.2, 0.0, 0.02), (0.3, 3.0, 0.03)):
         near = draws[np.abs(draws - mean) < 1]
@@ -378,7 +383,7 @@ def test_draws_of_a_mixture_take_components_by_their_share():
 def test_std_scale_of_a_mixture_leaves_the_component():
     parameters = Parameters(*_float([[0.0, 0.5]] * 40, [[-5.0, 5.0]] * 40, [[0.1, 0.2]] * 40))
     plain, doubled, still = (
-        autoregressive.sample(parameters, False, tf.constant([0, 1]), tf.fill([40], scale)).numpy()
+        autoregressive.sample(parameters, False, _noise([40], 2), tf.fill([40], scale)).numpy()
         for scale in (1.0, 2.0, 0.0)
     )
     assert set(still) == {-5.0, 5.0}
@@ -472,7 +477,7 @@ def test_a_member_chosen_by_a_tensor_is_that_member(kind, constant):
     def describe(weights):
         model = autoregressive.density(weights, 3, True, "teacher")
         parameters, modes = model.modes(conditions)
-        _, draws = model.ancestral(conditions, seed, tf.ones([7]))
+        _, draws = model.ancestral(conditions, model.noise([7], seed), tf.ones([7]))
         return (*parameters, modes, draws, model.log_prob(conditions, tf.tanh(targets)))
 
     @tf.function
@@ -509,9 +514,9 @@ def test_a_diagonal_density_is_independent_gaussians():
     found = model.log_prob(*_float(conditions, targets))
     np.testing.assert_allclose(found, _normal(targets, means, stds), rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(model.mode(*_float(conditions)), means, atol=1e-5)
-    seed, scale = tf.constant([1, 2]), np.linspace(0, 2, 25)
-    _, plain = model.ancestral(*_float(conditions), seed)
-    parameters, scaled = model.ancestral(*_float(conditions), seed, *_float(scale))
+    noise, scale = model.noise([25], tf.constant([1, 2])), np.linspace(0, 2, 25)
+    _, plain = model.ancestral(*_float(conditions), noise)
+    parameters, scaled = model.ancestral(*_float(conditions), noise, *_float(scale))
     np.testing.assert_allclose(scaled, means + scale[:, None] * (plain - means), atol=1e-5)
     np.testing.assert_allclose(parameters.std[..., 0], stds, rtol=1e-4)
     many = np.tile(conditions[:1], (20000, 1))
@@ -533,7 +538,8 @@ def test_a_diagonal_squashed_mixture_by_the_loop():
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-3)
     best = np.take_along_axis(means, logits.argmax(axis=-1)[..., None], axis=-1)[..., 0]
     np.testing.assert_allclose(model.mode(*_float(conditions)), np.tanh(best), atol=1e-4)
-    _, draws = model.ancestral(*_float(conditions), tf.constant([1, 2]), tf.fill([25], 100.0))
+    noise = model.noise([25], tf.constant([1, 2]))
+    _, draws = model.ancestral(*_float(conditions), noise, tf.fill([25], 100.0))
     assert 0.9 < np.abs(draws).max() <= 1
 
 

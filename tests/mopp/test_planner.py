@@ -114,6 +114,10 @@ def decide(made, observation, plan=None, seed=(1, 2)):
     return made.decide(observation, plan, tf.constant(seed, tf.int32))
 
 
+def standard(shape, seed=(0, 1)):
+    return autoregressive.Noise.draw(shape, 1, tf.constant(seed))
+
+
 STATES = np.array([[0.5, 0.1], [-0.4, 0.3], [0.2, -0.6]], np.float32)
 
 
@@ -144,9 +148,9 @@ def test_a_return_by_hand():
         knobs,
         tf.constant(STATES),
         tf.zeros([3, 3, 1]),
-        tf.constant(members),
-        tf.constant([3, 4]),
-        tf.constant([5, 6]),
+        made.noise(1, tf.constant([3, 4]))._replace(
+            members=tf.constant(members), proposals=standard((3, 1, 3, 1), [5, 6])
+        ),
     )
     for row in range(3):
         state, total = STATES[row].astype(np.float64), 0.0
@@ -179,8 +183,8 @@ def test_equal_last_states_have_equal_values(noise):
             rollout.Bound.of(models, tf.float32),
             states,
             knobs,
-            tf.constant(0),
-            tf.constant([seed, 0]),
+            0,
+            standard((4, 1, 1), [seed, 0]),
         ).numpy()
         for seed in (1, 2)
     ]
@@ -238,14 +242,14 @@ def test_boosted_proposals_have_the_asked_spread_before_the_squash(sigma):
     knobs = dataclasses.replace(KNOBS, sigma_max=sigma)
     model = behavior(mean=0.3)
     proposals = rollout.propose(
-        model.densities()[0], tf.zeros([4000, 2]), 5, knobs, sigma, tf.constant([0, 1])
+        model.densities()[0], tf.zeros([4000, 2]), standard((5, 4000, 1)), knobs, sigma
     )
     assert proposals.shape == (5, 4000, 1)
     before = np.arctanh(proposals.numpy())
     np.testing.assert_allclose(before.mean(), 0.3, atol=0.02)
     np.testing.assert_allclose(before.std(), sigma, rtol=0.03)
     natural = rollout.propose(
-        model.densities()[0], tf.zeros([4000, 2]), 5, knobs, 0.0, tf.constant([0, 1])
+        model.densities()[0], tf.zeros([4000, 2]), standard((5, 4000, 1)), knobs, 0.0
     )
     np.testing.assert_allclose(np.arctanh(natural.numpy()).std(), np.exp(-2.5), rtol=0.03)
 
@@ -253,7 +257,11 @@ def test_boosted_proposals_have_the_asked_spread_before_the_squash(sigma):
 def test_noise_after_the_squash_is_added_to_the_mode():
     knobs = dataclasses.replace(KNOBS, noise="after")
     found = rollout.propose(
-        behavior(mean=0.3).densities()[0], tf.zeros([4000, 2]), 5, knobs, 0.1, tf.constant([0, 1])
+        behavior(mean=0.3).densities()[0],
+        tf.zeros([4000, 2]),
+        standard((5, 4000, 1)),
+        knobs,
+        0.1,
     ).numpy()
     np.testing.assert_allclose(found.mean(), np.tanh(0.3), atol=0.01)
     np.testing.assert_allclose(found.std(), 0.1, rtol=0.03)
@@ -360,28 +368,19 @@ def test_the_penalty_is_paid_for_doubt_above_the_limit_where_the_fallback_chose(
     )
     assert paid.fallback.numpy().all() == (limit < 0.0)
     models = rollout.Models(behavior(), Doubtful(), Value(W))
-    _, draws, valuing = tf.unstack(tf.random.split([1, 2], 3))
-    streams = tf.unstack(tf.random.split(draws, 2))
-    doubt = np.concatenate(
-        [
-            rollout.roll_out(
-                TASK,
-                models,
-                rollout.Bound.of(models, tf.float32),
-                PLAIN,
-                knobs,
-                tf.repeat(STATES, 250, axis=0),
-                tf.zeros([750, 2, 1]),
-                tf.zeros([3, 2], tf.int32),
-                stream,
-                valuing,
-            )
-            .uncertainty.numpy()
-            .reshape(3, 250, 2)
-            for stream in streams
-        ],
-        axis=1,
-    )
+    noise = planner(knobs).noise(3, tf.constant([1, 2]))
+    flat = noise.proposals.each(lambda x: tf.reshape(x, [2, 1, 1500, 1]))
+    doubt = rollout.roll_out(
+        TASK,
+        models,
+        rollout.Bound.of(models, tf.float32),
+        PLAIN,
+        knobs,
+        tf.repeat(STATES, 500, axis=0),
+        tf.zeros([1500, 2, 1]),
+        noise._replace(proposals=flat),
+    ).uncertainty
+    doubt = doubt.numpy().reshape(3, 500, 2)
     expected = 2.0 * np.where(doubt > limit, doubt, 0.0).sum(axis=2) if limit < 0.0 else 0.0
     np.testing.assert_allclose(
         found.returns - paid.returns, expected + 0 * found.returns, atol=1e-4
