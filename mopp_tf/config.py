@@ -10,6 +10,7 @@ import difflib
 from typing import Any
 
 from offline_tf import tasks
+from offline_tf.config import compile_knob
 from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
 
@@ -55,6 +56,7 @@ class RunConfig:
     )
     inspection: bool = knob(True, "Look at the models after training: pictures, AUROC, open loops.")
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+    compile: str = compile_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""

@@ -11,6 +11,7 @@ from absl import logging
 from flags import schema
 from mopp_tf import config
 from offline_tf import tasks
+from offline_tf.config import compile_knob
 from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
 
@@ -44,6 +45,7 @@ class EvaluateConfig:
         choices=("tensorflow", "litert", "litert-int8"),
     )
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+    compile: str = compile_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -55,7 +57,6 @@ class EvaluateConfig:
 def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     """Prints and writes the report and, per step, the traces."""
     import numpy as np  # here, so that --help needs no TensorFlow
-    import tensorflow as tf
 
     from mopp_tf import deploy, experiment, simulation
     from offline_tf import outcome, process
@@ -63,6 +64,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     from offline_tf.tasks import environments
 
     threads = process.use_threads(config_.threads)
+    process.use_compiler(config_.compile)
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
     configs = experiment.from_manifest(record.manifest)
     task = tasks.get(configs.run.env, config_.simulator or configs.run.simulator)
@@ -90,7 +92,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     }
     episodes = config_.episodes
     if config_.engine == "tensorflow":
-        graph = tf.function(planner.decide)
+        graph = process.compiled(planner.decide)
         found = experiment.evaluate_planner(planner, graph, physics, episodes, **how)
     else:
         decider = deploy.LiteDecider(

@@ -32,7 +32,7 @@ from offline_tf.tasks import environments
 from offline_tf.types import TaskSpec, Tensor, Transitions, UserError
 
 # Flags that may differ when a run is continued: they do not decide the result.
-FREE_FLAGS = ("workdir", "data_dir", "threads", "inspection")
+FREE_FLAGS = ("workdir", "data_dir", "threads", "compile", "inspection")
 AnyLearned = algorithm.Learned | mbop.MbopLearned
 AnyPlanner = Planner | mbop.MbopPlanner
 _MODEL_STAGES: tuple[Any, ...] = (
@@ -139,6 +139,7 @@ def run(configs: Configs) -> dict[str, Any]:
     """
     run_config = configs.run
     threads = process.use_threads(run_config.threads)
+    compiler = process.use_compiler(run_config.compile)
     task = tasks.get(run_config.env, run_config.simulator)
     folder = folder_of(run_config)
     opened = opening.open_run(
@@ -151,7 +152,9 @@ def run(configs: Configs) -> dict[str, Any]:
         lambda data_hash: _models_from(configs, data_hash),
     )
     record, data, other = opened.record, opened.data, opened.checked
-    record.note(training_dtype=networks.product_dtype(configs.model.precision).name)
+    dtype = networks.product_dtype(configs.model.precision).name
+    record.note(training_dtype=dtype, compiler=compiler)
+    logging.info("%s", process.in_words(threads, dtype))
     dashboards.show_charts(record, CHARTS)
     # The dynamics models learn the reward.
     task = outcome.complete(task, data, run_config.seed, record, reward=False)
@@ -162,7 +165,7 @@ def run(configs: Configs) -> dict[str, Any]:
     else:
         learned = mbop.learn(task, prepared, configs.knobs, run_config.seed, record)
     planner = make_planner(task, configs, learned)
-    decide = tf.function(planner.decide)
+    decide = process.compiled(planner.decide)
     measured = evaluate_final(configs, task, data, planner, decide, learned, record, threads)
     rows = np.linspace(0, len(data) - 1, num=min(len(data), 64)).astype(np.int64)
     exported = record.folder / "export"

@@ -216,8 +216,8 @@ def roll_out(
     trail, taken, doubts = [states], [], []
     for t in range(knobs.horizon):
         inputs = models.behavior.inputs(states)
-        behavior, own = bound.behavior(members[t, 0]), noise.proposals.each(lambda x: x[t])  # noqa: B023
-        proposals = propose(behavior, inputs, own, knobs, knobs.sigma_max)
+        behavior, draws = bound.behavior(members[t, 0]), noise.proposals.each(lambda x: x[t])  # noqa: B023
+        proposals = propose(behavior, inputs, draws, knobs, knobs.sigma_max)
         if knobs.max_q:
             action = choose_by_q(bound, states, proposals, knobs.q_of_proposals)
         else:
@@ -225,7 +225,9 @@ def roll_out(
         action = knobs.plan_mix * plan[:, t] + (1.0 - knobs.plan_mix) * action
         outputs = bound.dynamics(states, action)
         doubt = models.dynamics.uncertainty(outputs, knobs.uncertainty_units)
-        following = models.dynamics.next_states(states, outputs[members[t, 1]])
+        # XLA compiles a slice anew for each member, not a gather.
+        own = tf.gather(outputs, members[t, 1])
+        following = models.dynamics.next_states(states, own)
         reward = tf.reduce_mean(models.dynamics.rewards(outputs), axis=0)
         reward, broken = objective.apply(states, action, following, reward)
         returns += alive * reward

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from offline_tf import tasks
+from offline_tf.config import compile_knob
 from offline_tf.knobs import check, knob
 
 
@@ -56,6 +57,7 @@ class RunConfig:
     final_episodes: int = knob(100, "Episodes of the final evaluation.", low=1)
     inspection: bool = knob(True, "Look at the models after training: pictures, AUROC, open loops.")
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+    compile: str = compile_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""

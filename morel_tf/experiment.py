@@ -34,7 +34,7 @@ from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 # Flags that may differ when a run is continued: they do not decide the result.
-FREE_FLAGS = ("workdir", "data_dir", "threads", "inspection")
+FREE_FLAGS = ("workdir", "data_dir", "threads", "compile", "inspection")
 _FQE_DISCOUNT = 0.97  # nearer to 1, errors of the fit feed on themselves
 
 
@@ -143,6 +143,7 @@ def run(configs: Configs) -> dict[str, Any]:
     """
     run_config = configs.run
     threads = process.use_threads(run_config.threads)
+    compiler = process.use_compiler(run_config.compile)
     task = tasks.get(run_config.env, run_config.simulator)
     folder = folder_of(run_config)
     opened = opening.open_run(
@@ -155,10 +156,9 @@ def run(configs: Configs) -> dict[str, Any]:
         lambda data_hash: _other_dynamics(configs, data_hash),
     )
     record, data, other = opened.record, opened.data, opened.checked
-    record.note(
-        least_reward=float(data.rewards.min()),
-        training_dtype=networks.product_dtype(configs.dynamics.precision).name,
-    )
+    dtype = networks.product_dtype(configs.dynamics.precision).name
+    record.note(least_reward=float(data.rewards.min()), training_dtype=dtype, compiler=compiler)
+    logging.info("%s", process.in_words(threads, dtype))
     dashboards.show_charts(record, CHARTS)
     task = outcome.complete(task, data, run_config.seed, record)
 

@@ -179,6 +179,7 @@ def roll_out(
     starts: Tensor,
     member: Tensor,
     seed: Tensor,
+    whole: bool = False,
 ) -> RollOut:
     """Rolls K paths out for at most H steps, all members and paths in one tf.while_loop.
 
@@ -190,6 +191,8 @@ def roll_out(
       starts: [K, S] states.
       member: [K] int32, one model per whole path.
       seed: [2] int32.
+      whole: whether the result has H rows, zeros after the loop's end, and not as many as the loop ran;
+        for XLA, which needs shapes that are known before.
 
     Returns:
       A RollOut.
@@ -225,7 +228,7 @@ def roll_out(
         return t + 1, result.next_states, result.halted, out
 
     def array(dtype: tf.DType, *shape: int | None) -> tf.TensorArray:
-        return tf.TensorArray(dtype, size=horizon, element_shape=[None, *shape])
+        return tf.TensorArray(dtype, size=horizon, element_shape=[starts.shape[0], *shape])
 
     s, a = task.state_dim, task.action_dim
     fields = RollOut(
@@ -244,6 +247,8 @@ def roll_out(
         (tf.constant(0), starts, tf.zeros([count], tf.bool), tuple(fields)),
         parallel_iterations=1,
     )
+    if whole:
+        return RollOut(*(array.stack() for array in out))
     return RollOut(*(array.gather(tf.range(steps)) for array in out))
 
 
@@ -254,6 +259,7 @@ def roll_out_in_groups(
     member: Tensor,
     seed: Tensor,
     groups: int = 2,
+    whole: bool = False,
 ) -> RollOut:
     """Like `roll_out`, in independent loops that TensorFlow runs side by side.
 
@@ -264,16 +270,19 @@ def roll_out_in_groups(
       pmdp, policy, starts, member: as in `roll_out`; K is a multiple of `groups`.
       seed: [2] int32; group g draws from seed + [0, 2 g].
       groups: number of loops.
+      whole: as in `roll_out`.
 
     Returns:
       A RollOut; paths in the order of `starts`, steps padded to the longest group.
     """
     parts = [
-        roll_out(pmdp, policy, part_starts, part_member, seed + tf.constant([0, 2 * group]))
+        roll_out(pmdp, policy, part_starts, part_member, seed + tf.constant([0, 2 * group]), whole)
         for group, (part_starts, part_member) in enumerate(
             zip(tf.split(starts, groups), tf.split(member, groups), strict=True)
         )
     ]
+    if whole:
+        return RollOut(*(tf.concat(columns, axis=1) for columns in zip(*parts, strict=True)))
     steps = tf.reduce_max(tf.stack([tf.shape(part.valid)[0] for part in parts]))
 
     def joined(*columns: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from morel_tf.natural_gradient import NaturalGradient
 from morel_tf.pessimistic_mdp import PessimisticMdp, RollOut
 from morel_tf.policy_update import Paths
 from morel_tf.value_baseline import ValueBaseline
-from offline_tf import returns, seeds
+from offline_tf import process, returns, seeds
 from offline_tf.policy import GaussianPolicy, NumpyPolicy, velocity_scale
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, TaskSpec, Tensor
@@ -137,20 +137,26 @@ def plan(
     members = np.repeat(np.arange(pmdp.ensemble.size, dtype=np.int32), pmdp.config.paths_per_member)
 
     groups = 2 if len(members) % 2 == 0 else 1
+    whole = process.compiler() == "xla"
 
-    @tf.function(reduce_retracing=True)
-    def roll_out(first: Tensor, member: Tensor, noise_seed: Tensor) -> RollOut:
-        return pessimistic_mdp.roll_out_in_groups(pmdp, policy, first, member, noise_seed, groups)
+    def in_groups(first: Tensor, member: Tensor, noise_seed: Tensor) -> RollOut:
+        return pessimistic_mdp.roll_out_in_groups(
+            pmdp, policy, first, member, noise_seed, groups, whole
+        )
+
+    roll_out = process.compiled(in_groups, reduce_retracing=True)
 
     def sample(iteration: int) -> RollOut:
         chosen = pessimistic_mdp.start_states(
             starts, all_states, pmdp.config, seeds.generator(seed, "planning/starts", iteration)
         )
-        return roll_out(
+        block = roll_out(
             tf.constant(np.tile(chosen, (pmdp.ensemble.size, 1))),
             tf.constant(members),
             seeds.stateless(seed, "planning/actions", iteration),
         )
+        steps = int(block.valid.numpy().any(axis=1).sum())
+        return RollOut(*(column[:steps] for column in block))
 
     first = stage.restore()
     if stage.complete:

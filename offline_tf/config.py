@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
+
+
+def compile_knob() -> Any:
+    """--compile, for the commands with hot loops; see `process.use_compiler`."""
+    return knob(
+        "auto",
+        "What runs the hot loops (fitting, roll-outs in the model, decisions): graph (TensorFlow's "
+        "own kernels), xla, or auto (xla where TensorFlow sees a GPU).",
+        choices=("auto", "graph", "xla"),
+    )
 
 
 @dataclasses.dataclass(frozen=True)

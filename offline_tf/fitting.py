@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from offline_tf import process
 from offline_tf.blocks import largest_resident
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, Tensor
@@ -107,10 +108,10 @@ class Fit(tf.Module):
         self._loss = loss
         self._before_step = before_step
         self.adam = Adam(self._weights, weight_decay=weight_decay, decay_biases=decay_biases)
+        self._graph = process.compiled(self._steps, reduce_retracing=True)
 
-    @tf.function(reduce_retracing=True)
     def run(self, arrays: tuple[Tensor, ...], rows: Tensor, learning_rates: Tensor) -> Tensor:
-        """Runs one Adam step per row of `rows`.
+        """Runs one Adam step per row of `rows`, all in one graph.
 
         Args:
           arrays: data columns [N, ...].
@@ -120,6 +121,9 @@ class Fit(tf.Module):
         Returns:
           [M] float32 mean losses over these steps.
         """
+        return self._graph(arrays, rows, learning_rates)
+
+    def _steps(self, arrays: tuple[Tensor, ...], rows: Tensor, learning_rates: Tensor) -> Tensor:
         members = rows.shape[1]
         total = tf.zeros([members])
         for step in tf.range(tf.shape(rows)[0]):

@@ -1,13 +1,16 @@
-"""The process that a run is: its threads and its command line."""
+"""The process that a run is: its threads, its compiler and its command line."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
+
+_chosen = {"compiler": "graph"}
 
 
 def use_threads(threads: int) -> int:
@@ -20,6 +23,38 @@ def use_threads(threads: int) -> int:
     tf.config.threading.set_inter_op_parallelism_threads(count)
     tf.config.threading.set_intra_op_parallelism_threads(1)
     return count
+
+
+def use_compiler(choice: str) -> str:
+    """Sets what `compiled` means from now on, "auto", "graph" or "xla"; returns "graph" or "xla".
+
+    On a CPU, XLA has no oneDNN: bfloat16 is slow there, and random numbers are other ones.
+    """
+    if choice == "auto":
+        choice = "xla" if tf.config.list_physical_devices("GPU") else "graph"
+    _chosen["compiler"] = choice
+    return choice
+
+
+def compiler() -> str:
+    """What `use_compiler` set: "graph" or "xla"."""
+    return _chosen["compiler"]
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """A tf.function of a hot loop, by this process's compiler.
+
+    Args:
+      function: its tensors have the same shapes in nearly all calls; XLA compiles each anew.
+      options: of tf.function.
+    """
+    return tf.function(function, jit_compile=_chosen["compiler"] == "xla" or None, **options)
+
+
+def in_words(threads: int, dtype: str) -> str:
+    """What the user is told at the start of a run."""
+    by = {"graph": "TensorFlow's own kernels", "xla": "XLA"}[_chosen["compiler"]]
+    return f"{threads} threads, {by}, products in {dtype} while fitting"
 
 
 _WATCHING = ("quiet", "verbose", "dry_run", "max_hours")  # they do not decide what is made

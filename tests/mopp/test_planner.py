@@ -201,6 +201,19 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_does_not():
     assert np.abs(first.action - other.action).max() > 1e-4
 
 
+def test_xla_decides_the_same():
+    """The noise is given: XLA draws another one."""
+    made = planner(dataclasses.replace(KNOBS, population=20), LinearDynamics((0.0, 0.2)))
+    compiled = tf.function(made.decide_given, jit_compile=True)
+    plan = made.initial_plan(tf.constant(STATES))
+    for seed in range(4):  # other members at other steps
+        noise = made.noise(3, tf.constant([seed, 0]))
+        expected = made.decide_given(tf.constant(STATES), plan, noise)
+        found = compiled(tf.constant(STATES), plan, noise)
+        np.testing.assert_allclose(found.action, expected.action, atol=1e-5)
+        np.testing.assert_allclose(found.states, expected.states, rtol=1e-4, atol=1e-5)
+
+
 def test_environments_of_a_batch_do_not_leak():
     made = planner()
     changed = STATES.copy()

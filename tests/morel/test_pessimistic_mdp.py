@@ -293,6 +293,31 @@ def test_groups_are_roll_outs_of_their_own_padded_to_the_longest():
         assert not grouped.valid.numpy()[length:, 3 * g : 3 * g + 3].any()
 
 
+def test_whole_blocks_are_filled_with_zeros_and_xla_computes_them():
+    task = toys.cart(bound=1.5)
+    pmdp = toys.pessimistic(task, _random_ensemble(task), np.inf, horizon=30)
+    policy = toys.linear_policy([[0.3], [-0.2]], [0.1])  # without noise: XLA draws another one
+    starts = np.random.default_rng(0).uniform(-1, 1, (6, 2)).astype(np.float32)
+    member = tf.constant([0, 1, 2, 0, 1, 2])
+
+    def grouped(whole):
+        return pessimistic_mdp.roll_out_in_groups(
+            pmdp, policy, tf.constant(starts), member, tf.constant([3, 4]), 2, whole
+        )
+
+    cut, whole = grouped(False), grouped(True)
+    compiled = tf.function(lambda: grouped(True), jit_compile=True)()
+    steps = len(cut.valid)
+    assert 1 < steps < 30
+    for short, full, fast in zip(cut, whole, compiled, strict=True):
+        assert len(full) == 30
+        np.testing.assert_array_equal(full[:steps], short)
+        assert not full.numpy()[steps:].any()
+        np.testing.assert_allclose(
+            fast.numpy().astype(float), full.numpy().astype(float), atol=1e-4
+        )
+
+
 def test_paths_do_not_leak_into_one_another():
     task = toys.cart(bound=1.5)
     pmdp = toys.pessimistic(task, _random_ensemble(task), 1.5, horizon=4)

@@ -203,9 +203,9 @@ def test_every_member_starts_from_the_same_states_and_drives_its_paths(
 ):
     real, seen = pessimistic_mdp.roll_out, []
 
-    def spy(pmdp, policy, starts, member, seed):
+    def spy(pmdp, policy, starts, member, seed, whole):
         seen.append((starts.numpy(), member.numpy(), seed.numpy()))
-        return real(pmdp, policy, starts, member, seed)
+        return real(pmdp, policy, starts, member, seed, whole)
 
     monkeypatch.setattr(pessimistic_mdp, "roll_out", spy)
     config = dataclasses.replace(SMALL, iterations=2)

@@ -2,9 +2,51 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
-from offline_tf import process
+from offline_tf import fitting, networks, process
+
+
+@pytest.fixture
+def compiler():
+    yield process.use_compiler
+    process.use_compiler("graph")
+
+
+def fitted():
+    """Weights and losses after some steps of a small ensemble."""
+    draws = np.random.default_rng(0)
+    nets = [networks.mlp(3, (16,), 2, "relu", draws) for _ in range(2)]
+
+    def loss(batches):
+        pairs = zip(nets, batches, strict=True)
+        return [tf.reduce_mean(tf.square(networks.bind(net)(x) - y)) for net, (x, y) in pairs]
+
+    loop = fitting.Fit(networks.variables(*nets), loss, weight_decay=1e-3)
+    data = [tf.constant(draws.normal(size=(50, n)), tf.float32) for n in (3, 2)]
+    rows = tf.constant(draws.integers(50, size=(40, 2, 8)), tf.int32)
+    means = loop.run(tuple(data), rows, tf.fill([40], 1e-2)).numpy()
+    return means, [w.numpy() for w in networks.variables(*nets)], loop
+
+
+def test_xla_fits_the_same_weights(compiler):
+    means, weights, plain = fitted()
+    assert compiler("xla") == "xla"
+    other_means, other_weights, loop = fitted()
+    assert loop._graph._jit_compile and not plain._graph._jit_compile
+    np.testing.assert_allclose(other_means, means, rtol=1e-4)
+    for found, expected in zip(other_weights, weights, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_auto_takes_xla_where_there_is_a_gpu(compiler, monkeypatch):
+    assert compiler("auto") == "graph"  # tests run without one
+    assert process.in_words(2, "float32").startswith("2 threads, TensorFlow's own kernels")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    assert compiler("auto") == "xla"
+    assert process.in_words(2, "float32") == "2 threads, XLA, products in float32 while fitting"
 
 
 @pytest.mark.parametrize(
