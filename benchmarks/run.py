@@ -2,7 +2,9 @@
 
 Each measurement runs in a process of its own, all of them in turn, `--rounds` times; the table holds
 medians. Shares are of this machine's own matrix products in the same precision, measured in the same
-process. Run it on an idle machine. `--one=NAME` is what the processes call.
+process. With `--peers=PYTHON`, an interpreter that has requirements-benchmarks.txt, PyTorch and JAX do
+the same work in between (benchmarks/peers.py). Run it on an idle machine. `--one=NAME` is what the
+processes call.
 """
 
 from __future__ import annotations
@@ -58,6 +60,15 @@ ROWS = (
     ),
     Row("NPG iteration over its roll-out", "npg", "over_roll_out", "x", 1.4, False),
     Row("NPG iteration, 80 paths x 1000 steps", "npg", "iteration_s", "s", 1.0, False),
+    Row(
+        "roll-outs in bfloat16",
+        "npg_bfloat16",
+        "roll_out_share",
+        "of peak",
+        0.0,
+        True,
+    ),
+    Row("NPG iteration, roll-outs in bfloat16", "npg_bfloat16", "iteration_s", "s", 1.0, False),
     Row("MOPP decision, Hopper, float32", "decision_hopper_float32", "ms", "ms", 0.0, True),
     Row("MOPP decision, Walker2d, float32", "decision_walker2d_float32", "ms", "ms", 0.0, True),
     Row("MOPP decision, Hopper, bfloat16", "decision_hopper_bfloat16", "ms", "ms", 8.0, False),
@@ -109,6 +120,24 @@ ROWS = (
 )
 
 
+# Ours over a peer's: title, our measurement and number, the peer's, whether more is better.
+PEERS = (
+    ("dynamics training over PyTorch, a model at a time", "training_float32", "rate", "torch_loop"),
+    ("over PyTorch, one batched product, fused Adam", "training_float32", "rate", "torch_batched"),
+    ("over JAX, fori_loop under jit", "training_float32", "rate", "jax_training"),
+    (
+        "the same in bfloat16 over PyTorch, batched",
+        "training_bfloat16",
+        "rate",
+        "torch_batched_bfloat16",
+    ),
+    ("over JAX", "training_bfloat16", "rate", "jax_training_bfloat16"),
+    ("roll-outs in the model over PyTorch", "npg", "roll_out_rate", "torch_rollout"),
+    ("over JAX, scan under jit", "npg", "roll_out_rate", "jax_rollout"),
+    ("MOPP decision, Hopper, over PyTorch", "decision_hopper_float32", "ms", "torch_decision"),
+)
+
+
 def products(dtype: Any, seconds: float = 0.5) -> float:
     """Operations per second of [1000, 500] x [500, 500], one chain of products per thread."""
     import tensorflow as tf
@@ -155,14 +184,15 @@ def training(precision: str) -> Numbers:
     share = found["rate"] * parts.FLOPS_PER_SAMPLE / found["peak"]
     if precision == "float32":
         base = parts.measure("keras_fit", "inter")["rate"]
-        return {"share": share, "over_keras_fit": found["rate"] / base}
+        return {"share": share, "rate": found["rate"], "over_keras_fit": found["rate"] / base}
     return {
         "share": share,
+        "rate": found["rate"],
         "over_float32": found["rate"] / parts.measure("float32", "inter")["rate"],
     }
 
 
-def npg() -> Numbers:
+def npg(precision: str = "float32") -> Numbers:
     """One update of MOReL's planner on Hopper's sizes, random models, a detector that knows all."""
     import tensorflow as tf
 
@@ -171,7 +201,7 @@ def npg() -> Numbers:
 
     process.use_threads(0)
     task = tasks.get("hopper")
-    knobs, pmdp_knobs = config.PlannerConfig(), config.PmdpConfig()
+    knobs, pmdp_knobs = config.PlannerConfig(), config.PmdpConfig(rollout_precision=precision)
     s, a = task.state_dim, task.action_dim
 
     def plain(width: int, scale: float) -> standardize.Statistics:
@@ -211,8 +241,9 @@ def npg() -> Numbers:
     work = 2.0 * steps * (model + s * 64 + 64 * 64 + 64 * a)
     spent = float(np.median(rolled))
     return {
-        "roll_out_share": work / spent / products(tf.float32),
+        "roll_out_share": work / spent / products(getattr(tf, precision)),
         "roll_out_s": spent,
+        "roll_out_rate": steps / spent,
         "iteration_s": in_all,
         "over_roll_out": in_all / spent,
         "steps": steps,
@@ -365,6 +396,7 @@ MEASUREMENTS: dict[str, Callable[[], Numbers]] = {
     "training_float32": lambda: training("float32"),
     "training_bfloat16": lambda: training("bfloat16"),
     "npg": npg,
+    "npg_bfloat16": lambda: npg("bfloat16"),
     **{
         f"decision_{robot}_{precision}": lambda r=robot, p=precision: decision(r, p)
         for robot in ("hopper", "walker2d")
@@ -401,6 +433,12 @@ def table(found: dict[str, Numbers]) -> list[str]:
         if row.target and row.measurement.endswith("bfloat16") and "amx_bf16" not in machine():
             verdict = "not applicable: no AMX"
         lines.append(f"| {row.title} | {value:.3g} {row.unit} | {wanted} | {verdict} |")
+    for title, measurement, number, peer in PEERS:
+        if measurement in found and peer in found:
+            ours, theirs = found[measurement][number], found[peer].get(number.split("_")[-1], 0.0)
+            times = theirs / ours if number == "ms" else ours / theirs
+            verdict = "reached" if times >= 1.0 else "**missed**"
+            lines.append(f"| {title} | {times:.3g} x | >= 1 | {verdict} |")
     return lines
 
 
@@ -410,13 +448,15 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help=f"among {', '.join(MEASUREMENTS)}; none: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=pathlib.Path, help="JSON file for the numbers")
+    parser.add_argument("--peers", help="an interpreter with requirements-benchmarks.txt")
     parser.add_argument("--one", choices=list(MEASUREMENTS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(MEASUREMENTS[arguments.one]()))
         return 0
-    names = arguments.names or list(MEASUREMENTS)
-    unknown = [name for name in names if name not in MEASUREMENTS]
+    peers = [peer for *_, peer in PEERS] if arguments.peers else []
+    names = arguments.names or [*MEASUREMENTS, *peers]
+    unknown = [name for name in names if name not in (*MEASUREMENTS, *peers)]
     if unknown:
         parser.error(f"expected names among {', '.join(MEASUREMENTS)}, got {unknown[0]}")
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(_ROOT)}
@@ -424,6 +464,8 @@ def main() -> int:
     for number in range(arguments.rounds):
         for name in names:
             command = [sys.executable, "-m", "benchmarks.run", f"--one={name}"]
+            if name in peers:
+                command = [arguments.peers, "-m", "benchmarks.peers", name]
             run = subprocess.run(
                 command, cwd=_ROOT, env=environment, capture_output=True, text=True
             )

@@ -171,6 +171,12 @@ class PmdpConfig:
         choices=("none", "sample"),
         source="nn_dynamics.py: none",
     )
+    rollout_precision: str = knob(
+        "float32",
+        "The models' products in roll-outs: float32, bfloat16, or auto (bfloat16 where the CPU has "
+        "it); the detector is calibrated in float32.",
+        choices=("auto", "float32", "bfloat16"),
+    )
 
     def __post_init__(self) -> None:
         """Checks the bounds."""

@@ -13,6 +13,7 @@ import tensorflow as tf
 from morel_tf import usad
 from morel_tf.config import PmdpConfig
 from morel_tf.dynamics import DynamicsEnsemble
+from offline_tf import networks
 from offline_tf.policy import GaussianPolicy
 from offline_tf.types import Array, TaskSpec, Tensor
 
@@ -200,7 +201,8 @@ def roll_out(
     task, config = pmdp.task, pmdp.config
     tf.debugging.assert_shapes([(starts, ("K", task.state_dim)), (member, ("K",))])
     count, horizon = tf.shape(starts)[0], config.horizon
-    mean_of, predict = policy.bind(), pmdp.ensemble.bind()
+    dtype = networks.product_dtype(config.rollout_precision)
+    mean_of, predict = policy.bind(), pmdp.ensemble.bind(dtype)
     std = tf.exp(policy.log_std)
     action_noise = tf.random.stateless_normal([horizon, count, task.action_dim], seed)
     sample_states = config.rollout_noise == "sample"
