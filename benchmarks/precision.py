@@ -3,8 +3,8 @@
 python -m benchmarks.precision --numbers results/tables/precision.json RUN [RUN ...]
 
 Finished runs of MOReL on one data set; each is compared with the first. The pairs are the data's own,
-and the data's states with uniform actions. For each run the detector computes in float32, and in bfloat16
-with the same weights and threshold.
+and the data's states with uniform actions. For each run the detector computes in float32, and in
+bfloat16 with the same weights and threshold.
 """
 
 from __future__ import annotations

@@ -65,12 +65,12 @@ class Bound(NamedTuple):
     Attributes:
       behavior: member number -> its density.
       dynamics: (states, actions) -> normalised modes [K, B, S + 1].
-      q: (states, actions) -> [2, B].
+      q: (states, actions, twins) -> [twins, B]; both, or the first one.
     """
 
     behavior: Callable[[int | Tensor], Density]
     dynamics: Callable[[Tensor, Tensor], Tensor]
-    q: Callable[[Tensor, Tensor], Tensor]
+    q: Callable[..., Tensor]
 
     @classmethod
     def of(cls, models: Models, dtype: tf.DType) -> Bound:
@@ -140,7 +140,7 @@ def propose(
 
 
 def q_of_proposals(values: Tensor, rule: str) -> Tensor:
-    """[2, B] twins -> [B]: "min", "mean" or "first"."""
+    """[2, B] twins, or [1, B] for "first" -> [B]: "min", "mean" or "first"."""
     if rule == "first":
         return values[0]
     return tf.reduce_min(values, 0) if rule == "min" else tf.reduce_mean(values, 0)
@@ -150,7 +150,8 @@ def choose_by_q(bound: Bound, states: Tensor, proposals: Tensor, rule: str) -> T
     """argmax_k Q(s, a^k); states [B, S], proposals [K_Q, B, A] -> [B, A]."""
     count = proposals.shape[0]
     rows = tf.reshape(proposals, [-1, proposals.shape[2]])
-    values = q_of_proposals(bound.q(tf.tile(states, [count, 1]), rows), rule)
+    twins = 1 if rule == "first" else 2
+    values = q_of_proposals(bound.q(tf.tile(states, [count, 1]), rows, twins), rule)
     best = tf.argmax(tf.reshape(values, [count, -1]), axis=0)
     return tf.gather(tf.transpose(proposals, [1, 0, 2]), best, batch_dims=1)
 

@@ -68,18 +68,16 @@ class QFunction(tf.Module):
         of = self._states
         return tf.concat([(states - of.shift) / of.scale, actions], axis=1)
 
-    def bind(
-        self, dtype: tf.DType = tf.float32, constant: bool = False
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """Returns (states [B, S], actions [B, A]) -> [2, B].
+    def bind(self, dtype: tf.DType = tf.float32, constant: bool = False) -> Callable[..., Tensor]:
+        """Returns (states [B, S], actions [B, A], twins) -> [twins, B], all 2 or the first one.
 
         Args: see `networks.read`.
         """
         forwards = [networks.bind(network, dtype, constant) for network in self.networks]
 
-        def values(states: Tensor, actions: Tensor) -> Tensor:
+        def values(states: Tensor, actions: Tensor, twins: int = 2) -> Tensor:
             inputs = self.inputs(states, actions)
-            return tf.stack([forward(inputs)[:, 0] for forward in forwards])
+            return tf.stack([forward(inputs)[:, 0] for forward in forwards[:twins]])
 
         return values
 
