@@ -67,7 +67,7 @@ def main(config: BenchmarkConfig) -> None:
                 if record.manifest["algorithm"] == "morel":
                     morel.export_again(record, target, lite=True)
                 else:
-                    mopp.export_again(record, target, mopp_config.ControlConfig())
+                    mopp.export_again(record, target, mopp_config.ControlConfig(), True)
     finally:
         sys.executable, export.verify = own, verify
     packages = subprocess.run(
