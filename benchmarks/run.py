@@ -357,15 +357,15 @@ def mopp_training(precision: str) -> Numbers:
 
 
 def collection() -> Numbers:
-    """The shipped policy in Hopper, 300,000 steps; what comes before the first counts thrice."""
+    """The shipped policy in Hopper, a million steps."""
     from offline_tf import policy, tasks
     from offline_tf.datasets import collection as parts
 
-    threads, steps = os.cpu_count() or 1, 300_000
+    threads, steps = os.cpu_count() or 1, 1_000_000
     shipped = policy.load(policy.shipped("hopper"))[0]
     began = time.perf_counter()
     parts.collect(tasks.get("hopper"), "v2", shipped, "pure", steps, 0, threads=threads)
-    return {"million_s": 1e6 / steps * (time.perf_counter() - began)}
+    return {"million_s": time.perf_counter() - began}
 
 
 def start() -> Numbers:
