@@ -74,7 +74,7 @@ def main() -> None:
             "precision": configs.dynamics.precision,
             "rollout_precision": configs.pmdp.rollout_precision,
             "seed": configs.run.seed,
-            "held_out": results.get("held_out"),
+            "held_out_mse": results["held_out"]["mse"],
             "threshold": threshold,
             "pmdp_return": summary["pmdp_return"],
             "true_return_mean": summary["true_return_mean"],
