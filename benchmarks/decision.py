@@ -122,6 +122,11 @@ def make_planner(
         rows.RewardScale(0.0, 1.0), units, np.ones(task.state_dim + 1, np.float32)
     )
     models: rollout.Models = algorithm.build(task, knobs, prepared, 0)
+    draws = np.random.default_rng(0)
+    for part in (models.behavior, models.dynamics, models.q):
+        for weight in part.weights:
+            if weight.shape.rank == 1:  # zeros, as drawn, would be left out of the graph
+                weight.assign(draws.normal(scale=0.1, size=weight.shape))
     return Planner(task, models, planning, 1e9, Objective(prepared.scale), dtype), prepared.scale
 
 

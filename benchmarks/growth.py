@@ -150,6 +150,8 @@ def draw(found: list[dict[str, Any]], path: pathlib.Path) -> None:
         axis.set_title(f"{curve['title']}: slope {curve['slope']:.2f}", fontsize=10)
         axis.set_xlabel(curve["axis"])
         axis.set_ylabel("seconds")
+        axis.set_xticks(curve["sizes"], [f"{size:,}" for size in curve["sizes"]], fontsize=8)
+        axis.xaxis.minorticks_off()
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
@@ -160,11 +162,18 @@ def main() -> None:
     parser.add_argument("--numbers", type=pathlib.Path, required=True)
     parser.add_argument("--output", type=pathlib.Path, help="PNG")
     parser.add_argument("--draw_only", action="store_true", help="from --numbers, nothing measured")
+    parser.add_argument(
+        "--only", default="", help="titles with these words; --numbers has the rest"
+    )
     arguments = parser.parse_args()
     if not arguments.draw_only:
         process.use_threads(0)
         curves = []
-        for panel in PANELS:
+        kept = json.loads(arguments.numbers.read_text())["curves"] if arguments.only else []
+        for number, panel in enumerate(PANELS):
+            if arguments.only not in panel.title:
+                curves.append(kept[number])
+                continue
             seconds = [panel.seconds(size) for size in panel.sizes]
             curve: dict[str, Any] = {"title": panel.title, "axis": panel.axis}
             curve |= {"sizes": list(panel.sizes), "seconds": seconds}

@@ -18,7 +18,8 @@ from typing import Any
 from benchmarks import run
 
 _CALLS = 3
-_SHOWN = 6
+_SHOWN = 5
+_NOT_WORK = ("Process", "Run", "While", "StatelessWhile")  # they contain others
 
 
 def _captured(measure: Callable[[], Any], number: int = 0) -> Callable[[], Any]:
@@ -101,13 +102,9 @@ def shares(call: Callable[[], Any]) -> list[tuple[str, float, float]]:
                 names = {key: value.name for key, value in plane.event_metadata.items()}
                 for line in plane.lines:
                     for event in line.events:
-                        # Operations are "name:type"; the executor's own events have no type.
+                        # Operations are "name:type".
                         _, colon, kind = names[event.metadata_id].rpartition(":")
-                        if (
-                            colon
-                            and kind.isidentifier()
-                            and kind not in ("While", "StatelessWhile")
-                        ):
+                        if colon and kind.isidentifier() and kind not in _NOT_WORK:
                             spent[kind] += event.duration_ps
                             count[kind] += 1
     total = sum(spent.values())
