@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
 import pathlib
 import subprocess
 import sys
@@ -118,20 +119,26 @@ def main() -> int:
     """Prints a row per path; each in a process of its own."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"among {', '.join(PATHS)}; none: all")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file for the numbers")
     parser.add_argument("--one", choices=list(PATHS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        found = shares(PATHS[arguments.one]())
-        words = [f"{kind} {100 * share:.0f} % ({calls:.0f})" for kind, share, calls in found]
-        print(f"{arguments.one}: {', '.join(words)}")
+        print(json.dumps(shares(PATHS[arguments.one]())))
         return 0
     unknown = [name for name in arguments.names if name not in PATHS]
     if unknown:
         parser.error(f"expected names among {', '.join(PATHS)}, got {unknown[0]}")
-    return sum(
-        subprocess.run([sys.executable, "-m", "benchmarks.hotspots", f"--one={name}"]).returncode
-        for name in arguments.names or PATHS
-    )
+    found: dict[str, Any] = {}
+    for name in arguments.names or PATHS:
+        command = [sys.executable, "-m", "benchmarks.hotspots", f"--one={name}"]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        found[name] = json.loads(ended.stdout.strip().splitlines()[-1])
+        words = [f"{kind} {100 * share:.0f} % ({calls:.0f})" for kind, share, calls in found[name]]
+        print(f"{name}: {', '.join(words)}", flush=True)
+    if arguments.output:
+        content = {"machine": run.machine(), "shares_and_calls": found}
+        arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":

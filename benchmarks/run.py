@@ -299,9 +299,14 @@ def small_decision(robot: str) -> Numbers:
     observation = np.random.default_rng(0).normal(size=planner.task.state_dim).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "planner.tflite"
-        export.save_constant_lite(deploy.Lite(planner).signatures(), path, eight_bits=True)
-        acting = lite.Planner(path, threads=os.cpu_count() or 1)
-        spent = _times(lambda _: acting.act(observation), 300)
+        made = deploy.Lite(planner).signatures()
+
+        def times(eight_bits: bool, count: int) -> np.ndarray:
+            export.save_constant_lite(made, path, eight_bits)
+            acting = lite.Planner(path, threads=os.cpu_count() or 1)
+            return _times(lambda _: acting.act(observation), count)
+
+        spent, whole = times(True, 300), times(False, 50)
     middle = float(np.median(spent))
     work = 1e9 * parts.work_gflop(
         parts.BenchmarkConfig(env=robot), planner.task.state_dim, planner.task.action_dim
@@ -309,6 +314,7 @@ def small_decision(robot: str) -> Numbers:
     return {
         "ms": 1e3 * middle,
         "p99_over_median": float(np.quantile(spent, 0.99)) / middle,
+        "litert_float32_ms": 1e3 * float(np.median(whole)),
         "over_float32_peak": work / middle / products(tf.float32),
     }
 

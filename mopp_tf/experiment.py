@@ -32,9 +32,8 @@ from offline_tf.tasks import environments
 from offline_tf.types import TaskSpec, Tensor, Transitions, UserError
 
 # Flags that may differ when a run is continued: they do not decide the result.
-FREE_FLAGS = ("workdir", "data_dir", "threads", "compile", "inspection")
+FREE_FLAGS = ("workdir", "data_dir", "threads", "inspection")
 AnyLearned = algorithm.Learned | mbop.MbopLearned
-AnyPlanner = Planner | mbop.MbopPlanner
 _MODEL_STAGES: tuple[Any, ...] = (
     config.ModelConfig,
     config.DynamicsConfig,
@@ -207,7 +206,7 @@ def make_planner(
     configs: Configs,
     learned: AnyLearned,
     control: config.ControlConfig | None = None,
-) -> AnyPlanner:
+) -> deploy.AnyPlanner:
     """Builds the planner of a run, with another objective where `control` says so."""
     control = control or config.ControlConfig()
     knobs = config.changed_planner(configs.planner, control.planner)
@@ -299,7 +298,7 @@ def inspect_again(
 
 
 def evaluate_planner(
-    planner: AnyPlanner,
+    planner: deploy.AnyPlanner,
     graph: Callable[[Tensor, Tensor, Tensor], Decision],
     physics: str,
     episodes: int,
@@ -361,7 +360,7 @@ def clone_decider(task: TaskSpec, learned: algorithm.Learned) -> simulation.Deci
 
 
 def judge_offline(
-    planner: AnyPlanner, learned: AnyLearned, data: Transitions, discount: float, seed: int
+    planner: deploy.AnyPlanner, learned: AnyLearned, data: Transitions, discount: float, seed: int
 ) -> dict[str, float]:
     """What models and data say of a planner that no simulator can judge.
 
@@ -409,7 +408,7 @@ def evaluate_final(
     configs: Configs,
     task: TaskSpec,
     data: Transitions,
-    planner: AnyPlanner,
+    planner: deploy.AnyPlanner,
     decide: Callable[[Tensor, Tensor, Tensor], Decision],
     learned: AnyLearned,
     record: RunRecord,

@@ -25,7 +25,7 @@ class RunConfig:
         "default",
         "Set of knob values for the task; flags that you give win over it. default: what works "
         "best here; paper: the paper's appendix; authors: their published code; fast: Hopper "
-        "in eight minutes; quick: Hopper in four.",
+        "in seven minutes; quick: Hopper in five.",
     )
     seed: int = knob(0, "Random seed of data, models and planner.", low=0, high=2**31 - 1)
     workdir: str = knob("", "Run folder; empty: runs/morel-ENV-PRESET-seedN.")

@@ -34,7 +34,7 @@ from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 # Flags that may differ when a run is continued: they do not decide the result.
-FREE_FLAGS = ("workdir", "data_dir", "threads", "compile", "inspection")
+FREE_FLAGS = ("workdir", "data_dir", "threads", "inspection")
 _FQE_DISCOUNT = 0.97  # nearer to 1, errors of the fit feed on themselves
 
 

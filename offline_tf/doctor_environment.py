@@ -27,7 +27,10 @@ Exit code: 0 all that is needed is there, 1 something is missing or of another v
 """
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _NEEDED = "requirements.txt"
-_SEPARATE = ("requirements-original.txt",)  # of another Python
+# Of environments of their own.
+_SEPARATE = tuple(
+    f"requirements-{name}.txt" for name in ("original", "benchmarks", "lite")
+)  # elsewhere
 _PURPOSES = {"requirements-dev.txt": "The tests and checks of ./run.sh test."}  # has no comment
 _FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 _PART_SECONDS = 120

@@ -434,6 +434,22 @@ def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path):
         )
 
 
+def test_evaluation_in_litert(finished, tmp_path):
+    home, _, _ = finished
+    evaluate_binary.main(
+        evaluate_binary.EvaluateConfig(
+            workdir=str(home / "run"),
+            episodes=2,
+            engine="litert-int8",
+            output=str(tmp_path / "report"),
+        ),
+        config.ControlConfig(),
+    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["engine"] == "litert-int8" and report["episode_length"] > 1
+    assert 0.0 < report["kept_share"] <= 1.0 and np.isfinite(report["true_return_mean"])
+
+
 def test_unknown_data_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="expected an HDF5 file .* or one of random-ours"):
         experiment.run(_configs(tmp_path / "run", tmp_path, dataset="medum-ours"))
