@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from benchmarks import peak
 from flags import schema
 from mopp_tf import algorithm, deploy, rollout, rows
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
@@ -60,26 +61,6 @@ def median_ms(call: Callable[[int], Any], calls: int) -> float:
         call(number)
         spent.append(1e3 * (time.perf_counter() - began))
     return float(np.median(spent[2:]))
-
-
-def peak_gflops() -> float:
-    """Float32 products of 1000 x 500 by 500 x 500, one per thread side by side, in GFLOP/s."""
-    threads = tf.config.threading.get_inter_op_parallelism_threads()
-    matrices = [
-        (tf.random.normal([1000, 500]), tf.random.normal([500, 500])) for _ in range(threads)
-    ]
-
-    @tf.function
-    def run() -> Any:
-        totals = []
-        for left, right in matrices:
-            for _ in range(20):
-                left = tf.matmul(left, right) * 0.04
-            totals.append(tf.reduce_sum(left))
-        return tf.add_n(totals)
-
-    best = median_ms(lambda _: run().numpy(), 20)
-    return threads * 20 * 2 * 1000 * 500 * 500 / best / 1e6
 
 
 def work_gflop(config: BenchmarkConfig, state_dim: int, action_dim: int) -> float:
@@ -159,7 +140,7 @@ def main(config: BenchmarkConfig) -> None:
         lambda i: planner.decide(observation, start, seed(i)).action.numpy(),
         max(3, config.calls // 20),
     )
-    peak = peak_gflops()
+    peak_gflops = peak.probe()() / 1e9
     work = work_gflop(config, task.state_dim, task.action_dim)
     found = {
         "plan_one_ms": graph,
@@ -167,8 +148,8 @@ def main(config: BenchmarkConfig) -> None:
         "eager_over_plan_one": eager / graph,
         "gflop": work,
         "gflops": 1e3 * work / graph,
-        "share_of_peak": 1e3 * work / graph / peak,
-        "peak_gflops": peak,
+        "share_of_peak": 1e3 * work / graph / peak_gflops,
+        "peak_gflops": peak_gflops,
     }
     logging.info("%s", ", ".join(f"{name} {value:.3g}" for name, value in found.items()))
     if config.numbers:

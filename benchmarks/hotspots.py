@@ -1,6 +1,6 @@
 """python -m benchmarks.hotspots [NAME ...]: what the hot paths spend their time on, by operation.
 
-A tf.profiler trace of three calls of what benchmarks/run.py and benchmarks/growth.py time. Shares are
+A tf.profiler trace of three calls of what benchmarks/run.py times. Shares are
 of the time that all threads spent in operations.
 """
 
@@ -23,39 +23,16 @@ _SHOWN = 5
 _NOT_WORK = ("Process", "Run", "While", "StatelessWhile")  # they contain others
 
 
-def _captured(measure: Callable[[], Any], number: int = 0) -> Callable[[], Any]:
-    """The call that a measurement of benchmarks/run.py times; the number-th one."""
-    seen: list[Callable[[int], Any]] = []
-
-    def keep(call: Callable[[int], Any], count: int) -> Any:
-        seen.append(call)
-        return times(call, 1)
-
-    times, run._times = run._times, keep
-    try:
-        measure()
-    finally:
-        run._times = times
-    return lambda: seen[number](7)
+def _first(call: Callable[[int], Any]) -> Callable[[], Any]:
+    return lambda: call(7)
 
 
 def _training() -> Callable[[], Any]:
-    from benchmarks import growth
-    from offline_tf import process
+    from benchmarks import training
 
-    process.use_threads(0)
-    seen: list[Callable[[], Any]] = []
-
-    def keep(call: Callable[[], Any], least: int = 3) -> float:
-        seen.append(call)
-        return median(call, 1)
-
-    median, growth._median = growth._median, keep
-    try:
-        growth.steps(100_000)
-    finally:
-        growth._median = median
-    return seen[0]
+    training.use_threads("inter")
+    epoch, _ = training.make("float32")
+    return lambda: epoch(0)
 
 
 def _decision() -> Callable[[], Any]:
@@ -74,9 +51,9 @@ def _decision() -> Callable[[], Any]:
 
 PATHS: dict[str, Callable[[], Callable[[], Any]]] = {
     "training": _training,
-    "roll_out": lambda: _captured(run.npg),
-    "npg_iteration": lambda: _captured(run.npg, 1),
-    "mopp_training": lambda: _captured(lambda: run.mopp_training("float32")),
+    "roll_out": lambda: _first(run.make_npg("float32").roll_out),
+    "npg_iteration": lambda: _first(run.make_npg("float32").whole),
+    "mopp_training": lambda: _first(run.make_mopp_training("float32")),
     "decision": _decision,
 }
 

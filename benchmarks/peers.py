@@ -1,10 +1,11 @@
-"""The same work in PyTorch and JAX, as their users would write it; needs neither TensorFlow nor us.
+"""The same work in PyTorch and JAX, as their users would write it; needs no TensorFlow.
 
 python -m benchmarks.peers torch_loop        (one of KINDS; prints JSON; requirements-benchmarks.txt)
 
 Training: samples per second of 4 dynamics models of 512x512, batch 256, summed over the models, as in
 benchmarks/training.py. Roll-outs: steps per second of 80 paths in 4 such models, with policy and
 disagreement of Hopper's sizes. Decision: milliseconds of MOPP's for one Hopper, authors' sizes.
+"numpy": FLOP/s of numpy's products in turn with them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from benchmarks import peak
 
 ROWS, STATE, ACTION, HIDDEN, MEMBERS, BATCH = 100_000, 17, 6, 512, 4, 256
 PATHS, STEPS, PLANT = 80, 200, (11, 3)  # Hopper's, as `benchmarks.run npg`
@@ -32,15 +34,12 @@ def _data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return inputs, targets, np.stack(orders, axis=1).reshape(-1, BATCH, MEMBERS)
 
 
-def _best(call: Callable[[], Any], count: int) -> float:
-    """Median seconds after a call to warm up."""
-    call()
-    spent = []
-    for _ in range(count):
-        began = time.perf_counter()
-        call()
-        spent.append(time.perf_counter() - began)
-    return float(np.median(spent))
+def _timed(call: Callable[[], Any], count: int) -> tuple[float, Found]:
+    """Median seconds after a call to warm up; numpy's products in turn with tens of calls."""
+    rounds, repeats = max(count // 10, 1), min(count, 10)
+    probes = [peak.numpy_probe()]
+    (spent,), (rates,) = peak.in_turn([lambda _: call()], rounds, probes, repeats, warm_up=1)
+    return float(np.median(spent)), {"numpy": float(np.median(rates))}
 
 
 def _torch_threads() -> Any:
@@ -56,7 +55,7 @@ def torch_loop() -> Found:
     torch = _torch_threads()
     inputs, targets, rows = _data()
     x, y = torch.from_numpy(inputs), torch.from_numpy(targets)
-    spent = 0.0
+    epochs = []
     for member in range(MEMBERS):
         net = torch.nn.Sequential(
             torch.nn.Linear(STATE + ACTION, HIDDEN),
@@ -67,19 +66,18 @@ def torch_loop() -> Found:
         )
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
 
-        def steps(batches: Any, net: Any = net, optimizer: Any = optimizer) -> None:
+        batches = torch.from_numpy(rows[:, :, member].copy())
+
+        def epoch(batches: Any = batches, net: Any = net, optimizer: Any = optimizer) -> None:
             for batch in batches:
                 optimizer.zero_grad()
                 loss = torch.nn.functional.mse_loss(net(x[batch]), y[batch])
                 loss.backward()
                 optimizer.step()
 
-        batches = torch.from_numpy(rows[:, :, member].copy())
-        steps(batches[:20])
-        began = time.perf_counter()
-        steps(batches)
-        spent += time.perf_counter() - began
-    return {"rate": MEMBERS * len(rows) * BATCH / spent}
+        epochs.append(epoch)
+    spent, numpys = _timed(lambda: [epoch() for epoch in epochs], 1)
+    return {"rate": MEMBERS * len(rows) * BATCH / spent} | numpys
 
 
 def _torch_batched(autocast: bool) -> Found:
@@ -95,7 +93,9 @@ def _torch_batched(autocast: bool) -> Found:
     biases = [torch.nn.Parameter(torch.zeros(MEMBERS, 1, o)) for o in widths[1:]]
     optimizer = torch.optim.Adam([*kernels, *biases], lr=1e-3, fused=True)
 
-    def steps(batches: Any) -> None:
+    batches = torch.from_numpy(rows.transpose(0, 2, 1).copy())
+
+    def epoch() -> None:
         for batch in batches:
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -107,11 +107,8 @@ def _torch_batched(autocast: bool) -> Found:
             loss.backward()
             optimizer.step()
 
-    batches = torch.from_numpy(rows.transpose(0, 2, 1).copy())
-    steps(batches[:20])
-    began = time.perf_counter()
-    steps(batches)
-    return {"rate": MEMBERS * len(rows) * BATCH / (time.perf_counter() - began)}
+    spent, numpys = _timed(epoch, 1)
+    return {"rate": MEMBERS * len(rows) * BATCH / spent} | numpys
 
 
 def _jax_nets(jax: Any, widths: list[int]) -> list[tuple[Any, Any]]:
@@ -161,8 +158,8 @@ def _jax_training(dtype: str) -> Found:
 
     batches = jax.numpy.asarray(rows.transpose(0, 2, 1))
     state = (weights, zeros, zeros)
-    spent = _best(lambda: jax.block_until_ready(steps(state, batches)), 1)
-    return {"rate": MEMBERS * len(rows) * BATCH / spent}
+    spent, numpys = _timed(lambda: jax.block_until_ready(steps(state, batches)), 1)
+    return {"rate": MEMBERS * len(rows) * BATCH / spent} | numpys
 
 
 def torch_rollout() -> Found:
@@ -197,7 +194,8 @@ def torch_rollout() -> Found:
             total = total + gaps + states[:, 0]
         return total
 
-    return {"rate": PATHS * STEPS / _best(roll_out, 5)}
+    spent, numpys = _timed(roll_out, 20)
+    return {"rate": PATHS * STEPS / spent} | numpys
 
 
 def jax_rollout() -> Found:
@@ -229,7 +227,8 @@ def jax_rollout() -> Found:
         return jax.lax.scan(one, begin, jax.random.split(key, STEPS))[0][1]
 
     key = jax.random.key(0)
-    return {"rate": PATHS * STEPS / _best(lambda: jax.block_until_ready(roll_out(key)), 5)}
+    spent, numpys = _timed(lambda: jax.block_until_ready(roll_out(key)), 20)
+    return {"rate": PATHS * STEPS / spent} | numpys
 
 
 def torch_decision() -> Found:
@@ -274,7 +273,8 @@ def torch_decision() -> Found:
             states = states + outputs[0, :, :s]
         return total
 
-    return {"ms": 1e3 * _best(decide, 50)}
+    spent, numpys = _timed(decide, 50)
+    return {"ms": 1e3 * spent} | numpys
 
 
 KINDS: dict[str, Callable[[], Found]] = {

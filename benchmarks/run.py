@@ -1,9 +1,10 @@
 """python -m benchmarks.run [NAME ...]: the project's speeds beside their targets, in one table.
 
 Each measurement runs in a process of its own, all of them in turn, `--rounds` times; the table holds
-medians. Shares are of this machine's own matrix products in the same precision, measured in the same
-process. With `--peers=PYTHON`, an interpreter that has requirements-benchmarks.txt, PyTorch and JAX do
-the same work in between (benchmarks/peers.py). Run it on an idle machine. `--one=NAME` is what the
+medians. Shares are of this machine's own matrix products in the same precision, measured in turn with
+the work (benchmarks/peak.py). With `--peers=PYTHON`, an interpreter that has
+requirements-benchmarks.txt, PyTorch and JAX do the same work in between (benchmarks/peers.py), compared
+per product of numpy's in the same process. Run it on an idle machine. `--one=NAME` is what the
 processes call.
 """
 
@@ -22,6 +23,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from benchmarks import peak
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 Numbers = dict[str, float]
@@ -138,62 +141,36 @@ PEERS = (
 )
 
 
-def products(dtype: Any, seconds: float = 0.5) -> float:
-    """Operations per second of [1000, 500] x [500, 500], one chain of products per thread."""
-    import tensorflow as tf
-
-    threads = tf.config.threading.get_inter_op_parallelism_threads() or os.cpu_count() or 1
-    pairs = [
-        [tf.cast(tf.random.stateless_normal(s, [i, 0]), dtype) for s in ([1000, 500], [500, 500])]
-        for i in range(threads)
-    ]
-
-    @tf.function
-    def run() -> Any:
-        totals = []
-        for left, right in pairs:
-            for _ in range(10):
-                left = tf.matmul(left, right) * tf.cast(0.04, dtype)
-            totals.append(tf.reduce_sum(tf.cast(left, tf.float32)))
-        return tf.add_n(totals)
-
-    run()
-    best, began = np.inf, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        start = time.perf_counter()
-        run().numpy()
-        best = min(best, time.perf_counter() - start)
-    return threads * 10 * 2.0 * 1000 * 500 * 500 / best
-
-
-def _times(call: Callable[[int], Any], count: int) -> np.ndarray:
-    """Seconds of call(number), after three calls to warm up."""
-    spent = []
-    for number in range(count + 3):
-        began = time.perf_counter()
-        call(number)
-        spent.append(time.perf_counter() - began)
-    return np.array(spent[3:])
-
-
 def training(precision: str) -> Numbers:
-    """Ensemble training through `fitting.Fit`; Keras' fit and float32 in the same process."""
+    """Ensemble training through `fitting.Fit`; Keras' fit, or float32, in turn with it."""
     from benchmarks import training as parts
 
-    found = parts.measure(precision, "inter")
-    share = found["rate"] * parts.FLOPS_PER_SAMPLE / found["peak"]
+    parts.use_threads("inter")
     if precision == "float32":
-        base = parts.measure("keras_fit", "inter")["rate"]
-        return {"share": share, "rate": found["rate"], "over_keras_fit": found["rate"] / base}
-    return {
-        "share": share,
-        "rate": found["rate"],
-        "over_float32": found["rate"] / parts.measure("float32", "inter")["rate"],
-    }
+        other, name = "keras_fit", "over_keras_fit"
+    else:
+        other, name = "float32", "over_float32"
+    found = parts.measure([precision, other])
+    return found[precision] | {name: found[precision]["rate"] / found[other]["rate"]}
 
 
-def npg(precision: str = "float32") -> Numbers:
-    """One update of MOReL's planner on Hopper's sizes, random models, a detector that knows all."""
+class Npg(NamedTuple):
+    """An update of MOReL's planner on Hopper's sizes, random models, a detector that knows all.
+
+    Attributes:
+      roll_out, whole: the paths alone; paths and update.
+      steps: of all paths.
+      work: operations of the paths' products.
+    """
+
+    roll_out: Callable[[int], Any]
+    whole: Callable[[int], Any]
+    steps: float
+    work: float
+
+
+def make_npg(precision: str) -> Npg:
+    """Builds it."""
     import tensorflow as tf
 
     from morel_tf import config, dynamics, pessimistic_mdp, planner, policy_update
@@ -228,7 +205,7 @@ def npg(precision: str = "float32") -> Numbers:
 
     block = roll_out(tf.constant([0, 0]))
     steps = float(block.valid.numpy().sum())
-    rolled = _times(lambda i: roll_out(tf.constant([0, i])).rewards.numpy(), 7)
+    model = ensemble.size * ((s + a) * 512 + 512 * 512 + 512 * s)
 
     def whole(number: int) -> None:
         found = planner.to_paths(roll_out(tf.constant([1, number])))
@@ -236,17 +213,29 @@ def npg(precision: str = "float32") -> Numbers:
             found, update, baseline, 0.995, 0.97, 0.01, seeds.generator(0, "benchmark", number)
         )
 
-    in_all = float(np.median(_times(whole, 7)))
-    model = ensemble.size * ((s + a) * 512 + 512 * 512 + 512 * s)
-    work = 2.0 * steps * (model + s * 64 + 64 * 64 + 64 * a)
-    spent = float(np.median(rolled))
+    return Npg(
+        lambda number: roll_out(tf.constant([0, number])).rewards.numpy(),
+        whole,
+        steps,
+        2.0 * steps * (model + s * 64 + 64 * 64 + 64 * a),
+    )
+
+
+def npg(precision: str = "float32") -> Numbers:
+    """Seconds of the paths and of the whole iteration."""
+    made = make_npg(precision)
+    (rolled, in_all), (peaks, numpys) = peak.in_turn(
+        [made.roll_out, made.whole], 9, [peak.probe(precision), peak.numpy_probe()]
+    )
+    spent, iteration = float(np.median(rolled)), float(np.median(in_all))
     return {
-        "roll_out_share": work / spent / products(getattr(tf, precision)),
+        "roll_out_share": float(np.median(made.work / rolled / peaks)),
         "roll_out_s": spent,
-        "roll_out_rate": steps / spent,
-        "iteration_s": in_all,
-        "over_roll_out": in_all / spent,
-        "steps": steps,
+        "roll_out_rate": made.steps / spent,
+        "iteration_s": iteration,
+        "over_roll_out": float(np.median(in_all / rolled)),
+        "steps": made.steps,
+        "numpy": float(np.median(numpys)),
     }
 
 
@@ -275,21 +264,28 @@ def decision(robot: str, precision: str) -> Numbers:
                 observation=observation[:count], plan=start[:count], seed=tf.constant([0, i])
             )["action"].numpy()
 
-        one, many = _times(call("plan_one", 1), 300), _times(call("plan", 20), 10)
+        one_by_one, together = call("plan_one", 1), call("plan", 20)
+        probes = [peak.probe(precision), peak.numpy_probe()]
+        (one,), (peaks, numpys) = peak.in_turn([one_by_one], 15, probes, repeats=20)
+
+        def twenty(number: int) -> None:
+            for robot_number in range(20):
+                one_by_one(20 * number + robot_number)
+
+        (separate, many), _ = peak.in_turn([twenty, together], 10, probes)
     middle = float(np.median(one))
     work = 1e9 * parts.work_gflop(config, planner.task.state_dim, planner.task.action_dim)
     return {
         "ms": 1e3 * middle,
         "p99_over_median": float(np.quantile(one, 0.99)) / middle,
-        "batched_gain": 20 * middle / float(np.median(many)),
-        "share": work / middle / products(dtype),
+        "batched_gain": float(np.median(separate / many)),
+        "share": float(np.median(work / one / peaks)),
+        "numpy": float(np.median(numpys)),
     }
 
 
 def small_decision(robot: str) -> Numbers:
     """`plan` of planner_int8.tflite: the same networks, their products in 8-bit integers."""
-    import tensorflow as tf
-
     from benchmarks import decision as parts
     from mopp_tf import deploy, lite
     from offline_tf import export, process
@@ -301,12 +297,14 @@ def small_decision(robot: str) -> Numbers:
         path = pathlib.Path(folder) / "planner.tflite"
         made = deploy.Lite(planner).signatures()
 
-        def times(eight_bits: bool, count: int) -> np.ndarray:
+        def call(eight_bits: bool) -> Callable[[int], Any]:
             export.save_constant_lite(made, path, eight_bits)
             acting = lite.Planner(path, threads=os.cpu_count() or 1)
-            return _times(lambda _: acting.act(observation), count)
+            return lambda _: acting.act(observation)
 
-        spent, whole = times(True, 300), times(False, 50)
+        small, whole = call(True), call(False)
+        (spent,), (peaks,) = peak.in_turn([small], 15, [peak.probe()], repeats=20)
+        (full,), _ = peak.in_turn([whole], 5, [], repeats=10)
     middle = float(np.median(spent))
     work = 1e9 * parts.work_gflop(
         parts.BenchmarkConfig(env=robot), planner.task.state_dim, planner.task.action_dim
@@ -314,13 +312,13 @@ def small_decision(robot: str) -> Numbers:
     return {
         "ms": 1e3 * middle,
         "p99_over_median": float(np.quantile(spent, 0.99)) / middle,
-        "litert_float32_ms": 1e3 * float(np.median(whole)),
-        "over_float32_peak": work / middle / products(tf.float32),
+        "litert_float32_ms": 1e3 * float(np.median(full)),
+        "over_float32_peak": float(np.median(work / spent / peaks)),
     }
 
 
-def mopp_training(precision: str) -> Numbers:
-    """Adam steps of three autoregressive dynamics models, Walker2d's sizes, batch 512."""
+def make_mopp_training(precision: str) -> Callable[[int], Any]:
+    """20 Adam steps of three autoregressive dynamics models, Walker2d's sizes, batch 512."""
     import tensorflow as tf
 
     from mopp_tf import autoregressive, config
@@ -358,7 +356,12 @@ def mopp_training(precision: str) -> Numbers:
     data = tuple(tf.constant(draws.normal(size=(20_000, n)), tf.float32) for n in (s + a, s + 1))
     rows = tf.constant(draws.integers(20_000, size=(20, 3, 512)), tf.int32)
     rates = tf.fill([20], 1e-4)
-    spent = _times(lambda _: loop.run(data, rows, rates).numpy(), 5)
+    return lambda _: loop.run(data, rows, rates).numpy()
+
+
+def mopp_training(precision: str) -> Numbers:
+    """Milliseconds of a step."""
+    (spent,), _ = peak.in_turn([make_mopp_training(precision)], 9, [])
     return {"step_ms": 1e3 * float(np.median(spent)) / 20}
 
 
@@ -441,8 +444,12 @@ def table(found: dict[str, Numbers]) -> list[str]:
         lines.append(f"| {row.title} | {value:.3g} {row.unit} | {wanted} | {verdict} |")
     for title, measurement, number, peer in PEERS:
         if measurement in found and peer in found:
-            ours, theirs = found[measurement][number], found[peer].get(number.split("_")[-1], 0.0)
-            times = theirs / ours if number == "ms" else ours / theirs
+            ours, theirs = found[measurement], found[peer]
+            drift = theirs["numpy"] / ours["numpy"]  # the machine's speed beside them and beside us
+            if number == "ms":
+                times = theirs["ms"] / ours["ms"] * drift
+            else:
+                times = ours[number] / theirs["rate"] * drift
             verdict = "reached" if times >= 1.0 else "**missed**"
             lines.append(f"| {title} | {times:.3g} x | >= 1 | {verdict} |")
     return lines
