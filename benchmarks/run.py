@@ -429,30 +429,38 @@ def machine() -> str:
     return f"{(names or [platform.processor()])[0]}, {os.cpu_count()} cores, {' '.join(has)}"
 
 
-def table(found: dict[str, Numbers]) -> list[str]:
-    """The Markdown of the rows that were measured."""
-    lines = ["| work | figure | target | |", "|---|---|---|---|"]
+def _shown(values: list[float]) -> str:
+    """The median; the range of several rounds beside it."""
+    spread = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
+    return f"{np.median(values):.3g}{spread}"
+
+
+def table(found: dict[str, list[Numbers]]) -> list[str]:
+    """The Markdown of the rows that were measured, from the numbers of all rounds."""
+    lines = ["| work | median (rounds) | | target | |", "|---|---|---|---|---|"]
     for row in ROWS:
-        if row.measurement not in found:
+        values = [numbers[row.number] for numbers in found.get(row.measurement, [])]
+        if not values:
             continue
-        value = found[row.measurement][row.number]
+        value = np.median(values)
         reached = value >= row.target if row.at_least else value <= row.target
         sign = ">=" if row.at_least else "<="
         wanted = f"{sign} {row.target:g}" if row.target else "-"
         verdict = "" if not row.target else "reached" if reached else "**missed**"
         if row.target and row.measurement.endswith("bfloat16") and "amx_bf16" not in machine():
             verdict = "not applicable: no AMX"
-        lines.append(f"| {row.title} | {value:.3g} {row.unit} | {wanted} | {verdict} |")
+        lines.append(f"| {row.title} | {_shown(values)} | {row.unit} | {wanted} | {verdict} |")
     for title, measurement, number, peer in PEERS:
-        if measurement in found and peer in found:
-            ours, theirs = found[measurement], found[peer]
+        values = []
+        for ours, theirs in zip(found.get(measurement, []), found.get(peer, []), strict=False):
             drift = theirs["numpy"] / ours["numpy"]  # the machine's speed beside them and beside us
             if number == "ms":
-                times = theirs["ms"] / ours["ms"] * drift
+                values.append(theirs["ms"] / ours["ms"] * drift)
             else:
-                times = ours[number] / theirs["rate"] * drift
-            verdict = "reached" if times >= 1.0 else "**missed**"
-            lines.append(f"| {title} | {times:.3g} x | >= 1 | {verdict} |")
+                values.append(ours[number] / theirs["rate"] * drift)
+        if values:
+            verdict = "reached" if np.median(values) >= 1.0 else "**missed**"
+            lines.append(f"| {title} | {_shown(values)} | x | >= 1 | {verdict} |")
     return lines
 
 
@@ -524,7 +532,7 @@ def main() -> int:
         for name, several in runs.items()
         if several
     }
-    print("\n".join([machine(), "", *table(found)]))
+    print("\n".join([machine(), "", *table(runs)]))
     if arguments.output:
         content = {"machine": machine(), "rounds": arguments.rounds, "numbers": found, "runs": runs}
         arguments.output.write_text(json.dumps(content, indent=1) + "\n")

@@ -60,7 +60,7 @@ def next_actions(
         pick = tf.random.stateless_uniform(
             tf.shape(states)[:1], keys[-1], maxval=len(models), dtype=tf.int32
         )
-        return tf.gather(tf.transpose(draws, [1, 0, 2]), pick, batch_dims=1)
+        return networks.of_members(draws, pick)
 
     drawn, from_rows = ColumnWriter(), at[wanted]
     drawn.append(rows.next_actions[:0])

@@ -348,5 +348,4 @@ class MbopPlanner(tf.Module):
 
 def _own(outputs: Tensor, number: Tensor) -> Tensor:
     """Outputs [K, B, D], candidate numbers [B] -> [B, D] of member number mod K."""
-    member = number % outputs.shape[0]
-    return tf.gather(tf.transpose(outputs, [1, 0, 2]), member, batch_dims=1)
+    return networks.of_members(outputs, number % outputs.shape[0])

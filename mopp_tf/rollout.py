@@ -13,6 +13,7 @@ from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import PlannerConfig
 from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
+from offline_tf import networks
 from offline_tf.critics import QFunction
 from offline_tf.types import TaskSpec, Tensor
 
@@ -152,8 +153,8 @@ def choose_by_q(bound: Bound, states: Tensor, proposals: Tensor, rule: str) -> T
     rows = tf.reshape(proposals, [-1, proposals.shape[2]])
     twins = 1 if rule == "first" else 2
     values = q_of_proposals(bound.q(tf.tile(states, [count, 1]), rows, twins), rule)
-    best = tf.argmax(tf.reshape(values, [count, -1]), axis=0)
-    return tf.gather(tf.transpose(proposals, [1, 0, 2]), best, batch_dims=1)
+    best = tf.argmax(tf.reshape(values, [count, -1]), axis=0, output_type=tf.int32)
+    return networks.of_members(proposals, best)
 
 
 def state_value(

@@ -149,7 +149,7 @@ def step(
     """
     ensemble, task = pmdp.ensemble, pmdp.task
     disagreement = usad.disagreement_of(ensemble, outputs, pmdp.weights)
-    own = tf.gather(tf.transpose(outputs, [1, 0, 2]), member, batch_dims=1)
+    own = networks.of_members(outputs, member)
     deltas = ensemble.means(own)
     if noise is not None:
         deltas += noise * ensemble.noise(own)

@@ -144,6 +144,15 @@ def choose(models: Sequence[Sequence[Layer]], index: Tensor) -> list[Layer]:
     ]
 
 
+def of_members(outputs: Tensor, member: Tensor) -> Tensor:
+    """[M, K, ...] outputs and [K] integers -> [K, ...]: each row from its own member.
+
+    Not a gather with batch_dims, which would need the outputs transposed.
+    """
+    rows = tf.range(tf.shape(outputs)[1], dtype=member.dtype)
+    return tf.gather_nd(outputs, tf.stack([member, rows], axis=1))
+
+
 def forward(layers: Sequence[Layer]) -> Callable[[Tensor], Tensor]:
     """Returns [B, in] -> [B, out]; products in the weights' type, the output in float32."""
 

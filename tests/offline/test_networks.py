@@ -105,6 +105,13 @@ def test_product_dtype():
     assert networks.product_dtype("auto") in (tf.float32, tf.bfloat16)
 
 
+def test_of_members_takes_each_row_from_its_own_member():
+    outputs = np.arange(3 * 4 * 2, dtype=np.float32).reshape(3, 4, 2)
+    member = np.array([2, 0, 2, 1], np.int32)
+    expected = np.stack([outputs[m, row] for row, m in enumerate(member)])
+    np.testing.assert_array_equal(networks.of_members(outputs, tf.constant(member)), expected)
+
+
 # --- fitting ---
 
 
