@@ -171,7 +171,7 @@ class Npg(NamedTuple):
 
 
 def make_npg(precision: str) -> Npg:
-    """Builds it."""
+    """Builds the update; the models' products in "float32" or "bfloat16"."""
     import tensorflow as tf
 
     from morel_tf import config, dynamics, pessimistic_mdp, planner, policy_update
