@@ -79,39 +79,69 @@ def _mean_cell(values: list[float]) -> str:
 
 
 def wide_table(record: list[dict[str, Any]]) -> str:
-    """Returns the Markdown of a record over several data sets: a row each, a column per algorithm.
+    """Returns the Markdown of runs over several data sets: a row each, a column per algorithm.
 
-    Cells are returns of the real simulator, mean +- standard deviation over seeds.
+    Cells are returns of the real simulator, mean +- standard deviation over seeds; where a variant
+    has not been run with all seeds of its row, the number of its seeds stands in brackets. Where
+    there are variants, a last row compares each with the whole algorithm, pair by pair.
     """
     names = sorted({campaign_record.key(run)[:2] for run in record})
     titles = [f"{algorithm}{f' ({variant})' if variant else ''}" for algorithm, variant in names]
     head = ["data", "seeds", "behaviour data", *titles]
-    if any("bc_return" in run for run in record):
+    scored = ("mopp", "") if ("mopp", "") in names else names[0]
+    with_clone = any("bc_return" in run for run in record)
+    if with_clone:
         head.insert(3, "behaviour model")
-    scored = ("mopp", "") if ("mopp", "") in names else names[-1]
     head.append("score of " + titles[names.index(scored)])
     parts = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for dataset in sorted({campaign_record.key(run)[2] for run in record}):
         runs = [run for run in record if campaign_record.key(run)[2] == dataset]
 
         def column(
-            name: tuple[str, str] | None, key: str, runs: list[dict[str, Any]] = runs
+            name: tuple[str, str], key: str, runs: list[dict[str, Any]] = runs
         ) -> list[float]:
-            chosen = [run for run in runs if name is None or campaign_record.key(run)[:2] == name]
+            chosen = [run for run in runs if campaign_record.key(run)[:2] == name]
             return [run[key] for run in chosen if run.get(key) is not None]
 
         seeds = sorted({run["seed"] for run in runs})
         by_seed = {run["seed"]: run["behavior_return"] for run in runs}
         cells = [dataset, ",".join(map(str, seeds)), _mean_cell(list(by_seed.values()))]
-        if "behaviour model" in head:
-            cells.append(_mean_cell(column(("mopp", ""), "bc_return") or column(None, "bc_return")))
-        cells += [_mean_cell(column(name, "true_return_mean")) for name in names]
+        if with_clone:
+            cells.append(_mean_cell(column(scored, "bc_return")))
+        for name in names:
+            values = column(name, "true_return_mean")
+            count = f" ({len(values)})" if 0 < len(values) < len(seeds) else ""
+            cells.append(_mean_cell(values) + count)
         cells.append(_mean_cell(column(scored, "normalized_score")))
         parts.append("| " + " | ".join(cells) + " |")
-    commands = sorted({run["command"] for run in record})
-    commits = ", ".join(sorted({run["commit"] for run in record}))
-    parts += ["", f"commit {commits}:", *(f"`{command}`  " for command in commands), ""]
+    if any(variant for _, variant in names):
+        blank = [""] * (head.index(titles[0]) - 1)
+        compared = [_compared(record, name) for name in names]
+        parts.append("| " + " | ".join(["minus the whole", *blank, *compared, ""]) + " |")
     return "\n".join(parts)
+
+
+def _compared(record: list[dict[str, Any]], name: tuple[str, str]) -> str:
+    """Mean difference of a variant from the whole algorithm over pairs of equal data and seed."""
+    returns = {campaign_record.key(run): run["true_return_mean"] for run in record}
+    differences = [
+        value - returns[(name[0], "", *key[2:])]
+        for key, value in returns.items()
+        if name[1] and key[:2] == name and (name[0], "", *key[2:]) in returns
+    ]
+    if not differences:
+        return "-"
+    above = sum(difference > 0 for difference in differences)
+    return f"{np.mean(differences):+.0f}, above in {above} of {len(differences)}"
+
+
+def _with_whole_runs(
+    record: list[dict[str, Any]], others: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Adds the runs of whole algorithms that the variants in `record` are compared with."""
+    keys = {campaign_record.key(run) for run in record}
+    wanted = {(key[0], "", *key[2:]) for key in keys if key[1]} - keys
+    return [*record, *(run for run in others if campaign_record.key(run) in wanted)]
 
 
 def table(record: list[dict[str, Any]]) -> str:
@@ -141,11 +171,21 @@ def table(record: list[dict[str, Any]]) -> str:
 
 def render(folder: pathlib.Path) -> str:
     """Returns the Markdown of all records, by file name."""
+    records = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    everything = [run for record in records.values() for run in record]
     parts = []
-    for path in sorted(folder.glob("*.json")):
-        record = json.loads(path.read_text())
-        several = len({campaign_record.key(run)[2] for run in record}) > 1
-        parts += [f"### {path.stem}\n", wide_table(record) if several else table(record)]
+    for name, record in records.items():
+        parts.append(f"### {name}\n")
+        if len({campaign_record.key(run)[2] for run in record}) == 1:
+            parts.append(table(record))
+            continue
+        commits = ", ".join(sorted({run["commit"] for run in record}))
+        episodes = ", ".join(sorted({str(run["episodes"]) for run in record if "episodes" in run}))
+        parts += [
+            wide_table(_with_whole_runs(record, everything)),
+            f"\n{len(record)} runs, commit {commits}, {episodes or '-'} episodes each; their "
+            f"commands stand in results/{name}.json.\n",
+        ]
     return "\n".join(parts)
 
 

@@ -58,17 +58,45 @@ def test_several_data_sets_make_a_row_each_and_a_column_per_algorithm():
         "mopp (no pruning)",
         "score of mopp",
     ]
-    medium, mixed = found[1:]
+    medium, mixed, compared = found[1:]
+    assert compared[5:7] == ["-", "-20, above in 0 of 1"]
     assert medium[:7] == [
         "hopper-medium-ours",
         "0,1",
         "1000 +- 0.71",
         "60 +- 14",
-        "90",
+        "90 (1)",
         "150 +- 71",
-        "80",
+        "80 (1)",
     ]
     assert mixed == ["hopper-mixed-ours", "0", "1000", "10", "-", "300", "-", "9"]
+
+
+def test_variants_stand_beside_the_whole_runs_of_another_record(tmp_path):
+    whole = [summary(s, v) for s, v in ((0, 100.0), (1, 200.0), (2, 900.0))]
+    other = [summary(0, 50.0, dataset="hopper-mixed-ours"), summary(0, 1.0, algorithm="mbop")]
+    cut = [summary(s, v, variant="no pruning") for s, v in ((0, 90.0), (1, 230.0))]
+    cut.append(summary(0, 80.0, variant="no pruning", dataset="hopper-mixed-ours"))
+    for name, record in (("all", whole + other), ("cut", cut)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    text = results.render(tmp_path)
+    found = rows_of(text[text.index("### cut") :])
+    assert found[0][3:5] == ["mopp", "mopp (no pruning)"]
+    assert found[1][:2] == ["hopper-medium-ours", "0,1"]  # seed 2 has no variant
+    assert found[1][3:5] == ["150 +- 71", "160 +- 99"]
+    assert found[2][3:5] == ["50", "80"]
+    # Pairs: -10, +30, +30.
+    assert found[3][0] == "minus the whole" and found[3][3:5] == ["-", "+17, above in 2 of 3"]
+    assert "3 runs, commit abc" in text[text.index("### cut") :]
+
+
+def test_another_commands_run_is_not_replaced(tmp_path):
+    path = tmp_path / "x.json"
+    campaign_record.add(path, [summary(0, 1.0)], "")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="got `python -m x --horizon=8`"):
+        campaign_record.add(path, [summary(0, 2.0, command="python -m x --horizon=8")], "")
+    assert path.read_bytes() == before
 
 
 def test_adding_replaces_a_run_of_the_same_seed_and_keeps_others(tmp_path):
