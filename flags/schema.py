@@ -166,8 +166,10 @@ def expand(
 ) -> list[str]:
     """Puts the preset's flagfile in front of the user's flags, which win over it.
 
-    A registered task without a file of its own takes the dataclasses' defaults under
-    --preset=default.
+    A task without files of its own takes the dataclasses' defaults under --preset=default.
+
+    Raises:
+      UserError: no such preset.
     """
     if family is None:
         return list(argv)
@@ -176,8 +178,10 @@ def expand(
     preset = _peek(words, "preset", "default")
     dataset = _peek(words, "dataset", default_dataset)
     built_in = (_PRESETS / family / "default" / f"{env}.flags").exists()
-    if env not in known_tasks or (preset == "default" and not built_in):
+    if preset == "default" and not (env in known_tasks and built_in):
         return list(argv)
+    if env not in known_tasks:
+        raise UserError(f"--preset: expected default for --env={env}, got {preset!r}")
     return [argv[0], f"--flagfile={preset_file(family, preset, env, dataset)}", *argv[1:]]
 
 
