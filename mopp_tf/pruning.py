@@ -26,10 +26,13 @@ def prune(
 
     Fewer than N_m survivors: "fill" adds the least uncertain others until there are N_m (the
     paper); "replace" takes the N_m least uncertain of all, whoever survived (the authors' code).
-    Candidates that break a hard constraint, or are not finite, come last in that order.
+    Neither takes a candidate that breaks a hard constraint while one obeys it, so fewer than N_m may
+    stay; where all break it, those that break it least are taken. Candidates that are not finite
+    stay only where there are no others.
 
     Source: MOPP, section 4.3; the authors' _mopp_sol. Differs: the authors take those below the
-    20th percentile of 100, which are these N_m = 20 where no two are equal.
+    20th percentile of 100, which are these N_m = 20 where no two are equal; their constraint is a
+    disagreement above L, so that it is readmitted like any other.
 
     Args:
       uncertainty: [E, N, H], the ensemble's disagreement at each step.
@@ -56,4 +59,6 @@ def prune(
     order = tf.gather(by_badness, tf.argsort(groups, axis=1, stable=True), batch_dims=1)
     population = tf.shape(total)[1]
     filled = tf.one_hot(order[:, :least], population, on_value=True, off_value=False)
-    return Pruned(tf.where(fallback[:, None], tf.reduce_any(filled, axis=1), certain), fallback)
+    worst = tf.maximum(tf.reduce_min(group, axis=1, keepdims=True), _UNCERTAIN)
+    filled = tf.reduce_any(filled, axis=1) & (group <= worst)
+    return Pruned(tf.where(fallback[:, None], filled, certain), fallback)
