@@ -102,7 +102,7 @@ def make_planner(
     prepared = algorithm.Prepared(
         rows.RewardScale(0.0, 1.0), units, np.ones(task.state_dim + 1, np.float32)
     )
-    models: rollout.Models = algorithm.build(task, knobs, prepared, 0)
+    models: rollout.Models = algorithm.build(task, knobs, prepared)
     draws = np.random.default_rng(0)
     for part in (models.behavior, models.dynamics, models.q):
         for weight in part.weights:

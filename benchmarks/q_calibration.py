@@ -29,7 +29,7 @@ def calibration(folder: pathlib.Path) -> dict[str, object]:
     task = outcome.of_run(tasks.get(configs.run.env), configs.run.seed, record)
     data, _ = experiment.load_data(configs.run, task, 2)
     prepared = algorithm.prepare(task, data, configs.knobs, configs.run.seed, record)
-    learned = algorithm.load(task, configs.knobs, configs.run.seed, record)
+    learned = algorithm.load(task, configs.knobs, record)
     table, split = prepared.table, prepared.split
     assert table is not None and split is not None
     value = learned.models.q.bind()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,12 +33,14 @@ class Prepared(NamedTuple):
       scale: of rewards.
       normalizer: of inputs and targets.
       change_scale: [S + 1], the unit of disagreement "delta".
+      models_seed: of the run that fitted the models: it decides their orderings and held-out episodes.
       table, split: the rows, None where a run is rebuilt without its data.
     """
 
     scale: rows.RewardScale
     normalizer: rows.Normalizer
     change_scale: Array
+    models_seed: int = 0
     table: rows.Rows | None = None
     split: holdout.Split | None = None
 
@@ -62,18 +64,15 @@ def prepare(
     """Rows, units and held-out episodes; the units are kept in the run folder (stage "units")."""
     scale = rows.reward_scale(data.rewards, knobs.dynamics.reward_scaling)
     table = rows.prepare(task, data, scale, knobs.behavior.return_weighting)
-    # Models that are taken over have seen the rows that their own run trained on.
-    split_seed = seed
-    if models_from is not None:
-        split_seed = models_from.stage("units").result["split_seed"]
-    split = holdout.split_episodes(data.episode_bounds(), knobs.model.holdout_share, split_seed)
+    models_seed = seed if models_from is None else load_units(models_from).models_seed
+    split = holdout.split_episodes(data.episode_bounds(), knobs.model.holdout_share, models_seed)
     normalizer = rows.fit_normalizer(table, knobs.dynamics.targets, knobs.model.normalize)
     change = dynamics.change_scale(table)
     stage = record.stage("units")
     if not stage.complete:
         stage.finish(
             {
-                "split_seed": split_seed,
+                "models_seed": models_seed,
                 "reward_scale": scale._asdict(),
                 "change_scale": change.astype(float).tolist(),
                 "normalizer": {
@@ -82,7 +81,7 @@ def prepare(
                 },
             }
         )
-    return Prepared(scale, normalizer, change, table, split)
+    return Prepared(scale, normalizer, change, models_seed, table, split)
 
 
 def load_units(record: RunRecord) -> Prepared:
@@ -107,6 +106,7 @@ def load_units(record: RunRecord) -> Prepared:
         rows.RewardScale(**kept["reward_scale"]),
         normalizer,
         np.array(kept["change_scale"], np.float32),
+        kept["models_seed"],
     )
 
 
@@ -133,10 +133,10 @@ def learn(
     """
     table, split = prepared.table, prepared.split
     assert table is not None and split is not None
-    models = build(task, knobs, prepared, seed)
+    models = build(task, knobs, prepared)
 
     # Line 1: dynamics models f_m(s', r | s, a).
-    def fit_dynamics(stage: Stage) -> dict[str, float]:
+    def fit_dynamics(stage: Stage) -> dict[str, Any]:
         return dynamics.fit(
             models.dynamics,
             table,
@@ -152,7 +152,7 @@ def learn(
     run_record.fit_or_load("dynamics", models.dynamics.weights, fit_dynamics, record, models_from)
 
     # Line 2: behaviour policy f_b(a | s).
-    def fit_behavior(stage: Stage) -> dict[str, float]:
+    def fit_behavior(stage: Stage) -> dict[str, Any]:
         return behavior.fit(
             models.behavior,
             table,
@@ -167,7 +167,7 @@ def learn(
     run_record.fit_or_load("behavior", models.behavior.weights, fit_behavior, record, models_from)
 
     # Line 3: its Q function, by fitted Q evaluation.
-    def fit_q(stage: Stage) -> dict[str, float]:
+    def fit_q(stage: Stage) -> dict[str, Any]:
         return fitted_q.fit(
             models.q, models.behavior, table, split, knobs.model, knobs.q, seed, stage
         )
@@ -190,9 +190,9 @@ def learn(
     return Learned(models, prepared.scale, stage.result["limit"])
 
 
-def build(task: TaskSpec, knobs: Knobs, prepared: Prepared, seed: int) -> Models:
+def build(task: TaskSpec, knobs: Knobs, prepared: Prepared) -> Models:
     """Makes the networks; nothing is fitted yet."""
-    units = prepared.normalizer
+    units, seed = prepared.normalizer, prepared.models_seed
     return Models(
         behavior.BehaviorModel(task, knobs.model, knobs.behavior, units, seed),
         dynamics.DynamicsModel(
@@ -202,7 +202,7 @@ def build(task: TaskSpec, knobs: Knobs, prepared: Prepared, seed: int) -> Models
     )
 
 
-def load(task: TaskSpec, knobs: Knobs, seed: int, record: RunRecord) -> Learned:
+def load(task: TaskSpec, knobs: Knobs, record: RunRecord) -> Learned:
     """Rebuilds what a run has fitted from its folder alone.
 
     Raises:
@@ -211,7 +211,7 @@ def load(task: TaskSpec, knobs: Knobs, seed: int, record: RunRecord) -> Learned:
     prepared = load_units(record)
     if not record.stage("limit").complete:
         raise UserError(f"--workdir: the run in {record.folder} is not finished; continue it first")
-    models = build(task, knobs, prepared, seed)
+    models = build(task, knobs, prepared)
     parts = models._asdict()
     for name in ("dynamics", "behavior", "q"):
         found = record.stage(name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -41,7 +43,7 @@ class BehaviorModel(tf.Module):
         dim, count = task.action_dim, config.behavior_members
         orders = autoregressive.orderings(dim, False, count, seed, "behavior")
         # For three actions the authors train all orderings there are.
-        if count == len(autoregressive.all_orderings(dim)):
+        if count == math.factorial(dim):
             orders = autoregressive.all_orderings(dim)
         self.members: list[keras.Model] = [
             autoregressive.make_network(
@@ -104,7 +106,7 @@ def fit(
     config: BehaviorConfig,
     seed: int,
     stage: Stage,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Fits all members; see `training.fit_densities`."""
 
     def gather(at: Array) -> tuple[Array, Array]:

@@ -29,7 +29,8 @@ class RunConfig:
     preset: str = knob(
         "default",
         "Set of knob values for the task and data set; flags that you give win over it. default: "
-        "what works best here; authors: their published settings.",
+        "what works best here; authors: their published settings, with the paper's where there are "
+        "none; authors-20k: the same with 20,000 steps. Tasks of yours have the default one only.",
     )
     algorithm: str = knob(
         "mopp",
@@ -44,7 +45,9 @@ class RunConfig:
         "a pickle of episodes, npz, CSV; or data that is made here: random-ours, medium-ours, "
         "mixed-ours, expert-ours, medium-expert-ours.",
     )
-    data_steps: int = knob(1_000_000, "Steps of data to make (twice that for medium-expert).")
+    data_steps: int = knob(
+        1_000_000, "Steps of data to make (twice that for medium-expert).", low=1000
+    )
     data_dir: str = knob(
         "", "Folder for data that is made; empty: $OFFLINE_TF_DATA or ~/.cache/offline_tf."
     )
@@ -301,7 +304,8 @@ class PlannerConfig:
     )
     uncertainty_penalty: float = knob(
         0.0,
-        "lambda: reward taken per unit of disagreement above L, where the fallback is used.",
+        "lambda: reward taken per unit of disagreement, the whole of it, in steps above L, where the "
+        "fallback is used.",
         low=0.0,
         source="mopp_agent.py",
     )
@@ -354,7 +358,8 @@ class ControlConfig:
     constraint_arg: float | None = knob(None, "Number handed to the constraint function.")
     constraint_mode: str = knob(
         "hard",
-        "hard: candidates that break it are pruned; soft: they pay --constraint_weight per unit.",
+        "hard: candidates that break it are pruned, unless all do, and then those that break it least "
+        "stay; soft: they pay --constraint_weight per unit.",
         choices=("hard", "soft"),
     )
     constraint_weight: float = knob(100.0, "Price of a unit of violation, soft mode.", low=0.0)

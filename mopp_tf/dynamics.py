@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -237,7 +238,7 @@ def fit(
     normalizer: Normalizer,
     seed: int,
     stage: Stage,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Fits all members; see `training.fit_densities`."""
     return training.fit_densities(
         model.members,

@@ -37,7 +37,7 @@ def plan(*stages: object) -> list[str]:
     rows *= 2 if run.dataset == "medium-expert-ours" else 1
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.models_from:
-        RunRecord.open_existing(pathlib.Path(run.models_from))
+        RunRecord.open_existing(pathlib.Path(run.models_from), "models_from")
         done |= {"dynamics", "behavior", "q"}
     threads = process.use_threads(run.threads)
     dtype = networks.product_dtype(model.precision)

@@ -108,6 +108,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
         **dataclasses.asdict(control),
         **experiment.describe(found),
     }
+    report["normalized_score"] = task.normalized_score(report["true_return_mean"])
     path = pathlib.Path(config_.output) if config_.output else record.folder / "evaluation"
     write_json(path.with_suffix(".json"), report)
     seen = {f"observation/{k}" if k in found.traces else k: v for k, v in found.observed.items()}
@@ -125,12 +126,14 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
 
 def plan(config_: EvaluateConfig, control: config.ControlConfig) -> list[str]:
     """What --dry_run prints; the time is taken from the run's own evaluation."""
-    from mopp_tf import experiment
+    from mopp_tf import algorithm, experiment, objectives
     from offline_tf.run_record import RunRecord
 
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
     configs = experiment.from_manifest(record.manifest)
     task = tasks.get(configs.run.env)
+    config.changed_planner(configs.planner, control.planner)
+    objectives.make(task, algorithm.load_units(record).scale, control)
     lines = [f"{config_.episodes} episodes with the models of {record.folder}, nothing retrained"]
     lines += [f"  --{name}={value}" for name, value in vars(control).items() if value]
     stage = record.stage("evaluation")

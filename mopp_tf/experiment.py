@@ -49,9 +49,14 @@ CHARTS = (
     Chart("MOPP", "Effective sample size", (r"^evaluation/effective_sample_size$",)),
     Chart("MOPP", "A decision for all episodes (ms)", (r"^evaluation/decision_ms$",)),
     Chart("MOPP", "Reward, and share of episodes alive", (r"^evaluation/(reward|alive)$",)),
-    Chart("Models", "Dynamics: loss and held-out loss", (r"^dynamics_fit/(loss|held_out)$",)),
-    Chart("Models", "Behaviour: loss and held-out loss", (r"^behavior_fit/(loss|held_out)$",)),
-    Chart("Models", "Q: loss and held-out error", (r"^q_fit/(loss|held_out)$",)),
+    *(
+        Chart("Models", title, (f"^{stage}/(loss|held_out|training_rows)$",))
+        for title, stage in (
+            ("Dynamics: loss and held-out loss", "dynamics_fit"),
+            ("Behaviour: loss and held-out loss", "behavior_fit"),
+            ("Q: loss and held-out error", "q_fit"),
+        )
+    ),
     Chart("Models", "Q: mean, and gap between the twins", (r"^q_fit/(mean|gap)$",)),
 )
 
@@ -105,7 +110,7 @@ def _models_from(configs: Configs, data_hash: str) -> RunRecord | None:
     """Opens --models_from and checks that its models were fitted as this run would."""
     if not configs.run.models_from:
         return None
-    other = RunRecord.open_existing(pathlib.Path(configs.run.models_from))
+    other = RunRecord.open_existing(pathlib.Path(configs.run.models_from), "models_from")
     old, new = from_manifest(other.manifest).flat(), configs.flat()
     problems = [
         f"--{f.name} is {old[f.name]!r} there"
@@ -141,6 +146,8 @@ def run(configs: Configs) -> dict[str, Any]:
     compiler = process.use_compiler(run_config.compile)
     task = tasks.get(run_config.env, run_config.simulator)
     folder = folder_of(run_config)
+    if run_config.models_from:  # before any data are made
+        RunRecord.open_existing(pathlib.Path(run_config.models_from), "models_from")
     opened = opening.open_run(
         folder,
         run_config.algorithm,
@@ -198,7 +205,7 @@ def load(configs: Configs, task: TaskSpec, record: RunRecord) -> AnyLearned:
       UserError: the run is not finished.
     """
     reader = algorithm.load if configs.run.algorithm == "mopp" else mbop.load
-    return reader(task, configs.knobs, configs.run.seed, record)
+    return reader(task, configs.knobs, record)
 
 
 def make_planner(
@@ -206,16 +213,39 @@ def make_planner(
     configs: Configs,
     learned: AnyLearned,
     control: config.ControlConfig | None = None,
+    reward: objectives.UserFunction | None = None,
+    constraint: objectives.UserFunction | None = None,
 ) -> deploy.AnyPlanner:
-    """Builds the planner of a run, with another objective where `control` says so."""
+    """Builds the planner of a run, with another objective where `control` or functions say so.
+
+    Raises:
+      UserError: see `objectives.make` and `config.changed_planner`; or another limit is asked for by
+        a quantile, which only the data could tell.
+    """
     control = control or config.ControlConfig()
     knobs = config.changed_planner(configs.planner, control.planner)
     dtype = networks.product_dtype(knobs.planner_precision)
+    scale = learned.scale if isinstance(learned, algorithm.Learned) else learned.prepared.scale
+    objective = objectives.make(task, scale, control, reward, constraint)
     if isinstance(learned, mbop.MbopLearned):
-        objective = objectives.make(task, learned.prepared.scale, control)
         return mbop.MbopPlanner(task, learned, knobs, configs.mbop, objective, dtype)
-    objective = objectives.make(task, learned.scale, control)
-    return Planner(task, learned.models, knobs, learned.limit, objective, dtype)
+    limit = _changed_limit(configs.planner, knobs) or learned.limit
+    return Planner(task, learned.models, knobs, limit, objective, dtype)
+
+
+def _changed_limit(trained: config.PlannerConfig, now: config.PlannerConfig) -> float | None:
+    """L where the planner's knobs ask for another one than was set after the fits."""
+    changed = [
+        name
+        for name in ("uncertainty_limit", "uncertainty_quantile", "uncertainty_units")
+        if getattr(trained, name) != getattr(now, name)
+    ]
+    if changed and not now.uncertainty_limit:
+        raise UserError(
+            f"--planner: {changed[0]} decides about L, which is set when the models are fitted; give "
+            "uncertainty_limit=L as well"
+        )
+    return now.uncertainty_limit if changed else None
 
 
 def export_again(
@@ -550,6 +580,8 @@ def summarize(
 def variant(configs: Configs) -> str:
     """What sets a run apart from the plain algorithm under the default preset, for tables."""
     preset = configs.run.preset
+    if configs.run.algorithm == "mbop":  # it knows none of the others
+        return preset if preset != "default" else ""
     parts = {
         preset: preset != "default",
         "no pruning": not configs.planner.prune,
@@ -560,12 +592,13 @@ def variant(configs: Configs) -> str:
     return ", ".join(name for name, applies in parts.items() if applies)
 
 
-def _fit_numbers(results: dict[str, Any]) -> dict[str, float]:
-    """Held-out numbers of the fits, and the pruning limit."""
+def _fit_numbers(results: dict[str, Any]) -> dict[str, Any]:
+    """Numbers of the fits, on the rows that "judged_rows" names, and the pruning limit."""
     wanted = (
         ("limit", "limit", "uncertainty_limit"),
         ("dynamics", "nll", "dynamics_nll"),
         ("dynamics", "mse", "dynamics_mse"),
+        ("dynamics", "judged", "judged_rows"),
         ("behavior", "nll", "behavior_nll"),
         ("behavior", "mse", "behavior_mse"),
         ("q", "gap", "q_gap"),

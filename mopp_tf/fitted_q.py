@@ -11,6 +11,7 @@ cut does bootstrap, with an action of the behaviour model where none was logged.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -91,7 +92,7 @@ def fit(
     config: QConfig,
     seed: int,
     stage: Stage,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Fits the twins; goes on from the stage's last checkpoint.
 
     Args:
@@ -103,7 +104,8 @@ def fit(
       stage: where checkpoints and metrics go.
 
     Returns:
-      On held-out rows: "td_error" (mean squared), "gap" (mean |Q_1 - Q_2|), "mean".
+      On held-out rows, or training rows where "judged" says so: "td_error" (mean squared), "gap"
+      (mean |Q_1 - Q_2|), "mean".
     """
     dtype = networks.product_dtype(knobs.precision)
 
@@ -139,7 +141,10 @@ def fit(
         return fitting.Feed(at_positions, np.arange(len(last)))
 
     judged = split.judged(training.ROWS_PER_LOOK)
-    held = [tf.constant(column) for column in gather(judged, logged[window.last[judged]])]
+    kind, beyond = split.judged_kind, window.last[judged]
+    # A draw that training never sees.
+    then = next_actions(behavior, rows, "behavior", seed, -1, beyond) if every else logged[beyond]
+    held = [tf.constant(column) for column in gather(judged, then)]
 
     @tf.function
     def judge() -> tuple[Tensor, Tensor]:
@@ -148,7 +153,7 @@ def fit(
     def look() -> dict[str, float]:
         squared, values = (x.numpy() for x in judge())
         return {
-            "held_out": float(squared.mean()),
+            kind: float(squared.mean()),
             "gap": float(np.abs(values[0] - values[1]).mean()),
             "mean": float(values.mean()),
         }
@@ -173,4 +178,5 @@ def fit(
         stage,
     )
     report = look()
-    return {"td_error": report["held_out"], "gap": report["gap"], "mean": report["mean"]}
+    numbers = {"td_error": report[kind], "gap": report["gap"], "mean": report["mean"]}
+    return numbers | {"judged": kind}

@@ -157,7 +157,7 @@ def learn(
     ) -> None:
         rows = Split(split.train[usable[split.train]], split.held_out[usable[split.held_out]])
 
-        def fit(stage: Stage) -> dict[str, float]:
+        def fit(stage: Stage) -> dict[str, Any]:
             report = training.fit_members(
                 members,
                 training.squared_error,
@@ -206,14 +206,14 @@ def learn(
     return MbopLearned(models, prepared, shift, scale)
 
 
-def load(task: TaskSpec, knobs: algorithm.Knobs, seed: int, record: RunRecord) -> MbopLearned:
+def load(task: TaskSpec, knobs: algorithm.Knobs, record: RunRecord) -> MbopLearned:
     """Rebuilds what a run has fitted from its folder alone.
 
     Raises:
       UserError: the models are not fitted yet.
     """
     prepared = algorithm.load_units(record)
-    models = build(task, knobs, prepared, seed)
+    models = build(task, knobs, prepared, prepared.models_seed)
     parts = {"dynamics": models.dynamics.members, "behavior": models.behavior, "q": models.value}
     for name, members in parts.items():
         stage = record.stage(name)

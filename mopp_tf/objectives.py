@@ -2,7 +2,8 @@
 
 A reward is a TensorFlow function (s [B,S], a [B,A], s' [B,S], argument) -> [B] in the task's own units.
 A constraint is (s, a, s', argument) -> [B], positive where broken, by how much. Arguments are optional.
-`jump` and `speed_limit` below are the paper's two examples on HalfCheetah.
+Flags name functions (MODULE:FUNCTION); `mopp_tf.with_objective` takes them from Python. `jump` and
+`speed_limit` below are the paper's two examples on HalfCheetah.
 """
 
 from __future__ import annotations
@@ -22,7 +23,20 @@ from offline_tf.types import TaskSpec, Tensor, UserError
 # HalfCheetah's observation: 0 is the torso's height, 8 its forward velocity.
 _HEIGHT, _SPEED = 0, 8
 
+UserFunction = Callable[..., Tensor]
 
+
+def made_for(task: str) -> Callable[[UserFunction], UserFunction]:
+    """Marks a function that reads a task's observations by position: another task is refused it."""
+
+    def mark(function: UserFunction) -> UserFunction:
+        function.made_for = task  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+@made_for("halfcheetah")
 def jump(states: Tensor, actions: Tensor, next_states: Tensor, fastest: float = 3.0) -> Tensor:
     """min(v_x, fastest) - 0.1 |a|^2 + 15 z: height counts, speed no further than so many m/s.
 
@@ -34,6 +48,7 @@ def jump(states: Tensor, actions: Tensor, next_states: Tensor, fastest: float = 
     return tf.minimum(speed, fastest) - 0.1 * effort + 15.0 * next_states[:, _HEIGHT]
 
 
+@made_for("halfcheetah")
 def speed_limit(states: Tensor, actions: Tensor, next_states: Tensor, limit: float) -> Tensor:
     """Forward velocity above `limit` m/s after the step.
 
@@ -91,7 +106,7 @@ class Objective:
         return reward, broken
 
 
-def load_function(flag: str, name: str) -> Callable[..., Tensor]:
+def load_function(flag: str, name: str) -> UserFunction:
     """Imports MODULE:FUNCTION; the current folder counts.
 
     Raises:
@@ -100,28 +115,51 @@ def load_function(flag: str, name: str) -> Callable[..., Tensor]:
     module_name, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), function)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # a user's module may raise anything
         raise UserError(
-            f"--{flag}: expected MODULE:FUNCTION that exists, got {name!r} ({error})"
-        ) from None
+            f"--{flag}: expected MODULE:FUNCTION that can be imported, got {name!r} "
+            f"({type(error).__name__}: {error})"
+        ) from error
     if not callable(found):
         raise UserError(f"--{flag}: expected a function, but {name} is {type(found).__name__}")
     return found
 
 
-def make(task: TaskSpec, scale: RewardScale, config: ControlConfig) -> Objective:
-    """Builds the objective from flags.
+def make(
+    task: TaskSpec,
+    scale: RewardScale,
+    config: ControlConfig,
+    reward: UserFunction | None = None,
+    constraint: UserFunction | None = None,
+) -> Objective:
+    """Builds the objective from flags, or from functions.
+
+    Args:
+      task: dimensions and bounds.
+      scale: of the learned reward.
+      config: the flags.
+      reward, constraint: used instead of those that the flags name.
 
     Raises:
-      UserError: a function does not exist, or does not work inside a graph.
+      UserError: a function does not exist, is made for another task or does not work inside a graph;
+        or flags that say how to use one, and none is given.
     """
-    reward = constraint = None
     if config.reward:
-        function = load_function("reward", config.reward)
-        reward = _checked("reward", function, config.reward_arg, task)
+        reward = reward or load_function("reward", config.reward)
     if config.constraint:
-        function = load_function("constraint", config.constraint)
-        constraint = _checked("constraint", function, config.constraint_arg, task)
+        constraint = constraint or load_function("constraint", config.constraint)
+    plain = ControlConfig()
+    for flag, function, needing in (
+        ("reward", reward, ("reward_mode", "reward_arg")),
+        ("constraint", constraint, ("constraint_mode", "constraint_weight", "constraint_arg")),
+    ):
+        for name in needing if function is None else ():
+            if getattr(config, name) != getattr(plain, name):
+                raise UserError(f"--{name}: expected --{flag} with it, got none")
+    if reward is not None:
+        reward = _checked("reward", reward, config.reward_arg, task)
+    if constraint is not None:
+        constraint = _checked("constraint", constraint, config.constraint_arg, task)
     return Objective(
         scale,
         0.5 * (task.action_high + task.action_low),
@@ -134,9 +172,15 @@ def make(task: TaskSpec, scale: RewardScale, config: ControlConfig) -> Objective
 
 
 def _checked(
-    flag: str, function: Callable[..., Tensor], argument: float | None, task: TaskSpec
+    flag: str, function: UserFunction, argument: float | None, task: TaskSpec
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The user's function with its last argument, tried out once as planning will call it."""
+    wanted = getattr(function, "made_for", task.name)
+    if wanted != task.name:
+        raise UserError(
+            f"--{flag}: this function reads {wanted}'s observations by position, and the run is on "
+            f"{task.name}; write one that reads {task.name}'s"
+        )
     extra = () if argument is None else (argument,)
 
     def call(states: Tensor, actions: Tensor, next_states: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from mopp_tf.config import ModelConfig
 from offline_tf import fitting, networks, seeds
 from offline_tf.holdout import Split
 from offline_tf.run_record import Stage
-from offline_tf.types import Array, Tensor
+from offline_tf.types import Array, Tensor, UserError
 
 STEPS_PER_LOOK = 1000
 _STEPS_PER_CALL = 200
@@ -63,7 +63,7 @@ def fit(
       members: ensemble members, each with minibatches of its own.
       weights: everything that a checkpoint must hold beside the optimiser.
       schedule: steps, batch, rates.
-      look: numbers for the log on held-out rows; "held_out" decides about stopping early.
+      look: numbers for the log; "held_out" decides about stopping early.
       seed: of the row numbers, one stream per member and look.
       stage: where checkpoints and metrics go.
       probabilities: [count] chances of the rows; None draws all alike.
@@ -72,6 +72,7 @@ def fit(
       The step whose weights were kept.
 
     Raises:
+      UserError: the loss is no longer finite; checkpoints from before are kept.
       RuntimeError: with patience, if the held-out loss was never finite.
     """
     best = [tf.Variable(w, trainable=False) for w in weights] if schedule.patience else []
@@ -97,6 +98,11 @@ def fit(
             losses.append(loop.run(*data(chunk), tf.constant(rates)).numpy().mean())
             stage.progress(done + start + len(chunk), schedule.steps, "steps")
         done += steps
+        if not np.isfinite(losses).all():
+            raise UserError(
+                f"{stage.name}: the loss is not finite within {done} steps; look at the data with "
+                "offline_tf.datasets.doctor, or lower --learning_rate"
+            )
         report = look()
         stage.log(done, {"loss": float(np.mean(losses)), **report})
         if schedule.patience and report["held_out"] < float(best_value):
@@ -139,7 +145,7 @@ def fit_densities(
     seed: int,
     stage: Stage,
     row_weights: Array | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Fits an ensemble of densities by maximum likelihood (MOPP, section 4.1).
 
     loss = sum over members of mean(-log p(targets | inputs)) + weight_decay * ||kernels||^2
@@ -157,7 +163,8 @@ def fit_densities(
       row_weights: [N] relative chances of the rows; None draws all alike.
 
     Returns:
-      Held-out negative log-likelihood in nats, mean over members: "nll", and "nll/<name>".
+      Negative log-likelihood in nats, mean over members: "nll", and "nll/<name>"; on held-out rows,
+      or, as "judged" says, on training rows where none are held out.
     """
     return fit_members(
         members,
@@ -204,7 +211,7 @@ def fit_members(
     seed: int,
     stage: Stage,
     row_weights: Array | None = None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Fits an ensemble whose members share data and loss.
 
     Args:
@@ -214,8 +221,17 @@ def fit_members(
       gather, split, names, config, steps, seed, stage, row_weights: as in `fit_densities`.
 
     Returns:
-      Held-out loss, mean over members: loss_name, the sum over D, and "loss_name/<name>".
+      Loss, mean over members: loss_name, the sum over D, and "loss_name/<name>"; on held-out rows,
+      or, as "judged" says, on training rows where none are held out.
+
+    Raises:
+      UserError: patience without held-out rows, or the fit diverged.
     """
+    if config.patience and not len(split.held_out):
+        raise UserError(
+            "--patience: expected held-out rows to judge by, got none; raise --holdout_share, and give "
+            "data of more than one episode"
+        )
     dtype = networks.product_dtype(config.precision)
 
     def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
@@ -224,15 +240,18 @@ def fit_members(
             for member, (x, y) in zip(members, batches, strict=True)
         ]
 
+    kind = split.judged_kind
     inputs, targets = map(tf.constant, gather(split.judged(ROWS_PER_LOOK)))
 
     @tf.function
-    def held_out() -> Tensor:
+    def judge() -> Tensor:
         losses = [loss_by_dimension(member, inputs, targets, tf.float32) for member in members]
         return tf.reduce_mean(tf.stack(losses), axis=0)
 
     def look() -> dict[str, float]:
-        return {"held_out": float(held_out().numpy().sum())}
+        by_name = judge().numpy()
+        each = {f"{kind}/{name}": float(v) for name, v in zip(names, by_name, strict=True)}
+        return {kind: float(by_name.sum()), **each}
 
     weights = networks.variables(*members)
     loop = fitting.Fit(weights, loss, weight_decay=2.0 * config.weight_decay, decay_biases=False)
@@ -249,6 +268,6 @@ def fit_members(
         stage,
         None if row_weights is None else row_weights[split.train],
     )
-    by_name = held_out().numpy()
-    report = {loss_name: float(by_name.sum())}
-    return report | {f"{loss_name}/{n}": float(v) for n, v in zip(names, by_name, strict=True)}
+    by_name = judge().numpy()
+    each = {f"{loss_name}/{n}": float(v) for n, v in zip(names, by_name, strict=True)}
+    return {loss_name: float(by_name.sum()), **each, "judged": kind}

@@ -36,7 +36,7 @@ def plan(*stages: object) -> list[str]:
     rows = estimate.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.dynamics_from:
-        RunRecord.open_existing(pathlib.Path(run.dynamics_from))
+        RunRecord.open_existing(pathlib.Path(run.dynamics_from), "dynamics_from")
         done |= {"dynamics"}
     threads = process.use_threads(run.threads)
     dtype = networks.product_dtype(configs.dynamics.precision)

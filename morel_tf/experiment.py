@@ -113,7 +113,7 @@ def _other_dynamics(configs: Configs, data_hash: str) -> RunRecord | None:
     """Opens --dynamics_from and checks that its models were fitted as this run would."""
     if not configs.run.dynamics_from:
         return None
-    other = RunRecord.open_existing(pathlib.Path(configs.run.dynamics_from))
+    other = RunRecord.open_existing(pathlib.Path(configs.run.dynamics_from), "dynamics_from")
     theirs = from_manifest(other.manifest)
     problems = [
         f"--{f.name} is {getattr(theirs.dynamics, f.name)!r} there"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -110,16 +111,20 @@ class Deployed:
         return {name: value.numpy() for name, value in self.signatures[signature](**given).items()}
 
     def rows(self, observation: Any, width: int | None = None) -> tuple[Array, bool]:
-        """Observations as [B, S] float32, and whether a single one was given.
+        """See `as_rows`; the width is that of observations where none is given."""
+        return as_rows(observation, width or len(self.interface.observation_names))
 
-        Raises:
-          ValueError: other shapes.
-        """
-        values = np.asarray(observation, np.float32)
-        wanted = width or len(self.interface.observation_names)
-        if values.ndim not in (1, 2) or values.shape[-1] != wanted:
-            raise ValueError(f"expected shape [{wanted}] or [B, {wanted}], got {values.shape}")
-        return np.atleast_2d(values), values.ndim == 1
+
+def as_rows(values: Any, width: int) -> tuple[Array, bool]:
+    """One row [width] or several [B, width] as [B, width] float32, and whether it was one.
+
+    Raises:
+      ValueError: other shapes.
+    """
+    given = np.asarray(values, np.float32)
+    if given.ndim not in (1, 2) or given.shape[-1] != width:
+        raise ValueError(f"expected shape [{width}] or [B, {width}], got {given.shape}")
+    return np.atleast_2d(given), given.ndim == 1
 
 
 class Controller(Deployed):
@@ -163,25 +168,29 @@ class Controller(Deployed):
         return known[0] if single else known
 
 
-class Planner(Deployed):
-    """MOPP's planner; remembers the plan of the episode.
+class PlanningLoop:
+    """Acts with a planner step by step and remembers the plan of the episode.
 
     Attributes:
       decision: everything that the last decision gave, such as "kept_share"; empty before the first.
     """
 
-    def __init__(self, path: str | pathlib.Path, seed: int = 0) -> None:
-        """Loads a run's export.
+    def __init__(
+        self,
+        width: int,
+        begin: Callable[[Array], Array],
+        decide: Callable[[Array, Array, Array], dict[str, Array]],
+        seed: int,
+    ) -> None:
+        """Begins an episode.
 
         Args:
-          path: see `Deployed`.
+          width: S.
+          begin: first observations [B, S] -> plan.
+          decide: observations [B, S], plan, seed [2] -> "action" [B, A], "plan", and more.
           seed: of the proposals.
-
-        Raises:
-          UserError: see `Deployed`.
         """
-        super().__init__(path, "plan")
-        self._seed = seed
+        self._width, self._begin, self._decide, self._seed = width, begin, decide, seed
         self._steps = 0
         self._plan: Array | None = None
         self.decision: dict[str, Array] = {}
@@ -197,16 +206,39 @@ class Planner(Deployed):
         Raises:
           ValueError: another B than before.
         """
-        rows, single = self.rows(observation)
+        rows, single = as_rows(observation, self._width)
         if self._plan is None:
-            self._plan = self.call("initial_plan", observation=rows)["plan"]
+            self._plan = self._begin(rows)
         if len(self._plan) != len(rows):
             raise ValueError(
                 f"expected {len(self._plan)} observations as before, got {len(rows)}; call reset"
             )
-        name = "plan_one" if len(rows) == 1 and "plan_one" in self.signatures else "plan"
-        seed = np.array([self._seed, self._steps], np.int32)
-        found = self.call(name, observation=rows, plan=self._plan, seed=seed)
+        found = self._decide(rows, self._plan, np.array([self._seed, self._steps], np.int32))
         self._plan, self._steps = found["plan"], self._steps + 1
         self.decision = {k: v[0] if single else v for k, v in found.items()}
         return self.decision["action"]
+
+
+class Planner(Deployed, PlanningLoop):
+    """MOPP's planner as an export."""
+
+    def __init__(self, path: str | pathlib.Path, seed: int = 0) -> None:
+        """Loads a run's export.
+
+        Args:
+          path: see `Deployed`.
+          seed: of the proposals.
+
+        Raises:
+          UserError: see `Deployed`.
+        """
+        Deployed.__init__(self, path, "plan")
+
+        def begin(rows: Array) -> Array:
+            return self.call("initial_plan", observation=rows)["plan"]
+
+        def decide(rows: Array, plan: Array, key: Array) -> dict[str, Array]:
+            name = "plan_one" if len(rows) == 1 and "plan_one" in self.signatures else "plan"
+            return self.call(name, observation=rows, plan=plan, seed=key)
+
+        PlanningLoop.__init__(self, len(self.interface.observation_names), begin, decide, seed)

@@ -17,9 +17,17 @@ class Split(NamedTuple):
     held_out: Array
 
     def judged(self, count: int) -> Array:
-        """At most `count` rows for reports: held-out ones, training rows where none are held out."""
+        """At most `count` rows for reports: held-out ones, training rows where none are held out.
+
+        `judged_kind` says which.
+        """
         rows = self.held_out if len(self.held_out) else self.train
         return rows[np.linspace(0, len(rows) - 1, min(len(rows), count)).astype(np.int64)]
+
+    @property
+    def judged_kind(self) -> str:
+        """What `judged` gives, as metrics name it: "held_out" or "training_rows"."""
+        return "held_out" if len(self.held_out) else "training_rows"
 
 
 def split_episodes(bounds: Array, share: float, seed: int) -> Split:

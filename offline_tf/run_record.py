@@ -159,15 +159,19 @@ class RunRecord:
         return manifest
 
     @classmethod
-    def open_existing(cls, folder: pathlib.Path) -> RunRecord:
+    def open_existing(cls, folder: pathlib.Path, flag: str = "workdir") -> RunRecord:
         """Opens a run folder for reading.
+
+        Args:
+          folder: of the run.
+          flag: what named it, for the error.
 
         Raises:
           UserError: there is no run.
         """
         path = folder / "manifest.json"
         if not path.exists():
-            raise UserError(f"--workdir: expected a run folder with manifest.json at {folder}")
+            raise UserError(f"--{flag}: expected a run folder with manifest.json at {folder}")
         return cls(folder, json.loads(path.read_text()))
 
     def note(self, **values: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import toys
 
+import mopp_tf
 from mopp_tf import algorithm, config, deploy, experiment, mbop, rows, simulation, training
 from mopp_tf import evaluate as evaluate_binary
 from offline_tf import inspector, tasks
@@ -250,7 +251,119 @@ def test_models_of_another_run_are_taken_over_or_refused(cart, tmp_path, monkeyp
     third = cart(tmp_path / "mode", conditioning="mode", models_from=str(tmp_path / "first"))
     with pytest.raises(UserError, match="--models_from: .*--conditioning is 'teacher' there"):
         experiment.run(third)
+    missing = cart(tmp_path / "mode", models_from=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="^--models_from: expected a run folder .*nowhere"):
+        experiment.run(missing)
     assert not (tmp_path / "mode").exists()
+
+
+@pytest.mark.usefixtures("no_export")
+def test_taken_models_keep_the_orderings_of_their_own_seed(cart, tmp_path):
+    """From the third member on a seed decides about the order of an ADM's heads."""
+    first = cart(tmp_path / "first", dynamics_members=5, seed=3)
+    experiment.run(first)
+    other = cart(
+        tmp_path / "other", dynamics_members=5, seed=4, models_from=str(tmp_path / "first")
+    )
+    experiment.run(other)
+
+    def members(configs):
+        record = RunRecord.open_existing(pathlib.Path(configs.run.workdir))
+        return experiment.load(configs, tasks.get("cart"), record).models.dynamics.members
+
+    for seed in (3, 4):
+        fresh = cart(tmp_path / "unused", dynamics_members=5, seed=seed)
+        units = algorithm.load_units(RunRecord.open_existing(tmp_path / "first"))
+        orders = [
+            m.order
+            for m in algorithm.build(
+                tasks.get("cart"), fresh.knobs, units._replace(models_seed=seed)
+            ).dynamics.members
+        ]
+        assert (orders == [m.order for m in members(other)]) == (seed == 3)
+    assert [m.order for m in members(other)] == [m.order for m in members(first)]
+
+
+def test_without_held_out_rows_numbers_say_so_and_patience_is_refused(cart, tmp_path, no_export):
+    summary = experiment.run(cart(tmp_path / "none", holdout_share=0.0))
+    assert summary["judged_rows"] == "training_rows"
+    for name in ("dynamics_fit", "behavior_fit", "q_fit"):
+        header = (tmp_path / "none" / "metrics" / f"{name}.csv").read_text().splitlines()[0]
+        assert "training_rows" in header and "held_out" not in header
+    assert experiment.run(cart(tmp_path / "some"))["judged_rows"] == "held_out"
+    header = (tmp_path / "some" / "metrics" / "dynamics_fit.csv").read_text().splitlines()[0]
+    task = tasks.get("cart")
+    for name in (*task.observation_names, "reward"):
+        assert f"held_out/{name}" in header
+    with pytest.raises(UserError, match="^--patience: expected held-out rows"):
+        experiment.run(cart(tmp_path / "patient", holdout_share=0.0, patience=2))
+
+
+def test_a_fit_that_diverges_ends_in_one_line(cart, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "STEPS_PER_LOOK", 10)
+    with pytest.raises(
+        UserError, match="^dynamics_fit: the loss is not finite within [0-9]+ steps"
+    ):
+        experiment.run(cart(tmp_path / "run", learning_rate=1e30))
+
+
+def test_the_limit_can_be_changed_at_run_time(finished):
+    home, configs, _ = finished
+    task = tasks.get("hopper")
+    learned = experiment.load(configs, task, RunRecord.open_existing(home / "run"))
+
+    def limit(*changes):
+        control = config.ControlConfig(planner=changes)
+        return experiment.make_planner(task, configs, learned, control).limit
+
+    assert limit() == limit("horizon=3") == learned.limit
+    assert limit("uncertainty_limit=0.25") == 0.25
+    assert limit("uncertainty_limit=2", "uncertainty_units=raw") == 2.0
+    for change in ("uncertainty_units=raw", "uncertainty_quantile=0.5"):
+        with pytest.raises(UserError, match="^--planner: uncertainty_.* give uncertainty_limit=L"):
+            limit(change)
+
+
+def test_another_objective_from_python_changes_what_is_done(finished):
+    home, configs, _ = finished
+    task = tasks.get("hopper")
+    data, _ = experiment.load_data(configs.run, task, 1)
+    states = data.observations[:3]
+    seen = []
+
+    def forward(s, a, n):
+        seen.append((s.shape[1], a.shape[1], n.shape[1]))
+        return -100.0 * a[:, 0]
+
+    plain = mopp_tf.with_objective(home / "run", seed=7, population=32)
+    backward = mopp_tf.with_objective(
+        home / "run",
+        forward,
+        replace=True,
+        seed=7,
+        population=32,
+        max_q=False,
+        terminal_value=False,
+    )
+    assert set(seen) == {(11, 3, 11)}
+    actions = plain.act(states), backward.act(states)
+    assert actions[0].shape == (3, 3)
+    assert (actions[1][:, 0] < actions[0][:, 0]).all()
+    assert plain.decision["kept_share"].shape == (3,)
+    again = mopp_tf.with_objective(home / "run", seed=7, population=32)
+    np.testing.assert_array_equal(again.act(states), actions[0])
+    again.reset()
+    assert again.act(states[0]).shape == (3,)
+    # Nothing obeys this: the fallback decides.
+    never = mopp_tf.with_objective(home / "run", constraint=lambda s, a, n: 1.0 + 0.0 * s[:, 0])
+    never.act(states)
+    assert never.planner._objective.price is None
+    soft = mopp_tf.with_objective(home / "run", constraint=lambda s, a, n: s[:, 0], price=5.0)
+    assert soft.planner._objective.price == 5.0
+    with pytest.raises(UserError, match="^price: expected a constraint"):
+        mopp_tf.with_objective(home / "run", price=5.0)
+    with pytest.raises(UserError, match="did you mean 'horizon'"):
+        mopp_tf.with_objective(home / "run", horizn=3)
 
 
 def test_the_limit_is_the_quantile_of_held_out_disagreement(finished):
@@ -288,7 +401,7 @@ class _CheapPlanner(tf.Module):
     """Decides by adding; stands for a planner whose graph would take seconds to make."""
 
     task = toys.cart()
-    knobs = types.SimpleNamespace(horizon=3)
+    knobs = types.SimpleNamespace(horizon=3, uncertainty_units="delta")
 
     def initial_plan(self, observation):
         return tf.tile(observation[:, :1, None], [1, 3, 1])
@@ -300,7 +413,7 @@ class _CheapPlanner(tf.Module):
         return types.SimpleNamespace(action=action, plan=plan + 1.0, **rest)
 
 
-@pytest.mark.parametrize("output", ["action", "plan", "expected_return"])
+@pytest.mark.parametrize("output", ["action", "plan", "kept_share", "expected_return"])
 @pytest.mark.parametrize("signature", ["plan", "plan_one"])
 def test_an_export_that_differs_is_an_error(tmp_path, monkeypatch, signature, output):
     def off(folder, given):
@@ -311,9 +424,6 @@ def test_an_export_that_differs_is_an_error(tmp_path, monkeypatch, signature, ou
     monkeypatch.setattr(deploy.export, "run_in_fresh_process", off)
     scale = rows.RewardScale(0.0, 1.0)
     arguments = (_CheapPlanner(), scale, tmp_path / "export", np.zeros((4, 2), np.float32))
-    if output == "expected_return":  # a diagnostic, not compared
-        assert deploy.export_and_verify(*arguments) <= 1e-6
-        return
     with pytest.raises(RuntimeError, match=r"differ by 0\.0"):
         deploy.export_and_verify(*arguments)
 
@@ -407,11 +517,13 @@ def test_what_the_planner_did_is_logged_step_by_step(finished):
     assert kept.shape[0] == 2 and kept.shape[2] == 11
 
 
-def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path):
+def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path, monkeypatch):
     home, _, _ = finished
-    control = config.ControlConfig(
-        constraint="mopp_tf.objectives:speed_limit", constraint_arg=-100.0
+    (tmp_path / "my_rules.py").write_text(
+        "def lower(s, a, n, limit):\n    return n[:, 0] - limit\n"
     )
+    monkeypatch.syspath_prepend(tmp_path)
+    control = config.ControlConfig(constraint="my_rules:lower", constraint_arg=-100.0)
     evaluate_binary.main(
         evaluate_binary.EvaluateConfig(
             workdir=str(home / "run"),
@@ -422,8 +534,10 @@ def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path):
         control,
     )
     report = json.loads((tmp_path / "report.json").read_text())
-    # No candidate goes slower than -100 m/s: all are pruned, the fallback decides always.
+    # No candidate is 100 m below the ground: all are pruned, the fallback decides always.
     assert report["fallback"] == 1.0 and report["constraint_arg"] == -100.0
+    score = tasks.get("hopper").normalized_score(report["true_return_mean"])
+    np.testing.assert_allclose(report["normalized_score"], score)
     with np.load(tmp_path / "report.npz") as traces:
         assert traces["height"].shape == traces["reward"].shape
         assert 0.5 < np.nanmean(traces["height"]) < 1.5

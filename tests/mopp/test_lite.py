@@ -37,7 +37,7 @@ def make_planner(knobs=KNOBS, components=1, network="mlp"):
         rows.Normalizer(plain(11), plain(3), plain(12)),
         np.ones(12, np.float32),
     )
-    built: rollout.Models = algorithm.build(TASK, models, prepared, 0)
+    built: rollout.Models = algorithm.build(TASK, models, prepared)
     return Planner(TASK, built, knobs, LIMIT, Objective(prepared.scale))
 
 

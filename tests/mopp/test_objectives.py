@@ -169,6 +169,14 @@ def raising(s, a, n):
     raise RuntimeError("the moon is full")
 
 
+def beyond(s, a, n):
+    return s[:, 8]
+
+
+def needs_a_limit(s, a, n, limit):
+    return s[:, 0] - limit
+
+
 NUMBER = 3.0
 
 
@@ -185,8 +193,9 @@ NUMBER = 3.0
         (f"{HERE}:twice", "(4,)"),
         (f"{HERE}:nothing", "trial call"),
         (f"{HERE}:raising", "the moon is full"),
-        ("mopp_tf.objectives:speed_limit", "limit"),  # its argument was not given
-        ("mopp_tf.objectives:jump", "out of bounds"),  # the cart has no dimension 8
+        (f"{HERE}:beyond", "out of bounds"),  # the cart has no dimension 8
+        (f"{HERE}:needs_a_limit", "limit"),  # its argument was not given
+        ("mopp_tf.objectives:jump", "reads halfcheetah's observations by position"),
     ],
 )
 def test_a_bad_function_is_one_line(flag, name, expected):
@@ -221,6 +230,40 @@ def eager_only(s, a, n):
 def test_a_function_that_would_fail_in_planning_is_one_line_now(name):
     with pytest.raises(UserError, match=r"\A--reward: [^\n]+\Z"):
         objectives.make(toys.cart(), SCALE, ControlConfig(reward=name))
+
+
+@pytest.mark.parametrize("text", ["def reward(s, a, n:\n", "print(undefined)\n", "1 / 0\n"])
+def test_a_module_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch, text):
+    (tmp_path / "broken_module.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        UserError, match=r"\A--reward: expected MODULE:FUNCTION [^\n]+Error[^\n]+\Z"
+    ):
+        objectives.make(toys.cart(), SCALE, ControlConfig(reward="broken_module:reward"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"reward_mode": "replace"},
+        {"reward_arg": 1.0},
+        {"constraint_mode": "soft"},
+        {"constraint_weight": 5.0},
+        {"constraint_arg": 1.0, "reward": f"{HERE}:reward"},
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(flags):
+    (name, *_) = flags
+    kind = name.split("_")[0]
+    with pytest.raises(UserError, match=f"^--{name}: expected --{kind} with it, got none$"):
+        objectives.make(toys.cart(), SCALE, ControlConfig(**flags))
+
+
+def test_functions_from_python_take_the_place_of_names():
+    made = objectives.make(
+        toys.cart(), SCALE, ControlConfig(reward_mode="replace"), reward, constraint
+    )
+    _check(made, [64.0, 110.75], [2.0, 0.0])
 
 
 def test_a_function_of_another_type_is_brought_to_float32():

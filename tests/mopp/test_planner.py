@@ -536,6 +536,13 @@ def test_six_behaviour_members_for_three_actions_have_all_orderings():
     assert len({m.order for m in model.members}) == 6
 
 
+def test_many_actions_need_no_list_of_all_orderings():
+    many = dataclasses.replace(TASK, action_names=tuple(f"a{i}" for i in range(20)))
+    units = UNITS._replace(actions=toys.identity(20))
+    model = BehaviorModel(many, MODEL, BehaviorConfig(behavior_members=3), units, 0)
+    assert all(sorted(m.order) == list(range(20)) for m in model.members)
+
+
 def test_a_step_is_the_members_mean_and_is_known_below_the_limit():
     """Bounds of the force are +-4 here; members are 0.5 apart in x' and half of that in reward."""
     task = dataclasses.replace(

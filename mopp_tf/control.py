@@ -1,0 +1,59 @@
+"""A finished run's planner with a reward or constraint written in Python; nothing is retrained."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import tensorflow as tf
+
+from mopp_tf import config, deploy, experiment, objectives
+from offline_tf import deployed, outcome, process, tasks
+from offline_tf.run_record import RunRecord
+from offline_tf.types import Array, UserError
+
+
+class ControlledPlanner(deployed.PlanningLoop):
+    """Acts step by step, as `mopp_tf.load` does, with another objective.
+
+    Attributes:
+      planner: decides for many environments at once; see `mopp_tf.planner`.
+      decision: everything that the last decision gave.
+    """
+
+    def __init__(
+        self,
+        run: str | pathlib.Path,
+        reward: objectives.UserFunction | None = None,
+        replace: bool = False,
+        constraint: objectives.UserFunction | None = None,
+        price: float | None = None,
+        seed: int = 0,
+        **knobs: Any,
+    ) -> None:
+        """Reads the models; see `mopp_tf.with_objective`."""
+        record = RunRecord.open_existing(pathlib.Path(run))
+        configs = experiment.from_manifest(record.manifest)
+        task = tasks.get(configs.run.env, configs.run.simulator)
+        task = outcome.of_run(task, configs.run.seed, record)
+        if price is not None and constraint is None:
+            raise UserError("price: expected a constraint with it, got none")
+        control = config.ControlConfig(
+            reward_mode="replace" if replace else "add",
+            planner=tuple(f"{name}={value}" for name, value in knobs.items()),
+        )
+        if price is not None:
+            control = dataclasses.replace(control, constraint_mode="soft", constraint_weight=price)
+        learned = experiment.load(configs, task, record)
+        self.planner = experiment.make_planner(task, configs, learned, control, reward, constraint)
+        graph = process.compiled(self.planner.decide)
+
+        def begin(rows: Array) -> Array:
+            return self.planner.initial_plan(tf.constant(rows)).numpy()
+
+        def decide(rows: Array, plan: Array, key: Array) -> dict[str, Array]:
+            found = deploy.outputs(graph(tf.constant(rows), tf.constant(plan), tf.constant(key)))
+            return {name: value.numpy() for name, value in found.items()}
+
+        super().__init__(task.state_dim, begin, decide, seed)
