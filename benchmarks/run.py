@@ -338,6 +338,7 @@ def make_mopp_training(precision: str) -> Callable[[int], Any]:
             s,
             knobs.encoder_hidden,
             knobs.head_hidden,
+            knobs.mlp_hidden,
             1,
             np.random.default_rng(i),
             f"dynamics_{i}",

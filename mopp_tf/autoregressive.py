@@ -421,13 +421,15 @@ def make_network(
     latent_dim: int,
     encoder_hidden: Sequence[int],
     head_hidden: Sequence[int],
+    mlp_hidden: Sequence[int],
     components: int,
     generator: np.random.Generator,
     name: str,
 ) -> keras.Model:
-    """Builds an ADM ("adm"), or an MLP of 500-500 with independent outputs ("mlp").
+    """Builds an ADM ("adm"), or an MLP with independent outputs ("mlp").
 
-    Args: as for AutoregressiveNetwork; an MLP uses input_dim, order's length and components only.
+    Args: as for AutoregressiveNetwork; an MLP uses input_dim, order's length, mlp_hidden and
+      components only.
     """
     if kind == "adm":
         seed = int(generator.integers(2**31))
@@ -437,7 +439,7 @@ def make_network(
     width = 2 if components == 1 else 3 * components
     return networks.mlp(
         input_dim,
-        (500, 500),
+        mlp_hidden,
         len(order) * width,
         "relu",
         generator,

@@ -53,6 +53,7 @@ class BehaviorModel(tf.Module):
                 model.latent_dim or 2 * dim,
                 model.encoder_hidden,
                 model.head_hidden,
+                model.mlp_hidden,
                 config.components,
                 seeds.generator(seed, "behavior/init", member),
                 f"behavior_{member}",

@@ -72,7 +72,7 @@ class ModelConfig:
 
     network: str = knob(
         "adm",
-        "adm: autoregressive heads; mlp: 500-500 with independent outputs (ablation).",
+        "adm: autoregressive heads; mlp: independent outputs (ablation).",
         choices=("adm", "mlp"),
     )
     conditioning: str = knob(
@@ -93,6 +93,12 @@ class ModelConfig:
     )
     head_hidden: tuple[int, ...] = knob(
         (200, 100), "Hidden widths of each head (ReLU).", low=1, source="run_planning.sh"
+    )
+    mlp_hidden: tuple[int, ...] = knob(
+        (500, 500),
+        "Hidden widths of --network=mlp (ReLU); 350,350 has about as many weights as the ADM of "
+        "the default presets.",
+        low=1,
     )
     normalize: bool = knob(True, "Standardise inputs and dynamics targets (the authors do not).")
     batch_size: int = knob(512, "Rows per minibatch.", low=1, source="run_planning.sh")

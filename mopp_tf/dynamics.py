@@ -82,6 +82,7 @@ class DynamicsModel(tf.Module):
                 model.latent_dim or task.state_dim,
                 model.encoder_hidden,
                 model.head_hidden,
+                model.mlp_hidden,
                 1,
                 seeds.generator(seed, "dynamics/init", member),
                 f"dynamics_{member}",

@@ -48,6 +48,8 @@ def plan(*stages: object) -> list[str]:
     latent = model.latent_dim or s
 
     def density(inputs: int, outputs: int) -> int:
+        if model.network == "mlp":
+            return estimate.weights(inputs, *model.mlp_hidden, 2 * outputs)
         encoder = estimate.weights(inputs, *model.encoder_hidden, latent)
         heads = sum(estimate.weights(latent + i, *model.head_hidden, 2) for i in range(outputs))
         return encoder + heads

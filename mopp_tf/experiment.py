@@ -582,11 +582,13 @@ def variant(configs: Configs) -> str:
     preset = configs.run.preset
     if configs.run.algorithm == "mbop":  # it knows none of the others
         return preset if preset != "default" else ""
+    hidden, usual = configs.model.mlp_hidden, config.ModelConfig().mlp_hidden
+    sizes = "" if hidden == usual else " " + "-".join(map(str, hidden))
     parts = {
         preset: preset != "default",
         "no pruning": not configs.planner.prune,
         "no max-Q": not configs.planner.max_q,
-        "MLP": configs.model.network == "mlp",
+        f"MLP{sizes}": configs.model.network == "mlp",
         "mode conditioning": preset == "default" and configs.model.conditioning == "mode",
     }
     return ", ".join(name for name, applies in parts.items() if applies)

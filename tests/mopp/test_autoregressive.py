@@ -544,18 +544,18 @@ def test_a_diagonal_squashed_mixture_by_the_loop():
 
 
 def test_either_kind_of_network_becomes_its_density():
-    arguments = (5, (2, 0, 1), 4, (6,), (7,), 3)
+    arguments = (5, (2, 0, 1), 4, (6,), (7,), (9, 8), 3)
     adm, mlp = (
         autoregressive.make_network(kind, *arguments, np.random.default_rng(0), "member")
         for kind in ("adm", "mlp")
     )
     assert (adm.order, adm.name, mlp.name) == ((2, 0, 1), "member", "member")
     assert [tuple(w.shape) for w in networks.variables(mlp)] == [
-        (5, 500),
-        (500,),
-        (500, 500),
-        (500,),
-        (500, 27),
+        (5, 9),
+        (9,),
+        (9, 8),
+        (8,),
+        (8, 27),
         (27,),
     ]
     # Encoder 5-6-4, then the first head 4-7-9.

@@ -233,6 +233,31 @@ def test_data_on_disk_give_the_bits_of_data_in_memory(name, cart, tmp_path, monk
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({}, ""),
+        ({"prune": False, "max_q": False}, "no pruning, no max-Q"),
+        ({"network": "mlp"}, "MLP"),
+        ({"network": "mlp", "mlp_hidden": (35, 20)}, "MLP 35-20"),
+        ({"conditioning": "mode"}, "mode conditioning"),
+        ({"conditioning": "mode", "preset": "authors-20k"}, "authors-20k"),
+        ({"algorithm": "mbop", "network": "mlp", "prune": False}, ""),
+    ],
+)
+def test_a_variant_is_named_after_what_differs(flags, expected):
+    values = {
+        f.name: f.default for stage in config.STAGES for f in dataclasses.fields(stage)
+    } | flags
+    configs = experiment.Configs(
+        *(
+            stage(**{f.name: values[f.name] for f in dataclasses.fields(stage)})
+            for stage in config.STAGES
+        )
+    )
+    assert experiment.variant(configs) == expected
+
+
 def test_other_flags_for_the_folder_are_refused(finished):
     home, _, _ = finished
     with pytest.raises(UserError, match="--horizon is 2 there and 3 now"):
