@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from mopp_tf import behavior, dynamics, fitted_q, rows
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
@@ -14,6 +15,7 @@ from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _LIMIT_ROWS = 20_000
+_SETTLED = 1.5  # time constants; fewer are warned of
 
 
 class Knobs(NamedTuple):
@@ -167,6 +169,16 @@ def learn(
     run_record.fit_or_load("behavior", models.behavior.weights, fit_behavior, record, models_from)
 
     # Line 3: its Q function, by fitted Q evaluation.
+    settled = time_constants(knobs.q)
+    if settled < _SETTLED and not record.stage("q").complete:
+        logging.warning(
+            "Q has %.2g time constants to settle in (q_steps x target_rate x (1 - "
+            "discount^q_return_steps)), so values far from an episode's end stay up to %.0f %% short; "
+            "raise --target_rate or --q_return_steps",
+            settled,
+            100 * np.exp(-settled),
+        )
+
     def fit_q(stage: Stage) -> dict[str, Any]:
         return fitted_q.fit(
             models.q, models.behavior, table, split, knobs.model, knobs.q, seed, stage
@@ -188,6 +200,15 @@ def learn(
         units = knobs.planner.uncertainty_units
         stage.finish({"limit": limit, "units": units, "rejected": rejected, **quantiles})
     return Learned(models, prepared.scale, stage.result["limit"])
+
+
+def time_constants(config: QConfig) -> float:
+    """How many time constants of its fixed-point iteration a fit of Q lasts; exp(-this) is missing.
+
+    A target moves by `target_rate` per step towards a network that is one backup, a contraction by
+    gamma^k, ahead of it.
+    """
+    return config.q_steps * config.target_rate * (1.0 - config.discount**config.q_return_steps)
 
 
 def build(task: TaskSpec, knobs: Knobs, prepared: Prepared) -> Models:

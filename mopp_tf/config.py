@@ -317,8 +317,10 @@ class PlannerConfig:
     )
 
     def __post_init__(self) -> None:
-        """Checks the bounds."""
+        """Checks the bounds, and what excludes each other."""
         check(self)
+        if self.noise == "after" and self.proposals == "ancestral":
+            raise UserError("--noise: expected before with --proposals=ancestral, got after")
 
     @property
     def least(self) -> int:

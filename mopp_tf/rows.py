@@ -167,7 +167,7 @@ def fit_normalizer(rows: Rows, kind: str, normalize: bool) -> Normalizer:
     A dimension that never changes keeps scale 1.
 
     Args:
-      rows: the training rows.
+      rows: all of them, held-out ones too.
       kind: of the dynamics targets.
       normalize: whether to.
     """

@@ -56,6 +56,8 @@ def fit(
 ) -> int:
     """Fits; goes on from the stage's last checkpoint.
 
+    Differs: each member draws its own minibatches; the authors' share one.
+
     Args:
       loop: the optimiser and its loss.
       feed: look number -> the `count` rows of the data for the next STEPS_PER_LOOK steps.

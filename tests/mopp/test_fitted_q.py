@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from mopp_tf import fitted_q, rows, training
+from mopp_tf import algorithm, fitted_q, rows, training
 from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import BehaviorConfig, ModelConfig, QConfig
 from offline_tf import critics
@@ -191,3 +191,16 @@ def test_states_are_normalised_and_actions_are_not():
     q = critics.QFunction(units.states, 1, (4,), 0)
     found = q.inputs(tf.constant([[3.0, 10.0]]), tf.constant([[0.5]]))
     np.testing.assert_allclose(found, [[1.0, 2.0, 0.5]])
+
+
+@pytest.mark.parametrize("return_steps", [1, 4])
+def test_time_constants_say_what_a_short_fit_leaves_out(return_steps):
+    """A constant reward: the target follows a network that is always one exact backup ahead."""
+    config = QConfig(q_steps=300, target_rate=0.02, discount=0.9, q_return_steps=return_steps)
+    backup = 0.9**return_steps
+    fixed = 1.0 / (1.0 - 0.9)
+    target = 0.0
+    for _ in range(config.q_steps):
+        target += config.target_rate * (fixed * (1.0 - backup) + backup * target - target)
+    left_out = np.exp(-algorithm.time_constants(config))
+    np.testing.assert_allclose(1.0 - target / fixed, left_out, rtol=0.1)

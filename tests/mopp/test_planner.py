@@ -280,6 +280,45 @@ def test_noise_after_the_squash_is_added_to_the_mode():
     np.testing.assert_allclose(found.std(), 0.1, rtol=0.03)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_ancestral_proposals_equal_a_loop_over_draws_rows_and_heads(shared):
+    """Each head sees the draws of the heads before it; the boost comes from the chain of modes."""
+    rng = np.random.default_rng(0)
+    network = autoregressive.AutoregressiveNetwork(2, (2, 0, 1), 4, (6,), (5,), seed=3)
+    for weight in network.weights:
+        weight.assign(rng.normal(scale=0.6, size=weight.shape))
+    inputs = rng.normal(size=(5, 2)).astype(np.float32)
+    noise = rng.normal(size=(4, 1 if shared else 5, 3)).astype(np.float32)
+
+    def chain(row, boost, own):
+        latent, values, stds = network.encoder(row[None]).numpy(), {}, {}
+        for head, dim in zip(network.heads, network.order):
+            earlier = [[values[d] for d in network.order if d in values]]
+            mean, raw = head(np.concatenate([latent, np.float32(earlier).reshape(1, -1)], 1))[0]
+            stds[dim] = np.exp(-5.0 + 2.5 * (np.tanh(raw) + 1.0))
+            values[dim] = np.tanh(mean + boost * stds[dim] * own[dim])
+        return [values[d] for d in range(3)], stds
+
+    expected = np.zeros((4, 5, 3))
+    for b, row in enumerate(inputs):
+        _, stds = chain(row, 0.0, np.zeros(3))
+        boost = 0.8 / max(stds.values())
+        for k in range(4):
+            expected[k, b], _ = chain(row, boost, noise[k, 0 if shared else b])
+    knobs = dataclasses.replace(KNOBS, proposals="ancestral")
+    density = autoregressive.density(autoregressive.read(network), 3, True, "teacher")
+    found = rollout.propose(
+        density, tf.constant(inputs), autoregressive.Noise(tf.constant(noise), None), knobs, 0.8
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(expected, axis=(0, 1)).min() > 0.1
+
+
+def test_noise_after_the_squash_and_ancestral_draws_exclude_each_other():
+    with pytest.raises(UserError, match="^--noise: expected before with --proposals=ancestral"):
+        dataclasses.replace(KNOBS, noise="after", proposals="ancestral")
+
+
 def test_boost_makes_the_largest_sigma_and_keeps_ratios():
     std = tf.constant([[0.1, 0.2, 0.4], [0.3, 0.3, 0.1]])
     scaled = std * rollout.boost(std, 0.8)[:, None]
