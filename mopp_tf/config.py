@@ -386,27 +386,54 @@ class ControlConfig:
                 raise UserError(f"--{name}: expected MODULE:FUNCTION, got {value!r}")
 
 
-def changed_planner(knobs: PlannerConfig, changes: tuple[str, ...]) -> PlannerConfig:
+# What MBOP takes of the planner's knobs.
+_MBOP_TAKES = (
+    "population",
+    "horizon",
+    "inverse_temperature",
+    "temperature_units",
+    "terminal_value",
+    "planner_termination",
+    "planner_precision",
+)
+
+
+def changed_planner(
+    planner: PlannerConfig, mbop: MbopConfig, changes: tuple[str, ...], algorithm: str = "mopp"
+) -> tuple[PlannerConfig, MbopConfig]:
     """Returns the knobs with KNOB=VALUE changes.
 
+    Args:
+      planner, mbop: the knobs so far.
+      changes: each KNOB=VALUE.
+      algorithm: "mopp" or "mbop": whose knobs may change.
+
     Raises:
-      UserError: no such knob (the nearest is named), or a value of the wrong type or out of bounds.
+      UserError: the algorithm has no such knob (the nearest is named), or a value of the wrong type or
+        out of bounds.
     """
-    values = dataclasses.asdict(knobs)
+    values: dict[str, Any] = {}
+    old = dataclasses.asdict(planner)
+    if algorithm == "mbop":
+        old = {name: old[name] for name in _MBOP_TAKES} | dataclasses.asdict(mbop)
     for change in changes:
         name, separator, text = change.partition("=")
-        if not separator or name not in values:
-            near = difflib.get_close_matches(name, values, n=1)
+        if not separator or name not in old:
+            near = difflib.get_close_matches(name, old, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"--planner: expected KNOB=VALUE of the planner, got {change!r}{hint}")
-        old = values[name]
+            raise UserError(
+                f"--planner: expected KNOB=VALUE of {algorithm}'s planner, got {change!r}{hint}"
+            )
+        kind = type(old[name])
         try:
-            values[name] = _BOOLEANS[text.lower()] if isinstance(old, bool) else type(old)(text)
+            values[name] = _BOOLEANS[text.lower()] if kind is bool else kind(text)
         except (KeyError, ValueError):
             raise UserError(
-                f"--planner: expected {name} as {type(old).__name__}, got {text!r}"
+                f"--planner: expected {name} as {kind.__name__}, got {text!r}"
             ) from None
-    return PlannerConfig(**values)
+    of_mbop = {name: value for name, value in values.items() if hasattr(mbop, name)}
+    others = {name: value for name, value in values.items() if name not in of_mbop}
+    return dataclasses.replace(planner, **others), dataclasses.replace(mbop, **of_mbop)
 
 
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}

@@ -132,7 +132,7 @@ def plan(config_: EvaluateConfig, control: config.ControlConfig) -> list[str]:
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
     configs = experiment.from_manifest(record.manifest)
     task = tasks.get(configs.run.env)
-    config.changed_planner(configs.planner, control.planner)
+    config.changed_planner(configs.planner, configs.mbop, control.planner, configs.run.algorithm)
     objectives.make(task, algorithm.load_units(record).scale, control)
     lines = [f"{config_.episodes} episodes with the models of {record.folder}, nothing retrained"]
     lines += [f"  --{name}={value}" for name, value in vars(control).items() if value]

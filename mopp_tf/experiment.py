@@ -223,12 +223,14 @@ def make_planner(
         a quantile, which only the data could tell.
     """
     control = control or config.ControlConfig()
-    knobs = config.changed_planner(configs.planner, control.planner)
+    knobs, of_mbop = config.changed_planner(
+        configs.planner, configs.mbop, control.planner, configs.run.algorithm
+    )
     dtype = networks.product_dtype(knobs.planner_precision)
     scale = learned.scale if isinstance(learned, algorithm.Learned) else learned.prepared.scale
     objective = objectives.make(task, scale, control, reward, constraint)
     if isinstance(learned, mbop.MbopLearned):
-        return mbop.MbopPlanner(task, learned, knobs, configs.mbop, objective, dtype)
+        return mbop.MbopPlanner(task, learned, knobs, of_mbop, objective, dtype)
     limit = _changed_limit(configs.planner, knobs) or learned.limit
     return Planner(task, learned.models, knobs, limit, objective, dtype)
 

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mopp_tf import algorithm, averaging, dynamics, training
+from mopp_tf import algorithm, averaging, dynamics, pruning, training
 from mopp_tf.config import MbopConfig, PlannerConfig
 from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
@@ -310,10 +310,9 @@ class MbopPlanner(tf.Module):
             tf.stack(taken, axis=1), [-1, population, knobs.horizon, self.task.action_dim]
         )
         returns = tf.reshape(returns, shape)
-        finite = tf.math.is_finite(returns)
-        allowed = finite & (tf.reshape(violation, shape) <= 0.0)
-        none_left = ~tf.reduce_any(allowed, axis=1)
-        keep = tf.where(none_left[:, None], finite, allowed)
+        # Nothing is uncertain here: only constraints, and what is not finite, prune.
+        known = tf.where(tf.math.is_finite(returns), 0.0, float("inf"))[:, :, None]
+        keep, none_left = pruning.prune(known, tf.reshape(violation, shape), float("inf"), 1, "fill")
         average = averaging.weighted_average(
             actions,
             returns,

@@ -6,7 +6,7 @@ import tensorflow as tf
 import toys
 
 from mopp_tf import objectives
-from mopp_tf.config import ControlConfig, PlannerConfig, changed_planner
+from mopp_tf.config import ControlConfig, MbopConfig, PlannerConfig, changed_planner
 from mopp_tf.rows import RewardScale
 from offline_tf import tasks
 from offline_tf.types import UserError
@@ -282,11 +282,11 @@ def test_a_name_without_one_colon_is_refused(flag, name):
 
 
 def test_planner_knobs_can_be_changed_at_run_time():
-    knobs = PlannerConfig()
-    found = changed_planner(knobs, ("max_q=false", "sigma_max=1", "horizon=8"))
+    knobs, mbop = PlannerConfig(), MbopConfig()
+    found, _ = changed_planner(knobs, mbop, ("max_q=false", "sigma_max=1", "horizon=8"))
     assert found == dataclasses.replace(knobs, max_q=False, sigma_max=1.0, horizon=8)
     assert isinstance(found.sigma_max, float)
-    assert changed_planner(knobs, ()) == knobs
+    assert changed_planner(knobs, mbop, ()) == (knobs, mbop)
     for change, message in (
         ("sigma_mx=1", "did you mean 'sigma_max'"),
         ("max_q", "expected KNOB=VALUE"),
@@ -295,4 +295,16 @@ def test_planner_knobs_can_be_changed_at_run_time():
         ("horizon=0", "--horizon: expected a value in"),
     ):
         with pytest.raises(UserError, match=message):
-            changed_planner(knobs, (change,))
+            changed_planner(knobs, mbop, (change,))
+
+
+def test_mbop_has_knobs_of_its_own_at_run_time():
+    knobs, mbop = PlannerConfig(), MbopConfig()
+    changes = ("mbop_sigma=0.4", "horizon=9", "temperature_units=absolute")
+    assert changed_planner(knobs, mbop, changes, "mbop") == (
+        dataclasses.replace(knobs, horizon=9, temperature_units="absolute"),
+        dataclasses.replace(mbop, mbop_sigma=0.4),
+    )
+    for algorithm, change in (("mbop", "max_q=false"), ("mopp", "mbop_sigma=0.4")):
+        with pytest.raises(UserError, match=f"of {algorithm}'s planner, got '{change}'"):
+            changed_planner(knobs, mbop, (change,), algorithm)
