@@ -312,7 +312,9 @@ class MbopPlanner(tf.Module):
         returns = tf.reshape(returns, shape)
         # Nothing is uncertain here: only constraints, and what is not finite, prune.
         known = tf.where(tf.math.is_finite(returns), 0.0, float("inf"))[:, :, None]
-        keep, none_left = pruning.prune(known, tf.reshape(violation, shape), float("inf"), 1, "fill")
+        keep, none_left = pruning.prune(
+            known, tf.reshape(violation, shape), float("inf"), 1, "fill"
+        )
         average = averaging.weighted_average(
             actions,
             returns,
