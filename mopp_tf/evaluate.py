@@ -109,10 +109,13 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
         **experiment.describe(found),
     }
     report["normalized_score"] = task.normalized_score(report["true_return_mean"])
-    path = pathlib.Path(config_.output) if config_.output else record.folder / "evaluation"
-    write_json(path.with_suffix(".json"), report)
+    # Only .json is taken for an ending: names such as limit=0.5 hold dots.
+    stem = config_.output.removesuffix(".json") or str(record.folder / "evaluation")
+    path = pathlib.Path(f"{stem}.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, report)
     seen = {f"observation/{k}" if k in found.traces else k: v for k, v in found.observed.items()}
-    np.savez_compressed(path.with_suffix(".npz"), **(found.traces | seen))  # type: ignore[arg-type]
+    np.savez_compressed(f"{stem}.npz", **(found.traces | seen))  # type: ignore[arg-type]
     logging.info(
         "return %.1f +- %.1f over %d episodes, mean length %.0f, kept %.0f %%; %s",
         report["true_return_mean"],
@@ -120,7 +123,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
         config_.episodes,
         report["episode_length"],
         100 * report["kept_share"],
-        path.with_suffix(".json"),
+        path,
     )
 
 

@@ -554,16 +554,16 @@ def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path, monk
             workdir=str(home / "run"),
             episodes=2,
             watch=("height",),
-            output=str(tmp_path / "report"),
+            output=str(tmp_path / "limit=0.5"),
         ),
         control,
     )
-    report = json.loads((tmp_path / "report.json").read_text())
+    report = json.loads((tmp_path / "limit=0.5.json").read_text())
     # No candidate is 100 m below the ground: all are pruned, the fallback decides always.
     assert report["fallback"] == 1.0 and report["constraint_arg"] == -100.0
     score = tasks.get("hopper").normalized_score(report["true_return_mean"])
     np.testing.assert_allclose(report["normalized_score"], score)
-    with np.load(tmp_path / "report.npz") as traces:
+    with np.load(tmp_path / "limit=0.5.npz") as traces:
         assert traces["height"].shape == traces["reward"].shape
         assert 0.5 < np.nanmean(traces["height"]) < 1.5
     with pytest.raises(UserError, match="--watch: expected names among .* got 'nose'"):
