@@ -35,9 +35,9 @@ def main() -> None:
     numbers = {}
     for index, given in enumerate(arguments.traces):
         name, path = given.rsplit("=", 1)
-        with np.load(pathlib.Path(path).with_suffix(".npz")) as file:
+        with np.load(f"{path}.npz") as file:
             height, speed, reward = (file[k] for k in ("height", "velocity_x", "reward"))
-        report = json.loads(pathlib.Path(path).with_suffix(".json").read_text())
+        report = json.loads(pathlib.Path(f"{path}.json").read_text())
         found = {
             "return": float(np.nansum(reward, axis=0).mean()),
             "height": float(np.nanmean(height)),
