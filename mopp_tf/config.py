@@ -336,6 +336,19 @@ class MbopConfig:
         0.1, "Standard deviation of the noise on actions.", low=0.0, source="mbop_agent.py sweep"
     )
     mbop_mix: float = knob(0.0, "beta: share of the previous plan in an action.", low=0.0, high=1.0)
+    mbop_horizon: int = knob(
+        8,
+        "Steps planned ahead, and rewarded in the value network's targets; in place of --horizon.",
+        low=1,
+        high=1000,
+        source="development on hopper-medium-ours, seed 101",
+    )
+    mbop_inverse_temperature: float = knob(
+        0.3,
+        "kappa; in place of --inverse_temperature.",
+        low=0.0,
+        source="development on hopper-medium-ours, seed 101",
+    )
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -386,11 +399,16 @@ class ControlConfig:
                 raise UserError(f"--{name}: expected MODULE:FUNCTION, got {value!r}")
 
 
+def for_mbop(planner: PlannerConfig, mbop: MbopConfig) -> PlannerConfig:
+    """The planner's knobs as MBOP acts on them: horizon and temperature are its own."""
+    return dataclasses.replace(
+        planner, horizon=mbop.mbop_horizon, inverse_temperature=mbop.mbop_inverse_temperature
+    )
+
+
 # What MBOP takes of the planner's knobs.
 _MBOP_TAKES = (
     "population",
-    "horizon",
-    "inverse_temperature",
     "temperature_units",
     "terminal_value",
     "planner_termination",

@@ -26,7 +26,7 @@ def plan(*stages: object) -> list[str]:
       UserError: the run could not begin, as far as that shows without reading the data.
     """
     configs = experiment.Configs(*stages)  # type: ignore[arg-type]
-    run, model, planner = configs.run, configs.model, configs.planner
+    run, model, planner = configs.run, configs.model, configs.knobs.planner
     task = tasks.get(run.env, run.simulator)
     folder = experiment.folder_of(run)
     if run.dataset:

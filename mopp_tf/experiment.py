@@ -74,8 +74,11 @@ class Configs(NamedTuple):
 
     @property
     def knobs(self) -> algorithm.Knobs:
-        """Those of MOPP's learning and planner."""
-        return algorithm.Knobs(self.model, self.dynamics, self.behavior, self.q, self.planner)
+        """Those of learning, and of the algorithm's planner."""
+        planner = self.planner
+        if self.run.algorithm == "mbop":
+            planner = config.for_mbop(planner, self.mbop)
+        return algorithm.Knobs(self.model, self.dynamics, self.behavior, self.q, planner)
 
     def flat(self) -> dict[str, Any]:
         """All flags by name."""
@@ -230,6 +233,7 @@ def make_planner(
     scale = learned.scale if isinstance(learned, algorithm.Learned) else learned.prepared.scale
     objective = objectives.make(task, scale, control, reward, constraint)
     if isinstance(learned, mbop.MbopLearned):
+        knobs = config.for_mbop(knobs, of_mbop)
         return mbop.MbopPlanner(task, learned, knobs, of_mbop, objective, dtype)
     limit = _changed_limit(configs.planner, knobs) or learned.limit
     return Planner(task, learned.models, knobs, limit, objective, dtype)
@@ -562,7 +566,7 @@ def summarize(
         "seed": configs.run.seed,
         "commit": record.manifest["commit"],
         "command": process.command(FREE_FLAGS),
-        "horizon": configs.planner.horizon,
+        "horizon": configs.knobs.planner.horizon,
         "behavior_return": record.manifest["behavior_return"],
         **{k: v for k, v in measured.items() if k != "real_environment"},
         "normalized_score": None if value is None else task.normalized_score(value),

@@ -300,11 +300,15 @@ def test_planner_knobs_can_be_changed_at_run_time():
 
 def test_mbop_has_knobs_of_its_own_at_run_time():
     knobs, mbop = PlannerConfig(), MbopConfig()
-    changes = ("mbop_sigma=0.4", "horizon=9", "temperature_units=absolute")
+    changes = ("mbop_sigma=0.4", "mbop_horizon=9", "temperature_units=absolute")
     assert changed_planner(knobs, mbop, changes, "mbop") == (
-        dataclasses.replace(knobs, horizon=9, temperature_units="absolute"),
-        dataclasses.replace(mbop, mbop_sigma=0.4),
+        dataclasses.replace(knobs, temperature_units="absolute"),
+        dataclasses.replace(mbop, mbop_sigma=0.4, mbop_horizon=9),
     )
-    for algorithm, change in (("mbop", "max_q=false"), ("mopp", "mbop_sigma=0.4")):
+    for algorithm, change in (
+        ("mbop", "max_q=false"),
+        ("mbop", "horizon=9"),
+        ("mopp", "mbop_sigma=0.4"),
+    ):
         with pytest.raises(UserError, match=f"of {algorithm}'s planner, got '{change}'"):
             changed_planner(knobs, mbop, (change,), algorithm)
