@@ -661,6 +661,7 @@ def test_the_report_is_the_mean_over_members_of_held_out_rows(tmp_path):
         [_naive(m, False, "teacher", inputs[1::2], targets[1::2])[0].mean(axis=0) for m in members],
         axis=0,
     )
+    assert report.pop("judged") == "held_out"
     assert report == pytest.approx(
         {"nll": expected.sum(), "nll/x0": expected[0], "nll/x1": expected[1]}, rel=1e-4
     )
