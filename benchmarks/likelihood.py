@@ -15,6 +15,7 @@ import pathlib
 
 import numpy as np
 
+from mopp_tf import experiment
 from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
 
@@ -59,11 +60,9 @@ def main() -> None:
         name, _, run = given.partition("=")
         record = RunRecord.open_existing(pathlib.Path(run))
         curves = {stage: curve(record.folder, stage) for stage in ("dynamics_fit", "behavior_fit")}
-        report[name] = {
-            "commit": record.manifest["commit"],
-            "flags": record.manifest["flags"],
-            **curves,
-        }
+        flags = record.manifest["flags"].items()
+        kept = {flag: value for flag, value in flags if flag not in experiment.FREE_FLAGS}
+        report[name] = {"commit": record.manifest["commit"], "flags": kept, **curves}
     arguments.numbers.write_text(json.dumps(report, indent=1) + "\n")
     columns = [(name, stage) for name in report for stage in ("dynamics_fit", "behavior_fit")]
     print(
