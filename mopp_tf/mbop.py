@@ -130,6 +130,9 @@ def learn(
       knobs: those of MOPP; the value network is fitted for as many steps as MOPP's Q.
       seed: of everything random.
       record: the run folder; complete stages are read from it.
+
+    Raises:
+      UserError: no episode is long enough for the value's windows; nothing is fitted yet.
     """
     table, split, normalizer = prepared.table, prepared.split, prepared.normalizer
     assert table is not None and split is not None
@@ -141,6 +144,12 @@ def learn(
     values = ((np.nan_to_num(returns) - shift) / scale).astype(np.float32)[:, None]
     weighted = table.weights if knobs.behavior.return_weighting else None
     every, has_previous = np.ones(len(ends), bool), ~is_first
+    has_value = has_previous & np.isfinite(returns)
+    if not has_value[split.train].any():
+        raise UserError(
+            f"--mbop_horizon: expected episodes of {knobs.planner.horizon + 1} steps or more, or "
+            "with a terminal end, for the value network, got none; give a smaller horizon"
+        )
 
     def conditions(at: Array) -> Array:
         previous = table.actions[np.maximum(at - 1, 0)]
@@ -194,12 +203,11 @@ def learn(
         knobs.behavior.behavior_steps,
         weighted,
     )
-    usable = has_previous & np.isfinite(returns)
     part(
         "q",
         models.value,
         lambda at: (conditions(at), values[at]),
-        usable,
+        has_value,
         ("value",),
         knobs.q.q_steps,
     )

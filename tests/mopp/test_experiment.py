@@ -371,6 +371,7 @@ def test_another_objective_from_python_changes_what_is_done(finished):
         terminal_value=False,
     )
     assert set(seen) == {(11, 3, 11)}
+    assert backward.planner._objective.replaces and not plain.planner._objective.replaces
     actions = plain.act(states), backward.act(states)
     assert actions[0].shape == (3, 3)
     assert (actions[1][:, 0] < actions[0][:, 0]).all()
@@ -381,8 +382,16 @@ def test_another_objective_from_python_changes_what_is_done(finished):
     assert again.act(states[0]).shape == (3,)
     # Nothing obeys this: the fallback decides.
     never = mopp_tf.with_objective(home / "run", constraint=lambda s, a, n: 1.0 + 0.0 * s[:, 0])
-    never.act(states)
+    assert np.isfinite(never.act(states)).all()
     assert never.planner._objective.price is None
+    assert not never.planner._objective.replaces
+    # The plan obeys this where candidates do, against what the reward asks for.
+    onwards = {"reward": lambda s, a, n: 100.0 * a[:, 0], "seed": 7, "population": 64}
+    free = mopp_tf.with_objective(home / "run", **onwards, max_q=False)
+    held = mopp_tf.with_objective(
+        home / "run", **onwards, max_q=False, constraint=lambda s, a, n: a[:, 0] + 0.1
+    )
+    assert (free.act(states)[:, 0] > 0.0).all() and (held.act(states)[:, 0] <= -0.1).all()
     soft = mopp_tf.with_objective(home / "run", constraint=lambda s, a, n: s[:, 0], price=5.0)
     assert soft.planner._objective.price == 5.0
     with pytest.raises(UserError, match="^price: expected a constraint"):

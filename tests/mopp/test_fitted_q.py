@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -111,6 +113,108 @@ def test_targets_start_as_copies_and_move_by_their_rate(tmp_path):
     for slow, start in zip(moved.target_weights, fresh.weights, strict=True):
         np.testing.assert_array_equal(slow, start)
     assert np.abs(moved.weights[0].numpy() - fresh.weights[0].numpy()).max() > 1e-4
+
+
+def test_targets_move_by_a_share_of_the_way():
+    q = critics.QFunction(UNITS.states, 1, (4,), 3)
+    start = [w.numpy() for w in q.target_weights]
+    for weight in q.weights:
+        weight.assign_add(tf.ones_like(weight))
+    q.move_targets(0.25)
+    for slow, before in zip(q.target_weights, start, strict=True):
+        np.testing.assert_allclose(slow, before + 0.25, rtol=1e-6)
+    q.move_targets(0.25)  # 0.25 + 0.25 * 0.75
+    for slow, before in zip(q.target_weights, start, strict=True):
+        np.testing.assert_allclose(slow, before + 0.4375, rtol=1e-6)
+
+
+def test_values_follow_the_networks_and_goals_the_targets():
+    q = critics.QFunction(UNITS.states, 1, (), 3)  # Q_j = w_j . (x, v, a) + b_j
+    for network, bias in zip([*q.networks, *q.targets], (1.0, 2.0, 30.0, 40.0), strict=True):
+        weights = network.trainable_variables
+        weights[0].assign([[1.0], [0.0], [10.0]])
+        weights[1].assign([bias])
+    columns = (
+        [[0.5, 9.0], [0.25, 9.0]],  # states
+        [[0.1], [0.2]],  # actions
+        [2.0, 3.0],  # rewards
+        [[-1.0, 9.0], [-2.0, 9.0]],  # next states
+        [0.0, 1.0],  # terminals
+        [0.5, 0.25],  # gamma^k
+        [[-0.1], [-0.2]],  # next actions
+    )
+    batch = tuple(tf.constant(column, tf.float32) for column in columns)
+    squared, values = critics.errors(q, batch, tf.float32)
+    np.testing.assert_allclose(values, [[2.5, 3.25], [3.5, 4.25]], rtol=1e-6)
+    goals = np.array([2.0 + 0.5 * (30.0 - 1.0 - 1.0), 3.0])
+    np.testing.assert_allclose(squared, np.square(values.numpy() - goals).mean(axis=1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("actions", ["data", "behavior"])
+def test_batches_hold_training_rows_and_what_follows_their_windows(tmp_path, monkeypatch, actions):
+    """Two-step windows over some rows out of order: nothing of this is the identity."""
+    table = chain("timeout", copies=4)
+    numbers = np.arange(12, dtype=np.float32)
+    table = table._replace(
+        states=np.stack([numbers, -numbers], axis=1),
+        next_states=np.stack([numbers + 100.0, numbers], axis=1),
+        rewards=numbers + 1.0,
+        terminals=(numbers == 11.0).astype(np.float32),
+    )
+    seen = []
+    monkeypatch.setattr(fitted_q.training, "fit", lambda *a, **_: seen.append(a))
+    train, held_out = np.array([7, 1, 10, 0, 9, 6]), np.array([3, 4, 5])
+    record = RunRecord.create_or_continue(tmp_path, "mopp", {})
+    q = critics.QFunction(UNITS.states, 1, (8,), 0)
+    config = QConfig(q_hidden=(8,), discount=GAMMA, fqe_actions=actions, q_return_steps=2)
+    model = behavior(members=1)
+    fitted_q.fit(
+        q,
+        model,
+        table,
+        Split(train, held_out),
+        dataclasses.replace(MODEL, weight_decay=1e6),
+        config,
+        0,
+        record.stage("q_fit"),
+    )
+    loop, feed, count = seen[0][:3]
+    assert count == len(train)
+    picked = np.array([2, 0, 5, 3, 1])  # positions among the training rows
+    at = train[picked]
+    last = window_ends(at)
+    columns, positions = feed(0)(picked.reshape(1, 1, 5).astype(np.int32))
+    states, given, rewards, following, terminals, discounts, after = (
+        tf.gather(column, positions[0, 0]).numpy() for column in columns
+    )
+    np.testing.assert_array_equal(states, table.states[at])
+    np.testing.assert_array_equal(given, table.actions[at])
+    expected = table.rewards[at] + np.where(last > at, GAMMA * table.rewards[last], 0.0)
+    np.testing.assert_allclose(rewards, expected, rtol=1e-6)
+    np.testing.assert_array_equal(following, table.next_states[last])
+    np.testing.assert_array_equal(terminals, [1.0, 0.0, 0.0, 0.0, 0.0])
+    np.testing.assert_allclose(discounts, np.where(last > at, GAMMA**2, GAMMA), rtol=1e-6)
+    if actions == "data":
+        inside = table.has_next[last]
+        assert inside.tolist() == [False, False, True, True, False]
+        np.testing.assert_array_equal(after[inside], table.next_actions[last][inside])
+    else:
+        drawn = fitted_q.next_actions(model, table, "behavior", 0, 0, window_ends(train))
+        np.testing.assert_array_equal(after, drawn[picked])
+
+    # A weight decay that outdoes the loss: Adam's first step takes the rate off each kernel's size.
+    before = [w.numpy() for w in q.weights]
+    loop.run(columns, positions, tf.constant([1e-3]))
+    for weight, old in zip(q.weights, before, strict=True):
+        if weight.shape.rank == 2:
+            np.testing.assert_allclose(weight, old - 1e-3 * np.sign(old), atol=1e-6)
+    # Biases do not decay: they started at 0 and follow the loss.
+    assert any(np.abs(w.numpy()).max() > 5e-4 for w in q.weights if w.shape.rank == 1)
+
+
+def window_ends(at):
+    """The last row of two-step windows where every third row ends an episode."""
+    return np.where(at % 3 == 2, at, at + 1)
 
 
 def test_logged_next_actions_are_kept_and_only_cut_rows_get_a_draw():

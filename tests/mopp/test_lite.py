@@ -178,6 +178,13 @@ def test_the_decider_plans_for_each_environment(written, eight_bits):
         "expected_return": (5,),
     }
     assert np.isfinite(action).all() and np.abs(np.diff(action, axis=0)).min() > 0
+    # One generator gives the environments their noise in turn.
+    generator = np.random.default_rng([1, 2])
+    for row in range(5):
+        given = {"observation": STATES[row : row + 1], "plan": start[row : row + 1]}
+        one = decider._file.call(given | decider._file.noise(generator))
+        np.testing.assert_array_equal(action[row : row + 1], one["action"])
+        np.testing.assert_array_equal(plan[row : row + 1], one["plan"])
 
 
 def test_it_imports_no_tensorflow():

@@ -6,10 +6,21 @@ import pytest
 import tensorflow as tf
 import toys
 
-from mopp_tf import algorithm, mbop, rows
-from mopp_tf.config import MbopConfig, PlannerConfig
+from mopp_tf import algorithm, mbop, rows, training
+from mopp_tf.config import (
+    BehaviorConfig,
+    DynamicsConfig,
+    MbopConfig,
+    ModelConfig,
+    PlannerConfig,
+    QConfig,
+)
+from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
 from offline_tf import networks
+from offline_tf.holdout import Split
+from offline_tf.standardize import Statistics
+from offline_tf.types import UserError
 
 TASK = toys.cart()
 PLAIN = Objective(rows.RewardScale(0.0, 1.0))
@@ -30,26 +41,34 @@ def linear(matrix, bias):
     return made
 
 
-def models(behaviors, rewards, value=((0.0, 0.0, 0.0), 0.0), pushes=None):
+def models(behaviors, rewards, value=((0.0, 0.0, 0.0), 0.0), pushes=None, units=UNITS):
     """Behaviour i: constant action; dynamics i: x' = x + a + push i, v' = v, constant reward i."""
-    from mopp_tf.config import DynamicsConfig, ModelConfig
-    from mopp_tf.dynamics import DynamicsModel
-
     steps = [
         linear([[0, 0, 0], [0, 0, 0], [1, 0, 0]], [push, 0.0, reward])
         for reward, push in zip(rewards, pushes or [0.0] * len(rewards), strict=True)
     ]
     dynamics = DynamicsModel(
-        TASK, ModelConfig(), DynamicsConfig(), UNITS.normalizer, UNITS.change_scale, 0, steps
+        TASK, ModelConfig(), DynamicsConfig(), units.normalizer, units.change_scale, 0, steps
     )
     acts = [linear(np.zeros((3, 1)), [action]) for action in behaviors]
     weights, bias = value
     return mbop.MbopModels(acts, dynamics, [linear(np.array(weights)[:, None], [bias])])
 
 
-def planner(made, knobs=KNOBS, sigma=0.0, mix=0.0, shift=0.0, scale=1.0, task=TASK):
-    learned = mbop.MbopLearned(made, UNITS, shift, scale)
-    return mbop.MbopPlanner(task, learned, knobs, MbopConfig(mbop_sigma=sigma, mbop_mix=mix), PLAIN)
+def planner(
+    made,
+    knobs=KNOBS,
+    sigma=0.0,
+    mix=0.0,
+    shift=0.0,
+    scale=1.0,
+    task=TASK,
+    units=UNITS,
+    objective=PLAIN,
+):
+    learned = mbop.MbopLearned(made, units, shift, scale)
+    config = MbopConfig(mbop_sigma=sigma, mbop_mix=mix)
+    return mbop.MbopPlanner(task, learned, knobs, config, objective)
 
 
 def decide(made, plan=None, seed=(0, 1), states=((0.0, 0.0), (1.0, 0.0))):
@@ -159,3 +178,108 @@ def test_the_first_plan_is_zero():
     found = planner(models((0.5,), (0.0,))).initial_plan(tf.zeros([4, 2]))
     np.testing.assert_array_equal(found, np.zeros((4, 3, 1)))
     assert isinstance(models((0.5,), (0.0,)).behavior[0], keras.Sequential)
+
+
+MOVED = UNITS._replace(
+    normalizer=UNITS.normalizer._replace(
+        states=Statistics(np.array([1.0, -2.0], np.float32), np.array([2.0, 4.0], np.float32))
+    )
+)
+
+
+def test_behaviour_and_value_see_normalised_states():
+    made = models((0.0,), (0.0,), ((1.0, 10.0, 0.0), 0.0), units=MOVED)
+    made = made._replace(behavior=[linear([[1.0], [0.5], [0.0]], [0.0])])
+    knobs = dataclasses.replace(KNOBS, horizon=1)
+    found = decide(planner(made, knobs, units=MOVED), states=((0.5, -3.0), (1.5, 0.0)))
+    # (x - 1) / 2 + 0.5 (v + 2) / 4
+    actions = np.array([-0.25 - 0.125, 0.25 + 0.25])
+    np.testing.assert_allclose(found.action[:, 0], actions, rtol=1e-6)
+    after = np.array([0.5, 1.5]) + actions
+    expected = (after - 1.0) / 2.0 + 10.0 * np.array([-0.25, 0.5])
+    np.testing.assert_allclose(found.returns, np.repeat(expected[:, None], 6, axis=1), rtol=1e-5)
+
+
+def test_the_noise_of_each_step_is_its_own():
+    knobs = dataclasses.replace(KNOBS, population=4000, horizon=3)
+    found = decide(planner(models((0.0,), (0.0,)), knobs, sigma=0.2)).states[0, :, :, 0].numpy()
+    actions = np.diff(found, axis=1)
+    np.testing.assert_allclose(np.corrcoef(actions.T), np.eye(3), atol=0.08)
+    np.testing.assert_allclose(actions.std(axis=0), 0.2, rtol=0.05)
+
+
+def test_a_hard_constraint_prunes_and_a_soft_one_is_paid():
+    knobs = dataclasses.replace(KNOBS, horizon=1)
+    ahead = Objective(PLAIN.scale, constraint=lambda s, a, n: n[:, 0] - 0.25)
+    made = models((0.5, -0.25), (0.0,))
+    found = decide(planner(made, knobs, objective=ahead), states=((0.0, 0.0),))
+    np.testing.assert_array_equal(found.keep, [[False, True] * 3])
+    np.testing.assert_allclose(found.action, [[-0.25]], rtol=1e-6)
+    paid = decide(
+        planner(made, knobs, objective=dataclasses.replace(ahead, price=8.0)), states=((0.0, 0.0),)
+    )
+    np.testing.assert_allclose(paid.returns, [[-2.0, 0.0] * 3], rtol=1e-6)
+    assert paid.keep.numpy().all()
+
+
+def learn_without_fitting(monkeypatch, record, lengths, horizon):
+    """What each network would be fitted to: stage -> (function of row numbers, rows, names)."""
+    seen = []
+
+    def fit(members, loss, name, gather, split, names, *_):
+        assert (loss, name) == (training.squared_error, "mse")
+        seen.append((gather, split, names))
+        return {}
+
+    monkeypatch.setattr(mbop.training, "fit_members", fit)
+    data = toys.transitions(lengths)
+    table = rows.prepare(TASK, data, PLAIN.scale)
+    half = len(data) // 2
+    prepared = MOVED._replace(table=table, split=Split(np.arange(half), np.arange(half, len(data))))
+    knobs = algorithm.Knobs(
+        ModelConfig(), DynamicsConfig(), BehaviorConfig(), QConfig(), PlannerConfig(horizon=horizon)
+    )
+    learned = mbop.learn(TASK, prepared, knobs, 0, record)
+    return data, learned, dict(zip(("dynamics", "behavior", "q"), seen, strict=True))
+
+
+def test_networks_are_fitted_to_what_follows_the_previous_action(monkeypatch, tmp_path):
+    # Episodes of rows 0-3 (timeout), 4-6 (terminal), 7-10 (timeout), 11-13 (terminal).
+    data, learned, seen = learn_without_fitting(
+        monkeypatch, toys.record(tmp_path), (4, 3, 4, 3), horizon=2
+    )
+    states = (data.observations - [1.0, -2.0]) / [2.0, 4.0]
+
+    gather, split, names = seen["behavior"]
+    assert names == TASK.action_names
+    assert split.train.tolist() == [1, 2, 3, 5, 6] and split.held_out.tolist() == [8, 9, 10, 12, 13]
+    for at in split:
+        inputs, targets = gather(at)
+        expected = np.concatenate([states[at], data.actions[at - 1]], axis=1)
+        np.testing.assert_allclose(inputs, expected, rtol=1e-6)
+        np.testing.assert_array_equal(targets, data.actions[at])
+
+    gather, split, _ = seen["q"]
+    # Row 3 and 10 stand before a time limit: their second reward is not known.
+    assert split.train.tolist() == [1, 2, 5, 6] and split.held_out.tolist() == [8, 9, 12, 13]
+    inputs, targets = gather(split.train)
+    expected = np.concatenate([states[split.train], data.actions[split.train - 1]], axis=1)
+    np.testing.assert_allclose(inputs, expected, rtol=1e-6)
+    r = data.rewards
+    value = learned.value_shift + learned.value_scale * targets[:, 0]
+    np.testing.assert_allclose(value, [r[1] + r[2], r[2] + r[3], r[5] + r[6], r[6]], rtol=1e-5)
+
+    gather, split, names = seen["dynamics"]
+    assert len(split.train) == 7 and names == ("x", "v", "reward")
+    inputs, targets = gather(split.train)
+    expected = np.concatenate([states[:7], data.actions[:7]], axis=1)
+    np.testing.assert_allclose(inputs, expected, rtol=1e-6)
+    change = toys.change(data.observations[:7], data.actions[:7])
+    np.testing.assert_allclose(targets[:, :2], change, atol=1e-6)
+    np.testing.assert_array_equal(targets[:, 2], r[:7])
+
+
+def test_a_horizon_beyond_all_episodes_is_refused_before_anything_is_fitted(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="^--mbop_horizon: expected episodes of 5 steps or more"):
+        learn_without_fitting(monkeypatch, toys.record(tmp_path), (4, 1), horizon=4)
+    assert not (tmp_path / "stages").exists() or not any((tmp_path / "stages").iterdir())

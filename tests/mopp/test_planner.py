@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from mopp_tf import autoregressive, rollout, rows
+from mopp_tf import algorithm, autoregressive, experiment, rollout, rows
 from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig
 from mopp_tf.dynamics import DynamicsModel
@@ -164,6 +164,114 @@ def test_a_return_by_hand():
         total += -(state @ state)
         np.testing.assert_allclose(found.returns[row], total, rtol=1e-4)
     np.testing.assert_allclose(found.uncertainty, 0.2, rtol=1e-5)
+
+
+def test_each_proposal_is_drawn_and_valued_at_its_own_state():
+    """A behaviour and a Q function that depend on the state, against a loop over rows."""
+
+    class Curved(Value):
+        """Q_j(s, a) = -(a - x)^2 + j v."""
+
+        def bind(self, dtype=tf.float32, constant=False):
+            def values(states, actions, twins=2):
+                base = -tf.square(actions[:, 0] - states[:, 0])
+                return tf.stack([base + j * states[:, 1] for j in range(twins)])
+
+            return values
+
+    def curved(state, action):
+        return -((action - state[0]) ** 2) + np.array([0.0, state[1]])
+
+    units = UNITS._replace(
+        states=Statistics(np.array([0.3, -0.2], np.float32), np.array([0.5, 2.0], np.float32))
+    )
+    act = BehaviorModel(TASK, MODEL, BehaviorConfig(behavior_members=2), units, 0)
+    rng = np.random.default_rng(1)
+    for weight in act.weights:
+        weight.assign(rng.normal(scale=0.8, size=weight.shape))
+    knobs = dataclasses.replace(
+        KNOBS, horizon=3, max_q=True, q_proposals=4, q_of_proposals="min", sigma_max=0.7
+    )
+    made = planner(knobs, LinearDynamics((0.0, 0.2)), Curved(W), act=act)
+    models = rollout.Models(act, LinearDynamics((0.0, 0.2)), Curved(W))
+    members = np.array([[0, 1], [1, 0], [0, 0], [1, 0]], np.int32)
+    noise = made.noise(1, tf.constant([3, 4]))._replace(
+        members=tf.constant(members), proposals=standard((3, 4, 3, 1), [5, 6])
+    )
+    found = rollout.roll_out(
+        TASK,
+        models,
+        rollout.Bound.of(models, tf.float32),
+        PLAIN,
+        knobs,
+        tf.constant(STATES),
+        tf.zeros([3, 3, 1]),
+        noise,
+    )
+
+    def mean_and_std(member, state):
+        given = ((state - [0.3, -0.2]) / [0.5, 2.0]).astype(np.float32)
+        parameters, _ = act.densities()[member].modes(tf.constant(given[None]))
+        return (float(x[0, 0]) for x in autoregressive.best_component(parameters))
+
+    chosen = []
+    for row in range(3):
+        state, total = STATES[row].astype(np.float64), 0.0
+        for t in range(3):
+            mean, _ = mean_and_std(members[t, 0], state)  # the one std becomes sigma_max
+            draws = np.tanh(mean + 0.7 * noise.proposals.normal[t, :, row, 0].numpy())
+            chosen.append(int(np.argmax([curved(state, a).min() for a in draws])))
+            action = draws[chosen[-1]]
+            np.testing.assert_allclose(found.actions[row, t, 0], action, rtol=1e-4, atol=1e-5)
+            total += -(state @ W @ state + U * action**2) + 0.05
+            state = F @ state + G[:, 0] * action
+            state[0] += (0.0, 0.2)[members[t, 1]]
+            np.testing.assert_allclose(found.states[row, t + 1], state, rtol=1e-4, atol=1e-5)
+        mean, std = mean_and_std(members[3, 0], state)  # as wide as the model says
+        last = np.tanh(mean + std * noise.value.normal[:, 0, 0].numpy())
+        total += np.mean([curved(state, a) for a in last])
+        np.testing.assert_allclose(found.returns[row], total, rtol=1e-4, atol=1e-5)
+    assert len(set(chosen)) > 2
+
+
+def test_a_decisions_numbers_are_those_of_its_candidates():
+    """Weighted means over what is kept, worked out again from weights, states and actions."""
+
+    class Doubtful(LinearDynamics):
+        def uncertainty(self, outputs, units):
+            return tf.abs(outputs[0, :, 1])  # |v'|
+
+    knobs = dataclasses.replace(KNOBS, population=200, inverse_temperature=0.5)
+    found = decide(planner(knobs, Doubtful(), limit=0.7), STATES)
+    doubt = np.abs(found.states[:, :, 1:, 1].numpy())  # [E, N, H]
+    keep = (doubt <= 0.7).all(axis=2)
+    np.testing.assert_array_equal(found.keep, keep)
+    assert not found.fallback.numpy().any() and 0.2 < keep.mean() < 0.9
+    np.testing.assert_allclose(found.kept_share, keep.mean(axis=1), rtol=1e-6)
+    for env in range(3):
+        returns, kept = found.returns[env].numpy(), keep[env]
+        weights = np.exp(
+            (returns - returns[kept].max())[kept]
+            * 0.5
+            / (returns[kept].std() if knobs.temperature_units == "relative" else 1.0)
+        )
+        weights /= weights.sum()
+        np.testing.assert_allclose(found.weights[env].numpy()[kept], weights, rtol=1e-4)
+        np.testing.assert_allclose(found.expected_return[env], weights @ returns[kept], rtol=1e-4)
+        np.testing.assert_allclose(
+            found.disagreement[env], weights @ doubt[env][kept], rtol=1e-4, atol=1e-6
+        )
+        np.testing.assert_allclose(found.return_spread[env], returns[kept].std(), rtol=1e-4)
+        np.testing.assert_allclose(
+            found.effective_sample_size[env], 1.0 / np.square(weights).sum(), rtol=1e-4
+        )
+        entropy = -(weights * np.log(weights)).sum()
+        np.testing.assert_allclose(found.weight_entropy[env], entropy, rtol=1e-4)
+        best = np.flatnonzero(kept)[np.argmax(weights)]
+        np.testing.assert_array_equal(found.trajectory[env], found.states[env, best])
+    # None of these is what all candidates alike would give.
+    plain = doubt.mean(axis=1)
+    assert np.abs(found.disagreement.numpy() - plain).max() > 0.05
 
 
 @pytest.mark.parametrize("noise", ["before", "after"])
@@ -462,11 +570,50 @@ def test_another_reward_and_a_hard_constraint_change_the_plan_at_once():
     assert (held.action.numpy() <= 0.2 + 1e-6).all() and (held.action.numpy() > 0.1).all()
 
 
-def test_actions_come_in_the_tasks_bounds():
-    wide = dataclasses.replace(
-        TASK, action_low=np.array([0.0], np.float32), action_high=np.array([4.0], np.float32)
+WIDE = dataclasses.replace(
+    TASK, action_low=np.array([0.0], np.float32), action_high=np.array([4.0], np.float32)
+)
+
+
+def test_behaviour_cloning_acts_by_the_mean_of_the_members_modes():
+    act = behavior(members=2)
+    for network, mean in zip(act.members, (0.3, -1.2), strict=True):
+        network.heads[0].layers[-1].bias.value.assign([mean, 0.0])
+    models = rollout.Models(act, LinearDynamics(), Value(W))
+    learned = algorithm.Learned(models, rows.RewardScale(0.0, 1.0), 1.0)
+    decide_by_clone = experiment.clone_decider(WIDE, learned)
+    action, memory, numbers = decide_by_clone(tf.constant(STATES), "kept", tf.constant([0, 0]))
+    expected = 2.0 + 2.0 * np.mean(np.tanh([0.3, -1.2]))
+    np.testing.assert_allclose(action, np.full((3, 1), expected), rtol=1e-6)
+    assert memory == "kept" and numbers == {}
+
+
+def test_without_a_simulator_numbers_come_in_the_datas_units():
+    class Steady(LinearDynamics):
+        def rewards(self, outputs):
+            return 0.0 * outputs[..., 2] + 0.25
+
+    class Constant(Value):
+        def bind(self, dtype=tf.float32, constant=False):
+            return lambda states, actions, twins=2: tf.fill([twins, tf.shape(states)[0]], 2.0)
+
+    scale = rows.RewardScale(-1.0, 8.0)  # a reward of 0.25 is 1 above the least
+    made = planner(dataclasses.replace(KNOBS, population=10), Steady(), Constant())
+    models = rollout.Models(behavior(), Steady(), Constant())
+    data = toys.transitions((2, 3))
+    found = experiment.judge_offline(
+        made, algorithm.Learned(models, scale, 10.0), data, discount=0.5, seed=0
     )
-    found = decide(planner(task=wide, act=behavior(mean=0.5)), STATES)
+    np.testing.assert_allclose(found["expected_return"], 8.0 * (3 * 0.25 + 2.0), rtol=1e-6)
+    np.testing.assert_allclose(found["fqe_value"], 8.0 * 2.0, rtol=1e-6)
+    r = data.rewards.astype(np.float64) + 1.0
+    expected = (r[0] + 0.5 * r[1] + r[2] + 0.5 * r[3] + 0.25 * r[4]) / 2
+    np.testing.assert_allclose(found["data_value"], expected, rtol=1e-6)
+    assert found["kept_share"] == 1.0 and found["fallback"] == 0.0
+
+
+def test_actions_come_in_the_tasks_bounds():
+    found = decide(planner(task=WIDE, act=behavior(mean=0.5)), STATES)
     plain = decide(planner(act=behavior(mean=0.5)), STATES)
     np.testing.assert_allclose(found.action, 2.0 + 2.0 * plain.action.numpy(), rtol=1e-6)
 

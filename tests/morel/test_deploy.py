@@ -174,14 +174,17 @@ def test_a_bad_fallback_is_named(bad):
 
 def test_a_step_is_one_of_the_pessimistic_mdp():
     controller = _controller()
-    states = tf.constant([[0.5, 1.0], [0.5, 1.0], [3.0, 1.0]])
-    found = controller.step(states, tf.constant([[1.0], [7.0], [1.0]]), tf.constant([0, 1, 0]))
+    states = tf.constant([[0.5, 1.0], [0.5, 1.0], [3.0, 1.0], [np.nan, 1.0]])
+    actions = tf.constant([[1.0], [7.0], [1.0], [1.0]])
+    found = controller.step(states, actions, tf.constant([0, 1, 0, 0]))
     # Where they agree both models are the cart itself, and the action is clipped.
     np.testing.assert_allclose(found["next_state"][:2], [[0.6, 1.5]] * 2, rtol=1e-5)
     expected = toys.reward(np.array([[0.5, 1.0]]), np.ones((1, 1)), np.array([[0.6, 1.5]]))
-    np.testing.assert_allclose(found["reward"], [*expected, *expected, -51.0], rtol=1e-5)
-    assert found["known"].numpy().tolist() == [True, True, False]
-    assert found["terminated"].numpy().tolist() == [False, False, True]
+    np.testing.assert_allclose(found["reward"], [*expected, *expected, -51.0, -51.0], rtol=1e-5)
+    assert found["known"].numpy().tolist() == [True, True, False, False]
+    assert found["terminated"].numpy().tolist() == [False, False, True, True]
+    judged = controller.is_known(states, actions)["known"]
+    np.testing.assert_array_equal(found["known"], judged)
 
 
 def _lite_in_this_process(path, given):

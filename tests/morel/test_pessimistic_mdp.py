@@ -92,7 +92,7 @@ def test_an_infinite_threshold_is_the_learned_mdp(seed):
     task = toys.cart(bound=1.5)
     ensemble = _random_ensemble(task)
     pmdp = toys.pessimistic(task, ensemble, horizon=8)
-    policy = GaussianPolicy(2, 1, (4,), 0.0, generator=np.random.default_rng(seed))
+    policy = GaussianPolicy(2, 1, (4,), -0.3, generator=np.random.default_rng(seed))
     starts = np.random.default_rng(seed).uniform(-1, 1, (6, 2)).astype(np.float32)
     member = np.array([0, 1, 2, 2, 1, 0])
     block = _roll_out(pmdp, policy, starts, member, (seed, 7))
@@ -104,7 +104,7 @@ def test_an_infinite_threshold_is_the_learned_mdp(seed):
             if over:
                 continue
             np.testing.assert_allclose(block.observations[t, k], state, rtol=1e-4, atol=1e-5)
-            drawn = toys.numpy_forward(policy.network, state[None])[0] + np.exp(0.0) * noise[t, k]
+            drawn = toys.numpy_forward(policy.network, state[None])[0] + np.exp(-0.3) * noise[t, k]
             np.testing.assert_allclose(block.actions[t, k], drawn, rtol=1e-4, atol=1e-5)
             action = np.clip(drawn, -1.0, 1.0)
             given = (np.append(state, action) - ensemble.inputs.shift) / ensemble.inputs.scale
@@ -131,6 +131,15 @@ def test_threshold_zero_ends_at_the_first_step_with_the_penalty():
     assert block.valid.shape == (1, 2)
     np.testing.assert_array_equal(block.rewards, [[-53.5, -53.5]])
     assert block.terminated.all() and block.unknown.all()
+
+
+@pytest.mark.parametrize("threshold", [0.5, np.inf])
+def test_what_is_no_number_is_unknown(threshold):
+    pmdp = toys.pessimistic(toys.cart(), toys.hinged_ensemble(toys.cart()), threshold=threshold)
+    found = _step(pmdp, [[np.nan, 0.0], [0.5, np.nan], [0.5, 0.0]], np.zeros((3, 1)))
+    assert found.unknown.numpy().tolist() == [True, True, False]
+    assert found.terminated.numpy().tolist() == [True, True, False]
+    assert found.rewards[:2].numpy().tolist() == [-7.0, -7.0]
 
 
 @pytest.mark.parametrize(("x", "unknown"), [(1.4999, False), (1.5, False), (1.5001, True)])

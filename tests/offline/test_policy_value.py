@@ -5,7 +5,7 @@ import pytest
 import toys
 
 from morel_tf import experiment
-from offline_tf import policy_value
+from offline_tf import holdout, policy_value
 from offline_tf.policy import NumpyPolicy
 
 TASK = toys.cart()
@@ -69,6 +69,24 @@ def test_values_have_settled_at_the_discount_that_runs_use(record):
     found = policy_value.fit_or_load(*arguments, steps=3000)
     np.testing.assert_allclose(found["fqe_value"], 1 / 0.03, rtol=0.05)
     assert found["data_value"] < 16.0  # up to the ends of twenty steps
+
+
+def test_beyond_the_data_a_value_is_that_of_its_edge(record, monkeypatch):
+    """One observation far out: what is fitted sees it at the edge of the others."""
+    data = toys.transitions((20,) * 4)
+    data.next_observations[25] = [100.0, -100.0]
+    seen = []
+    monkeypatch.setattr(
+        policy_value.fitting, "fit_to_draws", lambda loop, feed, *_: seen.append(feed)
+    )
+    policy_value.fit_or_load(pushing(0.0), TASK, data, GAMMA, 0, record.stage("fqe"), steps=1)
+    columns, _ = seen[0](np.zeros((1, 1, 1), np.int32))
+    split = holdout.split_episodes(data.episode_bounds(), policy_value._HOLDOUT_SHARE, 0)
+    assert 25 in split.train
+    least, largest = data.observations.min(axis=0), data.observations.max(axis=0)
+    expected = np.clip(data.next_observations[split.train], least, largest)
+    np.testing.assert_array_equal(columns[3], expected)
+    assert np.abs(expected - data.next_observations[split.train]).max() > 90.0
 
 
 def test_nothing_follows_a_terminal_state(record):
