@@ -14,12 +14,14 @@ import json
 import pathlib
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 
 from offline_tf import campaign_record
+from offline_tf.types import UserError
 
 
 def main() -> int:
@@ -41,10 +43,10 @@ def main() -> int:
         if f"python -m {line}" not in done:
             waiting.put(line)
     print(f"{waiting.qsize()} of {len(lines)} runs to do", flush=True)
-    began, lock, failed = time.monotonic(), threading.Lock(), []
+    began, lock, stop, failed = time.monotonic(), threading.Lock(), threading.Event(), []
 
     def work() -> None:
-        while time.monotonic() - began < 3600 * arguments.hours:
+        while time.monotonic() - began < 3600 * arguments.hours and not stop.is_set():
             try:
                 line = waiting.get_nowait()
             except queue.Empty:
@@ -57,18 +59,26 @@ def main() -> int:
                 code = subprocess.run(command, stdout=log, stderr=log).returncode
             with lock:
                 print(f"{time.strftime('%H:%M:%S')} {line}: exit {code}", flush=True)
+                if code in (130, -signal.SIGINT):
+                    stop.set()
                 if code:
                     failed.append(line)
-                else:
+                    continue
+                try:
                     summary = json.loads((folder / "summary.json").read_text())
                     campaign_record.add(record, [summary | {"command": f"python -m {line}"}], "")
+                except (OSError, ValueError, UserError) as error:
+                    print(f"{line}: not recorded: {error}", flush=True)
+                    failed.append(line)
 
     threads = [threading.Thread(target=work) for _ in range(arguments.workers)]
+    # The runs get Ctrl-C too, and stop at their next checkpoints; a thread waits for each.
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return len(failed)
+    return 130 if stop.is_set() else len(failed)
 
 
 if __name__ == "__main__":

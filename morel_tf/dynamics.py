@@ -221,7 +221,8 @@ def fit(
                 epoch + (start + len(chunk)) / len(rows), config.dynamics_epochs, "epochs"
             )
         report = held_out_error(ensemble, *held, names)
-        stage.log(epoch + 1, {"loss": float(np.mean(losses)), "held_out_mse": report["mse"]})
+        error = {f"{split.judged_kind}_mse": report["mse"]}
+        stage.log(epoch + 1, {"loss": float(np.mean(losses)), **error})
         stage.save(epoch + 1)
     return held_out_error(ensemble, *held, names, update_noise=True)
 
@@ -255,7 +256,7 @@ def fit_or_load(
             name: [part.astype(float).tolist() for part in values]
             for name, values in (("inputs", ensemble.inputs), ("deltas", ensemble.deltas))
         }
-        return {"held_out": report, "split_seed": seed, "statistics": statistics}
+        return {split.judged_kind: report, "split_seed": seed, "statistics": statistics}
 
     run_record.fit_or_load("dynamics", ensemble.weights, fit_here, record, other)
 
@@ -293,7 +294,7 @@ def held_out_error(
     names: tuple[str, ...],
     update_noise: bool = False,
 ) -> dict[str, float]:
-    """Mean squared error of the members on held-out rows.
+    """Mean squared error of the members on rows; held-out ones, where there are.
 
     Args:
       ensemble: the models.

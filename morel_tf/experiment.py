@@ -59,7 +59,9 @@ CHARTS = (
     Chart("Update", "Explained variance of the baseline", (r"^planning/explained_variance$",)),
     Chart("Update", "Log of the policy's noise", (r"^planning/log_std$",)),
     Chart(
-        "Models", "Dynamics: loss and held-out error", (r"^dynamics(_fit)?/(loss|held_out_mse)$",)
+        "Models",
+        "Dynamics: loss and held-out error",
+        (r"^dynamics(_fit)?/(loss|held_out_mse|training_rows_mse)$",),
     ),
     Chart("Models", "Disagreement along paths", (r"^planning/disagreement_(mean|max)$",)),
 )

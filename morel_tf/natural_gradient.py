@@ -101,7 +101,9 @@ def conjugate_gradient(
     iterations: int,
     tolerance: float = 1e-10,
 ) -> Tensor:
-    """Solves product(x) = right_side for a symmetric positive definite product.
+    """Solves product(x) = right_side for a symmetric positive definite product, from x = 0.
+
+    Differs: the authors start from x = right_side, which takes one product more.
 
     Args:
       product: [P] -> [P].

@@ -133,7 +133,8 @@ def step(
 
     Differs: the paper's HALT goes on paying -kappa; with a terminated path that is one payment. With
     halt="truncate" (the authors' code) the unknown step keeps its reward, and neither HALT nor a fall
-    counts as termination, so the planner bootstraps there.
+    counts as termination, so the planner bootstraps there. Their code also drops paths of fewer than
+    5 states and keeps at least 4 steps of a truncated one; here every path counts as it is.
 
     Args:
       pmdp: the P-MDP.

@@ -65,6 +65,9 @@ def update(
 ) -> UpdateReport:
     """Takes one natural step, then fits the baseline.
 
+    Differs: where a path is cut, advantages count V of the state after its last step; the authors take
+    V of the last state itself.
+
     Args:
       paths: the samples.
       natural_gradient: holds the policy.

@@ -209,8 +209,10 @@ def calibrate_or_load(
         )
     for name, numbers in prediction.items():
         logging.info(
-            "usad/%s: against held-out error, rank correlation %.2f, AUROC of the worst 5 %% %.2f",
+            "usad/%s: against the error on %s rows, rank correlation %.2f, AUROC of the worst 5 %% "
+            "%.2f",
             name,
+            "held-out" if len(held_out) else "training",
             numbers["rank_correlation"],
             numbers["auroc"],
         )

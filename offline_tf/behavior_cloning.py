@@ -61,6 +61,8 @@ def fit_or_load(
         stage.log(epoch + 1, {"mse": float(last)})
         stage.save(epoch + 1)
     if not stage.complete:
+        if not epochs:
+            stage.save(0)
         stage.finish({"mse": float(last)})
     return policy.numpy()
 

@@ -37,7 +37,9 @@ def add(path: pathlib.Path, summaries: list[dict[str, Any]], command: str) -> No
             )
         runs[key(kept)] = kept
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([runs[name] for name in sorted(runs)], indent=1) + "\n")
+    partial = path.with_name(path.name + ".partial")  # a kill leaves the old record or the new one
+    partial.write_text(json.dumps([runs[name] for name in sorted(runs)], indent=1) + "\n")
+    partial.replace(path)
 
 
 def key(run: dict[str, Any]) -> tuple[str, str, str, int]:

@@ -33,6 +33,9 @@ class Split(NamedTuple):
 def split_episodes(bounds: Array, share: float, seed: int) -> Split:
     """Holds out whole episodes until `share` of the rows is reached.
 
+    An episode that would take more than twice the share is passed over; where all would, the
+    shortest is held out.
+
     Args:
       bounds: [E, 2] first and one past last row of each episode.
       share: of the rows, in [0, 0.5]; 0 or a single episode holds out nothing.
@@ -41,10 +44,16 @@ def split_episodes(bounds: Array, share: float, seed: int) -> Split:
     rows = int(bounds[-1, 1])
     held, count = np.zeros(rows, bool), 0
     if share > 0 and len(bounds) > 1:
-        for episode in seeds.generator(seed, "dynamics/split").permutation(len(bounds))[:-1]:
-            start, end = bounds[episode]
+        order = seeds.generator(seed, "dynamics/split").permutation(len(bounds))
+        lengths = bounds[order, 1] - bounds[order, 0]
+        for (start, end), length in zip(bounds[order[:-1]], lengths[:-1], strict=True):
+            if count + length > 2.0 * share * rows:
+                continue
             held[start:end] = True
-            count += end - start
+            count += length
             if count >= share * rows:
                 break
+        if not count:
+            start, end = bounds[order[np.argmin(lengths)]]
+            held[start:end] = True
     return Split(np.flatnonzero(~held), np.flatnonzero(held))

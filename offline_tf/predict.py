@@ -42,7 +42,7 @@ class PredictConfig:
     output: str = knob("", "Where to write: .csv, .npz or .hdf5; must not exist.")
     guarded: bool = knob(False, "MOReL: the fallback's action where the policy's is unknown.")
     batch_size: int = knob(4096, "Rows per call.", low=1)
-    seed: int = knob(0, "MOPP: of the proposals.", low=0)
+    seed: int = knob(0, "MOPP: of the proposals.", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -75,10 +75,15 @@ def main(config: PredictConfig) -> None:
     partial = output.with_name(output.name + ".partial")
     names = model.interface.observation_names
     total = 0
+    reading = observations(source, names, config.batch_size)
+    blocks = (rows for rows in reading if len(rows))
     with _writer(partial, output.suffix.lower(), model.interface.action_names) as writer:
-        for rows in observations(source, names, config.batch_size):
+        for rows in blocks:
             writer.write(predict(model, rows, config.guarded, (config.seed, total)))
             total += len(rows)
+    if not total:
+        partial.unlink()
+        raise UserError(f"--input: expected rows of observations, {source} has none")
     partial.replace(output)
     logging.info("%s: %d rows", output, total)
 

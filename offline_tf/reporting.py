@@ -109,10 +109,14 @@ _PANELS = (
         ),
     ),
     Panel(
-        "Dynamics: held-out error",
+        "Dynamics: error",
         "epoch",
         "standardised MSE",
-        (("held out", "dynamics", "held_out_mse"), ("held out", "dynamics_fit", "held_out_mse")),
+        (
+            ("held out", "dynamics", "held_out_mse"),
+            ("held out", "dynamics_fit", "held_out_mse"),
+            ("training rows", "dynamics_fit", "training_rows_mse"),
+        ),
     ),
     Panel(
         "Behaviour model: loss",

@@ -8,6 +8,7 @@ Layout of a run folder:
   tensorboard/             the same numbers as scalars, and pictures, histograms, texts
   inspection/              arrays and pictures of what the models know
   summary.json, export/, render/, report/
+  run.lock                 held by the process that trains
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tensorflow as tf
@@ -29,6 +30,11 @@ from absl import logging
 
 from offline_tf import stopping
 from offline_tf.types import Array, UserError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 _PACKAGES = ("tensorflow", "tensorflow-probability", "keras", "gymnasium", "mujoco", "numpy")
 _PROGRESS_SECONDS = 10.0
@@ -60,6 +66,25 @@ def commit() -> str:
         return "unknown"
 
 
+def _locked(folder: pathlib.Path) -> IO[str] | None:
+    """Keeps other processes from training in a run folder for as long as this one lives."""
+    if fcntl is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / "run.lock").open("a")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        raise UserError(
+            f"--workdir: another process is training in {folder}; wait for it, or choose another folder"
+        ) from None
+    except OSError:  # a file system without locks
+        file.close()
+        return None
+    return file
+
+
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -77,6 +102,7 @@ class RunRecord:
         self.folder = folder
         self.manifest = manifest
         self._writer: tf.summary.SummaryWriter | None = None
+        self._lock: IO[str] | None = None
 
     @classmethod
     def create_or_continue(
@@ -95,10 +121,12 @@ class RunRecord:
           ignored: flags that may differ when a run goes on.
 
         Raises:
-          UserError: the folder holds a run with other flags; nothing is changed.
+          UserError: the folder holds a run with other flags, or another process works in it; nothing
+            is changed.
         """
         flags = {name: _plain(value) for name, value in flags.items()}
         manifest = cls.check_folder(folder, algorithm, flags, ignored)
+        lock = _locked(folder)
         if manifest is not None:
             logging.info("continuing the run in %s", folder)
         else:
@@ -113,7 +141,9 @@ class RunRecord:
                 },
             }
             write_json(folder / "manifest.json", manifest)
-        return cls(folder, manifest)
+        record = cls(folder, manifest)
+        record._lock = lock
+        return record
 
     @staticmethod
     def check_folder(
@@ -134,8 +164,9 @@ class RunRecord:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--workdir: expected a folder, but {folder} is a file")
         if not path.exists():
-            # A kill while the manifest was being written leaves a partial file and nothing else.
-            if folder.exists() and any(p.suffix != ".partial" for p in folder.iterdir()):
+            # A kill while the manifest was being written leaves no other files than these.
+            ours = (".partial", ".lock")
+            if folder.exists() and any(p.suffix not in ours for p in folder.iterdir()):
                 raise UserError(
                     f"--workdir: expected a new folder or a run's, but {folder} holds other files; "
                     "choose another --workdir"
@@ -278,9 +309,18 @@ class Stage:
         self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=2)
 
     def restore(self) -> int:
-        """Loads the newest checkpoint, if any; returns its step, or 0."""
+        """Loads the newest checkpoint, if any; returns its step, or 0.
+
+        Raises:
+          UserError: the stage is complete and its checkpoint is gone; nothing is changed.
+        """
         assert self._manager is not None
         path = self._manager.latest_checkpoint
+        if path is None and self.complete:
+            raise UserError(
+                f"--workdir: expected the weights of {self.name} in {self._manager.directory}, found "
+                "none; copy the run's whole folder, or train again"
+            )
         if path is None:
             self._truncate_metrics(0)
             return 0

@@ -174,6 +174,11 @@ def from_columns(
         # The row before a dropped one now ends its episode, at a cut.
         timeouts = timeouts | np.append(~keep[1:], False)
         terminals = terminals & keep
+        if not keep.any():
+            raise UserError(
+                f"--dataset: {source} has no next_observations, and no episode of two rows or more to "
+                "take them from; add the column"
+            )
 
     def column(name: str, read_from: str = "", ahead: int = 0) -> Array:
         writer, given = ColumnWriter(), columns[read_from or name]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
+import os
 import pathlib
+import time
 from typing import Any
 
 import h5py
@@ -12,6 +15,8 @@ import numpy as np
 
 from offline_tf.datasets import columns
 from offline_tf.types import Array, Transitions, UserError
+
+_ABANDONED_SECONDS = 3600.0
 
 
 def write(
@@ -40,7 +45,11 @@ def write(
         **(extra or {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:  # by a process that was killed
+            left.unlink(missing_ok=True)
+    # Another process may be making the same data: whoever is last leaves its file.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with h5py.File(partial, "w", track_order=True) as file:
         for name, values in values_by_name.items():
             if values is not None:

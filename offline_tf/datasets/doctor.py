@@ -54,6 +54,7 @@ def run(config: DoctorConfig) -> int:
     report = examination.examine(data, task, config.replay, config.seed, threads)
     stem = config.output or f"doctor-{pathlib.Path(name).stem.replace('/', '-')}"
     text = overview.in_words(report, name)
+    pathlib.Path(stem).parent.mkdir(parents=True, exist_ok=True)
     pathlib.Path(f"{stem}.txt").write_text(text + "\n")
     write_json(pathlib.Path(f"{stem}.json"), report)
     logging.info("%s", text)

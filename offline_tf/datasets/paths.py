@@ -107,7 +107,13 @@ def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
     """
     found, source = unpickle(path), str(path)
     if isinstance(found, Mapping):
-        named = {name: np.asarray(values) for name, values in episodes.renamed(found).items()}
+        try:
+            named = {name: np.asarray(values) for name, values in episodes.renamed(found).items()}
+        except ValueError:
+            raise UserError(
+                f"--dataset: {source}: expected a dict of arrays with a row per step, got lists of "
+                "unequal lengths; give a list of episodes, each a dict"
+            ) from None
         return columns.from_columns(named, source, state_dim)
     if not isinstance(found, (list, tuple, np.ndarray)):
         raise UserError(

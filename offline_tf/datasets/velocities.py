@@ -11,7 +11,7 @@ import functools
 import numpy as np
 
 from offline_tf.blocks import derive
-from offline_tf.types import Array, TaskSpec, Transitions
+from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 
 def finite_difference(task: TaskSpec, previous_observations: Array, observations: Array) -> Array:
@@ -54,6 +54,9 @@ def restore(
       task: the task.
       transitions: the data.
       use_recorded: False restores everything by finite differences, as a deployed detector must.
+
+    Raises:
+      UserError: the recorded qvel has another width than the task's velocities.
     """
     observations, next_observations = transitions.observations, transitions.next_observations
     if task.velocity_limit is None:
@@ -64,6 +67,11 @@ def restore(
     slopes = derive(functools.partial(finite_difference, task), observations, next_observations)
     if use_recorded and transitions.qvel is not None:
         indices = list(task.velocity_indices)
+        if transitions.qvel.shape[1:] != (len(indices),):
+            raise UserError(
+                f"--dataset: expected infos/qvel of {len(indices)} velocities a row, got shape "
+                f"{transitions.qvel.shape}; mend it, leave it out, or give --velocities=observed"
+            )
 
         def recorded(seen: Array, qvel: Array) -> Array:
             states = np.array(seen)

@@ -64,6 +64,16 @@ def fitted(tmp_path_factory):
     return config, record, data, ensemble, split, before
 
 
+def test_errors_on_training_rows_are_not_called_held_out(tmp_path):
+    config = dataclasses.replace(SMALL, dynamics_epochs=1, holdout_share=0.0)
+    record = toys.record(tmp_path / "run")
+    data, ensemble, split = _problem(config)
+    dynamics.fit_or_load(ensemble, _columns(data), split, config, NAMES, 0, record)
+    assert set(record.stage("dynamics").result) == {"training_rows", "split_seed", "statistics"}
+    header = (tmp_path / "run" / "metrics" / "dynamics_fit.csv").read_text().splitlines()[0]
+    assert header == "step,loss,training_rows_mse"
+
+
 def test_next_states_are_s_plus_mask_times_shift_plus_scale_times_network():
     ensemble = _ensemble()
     rng = np.random.default_rng(0)
@@ -232,6 +242,15 @@ def test_whole_episodes_are_held_out():
     assert len(seen) > 6
     first, again = (holdout.split_episodes(bounds, 0.2, 3) for _ in range(2))
     np.testing.assert_array_equal(first.held_out, again.held_out)
+
+
+@pytest.mark.parametrize("lengths", [(5000, 3), (3, 5000), (4000, 3, 5000)])
+def test_a_long_episode_is_not_held_out_for_a_small_share(lengths):
+    ends = np.cumsum(lengths)
+    bounds = np.stack([ends - lengths, ends], axis=1)
+    for seed in range(8):
+        split = holdout.split_episodes(bounds, 0.02, seed)
+        assert len(split.held_out) == 3 and len(split.train) == sum(lengths) - 3
 
 
 @pytest.mark.parametrize(

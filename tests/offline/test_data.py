@@ -121,7 +121,7 @@ def test_without_next_observations_nothing_crosses_an_end(tmp_path, seed):
     terminals, timeouts = random_structure(generator)
     data = random_transitions(seed, terminals, timeouts)
     columns = {"next_observations": None, "infos/qvel": data.qvel}
-    back = d4rl.read(write_columns(tmp_path / "data.hdf5", data, **columns), 4)
+    path = write_columns(tmp_path / "data.hdf5", data, **columns)
     # Naive: row t is kept where row t + 1 is of the same episode.
     kept, cut = [], []
     for row in range(len(data) - 1):
@@ -129,6 +129,10 @@ def test_without_next_observations_nothing_crosses_an_end(tmp_path, seed):
             kept.append(row)
             following_ends = terminals[row + 1] or timeouts[row + 1]
             cut.append(bool(following_ends or row + 2 == len(data)))
+    if not kept:
+        assert "no episode of two rows or more" in error_of(d4rl.read, path, 4)
+        return
+    back = d4rl.read(path, 4)
     assert len(back) == len(kept)
     for name in ("observations", "actions", "rewards", "qvel"):
         np.testing.assert_array_equal(getattr(back, name), getattr(data, name)[kept], name)
@@ -333,6 +337,13 @@ def fast_hoppers(hopper, episodes=5, steps=4):
     )
     assert (np.abs(data.observations[:, 5:]) == 10).mean() > 0.2
     return data, next_qvel
+
+
+def test_velocities_of_another_width_are_named(hopper):
+    data, _ = fast_hoppers(hopper)
+    for qvel in (data.qvel[:, :5], data.qvel[:, 0]):
+        with pytest.raises(UserError, match="^--dataset: expected infos/qvel of 6 velocities"):
+            velocities.restore(hopper, dataclasses.replace(data, qvel=qvel))
 
 
 def test_recorded_velocities_are_the_true_ones(hopper):

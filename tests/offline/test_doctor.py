@@ -151,6 +151,13 @@ def test_clipped_velocities_are_named_with_what_restores_them():
     assert "infos/qvel is absent" in found.advice
 
 
+def test_velocities_that_are_no_numbers_are_named_where_they_are_used():
+    qvel = put(D.observations[:, 1:].astype(np.float64), 7, np.nan)
+    data = dataclasses.replace(D, qvel=qvel)
+    assert "not_finite/qvel" in codes(data, toys.cart(bound=1e9, limit=50.0))
+    assert codes(data, TASK) == {}  # nothing is clipped, and nothing taken from there
+
+
 def test_training_refuses_what_cannot_work():
     checks.before_training(D, TASK)
     with pytest.raises(UserError, match="next_observations equal observations: the models would"):
@@ -220,6 +227,8 @@ def test_the_report_is_written_and_the_exit_code_is_the_severity(tmp_path, monke
     d4rl.write(tmp_path / "data.hdf5", data)
     config = doctor.DoctorConfig(dataset="data.hdf5", env="halfcheetah", threads=2)
     assert doctor.run(config) == 1
+    assert doctor.run(dataclasses.replace(config, output="new/report", replay=False)) == 1
+    assert (tmp_path / "new" / "report.txt").exists()
     report = json.loads((tmp_path / "doctor-data.json").read_text())
     assert report["rows"] == len(data)
     assert report["replay"]["explained_by"][0] == "v4"

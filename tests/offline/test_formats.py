@@ -296,6 +296,40 @@ def test_without_next_observations_nothing_crosses_an_end(seed, tmp_path):
     assert_transitions(paths.read(path, 2), expected(cut))
 
 
+def test_columns_without_a_next_row_are_named(tmp_path):
+    path = tmp_path / "one.npz"
+    np.savez(
+        path,
+        observations=np.zeros((3, 2)),
+        actions=np.zeros((3, 1)),
+        rewards=np.zeros(3),
+        terminals=np.ones(3, bool),
+    )
+    with pytest.raises(UserError, match="has no next_observations, and no episode of two rows"):
+        sources.load(str(path), TASK)
+
+
+def test_a_dict_of_unequal_episodes_is_named(tmp_path):
+    path = tmp_path / "dict.pkl"
+    recorded = logged(0, (3, 5))
+    keys = ("observations", "actions", "rewards")
+    path.write_bytes(pickle.dumps({key: [one[key] for one in recorded] for key in keys}))
+    with pytest.raises(UserError, match="got lists of unequal lengths; give a list of episodes"):
+        paths.read(path, 2)
+
+
+def test_a_file_of_another_process_is_left_until_it_is_old(tmp_path):
+    """Two processes may make the same data; what a killed one left is cleared away."""
+    data = toys.transitions((4, 3))
+    other, old = (tmp_path / f"x.hdf5.{number}.partial" for number in (1, 2))
+    for path in (other, old):
+        path.write_bytes(b"unfinished")
+    os.utime(old, (0, 0))
+    d4rl.write(tmp_path / "x.hdf5", data)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.hdf5", other.name]
+    assert other.read_bytes() == b"unfinished"
+
+
 def test_a_done_at_the_time_limit_is_no_terminal_state():
     lengths = (TASK.max_episode_steps, 7, TASK.max_episode_steps)
     recorded = [one | {"terminated": True} for one in logged(0, lengths)]

@@ -203,3 +203,5 @@ def test_no_epochs_leave_the_policy_random(tmp_path):
     fresh = policy.GaussianPolicy(4, 2, (), -0.5, generator=np.random.default_rng(0))
     assert_same_bits(fitted, fresh.numpy())
     assert stage.complete
+    _, again, _ = clone(tmp_path / "run", 0)  # it has weights to be read
+    assert_same_bits(again, fitted)

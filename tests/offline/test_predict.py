@@ -199,6 +199,7 @@ def test_a_planner_takes_each_row_as_the_first_decision(planner, tmp_path):
         ({"input": "other.csv"}, "lacks the columns x, v"),
         ({"input": "words.csv"}, "line 3: expected numbers for x, v"),
         ({"input": "damaged.hdf5"}, "--input: .* is no readable file of observations"),
+        ({"input": "nothing.npz"}, "--input: expected rows of observations, .* has none"),
         ({"input": "empty.npz"}, "lacks 'observations', got actions"),
     ],
 )
@@ -209,6 +210,7 @@ def test_bad_input_is_named_and_leaves_nothing(controller, tmp_path, monkeypatch
     (tmp_path / "given.txt").write_text("")
     (tmp_path / "damaged.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(50))
     np.savez("narrow.npz", observations=np.zeros((3, 5)))
+    np.savez("nothing.npz", observations=np.zeros((0, 2)))
     np.savez("empty.npz", actions=np.zeros((3, 5)))
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     (tmp_path / "words.csv").write_text("x,v\n1,2\n1,two\n")

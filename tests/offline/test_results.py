@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -96,6 +97,21 @@ def test_another_commands_run_is_not_replaced(tmp_path):
     before = path.read_bytes()
     with pytest.raises(UserError, match="got `python -m x --horizon=8`"):
         campaign_record.add(path, [summary(0, 2.0, command="python -m x --horizon=8")], "")
+    assert path.read_bytes() == before
+
+
+def test_a_kill_while_a_record_is_written_keeps_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    campaign_record.add(path, [summary(0, 1.0)], "")
+    before = path.read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            campaign_record.add(path, [summary(1, 2.0)], "")
     assert path.read_bytes() == before
 
 

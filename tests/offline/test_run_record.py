@@ -1,5 +1,8 @@
 import csv
 import json
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -261,6 +264,40 @@ def test_restore_drops_rows_after_the_checkpoint(record, half_line):
     assert len(table(record, "fit2")) == 6  # another stage's rows stay
     fresh.log(4, {"loss": 44.0})
     assert table(record, "fit")[1:] == [*expected, ["4", "44"]]
+
+
+def test_a_complete_stage_whose_weights_are_gone_is_refused_and_keeps_its_table(record):
+    stage, _ = tracked(record)
+    stage.log(1, {"loss": 1.0})
+    stage.save(1)
+    stage.finish({})
+    shutil.rmtree(record.folder / "checkpoints")
+    before = snapshot(record.folder)
+    fresh, variable = tracked(record)
+    with pytest.raises(UserError, match="^--workdir: expected the weights of fit in .*checkpoints"):
+        fresh.restore()
+    assert snapshot(record.folder) == before
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    code = (
+        "import fcntl, pathlib, sys; f = pathlib.Path(sys.argv[1]).open('a'); "
+        "fcntl.lockf(f, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    )
+    folder = tmp_path / "other"
+    folder.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(folder / "run.lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="^--workdir: another process is training in"):
+            RunRecord.create_or_continue(folder, "morel", FLAGS)
+        assert [p.name for p in folder.iterdir()] == ["run.lock"]
+        other.kill()  # however it ends, the lock goes with it
+        other.wait()
+        assert RunRecord.create_or_continue(folder, "morel", FLAGS).manifest["seed"] == 3
 
 
 def test_restore_without_a_checkpoint_starts_the_table_again(record):
