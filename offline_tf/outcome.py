@@ -69,7 +69,9 @@ def of_run(task: TaskSpec, seed: int, record: RunRecord) -> TaskSpec:
 
 
 def errors(record: RunRecord) -> dict[str, Any]:
-    """Held-out errors for a run's summary; empty where nothing was learned.
+    """Errors on held-out rows, or training rows where there are none, for a run's summary.
+
+    Empty where nothing was learned.
 
     learned_reward_error is in standard deviations of the reward; recall and precision are those of
     the terminal states.

@@ -75,15 +75,12 @@ def main(config: PredictConfig) -> None:
     partial = output.with_name(output.name + ".partial")
     names = model.interface.observation_names
     total = 0
-    reading = observations(source, names, config.batch_size)
-    blocks = (rows for rows in reading if len(rows))
     with _writer(partial, output.suffix.lower(), model.interface.action_names) as writer:
-        for rows in blocks:
+        for rows in observations(source, names, config.batch_size):
+            if not len(rows):
+                raise UserError(f"--input: expected rows of observations, {source} has none")
             writer.write(predict(model, rows, config.guarded, (config.seed, total)))
             total += len(rows)
-    if not total:
-        partial.unlink()
-        raise UserError(f"--input: expected rows of observations, {source} has none")
     partial.replace(output)
     logging.info("%s: %d rows", output, total)
 

@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import campaign_record
+from offline_tf import campaign_record, tasks
 from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
 
@@ -83,7 +83,8 @@ def wide_table(record: list[dict[str, Any]]) -> str:
 
     Cells are returns of the real simulator, mean +- standard deviation over seeds; where a variant
     has not been run with all seeds of its row, the number of its seeds stands in brackets. Where
-    there are variants, a last row compares each with the whole algorithm, pair by pair.
+    there are variants, a last row compares each with the whole algorithm, pair by pair; else it has
+    D4RL's scores, mean over the data sets.
     """
     names = sorted({campaign_record.key(run)[:2] for run in record})
     titles = [f"{algorithm}{f' ({variant})' if variant else ''}" for algorithm, variant in names]
@@ -118,7 +119,26 @@ def wide_table(record: list[dict[str, Any]]) -> str:
         blank = [""] * (head.index(titles[0]) - 1)
         compared = [_compared(record, name) for name in names]
         parts.append("| " + " | ".join(["minus the whole", *blank, *compared, ""]) + " |")
+    elif all("env" in run for run in record):
+        clone = [_mean_score(record, scored, "bc_return")] if with_clone else []
+        data = _mean_score(record, scored, "behavior_return")
+        returns = [_mean_score(record, name, "true_return_mean") for name in names]
+        own = returns[names.index(scored)]
+        parts.append("| " + " | ".join(["mean score", "", data, *clone, *returns, own]) + " |")
     return "\n".join(parts)
+
+
+def _mean_score(record: list[dict[str, Any]], name: tuple[str, str], key: str) -> str:
+    """D4RL's score of a return: mean over seeds, then over data sets; "-" where one lacks it."""
+    scores: dict[str, list[float]] = {campaign_record.key(run)[2]: [] for run in record}
+    for run in record:
+        if campaign_record.key(run)[:2] == name and run.get(key) is not None:
+            score = tasks.get(run["env"]).normalized_score(run[key])
+            if score is not None:
+                scores[campaign_record.key(run)[2]].append(score)
+    if not all(scores.values()):
+        return "-"
+    return f"{np.mean([np.mean(values) for values in scores.values()]):.1f}"
 
 
 def _compared(record: list[dict[str, Any]], name: tuple[str, str]) -> str:

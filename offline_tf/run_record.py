@@ -38,6 +38,7 @@ except ImportError:  # not on Windows
 
 _PACKAGES = ("tensorflow", "tensorflow-probability", "keras", "gymnasium", "mujoco", "numpy")
 _PROGRESS_SECONDS = 10.0
+_LOCK = "run.lock"
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
@@ -71,7 +72,7 @@ def _locked(folder: pathlib.Path) -> IO[str] | None:
     if fcntl is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / "run.lock").open("a")
+    file = (folder / _LOCK).open("a")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -165,8 +166,8 @@ class RunRecord:
             raise UserError(f"--workdir: expected a folder, but {folder} is a file")
         if not path.exists():
             # A kill while the manifest was being written leaves no other files than these.
-            ours = (".partial", ".lock")
-            if folder.exists() and any(p.suffix not in ours for p in folder.iterdir()):
+            ours = ("manifest.json.partial", _LOCK)
+            if folder.exists() and any(p.name not in ours for p in folder.iterdir()):
                 raise UserError(
                     f"--workdir: expected a new folder or a run's, but {folder} holds other files; "
                     "choose another --workdir"

@@ -56,7 +56,8 @@ def restore(
       use_recorded: False restores everything by finite differences, as a deployed detector must.
 
     Raises:
-      UserError: the recorded qvel has another width than the task's velocities.
+      UserError: the recorded qvel has another width than the task's velocities, or holds NaN or
+        infinity.
     """
     observations, next_observations = transitions.observations, transitions.next_observations
     if task.velocity_limit is None:
@@ -71,6 +72,12 @@ def restore(
             raise UserError(
                 f"--dataset: expected infos/qvel of {len(indices)} velocities a row, got shape "
                 f"{transitions.qvel.shape}; mend it, leave it out, or give --velocities=observed"
+            )
+        good = derive(lambda part: np.isfinite(part).all(axis=1), transitions.qvel)
+        if not good.all():
+            raise UserError(
+                f"--dataset: infos/qvel holds NaN or infinity in {int((~good).sum())} rows, the first "
+                f"is row {int(np.argmin(good))}; mend it, leave it out, or give --velocities=observed"
             )
 
         def recorded(seen: Array, qvel: Array) -> Array:

@@ -121,6 +121,20 @@ def standard(shape, seed=(0, 1)):
 STATES = np.array([[0.5, 0.1], [-0.4, 0.3], [0.2, -0.6]], np.float32)
 
 
+def roll_out(models, knobs, noise, states=STATES):
+    """One trajectory per state, without an old plan."""
+    return rollout.roll_out(
+        TASK,
+        models,
+        rollout.Bound.of(models, tf.float32),
+        PLAIN,
+        knobs,
+        tf.constant(states),
+        tf.zeros([len(states), knobs.horizon, 1]),
+        noise,
+    )
+
+
 def test_nears_the_riccati_solution_as_candidates_and_temperature_grow():
     cost, gain = riccati(3)
     exact = -(STATES @ gain.T)
@@ -140,18 +154,10 @@ def test_a_return_by_hand():
     knobs = made.knobs
     models = rollout.Models(behavior(), LinearDynamics((0.0, 0.2)), Value(np.eye(2)))
     members = np.array([[0, 1], [0, 0], [0, 1], [0, 0]], np.int32)
-    found = rollout.roll_out(
-        TASK,
-        models,
-        rollout.Bound.of(models, tf.float32),
-        PLAIN,
-        knobs,
-        tf.constant(STATES),
-        tf.zeros([3, 3, 1]),
-        made.noise(1, tf.constant([3, 4]))._replace(
-            members=tf.constant(members), proposals=standard((3, 1, 3, 1), [5, 6])
-        ),
+    noise = made.noise(1, tf.constant([3, 4]))._replace(
+        members=tf.constant(members), proposals=standard((3, 1, 3, 1), [5, 6])
     )
+    found = roll_out(models, knobs, noise)
     for row in range(3):
         state, total = STATES[row].astype(np.float64), 0.0
         for t in range(3):
@@ -198,16 +204,7 @@ def test_each_proposal_is_drawn_and_valued_at_its_own_state():
     noise = made.noise(1, tf.constant([3, 4]))._replace(
         members=tf.constant(members), proposals=standard((3, 4, 3, 1), [5, 6])
     )
-    found = rollout.roll_out(
-        TASK,
-        models,
-        rollout.Bound.of(models, tf.float32),
-        PLAIN,
-        knobs,
-        tf.constant(STATES),
-        tf.zeros([3, 3, 1]),
-        noise,
-    )
+    found = roll_out(models, knobs, noise)
 
     def mean_and_std(member, state):
         given = ((state - [0.3, -0.2]) / [0.5, 2.0]).astype(np.float32)
@@ -530,16 +527,8 @@ def test_the_penalty_is_paid_for_doubt_above_the_limit_where_the_fallback_chose(
     models = rollout.Models(behavior(), Doubtful(), Value(W))
     noise = planner(knobs).noise(3, tf.constant([1, 2]))
     flat = noise.proposals.each(lambda x: tf.reshape(x, [2, 1, 1500, 1]))
-    doubt = rollout.roll_out(
-        TASK,
-        models,
-        rollout.Bound.of(models, tf.float32),
-        PLAIN,
-        knobs,
-        tf.repeat(STATES, 500, axis=0),
-        tf.zeros([1500, 2, 1]),
-        noise._replace(proposals=flat),
-    ).uncertainty
+    noise = noise._replace(proposals=flat)
+    doubt = roll_out(models, knobs, noise, np.repeat(STATES, 500, axis=0)).uncertainty
     doubt = doubt.numpy().reshape(3, 500, 2)
     expected = 2.0 * np.where(doubt > limit, doubt, 0.0).sum(axis=2) if limit < 0.0 else 0.0
     np.testing.assert_allclose(

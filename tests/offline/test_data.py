@@ -346,6 +346,21 @@ def test_velocities_of_another_width_are_named(hopper):
             velocities.restore(hopper, dataclasses.replace(data, qvel=qvel))
 
 
+def test_velocities_that_are_no_numbers_are_named_where_they_are_used(hopper):
+    data, _ = fast_hoppers(hopper)
+    qvel = data.qvel.copy()
+    qvel[7, 2] = np.nan
+    broken = dataclasses.replace(data, qvel=qvel)
+    with pytest.raises(UserError, match="infos/qvel holds NaN or infinity in 1 rows, .* is row 7"):
+        velocities.restore(hopper, broken)
+    for found, expected in zip(
+        velocities.restore(hopper, broken, use_recorded=False),
+        velocities.restore(hopper, data, use_recorded=False),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_recorded_velocities_are_the_true_ones(hopper):
     data, next_qvel = fast_hoppers(hopper)
     states, next_states = velocities.restore(hopper, data)

@@ -151,13 +151,6 @@ def test_clipped_velocities_are_named_with_what_restores_them():
     assert "infos/qvel is absent" in found.advice
 
 
-def test_velocities_that_are_no_numbers_are_named_where_they_are_used():
-    qvel = put(D.observations[:, 1:].astype(np.float64), 7, np.nan)
-    data = dataclasses.replace(D, qvel=qvel)
-    assert "not_finite/qvel" in codes(data, toys.cart(bound=1e9, limit=50.0))
-    assert codes(data, TASK) == {}  # nothing is clipped, and nothing taken from there
-
-
 def test_training_refuses_what_cannot_work():
     checks.before_training(D, TASK)
     with pytest.raises(UserError, match="next_observations equal observations: the models would"):

@@ -4,7 +4,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from offline_tf import campaign_record, results
+from offline_tf import campaign_record, results, tasks
 from offline_tf.types import UserError
 
 
@@ -89,6 +89,26 @@ def test_variants_stand_beside_the_whole_runs_of_another_record(tmp_path):
     # Pairs: -10, +30, +30.
     assert found[3][0] == "minus the whole" and found[3][3:5] == ["-", "+17, above in 2 of 3"]
     assert "3 runs, commit abc" in text[text.index("### cut") :]
+
+
+def test_scores_are_means_over_seeds_and_then_over_data_sets():
+    low, high = tasks.get("hopper").reference_returns
+
+    def run(seed, score, clone, **more):
+        def value(x):
+            return low + x / 100 * (high - low)
+
+        given = {"env": "hopper", "behavior_return": value(10.0), "bc_return": value(clone)}
+        return summary(seed, value(score), **given, **more)
+
+    record = [
+        run(0, 40.0, 20.0),
+        run(1, 60.0, 30.0),
+        run(0, 10.0, 5.0, dataset="hopper-mixed-ours"),
+        run(0, 30.0, 20.0, algorithm="mbop"),
+    ]
+    last = rows_of(results.wide_table(record))[-1]
+    assert last == ["mean score", "", "10.0", "15.0", "-", "30.0", "30.0"]
 
 
 def test_another_commands_run_is_not_replaced(tmp_path):
