@@ -21,7 +21,7 @@ from absl import logging
 import morel_tf
 from flags import schema
 from morel_tf import experiment
-from offline_tf import behavior_cloning, process, seeds, tasks
+from offline_tf import process, seeds, tasks
 from offline_tf.knobs import check, knob
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.tasks import environments
@@ -85,9 +85,7 @@ def main(config: BenchmarkConfig) -> None:
     configs = experiment.from_manifest(record.manifest)
     task = tasks.get(configs.run.env)
     controller = morel_tf.load(config.workdir)
-    cloned = experiment.planner.new_policy(task, configs.planner, configs.run.seed)
-    behavior_cloning.load(cloned, record.stage("behavior_cloning"))
-    clone = cloned.numpy()
+    clone = experiment.load_cloned(configs, task, record).numpy()
     nothing = np.zeros(config.episodes, bool)
 
     def guarded(observations: Array) -> tuple[Array, Array]:

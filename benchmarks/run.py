@@ -193,9 +193,10 @@ def make_npg(precision: str) -> Npg:
     pmdp = pessimistic_mdp.make(
         task, "v2", ensemble, np.ones(s, np.float32), np.inf, 0.0, pmdp_knobs
     )
-    policy = planner.new_policy(task, knobs, 0)
+    units = planner.units_of(task, knobs, ensemble.inputs)
+    policy = planner.new_policy(units, knobs, 0)
     update = planner.new_natural_gradient(policy, knobs)
-    baseline = planner.new_baseline(task, knobs, 0)
+    baseline = planner.new_baseline(units, knobs, 0)
     paths = ensemble.size * pmdp_knobs.paths_per_member
     member = tf.repeat(tf.range(ensemble.size), pmdp_knobs.paths_per_member)
     start = np.tile(np.eye(1, s, dtype=np.float32) * 1.25, (paths, 1))  # upright: nobody falls

@@ -116,6 +116,8 @@ class DynamicsModel(tf.Module):
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """Returns (states [B, S], actions [B, A]) -> normalised modes [K, B, S + 1].
 
+        Rows that are no numbers give NaN.
+
         Args: see `networks.read`.
         """
 
@@ -129,7 +131,7 @@ class DynamicsModel(tf.Module):
 
         def predict(states: Tensor, actions: Tensor) -> Tensor:
             inputs = self.inputs(states, actions)
-            return tf.stack([mode(inputs) for mode in modes])
+            return networks.nan_unless_bounded(inputs, tf.stack([mode(inputs) for mode in modes]))
 
         return predict
 

@@ -162,7 +162,9 @@ def run(configs: Configs) -> dict[str, Any]:
     )
     record, data, other = opened.record, opened.data, opened.checked
     dtype = networks.product_dtype(configs.model.precision).name
-    record.note(training_dtype=dtype, compiler=compiler)
+    if not record.stage("dynamics").complete:  # else another CPU may have fitted them
+        fitted = other.manifest.get("training_dtype") if other else dtype
+        record.note(training_dtype=fitted, compiler=compiler)
     logging.info("%s", process.in_words(threads, dtype))
     dashboards.show_charts(record, CHARTS)
     # The dynamics models learn the reward.
@@ -458,9 +460,10 @@ def evaluate_final(
     if stage.complete:
         return stage.result
     stage.restart()
+    dtype = networks.product_dtype(configs.planner.planner_precision).name
     if task.simulation is None:
         offline = judge_offline(planner, learned, data, configs.q.discount, configs.run.seed)
-        return stage.finish({"real_environment": False, **offline})
+        return stage.finish({"real_environment": False, "planner_dtype": dtype, **offline})
     episodes, limit = configs.run.eval_episodes, task.max_episode_steps
     cloning: dict[str, float] = {}
     if isinstance(learned, algorithm.Learned):
@@ -492,6 +495,7 @@ def evaluate_final(
             "real_environment": True,
             **cloning,
             **describe(found),
+            "planner_dtype": dtype,
             "episodes": episodes,
         }
     )
@@ -567,6 +571,7 @@ def summarize(
         "commit": record.manifest["commit"],
         "command": process.command(FREE_FLAGS),
         "horizon": configs.knobs.planner.horizon,
+        "training_dtype": record.manifest.get("training_dtype"),
         "behavior_return": record.manifest["behavior_return"],
         **{k: v for k, v in measured.items() if k != "real_environment"},
         "normalized_score": None if value is None else task.normalized_score(value),

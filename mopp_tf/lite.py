@@ -88,12 +88,15 @@ class Planner:
         """Plans one step: [S] -> [A] in the units of the task.
 
         Raises:
-          ValueError: another shape.
+          ValueError: another shape, or NaN or infinity, which would stay in the plan. What is
+            remembered stays as it was.
         """
         row = np.asarray(observation, np.float32)[None]
         if row.shape != self._shapes["observation"]:
             wanted = self._shapes["observation"][1:]
             raise ValueError(f"expected an observation of shape {wanted}, got {row.shape[1:]}")
+        if not np.isfinite(row).all():
+            raise ValueError("expected an observation of finite numbers, got NaN or infinity")
         if self._plan is None:
             self._plan = self._initial(observation=row)["plan"]
         given = {"observation": row, "plan": self._plan, **self.noise(self._generator)}

@@ -140,7 +140,9 @@ def morel(
     )
 
     # Line 5: plan in it, from a behaviour-cloned start.
-    policy = planner.new_policy(task, knobs.planner, seed)
+    policy = planner.new_policy(
+        planner.units_of(task, knobs.planner, ensemble.inputs), knobs.planner, seed
+    )
     cloned = behavior_cloning.fit_or_load(
         policy,
         data.observations,

@@ -16,9 +16,10 @@ from morel_tf.online import OnlineSampler
 from offline_tf import evaluation, process, seeds, tasks
 from offline_tf import policy as policy_file
 from offline_tf.datasets import d4rl
+from offline_tf.policy import raw_units
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.tasks.simulator import Simulator
-from offline_tf.types import Array, TaskSpec, Transitions, UserError
+from offline_tf.types import Array, SimulationSpec, TaskSpec, Transitions, UserError
 
 _CHECKPOINTS = 20
 _FREE_FLAGS = ("workdir", "threads")
@@ -37,20 +38,16 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
 
     Returns:
       The summary, as in summary.json.
+
+    Raises:
+      UserError: bad input; nothing is written.
     """
-    threads = process.use_threads(config.threads)
     task = tasks.get(config.env)
-    folder = pathlib.Path(
-        config.workdir or f"runs/behavior-{tasks.short_name(config.env)}-seed{config.seed}"
-    )
-    flags = dataclasses.asdict(config)
-    is_new = RunRecord.check_folder(folder, "behavior", flags, _FREE_FLAGS) is None
-    if is_new and config.save_transitions and pathlib.Path(config.save_transitions).exists():
-        raise UserError(f"--save_transitions: {config.save_transitions} exists; it is not replaced")
-    record = RunRecord.create_or_continue(folder, "behavior", flags, _FREE_FLAGS)
-    if (folder / "summary.json").exists():
-        logging.info("%s is finished", folder)
-        return json.loads((folder / "summary.json").read_text())
+    if not isinstance(task.simulation, SimulationSpec):
+        raise UserError(
+            f"--env: expected one of {', '.join(tasks.ROBOTS)}, which our own simulator trains, got "
+            f"{config.env}"
+        )
     settings = PlannerConfig(
         init_log_std=config.init_log_std,
         min_log_std=config.min_log_std,
@@ -59,8 +56,21 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
         baseline_weight_decay=0.0,
         cg_iterations=10,
     )
-    policy = planner.new_policy(task, settings, config.seed)
-    baseline = planner.new_baseline(task, settings, config.seed)
+    folder = pathlib.Path(
+        config.workdir or f"runs/behavior-{tasks.short_name(config.env)}-seed{config.seed}"
+    )
+    flags = dataclasses.asdict(config)
+    is_new = RunRecord.check_folder(folder, "behavior", flags, _FREE_FLAGS) is None
+    if is_new and config.save_transitions and pathlib.Path(config.save_transitions).exists():
+        raise UserError(f"--save_transitions: {config.save_transitions} exists; it is not replaced")
+    threads = process.use_threads(config.threads)
+    record = RunRecord.create_or_continue(folder, "behavior", flags, _FREE_FLAGS)
+    if (folder / "summary.json").exists():
+        logging.info("%s is finished", folder)
+        return json.loads((folder / "summary.json").read_text())
+    units = raw_units(task, settings.policy_velocity_scale)
+    policy = planner.new_policy(units, settings, config.seed)
+    baseline = planner.new_baseline(raw_units(task), settings, config.seed)
     natural_gradient = planner.new_natural_gradient(policy, settings)
     simulator = Simulator(task, config.physics, config.simulators, threads)
     sampler = OnlineSampler(simulator, seeds.generator(config.seed, "behavior/start"))

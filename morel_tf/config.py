@@ -8,6 +8,7 @@ from typing import Any
 from offline_tf import tasks
 from offline_tf.config import compile_knob
 from offline_tf.knobs import check, knob
+from offline_tf.types import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +159,9 @@ class PmdpConfig:
         low=0.0,
         source="paper appendix",
     )
-    horizon: int = knob(1000, "Longest path in the model, steps.", low=1)
+    horizon: int = knob(
+        1000, "Longest path in the model, steps; not beyond the task's time limit.", low=1
+    )
     paths_per_member: int = knob(20, "Paths per update and ensemble member.", low=1)
     start_mix: float = knob(
         0.0,
@@ -208,9 +211,22 @@ class PlannerConfig:
         (64, 64), "Hidden widths of the policy (tanh).", low=1, source="gaussian_mlp.py"
     )
     policy_velocity_scale: float = knob(
-        0.1, "Factor on the velocities that the policy sees.", low=0.0, source="gym_hopper.py: 0.02"
+        0.1,
+        "Factor on the velocities that the policy sees, where they are raw.",
+        low=0.0,
+        source="gym_hopper.py: 0.02",
     )
-    init_log_std: float = knob(-1.0, "First log standard deviation of the actions.")
+    policy_units: str = knob(
+        "auto",
+        "What policy and value baseline work in: raw (authors: the task's own units), data "
+        "(observations standardised by the data, actions in halves of their range), or auto (raw for "
+        "the four robots, data for other tasks).",
+        choices=("auto", "raw", "data"),
+        source="gaussian_mlp.py: raw",
+    )
+    init_log_std: float = knob(
+        -1.0, "First log standard deviation of the actions, in their --policy_units."
+    )
     min_log_std: float = knob(-2.0, "Least log standard deviation.", source="hopper_v3_morel.txt")
     max_log_std: float = knob(1.0, "Greatest log standard deviation.", source="gaussian_mlp.py")
     discount: float = knob(0.999, "gamma.", low=0.0, high=1.0, source="authors' configs")
@@ -248,6 +264,11 @@ class PlannerConfig:
     def __post_init__(self) -> None:
         """Checks the bounds."""
         check(self)
+        if not self.min_log_std <= self.init_log_std <= self.max_log_std:
+            raise UserError(
+                f"--init_log_std: expected a number between --min_log_std and --max_log_std "
+                f"({self.min_log_std:g}, {self.max_log_std:g}), got {self.init_log_std:g}"
+            )
 
 
 STAGES: tuple[Any, ...] = (

@@ -57,6 +57,7 @@ class Controller(tf.Module):
         calibrations: dict[str, usad.Calibration],
         fallback: Callable[[Tensor], Tensor] | None = None,
         pmdp: PessimisticMdp | None = None,
+        restored: bool = True,
     ) -> None:
         """Holds the trained parts; see `signatures`.
 
@@ -67,6 +68,7 @@ class Controller(tf.Module):
           fallback: observation [B, S] -> action [B, A] where the policy's is unknown; see
             `fallback_of`. None: no guarded control.
           pmdp: what the policy was planned in; None: no model step.
+          restored: whether the models know true velocities where observations clip them.
         """
         super().__init__()
         self.task = task
@@ -76,6 +78,7 @@ class Controller(tf.Module):
         self._thresholds = {name: c.threshold for name, c in calibrations.items()}
         self._fallback = fallback
         self._pmdp = pmdp
+        self._restored = restored
         # Keras models hide their variables from tf.Module; name them so that they are saved.
         self.variables_to_save = [*policy.weights, *ensemble.weights]
 
@@ -111,13 +114,13 @@ class Controller(tf.Module):
         assert self._fallback is not None
         action = self.act(observation)["action"]
         verdict = self.is_known(observation, action)
-        # A disagreement that is no number is not known.
-        known = verdict["known"]
+        known = verdict["known"]  # never where the disagreement is no number
         safe = self._bounded(self._fallback(observation))
         return {
             "action": tf.where(known[:, None], action, safe),
             "known": known,
-            "fallback_used": ~known,
+            # Not ~known, which a graph makes to a comparison that is False of NaN.
+            "fallback_used": tf.where(known, False, True),
             "disagreement": verdict["disagreement"],
         }
 
@@ -160,7 +163,7 @@ class Controller(tf.Module):
             "sample": tf.function(self.sample).get_concrete_function(states, seed),
             "is_known": tf.function(self.is_known).get_concrete_function(states, actions),
         }
-        if self.task.velocity_limit is not None:
+        if self.task.velocity_limit is not None and self._restored:
             made["is_known_history"] = tf.function(self.is_known_history).get_concrete_function(
                 previous, states, actions
             )
@@ -200,12 +203,15 @@ def fallback_of(task: TaskSpec, name: str, cloned: NumpyPolicy) -> Callable[[Ten
     """
     if name == "cloning":
         layers = [(tf.constant(kernel), tf.constant(bias)) for kernel, bias in cloned.layers]
+        units = cloned.units
 
         def imitate(observation: Tensor) -> Tensor:
-            hidden = observation * cloned.input_scale
+            hidden = (observation - units.input_shift) * units.input_scale
             for kernel, bias in layers[:-1]:
                 hidden = tf.tanh(hidden @ kernel + bias)
-            return hidden @ layers[-1][0] + layers[-1][1]
+            return units.output_shift + units.output_scale * (
+                hidden @ layers[-1][0] + layers[-1][1]
+            )
 
         return imitate
     try:

@@ -20,6 +20,7 @@ from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 tfd = tfp.distributions
 _STATE_BOUND = 100.0  # authors' sampling.py, large_value
+_STEP_BOUND = 10.0  # standard deviations of the data's steps, where those are larger
 _LOG_STD_BOUNDS = (-5.0, 1.0)
 _STEPS_PER_CALL = 250
 _CONSTANT = 1e-8
@@ -83,6 +84,8 @@ class DynamicsEnsemble(tf.Module):
         self.inputs = inputs
         self.deltas = deltas
         self.mask = (self.deltas.scale >= _CONSTANT).astype(np.float32)
+        widest = np.abs(self.deltas.shift) + _STEP_BOUND * self.deltas.scale
+        self._bound = np.maximum(_STATE_BOUND, widest).astype(np.float32)
         width = task.state_dim * (2 if self.learned else 1)
         self.members = [
             networks.mlp(
@@ -124,23 +127,29 @@ class DynamicsEnsemble(tf.Module):
     def bind(self, dtype: tf.DType = tf.float32) -> Callable[[Tensor, Tensor], Tensor]:
         """Returns (states [B, S], actions [B, A]) -> raw member outputs [M, B, width].
 
-        Weights are read once, so that the function is cheap inside a loop of a graph.
+        Weights are read once, so that the function is cheap inside a loop of a graph. Rows that are no
+        numbers give NaN.
         """
         forwards = [networks.bind(member, dtype) for member in self.members]
 
         def predict(states: Tensor, actions: Tensor) -> Tensor:
-            inputs = tf.cast(self.standardise_inputs(states, actions), dtype)
-            return tf.stack([forward(inputs) for forward in forwards])
+            inputs = self.standardise_inputs(states, actions)
+            cast = tf.cast(inputs, dtype)
+            outputs = tf.stack([forward(cast) for forward in forwards])
+            return networks.nan_unless_bounded(inputs, outputs)
 
         return predict
 
     def next_states(self, states: Tensor, deltas: Tensor) -> Tensor:
-        """States [.., B, S] after standardised deltas [.., B, S]; bounded to +-100 of the start.
+        """States [.., B, S] after standardised deltas [.., B, S].
+
+        A step is bounded to +-100, or, where the data's steps are larger, to ten of their standard
+        deviations around zero and beyond their mean.
 
         Differs: the authors bound the state itself to +-100, which would cut a user's own units.
         """
         change = self.mask * (deltas * (self.deltas.scale + _CONSTANT) + self.deltas.shift)
-        return states + tf.clip_by_value(change, -_STATE_BOUND, _STATE_BOUND)
+        return states + tf.clip_by_value(change, -self._bound, self._bound)
 
     def means(self, outputs: Tensor) -> Tensor:
         """[.., width] -> [.., S] standardised mean deltas."""
@@ -266,6 +275,18 @@ def split_seed(record: RunRecord) -> int:
     return record.stage("dynamics").result["split_seed"]
 
 
+def fitted_statistics(
+    record: RunRecord,
+) -> tuple[standardize.Statistics, standardize.Statistics]:
+    """Those of a run's models, from its folder: of (s, a), [S + A], and of s' - s, [S]."""
+    kept = record.stage("dynamics").result["statistics"]
+    inputs, deltas = (
+        standardize.Statistics(*(np.array(part, np.float32) for part in kept[name]))
+        for name in ("inputs", "deltas")
+    )
+    return inputs, deltas
+
+
 def load(task: TaskSpec, config: DynamicsConfig, seed: int, record: RunRecord) -> DynamicsEnsemble:
     """Rebuilds the fitted ensemble of a run from its folder alone.
 
@@ -277,11 +298,7 @@ def load(task: TaskSpec, config: DynamicsConfig, seed: int, record: RunRecord) -
         raise UserError(
             f"--workdir: the models of {record.folder} are not fitted yet; train it first"
         )
-    statistics = {
-        name: standardize.Statistics(*(np.array(part, np.float32) for part in values))
-        for name, values in final.result["statistics"].items()
-    }
-    ensemble = DynamicsEnsemble(task, config, statistics["inputs"], statistics["deltas"], seed)
+    ensemble = DynamicsEnsemble(task, config, *fitted_statistics(record), seed)
     final.track(ensemble.weights)
     final.restore()
     return ensemble

@@ -51,7 +51,8 @@ def plan(*stages: object) -> list[str]:
     model = members * estimate.weights(s + a, *configs.dynamics.dynamics_hidden, s)
     policy = estimate.weights(s, *configs.planner.policy_hidden, a)
     value = estimate.weights(s + 4, *configs.planner.baseline_hidden, 1)
-    steps = _SHARE_OF_PATHS * members * configs.pmdp.paths_per_member * configs.pmdp.horizon
+    steps = _SHARE_OF_PATHS * members * configs.pmdp.paths_per_member
+    steps *= min(configs.pmdp.horizon, task.max_episode_steps)
     products = 2 * configs.planner.cg_iterations * configs.planner.fisher_share * 6 * policy
     update = products + 6 * policy + 6 * configs.planner.baseline_epochs * value
     evaluations = configs.planner.iterations / run.eval_every * 2 * run.eval_episodes

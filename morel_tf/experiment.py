@@ -41,7 +41,8 @@ _FQE_DISCOUNT = 0.97  # nearer to 1, errors of the fit feed on themselves
 CHARTS = (
     Chart(
         "MOReL",
-        "What the P-MDP promises beside the truth (95 % of the mean)",
+        "What the P-MDP promises (over the horizon, one update earlier) beside the truth (whole "
+        "episodes); 95 % of the mean",
         margins=tuple(
             (f"{name}", f"{name}_low", f"{name}_high")
             for name in (
@@ -89,7 +90,8 @@ class Configs(NamedTuple):
 
 def from_manifest(manifest: dict[str, Any]) -> Configs:
     """Rebuilds the configuration of a run from its folder."""
-    return Configs(*(rebuild(cls, manifest["flags"]) for cls in config.STAGES))
+    flags = {"policy_units": "raw"} | manifest["flags"]  # older runs knew no others
+    return Configs(*(rebuild(cls, flags) for cls in config.STAGES))
 
 
 def default_workdir(run: config.RunConfig) -> pathlib.Path:
@@ -144,6 +146,11 @@ def run(configs: Configs) -> dict[str, Any]:
       UserError: bad input; the run folder is as before.
     """
     run_config = configs.run
+    if configs.dynamics.ensemble_size < 2 and configs.usad.threshold_rule != "none":
+        raise UserError(
+            "--ensemble_size: expected 2 models or more, as one disagrees with nobody; or give "
+            "--threshold_rule=none (naive model-based RL)"
+        )
     threads = process.use_threads(run_config.threads)
     compiler = process.use_compiler(run_config.compile)
     task = tasks.get(run_config.env, run_config.simulator)
@@ -159,10 +166,17 @@ def run(configs: Configs) -> dict[str, Any]:
     )
     record, data, other = opened.record, opened.data, opened.checked
     dtype = networks.product_dtype(configs.dynamics.precision).name
-    record.note(least_reward=float(data.rewards.min()), training_dtype=dtype, compiler=compiler)
+    record.note(least_reward=float(data.rewards.min()))
+    if not record.stage("dynamics").complete:  # else another CPU may have fitted them
+        fitted = other.manifest.get("training_dtype") if other else dtype
+        record.note(training_dtype=fitted, compiler=compiler)
     logging.info("%s", process.in_words(threads, dtype))
     dashboards.show_charts(record, CHARTS)
     task = outcome.complete(task, data, run_config.seed, record)
+    if configs.pmdp.horizon > task.max_episode_steps:
+        logging.info("paths end with the task's time limit, after %d steps", task.max_episode_steps)
+        shorter = dataclasses.replace(configs.pmdp, horizon=task.max_episode_steps)
+        configs = configs._replace(pmdp=shorter)
 
     def log_evaluation(policy: NumpyPolicy, iteration: int) -> dict[str, float]:
         last_tenth = iteration > 0.9 * configs.planner.iterations
@@ -198,7 +212,7 @@ def run(configs: Configs) -> dict[str, Any]:
         other,
     )
     measured = evaluate_final(configs, task, data, learned, record, threads)
-    exported = export_run(task, data, learned, record)
+    exported = export_run(task, data, learned, configs.knobs, record)
     stage = record.stage("inspection")
     if run_config.inspection and not stage.complete:
         detector = learned.calibrations["planning"]
@@ -215,7 +229,9 @@ def _start_states(task: TaskSpec, data: Transitions) -> tuple[Array, Array] | No
     return data.qpos[first], data.qvel[first]
 
 
-def _controller(task: TaskSpec, learned: algorithm.Learned) -> deploy.Controller:
+def _controller(
+    task: TaskSpec, learned: algorithm.Learned, knobs: algorithm.Knobs
+) -> deploy.Controller:
     """What is exported; behaviour cloning is the fallback."""
     return deploy.Controller(
         task,
@@ -225,13 +241,16 @@ def _controller(task: TaskSpec, learned: algorithm.Learned) -> deploy.Controller
         learned.calibrations,
         deploy.fallback_of(task, "cloning", learned.cloned),
         learned.pmdp,
+        knobs.dynamics.velocities == "restored",
     )
 
 
-def _known_share(task: TaskSpec, data: Transitions, learned: algorithm.Learned) -> float:
+def _known_share(
+    task: TaskSpec, data: Transitions, learned: algorithm.Learned, knobs: algorithm.Knobs
+) -> float:
     """Share of up to 4096 rows of the data where the detector knows the policy's mean action."""
     rows = np.linspace(0, len(data) - 1, num=min(len(data), 4096)).astype(np.int64)
-    controller = _controller(task, learned)
+    controller = _controller(task, learned, knobs)
     states = tf.constant(data.observations[rows])
     known = controller.is_known(states, controller.act(states)["action"])["known"]
     return float(tf.reduce_mean(tf.cast(known, tf.float32)))
@@ -253,7 +272,7 @@ def evaluate_final(
         value = policy_value.fit_or_load(
             learned.policy.numpy(), task, data, _FQE_DISCOUNT, configs.run.seed, record.stage("fqe")
         )
-        known = _known_share(task, data, learned)
+        known = _known_share(task, data, learned, configs.knobs)
         stage = record.stage("evaluation")  # its seconds begin here
         return stage.finish({"real_environment": False, "known_share": known, **value})
     run_config = configs.run
@@ -292,14 +311,18 @@ def evaluate_final(
 
 
 def export_run(
-    task: TaskSpec, data: Transitions, learned: algorithm.Learned, record: RunRecord
+    task: TaskSpec,
+    data: Transitions,
+    learned: algorithm.Learned,
+    knobs: algorithm.Knobs,
+    record: RunRecord,
 ) -> str:
     """Writes and verifies the SavedModel; returns its folder."""
     folder = record.folder / "export"
     stage = record.stage("export")
     if stage.complete:
         return str(folder)
-    controller = _controller(task, learned)
+    controller = _controller(task, learned, knobs)
     rows = np.linspace(0, len(data) - 1, num=min(len(data), 256)).astype(np.int64)
     error = deploy.export_and_verify(
         controller, folder, data.observations[rows], data.actions[rows]
@@ -356,6 +379,19 @@ def inspect_again(
     return numbers
 
 
+def _new_policy(task: TaskSpec, configs: Configs, record: RunRecord) -> GaussianPolicy:
+    inputs, _ = dynamics.fitted_statistics(record)
+    units = planner.units_of(task, configs.planner, inputs)
+    return planner.new_policy(units, configs.planner, configs.run.seed)
+
+
+def load_cloned(configs: Configs, task: TaskSpec, record: RunRecord) -> GaussianPolicy:
+    """Rebuilds the behaviour-cloned policy of a finished run from its folder."""
+    cloned = _new_policy(task, configs, record)
+    behavior_cloning.load(cloned, record.stage("behavior_cloning"))
+    return cloned
+
+
 def load_policy(configs: Configs, record: RunRecord) -> GaussianPolicy:
     """Rebuilds a run's planned policy from its folder.
 
@@ -366,8 +402,9 @@ def load_policy(configs: Configs, record: RunRecord) -> GaussianPolicy:
     if not stage.complete:
         raise UserError(f"--workdir: the run in {record.folder} is not finished; continue it first")
     task = tasks.get(configs.run.env)
-    policy = planner.new_policy(task, configs.planner, configs.run.seed)
-    stage.track([*policy.weights, *planner.new_baseline(task, configs.planner, 0).state])
+    policy = _new_policy(task, configs, record)
+    baseline = planner.new_baseline(policy.units, configs.planner, 0)
+    stage.track([*policy.weights, *baseline.state])
     stage.restore()
     return policy
 
@@ -385,8 +422,7 @@ def load_controller(record: RunRecord, fallback: str = "cloning") -> deploy.Cont
     configs = from_manifest(record.manifest)
     task = outcome.of_run(tasks.get(configs.run.env), configs.run.seed, record)
     policy = load_policy(configs, record)
-    cloned = planner.new_policy(task, configs.planner, configs.run.seed)
-    behavior_cloning.load(cloned, record.stage("behavior_cloning"))
+    cloned = load_cloned(configs, task, record)
     ensemble = dynamics.load(task, configs.dynamics, configs.run.seed, record)
     weights = usad.space_weights(task, ensemble, configs.usad.disagreement_space)
     calibrations = usad.load(record)
@@ -402,7 +438,8 @@ def load_controller(record: RunRecord, fallback: str = "cloning") -> deploy.Cont
             configs.pmdp,
         )
     safe = deploy.fallback_of(task, fallback, cloned.numpy())
-    return deploy.Controller(task, policy, ensemble, weights, calibrations, safe, pmdp)
+    restored = configs.dynamics.velocities == "restored"
+    return deploy.Controller(task, policy, ensemble, weights, calibrations, safe, pmdp, restored)
 
 
 def export_again(
@@ -471,6 +508,7 @@ def summarize(
         "command": process.command(FREE_FLAGS),
         "iterations": configs.planner.iterations,
         "horizon": configs.pmdp.horizon,
+        "training_dtype": record.manifest.get("training_dtype"),
         "behavior_return": returns,
         "bc_return": measured.get("bc_return"),
         "pmdp_return": learned.pmdp_return,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from offline_tf.policy import GaussianPolicy
@@ -156,7 +157,8 @@ class NaturalGradient(tf.Module):
         self._iterations = cg_iterations
         self._damping = cg_damping
         self._stride = max(1, round(1.0 / fisher_share))
-        self._bounds = (min_log_std, max_log_std)
+        unit = np.log(policy.units.output_scale)  # log_std is in the task's units
+        self._bounds = (min_log_std + unit, max_log_std + unit)
 
     @tf.function(reduce_retracing=True)
     def step(

@@ -155,8 +155,10 @@ def step(
     if noise is not None:
         deltas += noise * ensemble.noise(own)
     proposed = ensemble.next_states(states, deltas)
-    # A disagreement that is no number is unknown, whatever the threshold.
-    unknown = ~(disagreement <= pmdp.threshold) & ~halted
+    # A disagreement that is no number is unknown, whatever the threshold. (In a graph TensorFlow makes
+    # ~(a <= b) to a > b, which is False then.)
+    above = (disagreement > pmdp.threshold) | tf.math.is_nan(disagreement)
+    unknown = above & ~halted
     assert task.reward is not None and task.termination is not None, "see offline_tf/outcome.py"
     fallen = task.termination(proposed) & ~halted
     rewards = task.reward(states, actions, proposed, pmdp.physics)

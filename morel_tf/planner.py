@@ -14,30 +14,41 @@ from morel_tf.natural_gradient import NaturalGradient
 from morel_tf.pessimistic_mdp import PessimisticMdp, RollOut
 from morel_tf.policy_update import Paths
 from morel_tf.value_baseline import ValueBaseline
-from offline_tf import process, returns, seeds
-from offline_tf.policy import GaussianPolicy, NumpyPolicy, velocity_scale
+from offline_tf import process, returns, seeds, tasks
+from offline_tf.policy import GaussianPolicy, NumpyPolicy, Units, data_units, raw_units
 from offline_tf.run_record import Stage
+from offline_tf.standardize import Statistics
 from offline_tf.types import Array, TaskSpec, Tensor
 
 _SAVE_EVERY = 5
 
 
-def new_policy(task: TaskSpec, config: PlannerConfig, seed: int) -> GaussianPolicy:
+def units_of(task: TaskSpec, config: PlannerConfig, inputs: Statistics) -> Units:
+    """What policy and value baseline work in; see PlannerConfig.policy_units.
+
+    Args:
+      task: bounds, velocities.
+      config: the knobs.
+      inputs: of the dynamics models, [S + A].
+    """
+    if config.policy_units == "data" or (
+        config.policy_units == "auto" and task.name not in tasks.ROBOTS
+    ):
+        return data_units(task, Statistics(*(part[: task.state_dim] for part in inputs)))
+    return raw_units(task, config.policy_velocity_scale)
+
+
+def new_policy(units: Units, config: PlannerConfig, seed: int) -> GaussianPolicy:
     """Returns a random policy of the configured shape."""
     return GaussianPolicy(
-        task.state_dim,
-        task.action_dim,
-        config.policy_hidden,
-        config.init_log_std,
-        velocity_scale(task, config.policy_velocity_scale),
-        seeds.generator(seed, "policy/init"),
+        units, config.policy_hidden, config.init_log_std, seeds.generator(seed, "policy/init")
     )
 
 
-def new_baseline(task: TaskSpec, config: PlannerConfig, seed: int) -> ValueBaseline:
+def new_baseline(units: Units, config: PlannerConfig, seed: int) -> ValueBaseline:
     """Returns a fresh value baseline of the configured shape."""
     return ValueBaseline(
-        task.state_dim,
+        units,
         config.baseline_hidden,
         config.baseline_learning_rate,
         config.baseline_weight_decay,
@@ -131,7 +142,9 @@ def plan(
     Returns:
       The final policy's undiscounted return in the P-MDP, mean over fresh paths.
     """
-    baseline = new_baseline(pmdp.task, config, seed)
+    # The baseline sees velocities as they are (authors).
+    seen = dataclasses.replace(config, policy_velocity_scale=1.0)
+    baseline = new_baseline(units_of(pmdp.task, seen, pmdp.ensemble.inputs), config, seed)
     natural_gradient = new_natural_gradient(policy, config)
     stage.track([*policy.weights, *baseline.state])
     members = np.repeat(np.arange(pmdp.ensemble.size, dtype=np.int32), pmdp.config.paths_per_member)
@@ -177,7 +190,9 @@ def plan(
         stage.log(done, numbers)
         true = evaluate(policy.numpy(), done)
         if true:
-            promised = returns.with_interval("pmdp_return", path_returns(block))
+            # The members' paths from one start are no independent draws.
+            by_start = path_returns(block).reshape(pmdp.ensemble.size, -1).mean(axis=0)
+            promised = returns.with_interval("pmdp_return", by_start)
             stage.log(done, promised | true, "evaluation")
             stage.histograms(
                 done,

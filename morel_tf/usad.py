@@ -104,7 +104,7 @@ def calibrate(values: Array, config: UsadConfig) -> Calibration:
     beta: mean + beta * std (paper); max: max / coef (authors); quantile; none: infinity.
 
     Args:
-      values: [N] disagreement of all pairs that the models were fitted on.
+      values: [N] disagreement of all pairs of the data.
       config: the rule.
     """
     mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
@@ -150,7 +150,7 @@ def calibrate_or_load(
 
     "planning" sees the models' states in the P-MDP; a deployed detector sees "observation"s, or, with
     the previous observation, states restored by finite differences ("history"). The three differ only
-    where velocities were restored.
+    where velocities were restored. Rows held out from the fit count too: they are 2 % by default.
 
     Args:
       task: names what is clipped.
@@ -206,6 +206,14 @@ def calibrate_or_load(
             c.threshold,
             100 * c.rejected,
             c.beta_max,
+        )
+    planning = calibrations["planning"]
+    if config.threshold_rule == "beta" and config.beta > planning.beta_max:
+        logging.warning(
+            "--beta=%g: the data's largest disagreement is %.1f standard deviations above the mean, so "
+            "the threshold lies above all of them",
+            config.beta,
+            planning.beta_max,
         )
     for name, numbers in prediction.items():
         logging.info(

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from offline_tf import fitting, networks
+from offline_tf.policy import Units
 from offline_tf.types import Array, Tensor
 
 _TIME_SCALE = 1000.0
@@ -13,7 +14,7 @@ _CLIP = 10.0
 
 
 def features(observations: Tensor, times: Tensor) -> Tensor:
-    """[clip(s, +-10) / 10, t/1000 to the powers 1..4]; [N, S], [N] -> [N, S + 4].
+    """[clip(s, +-10) / 10, t/1000 to the powers 1..4]; [N, S] in the policy's units, [N] -> [N, S + 4].
 
     Source: the authors' mlp_baseline.py.
     """
@@ -31,7 +32,7 @@ class ValueBaseline(tf.Module):
 
     def __init__(
         self,
-        state_dim: int,
+        units: Units,
         hidden: tuple[int, ...],
         learning_rate: float,
         weight_decay: float,
@@ -39,8 +40,16 @@ class ValueBaseline(tf.Module):
         batch_size: int,
         generator: np.random.Generator,
     ) -> None:
-        """Builds the network; see morel_tf.config.PlannerConfig for the settings."""
+        """Builds the network; see morel_tf.config.PlannerConfig for the settings.
+
+        Args:
+          units: of the observations; its outputs' are not used.
+          hidden, learning_rate, weight_decay, epochs, batch_size: the settings.
+          generator: draws the weights.
+        """
         super().__init__()
+        self._units = units
+        state_dim = len(units.input_scale)
         self.network = networks.mlp(state_dim + 4, hidden, 1, "relu", generator, name="baseline")
         self._rate = learning_rate
         self._epochs = epochs
@@ -59,6 +68,10 @@ class ValueBaseline(tf.Module):
             *self._fit.adam.moments,
         ]
 
+    def _features(self, observations: Tensor, times: Tensor) -> Tensor:
+        units = self._units
+        return features((observations - units.input_shift) * units.input_scale, times)
+
     def _loss(self, batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
         # Halves of one minibatch: their mean is its loss, and they are worked on side by side.
         forward = networks.bind(self.network)
@@ -72,7 +85,7 @@ class ValueBaseline(tf.Module):
         """[N, S], [N] -> [N] values; zero before the first fit."""
         forward, half = networks.bind(self.network), tf.shape(observations)[0] // 2
         parts = [
-            forward(features(observations[rows], times[rows]))[:, 0]
+            forward(self._features(observations[rows], times[rows]))[:, 0]
             for rows in (slice(None, half), slice(half, None))  # side by side
         ]
         return self.scale * tf.concat(parts, axis=0) + self.shift
@@ -96,7 +109,7 @@ class ValueBaseline(tf.Module):
             self.scale.assign(float(returns.std()) + 1e-6)
         else:
             self._rescale(float(returns.mean()), float(returns.std()) + 1e-6)
-        inputs = features(tf.constant(observations), tf.constant(times))
+        inputs = self._features(tf.constant(observations), tf.constant(times))
         targets = tf.constant((returns - float(self.shift)) / float(self.scale), tf.float32)
         for _ in range(self._epochs):
             rows = fitting.shuffled_batches([generator], len(returns), self._batch)

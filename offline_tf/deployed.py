@@ -204,9 +204,12 @@ class PlanningLoop:
         """Plans one step: [S] -> [A]; or [B, S] -> [B, A], the same B until `reset`.
 
         Raises:
-          ValueError: another B than before.
+          ValueError: another B than before, or NaN or infinity, which would stay in the plan. What is
+            remembered stays as it was.
         """
         rows, single = as_rows(observation, self._width)
+        if not np.isfinite(rows).all():
+            raise ValueError("expected an observation of finite numbers, got NaN or infinity")
         if self._plan is None:
             self._plan = self._begin(rows)
         if len(self._plan) != len(rows):

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from offline_tf.types import Tensor
 
+_LARGEST = 1e15  # what a few layers keep within float32
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": tf.nn.relu,
     "silu": tf.nn.silu,
@@ -151,6 +152,16 @@ def of_members(outputs: Tensor, member: Tensor) -> Tensor:
     """
     rows = tf.range(tf.shape(outputs)[1], dtype=member.dtype)
     return tf.gather_nd(outputs, tf.stack([member, rows], axis=1))
+
+
+def nan_unless_bounded(inputs: Tensor, outputs: Tensor) -> Tensor:
+    """Outputs [.., B, out], NaN for rows whose inputs [B, in] are no numbers below 1e15.
+
+    In a graph on a CPU, oneDNN's fused product and ReLU turn NaN into 0: the networks would answer
+    what is no number, or overflows on the way, with numbers.
+    """
+    bounded = tf.reduce_all(tf.abs(inputs) < _LARGEST, axis=-1, keepdims=True)
+    return tf.where(bounded, outputs, float("nan"))
 
 
 def forward(layers: Sequence[Layer]) -> Callable[[Tensor], Tensor]:

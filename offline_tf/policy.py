@@ -7,13 +7,14 @@ import json
 import pathlib
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from offline_tf import networks
+from offline_tf import networks, standardize
+from offline_tf.standardize import Statistics
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 tfd = tfp.distributions
@@ -30,27 +31,70 @@ _DAMAGES = (
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
+class Units(NamedTuple):
+    """What a policy's network works in; a user's own units may be far from 1.
+
+    Attributes:
+      input_shift, input_scale: [S]; the network sees (observation - shift) * scale.
+      output_shift, output_scale: [A]; the mean action is shift + scale * the network's output.
+    """
+
+    input_shift: Array
+    input_scale: Array
+    output_shift: Array
+    output_scale: Array
+
+
+def raw_units(task: TaskSpec, velocity_scale: float = 1.0) -> Units:
+    """The task's own units, with a factor on the velocities.
+
+    Source: the authors' observation mask for Hopper (0.02 on velocities).
+    """
+    scale = np.ones(task.state_dim, np.float32)
+    scale[list(task.velocity_indices)] = velocity_scale
+    zero, one = np.zeros(task.action_dim, np.float32), np.ones(task.action_dim, np.float32)
+    return Units(np.zeros_like(scale), scale, zero, one)
+
+
+def data_units(task: TaskSpec, observed: Statistics) -> Units:
+    """Observations standardised, actions in halves of their range.
+
+    Args:
+      task: for the bounds.
+      observed: shift and scale of the observations, [S]; a column that never changes is not seen.
+    """
+    varies = observed.scale > standardize.EPSILON
+    scale = np.where(varies, 1.0 / np.where(varies, observed.scale, 1.0), 0.0)
+    return Units(
+        observed.shift,
+        scale.astype(np.float32),
+        (0.5 * (task.action_high + task.action_low)).astype(np.float32),
+        (0.5 * (task.action_high - task.action_low)).astype(np.float32),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class NumpyPolicy:
     """A policy for stepping simulators: TensorFlow's cost per call would rule there.
 
     Attributes:
-      input_scale: [S] factor on the observation.
+      units: of the network's inputs and outputs.
       layers: (kernel, bias) per layer, tanh between them.
-      log_std: [A].
+      log_std: [A], of the action in the task's units.
     """
 
-    input_scale: Array
+    units: Units
     layers: tuple[tuple[Array, Array], ...]
     log_std: Array
 
     def mean(self, observations: Array) -> Array:
         """[B, S] -> [B, A] mean actions, unclipped."""
-        hidden = observations * self.input_scale
+        units = self.units
+        hidden = (observations - units.input_shift) * units.input_scale
         for kernel, bias in self.layers[:-1]:
             hidden = np.tanh(hidden @ kernel + bias)
         kernel, bias = self.layers[-1]
-        return hidden @ kernel + bias
+        return units.output_shift + units.output_scale * (hidden @ kernel + bias)
 
     def sample(self, observations: Array, generator: np.random.Generator) -> Array:
         """[B, S] -> [B, A] stochastic actions, unclipped."""
@@ -70,29 +114,35 @@ class GaussianPolicy(tf.Module):
     Source: MOReL authors' gaussian_mlp.py (tanh network, output layer scaled by 1e-2).
 
     Attributes:
-      network: the Keras network, scaled observation [B, S] -> mean action [B, A].
-      log_std: [A] variable.
-      input_scale: [S] constant factor on observations.
+      network: the Keras network, [B, S] -> [B, A], both in its units.
+      log_std: [A] variable, of the action in the task's units.
+      units: of the network's inputs and outputs.
     """
 
     def __init__(
         self,
-        state_dim: int,
-        action_dim: int,
+        units: Units,
         hidden: Sequence[int],
         init_log_std: float,
-        input_scale: Array | None = None,
         generator: np.random.Generator | None = None,
     ) -> None:
-        """Builds the policy with random weights drawn from `generator`."""
+        """Builds the policy with random weights.
+
+        Args:
+          units: of inputs [S] and outputs [A].
+          hidden: widths of the hidden layers.
+          init_log_std: in the network's units.
+          generator: draws the weights.
+        """
         super().__init__()
+        state_dim, action_dim = len(units.input_scale), len(units.output_scale)
         generator = generator or np.random.default_rng(0)
         self.network = networks.mlp(
             state_dim, hidden, action_dim, "tanh", generator, output_scale=1e-2, name="policy"
         )
-        self.log_std = tf.Variable(tf.fill([action_dim], float(init_log_std)), name="log_std")
-        scale = np.ones(state_dim) if input_scale is None else input_scale
-        self.input_scale = np.asarray(scale, np.float32)
+        self.units = Units(*(np.asarray(part, np.float32) for part in units))
+        log_std = np.float32(init_log_std) + np.log(self.units.output_scale)
+        self.log_std = tf.Variable(log_std, name="log_std")
 
     @property
     def weights(self) -> list[tf.Variable]:
@@ -101,8 +151,13 @@ class GaussianPolicy(tf.Module):
 
     def bind(self) -> Callable[[Tensor], Tensor]:
         """Returns the mean function [B, S] -> [B, A] with the weights read once."""
-        forward = networks.bind(self.network)
-        return lambda observations: forward(observations * self.input_scale)
+        forward, units = networks.bind(self.network), self.units
+
+        def mean(observations: Tensor) -> Tensor:
+            inputs = (observations - units.input_shift) * units.input_scale
+            return units.output_shift + units.output_scale * forward(inputs)
+
+        return mean
 
     def mean(self, observations: Tensor) -> Tensor:
         """[B, S] -> [B, A] mean action, unclipped."""
@@ -117,7 +172,7 @@ class GaussianPolicy(tf.Module):
         layers = tuple(
             (kernel.numpy(), bias.numpy()) for kernel, bias in networks.dense_weights(self.network)
         )
-        return NumpyPolicy(self.input_scale, layers, self.log_std.numpy())
+        return NumpyPolicy(self.units, layers, self.log_std.numpy())
 
     def assign(self, other: NumpyPolicy) -> None:
         """Takes over the weights of a policy of the same shape."""
@@ -126,19 +181,9 @@ class GaussianPolicy(tf.Module):
             variable.assign(value)
 
 
-def velocity_scale(task: TaskSpec, factor: float) -> Array:
-    """[S] input scale of a policy: `factor` for velocities, 1 for the rest.
-
-    Source: the authors' observation mask for Hopper (0.02 on velocities).
-    """
-    scale = np.ones(task.state_dim, np.float32)
-    scale[list(task.velocity_indices)] = factor
-    return scale
-
-
 def save(path: pathlib.Path, policy: NumpyPolicy, about: dict[str, Any]) -> None:
     """Writes a policy as a small npz; `about` says where it comes from (JSON types only)."""
-    arrays = {"input_scale": policy.input_scale, "log_std": policy.log_std}
+    arrays = {**policy.units._asdict(), "log_std": policy.log_std}
     for index, (kernel, bias) in enumerate(policy.layers):
         arrays |= {f"kernel_{index}": kernel, f"bias_{index}": bias}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,8 +202,11 @@ def load(path: pathlib.Path) -> tuple[NumpyPolicy, dict[str, Any]]:
         with np.load(path, allow_pickle=False) as file:
             count = sum(name.startswith("kernel_") for name in file.files)
             layers = tuple((file[f"kernel_{i}"], file[f"bias_{i}"]) for i in range(count))
+            states, actions = np.zeros_like(file["input_scale"]), np.zeros_like(file["log_std"])
+            before = Units(states, states, actions, actions + 1)  # files of before had raw units
+            kept = {name: file[name] for name in Units._fields if name in file.files}
             return (
-                NumpyPolicy(file["input_scale"], layers, file["log_std"]),
+                NumpyPolicy(before._replace(**kept), layers, file["log_std"]),
                 json.loads(str(file["about"])),
             )
     except FileNotFoundError:

@@ -15,7 +15,7 @@ from morel_tf.config import DynamicsConfig, PmdpConfig
 from morel_tf.dynamics import DynamicsEnsemble
 from morel_tf.pessimistic_mdp import PessimisticMdp
 from offline_tf import networks
-from offline_tf.policy import GaussianPolicy
+from offline_tf.policy import GaussianPolicy, Units
 from offline_tf.run_record import RunRecord
 from offline_tf.standardize import Statistics
 from offline_tf.types import Array, TaskSpec, Transitions
@@ -143,12 +143,21 @@ def pessimistic(
     )
 
 
+def plain_units(state_dim: int, action_dim: int) -> Units:
+    """A policy whose network sees and says what the task does."""
+    states, actions = np.zeros(state_dim, np.float32), np.zeros(action_dim, np.float32)
+    return Units(states, states + 1, actions, actions + 1)
+
+
 def linear_policy(
     kernel: Array, bias: Sequence[float], log_std: float = -30.0, input_scale: Array | None = None
 ) -> GaussianPolicy:
     """mean = (scale * s) @ kernel + bias; without noise unless log_std is given."""
     kernel = np.asarray(kernel, np.float32)
-    policy = GaussianPolicy(*kernel.shape, (), log_std, input_scale)
+    units = plain_units(*kernel.shape)
+    if input_scale is not None:
+        units = units._replace(input_scale=np.asarray(input_scale, np.float32))
+    policy = GaussianPolicy(units, (), log_std)
     policy.weights[0].assign(kernel)
     policy.weights[1].assign(np.asarray(bias, np.float32))
     return policy

@@ -14,7 +14,7 @@ from absl import logging
 
 from offline_tf import standardize
 from offline_tf.blocks import derive
-from offline_tf.types import Array, TaskSpec, Transitions, UserError
+from offline_tf.types import Array, SimulationSpec, TaskSpec, Transitions, UserError
 
 SEVERITIES = ("note", "warning", "error")
 _FEW_ROWS = 10_000
@@ -22,6 +22,8 @@ _SAME = 1e-4  # of a dimension's spread: observations that should be equal
 _AGREES = 0.9  # correlation of logged rewards with the task's own; HalfCheetah's proxy has 0.97
 _SCALE = 1.33  # HalfCheetah's proxy: 1.17
 _ROWS_JUDGED = 50_000
+_STATE_SAME = 1e-2  # of a dimension's spread, and absolutely
+_MOST = 0.9  # rows whose logged simulator state gives the logged observation
 _LARGE = 2_000_000  # rows above which most checks look at stretches of the data
 _STRETCHES = 20
 
@@ -437,6 +439,43 @@ def _width(values: Array) -> float:
     return float(high - low)
 
 
+def simulator_states(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
+    """infos/qpos and infos/qvel that are not the states that were observed."""
+    spec = task.simulation
+    if not isinstance(spec, SimulationSpec) or data.qpos is None or data.qvel is None:
+        return
+    rows = np.linspace(0, len(data) - 1, min(len(data), _ROWS_JUDGED)).astype(np.int64)
+    observed = data.observations[rows]
+    seen = spec.observe(data.qpos[rows], data.qvel[rows])
+    fits = seen.shape == observed.shape
+    tolerance = _STATE_SAME * (1.0 + observed.std(axis=0))
+    same = (np.abs(seen - observed) <= tolerance).all(axis=1) if fits else np.zeros(len(rows), bool)
+    good = derive(
+        lambda q, v: np.isfinite(q).all(axis=1) & np.isfinite(v).all(axis=1), data.qpos, data.qvel
+    )
+    share = 100 * (~same).mean()
+    what = f"infos/qpos and infos/qvel do not give the observation in {share:.3g} % of rows"
+    if not fits:
+        what = (
+            f"infos/qpos of width {data.qpos.shape[1]} and infos/qvel of width {data.qvel.shape[1]} "
+            f"are no state of --env={task.name}"
+        )
+    elif not good.all():
+        what = (
+            f"infos/qpos or infos/qvel holds NaN or infinity in {int((~good).sum())} rows, the first "
+            f"is row {int(np.argmin(good))}"
+        )
+    elif same.mean() > _MOST:
+        return
+    yield Finding(
+        "simulator_states",
+        "error",
+        what,
+        "velocities are restored from them, and evaluation starts there",
+        "write the simulator's state of before each step, or leave both columns out",
+    )
+
+
 def duplicates(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     """Rows that stand in the data more than once."""
     del task
@@ -462,7 +501,7 @@ def duplicates(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
         )
 
 
-_OF_ALL: tuple[Check, ...] = (size, ends, last_observations, duplicates)
+_OF_ALL: tuple[Check, ...] = (size, ends, last_observations, simulator_states, duplicates)
 _CHEAP: tuple[Check, ...] = (
     size,
     constant_columns,
@@ -472,5 +511,6 @@ _CHEAP: tuple[Check, ...] = (
     termination,
     continuity,
     last_observations,
+    simulator_states,
     rewards,
 )

@@ -18,13 +18,13 @@ SIMULATOR_HELP = (
     "requirements-original.txt)."
 )
 SIMULATORS = ("mujoco", "mujoco_py")
-_BUILT_IN = ("hopper", "walker2d", "halfcheetah", "ant")
+ROBOTS = ("hopper", "walker2d", "halfcheetah", "ant")
 _registered: dict[str, TaskSpec] = {}
 
 
 def names() -> list[str]:
     """Returns all values that --env takes."""
-    return [*_BUILT_IN, *sorted(_registered)]
+    return [*ROBOTS, *sorted(_registered)]
 
 
 def register(spec: TaskSpec) -> None:
@@ -60,10 +60,10 @@ def _named(name: str) -> TaskSpec:
         return _from_file(name)
     if name in _registered:
         return _registered[name]
-    if name in _BUILT_IN:
+    if name in ROBOTS:
         return importlib.import_module(f"offline_tf.tasks.{name}").SPEC
     robot, separator, version = name.rpartition("-")
-    if separator and robot.lower() in _BUILT_IN:
+    if separator and robot.lower() in ROBOTS:
         raise UserError(
             f"--env: {name} is one of our own robots; say --env={robot.lower()} --physics={version}"
         )

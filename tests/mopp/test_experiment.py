@@ -28,6 +28,8 @@ KEYS = {
     "seed",
     "commit",
     "horizon",
+    "training_dtype",
+    "planner_dtype",
     "behavior_return",
     "bc_return",
     "true_return_mean",
@@ -165,7 +167,9 @@ def test_a_finished_run_answers_again_without_learning(finished, monkeypatch):
         (deploy, "export_and_verify"),
     ):
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} ran"))
+    monkeypatch.setattr(experiment.networks, "product_dtype", lambda _: tf.bfloat16)  # another CPU
     again = experiment.run(configs)
+    assert again["training_dtype"] == again["planner_dtype"] == "float32"
     assert {k: v for k, v in again.items() if k != "command"} == {
         k: v for k, v in summary.items() if k != "command"
     }
@@ -269,8 +273,10 @@ def test_models_of_another_run_are_taken_over_or_refused(cart, tmp_path, monkeyp
     configs = cart(tmp_path / "first")
     experiment.run(configs)
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it fitted"))
+    RunRecord.open_existing(tmp_path / "first").note(training_dtype="bfloat16")  # another CPU
     other = cart(tmp_path / "other", horizon=3, models_from=str(tmp_path / "first"))
-    assert experiment.run(other)["horizon"] == 3
+    summary = experiment.run(other)
+    assert summary["horizon"] == 3 and summary["training_dtype"] == "bfloat16"
     for a, b in zip(_weights(configs), _weights(other), strict=True):
         np.testing.assert_array_equal(a, b)
     third = cart(tmp_path / "mode", conditioning="mode", models_from=str(tmp_path / "first"))

@@ -78,9 +78,34 @@ def test_each_detector_has_its_own_threshold():
     assert controller.is_known_history(arguments[0], *arguments)["known"].numpy()[0]
 
 
-def test_a_disagreement_that_is_no_number_is_not_known():
-    found = _controller().is_known(tf.constant([[np.nan, 0.0]]), tf.zeros([1, 1]))
-    assert not found["known"].numpy()[0]
+# 1e30: a number, but not after a few layers. In a graph, fused kernels turn NaN into 0.
+NO_NUMBERS = (np.nan, np.inf, -np.inf, 1e30, -1e38)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("signature", ["is_known", "is_known_history", "act_guarded", "step"])
+def test_what_is_no_number_is_not_known(signature, graph):
+    controller = _controller(limit=2.0)
+    call = getattr(controller, signature)
+    if graph:
+        call = tf.function(call)
+    rows = np.float32(
+        [[0.5, 0.0], *([x, 0.0] for x in NO_NUMBERS), *([0.5, x] for x in NO_NUMBERS)]
+    )
+    given = {
+        "is_known": (rows, np.zeros((11, 1), np.float32)),
+        "is_known_history": (np.tile(rows[:1], (11, 1)), rows, np.zeros((11, 1), np.float32)),
+        "act_guarded": (rows,),
+        "step": (rows, np.zeros((11, 1), np.float32), np.zeros(11, np.int32)),
+    }[signature]
+    found = call(*map(tf.constant, given))
+    assert found["known"].numpy().tolist() == [True] + 10 * [False]
+    if signature == "act_guarded":
+        np.testing.assert_array_equal(found["action"][1:], np.full((10, 1), -0.25))
+        assert found["fallback_used"].numpy().tolist() == [False] + 10 * [True]
+    if signature == "step":
+        assert found["terminated"].numpy().tolist() == [False] + 10 * [True]
+        np.testing.assert_array_equal(found["reward"][1:], np.full(10, -51.0))
 
 
 def test_history_restores_the_velocity_that_the_observation_clips():
@@ -97,6 +122,9 @@ def test_history_restores_the_velocity_that_the_observation_clips():
     restored = controller.is_known_history(previous, observation, action)["disagreement"]
     np.testing.assert_allclose(plain, [2.0], rtol=1e-6)
     np.testing.assert_allclose(restored, [4.0], rtol=1e-5)  # (0.4 - 0.0) / 0.1
+    exported = controller.signatures()["is_known_history"]
+    given = {"previous_observation": previous, "observation": observation, "action": action}
+    np.testing.assert_allclose(exported(**given)["disagreement"], [4.0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["hopper", "walker2d", "halfcheetah", "cart"])

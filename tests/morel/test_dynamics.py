@@ -134,6 +134,12 @@ def test_one_step_changes_no_state_by_more_than_the_bound():
     start = tf.constant([[3.0, -2.0]])
     found = ensemble.next_states(start, tf.constant([[5e3, -5e3]]))
     np.testing.assert_array_equal(found, [[103.0, -102.0]])  # authors' large_value, 100
+    pascal = Statistics(np.float32([0.0, 50.0]), np.float32([2000.0, 1.0]))
+    ensemble = _ensemble(statistics=(toys.identity(3), pascal))
+    found = ensemble.next_states(
+        tf.constant([[1e5, 0.0]]), tf.constant([[1.5, -500.0], [50.0, 500.0]])
+    )
+    np.testing.assert_allclose(found, [[103000.0, -100.0], [120000.0, 100.0]])
 
 
 def test_fixed_covariance_is_half_the_squared_error_with_its_gradient():

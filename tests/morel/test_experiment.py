@@ -34,6 +34,7 @@ KEYS = {
     "seed",
     "commit",
     "horizon",
+    "training_dtype",
     "behavior_return",
     "bc_return",
     "pmdp_return",
@@ -405,6 +406,12 @@ def test_data_that_changed_under_a_run_is_refused(finished, tmp_path):
         experiment.run(own)
 
 
+def test_one_model_cannot_disagree(tmp_path):
+    with pytest.raises(UserError, match="--ensemble_size: expected 2 models or more"):
+        experiment.run(_configs(tmp_path / "run", tmp_path, ensemble_size=1))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_mistyped_data_set_leaves_no_run_behind(tmp_path):
     wrong = _configs(tmp_path / "run", tmp_path, dataset=str(tmp_path / "mistyped.hdf5"))
     with pytest.raises(UserError, match="mistyped"):
@@ -413,10 +420,18 @@ def test_a_mistyped_data_set_leaves_no_run_behind(tmp_path):
 
 
 def test_a_task_without_a_simulator_is_learned_from_a_file(tmp_path, monkeypatch):
-    """The cart: no simulator, no references; everything but the true return is there."""
-    monkeypatch.setitem(tasks._registered, "cart", toys.cart(reference_returns=None))
+    """The cart in percent of its force: no simulator, no references; no true return."""
+    percent = np.float32([100.0])
+    task = toys.cart(
+        reference_returns=None,
+        action_low=-percent,
+        action_high=percent,
+        reward=lambda s, a, n, physics: toys.reward(s, 0.01 * a, n),
+    )
+    monkeypatch.setitem(tasks._registered, "cart", task)
     monkeypatch.setattr(policy_value, "_STEPS", 20)
     data = toys.transitions((25,) * 40)
+    data = dataclasses.replace(data, actions=100.0 * data.actions)
     d4rl.write(tmp_path / "cart.hdf5", data)
     configs = _configs(
         tmp_path / "run",
@@ -424,9 +439,21 @@ def test_a_task_without_a_simulator_is_learned_from_a_file(tmp_path, monkeypatch
         env="cart",
         dataset=str(tmp_path / "cart.hdf5"),
         iterations=2,
-        horizon=10,
+        horizon=60,
     )
     summary = experiment.run(configs)
+    assert summary["horizon"] == task.max_episode_steps == 50
+    record = RunRecord.open_existing(tmp_path / "run")
+    policy = experiment.load_policy(configs, record)
+    np.testing.assert_allclose(policy.units.input_shift, data.observations.mean(0), atol=1e-5)
+    np.testing.assert_allclose(1 / policy.units.input_scale, data.observations.std(0), rtol=1e-5)
+    assert np.exp(policy.log_std.numpy()) == pytest.approx(100 * np.exp(-1.0), rel=0.3)
+    rows = data.observations[:7]
+    exported = _called(tmp_path / "run" / "export", "serving_default", {"observation": rows})
+    np.testing.assert_allclose(exported["action"], policy.mean(rows), rtol=1e-4, atol=1e-3)
+    old = RunRecord.open_existing(tmp_path / "run").manifest
+    del old["flags"]["policy_units"]  # of a run that knew raw units only
+    assert experiment.from_manifest(old).planner.policy_units == "raw"
     assert (summary["env"], summary["dataset"]) == ("cart", "cart.hdf5")
     assert summary["normalized_score"] is summary["bc_return"] is None
     assert "true_return_mean" not in summary

@@ -23,9 +23,8 @@ tfd = tfp.distributions
 
 def _policy(seed=0, hidden=(4,)):
     """3 observations, 2 actions, unequal log standard deviations and inputs scales."""
-    policy = GaussianPolicy(
-        3, 2, hidden, -0.5, np.array([1.0, 0.5, 2.0]), np.random.default_rng(seed)
-    )
+    units = toys.plain_units(3, 2)._replace(input_scale=np.array([1.0, 0.5, 2.0]))
+    policy = GaussianPolicy(units, hidden, -0.5, np.random.default_rng(seed))
     rng = np.random.default_rng(seed + 1)
     for weight in policy.weights:  # away from the tiny first output layer
         weight.assign(weight + 0.4 * rng.normal(size=weight.shape).astype(np.float32))
@@ -184,6 +183,27 @@ def test_step_does_not_depend_on_the_scale_of_the_advantages():
     _step(plain, (observations, actions, advantages), 5e-3)
     _step(scaled, (observations, actions, 8.0 * advantages), 5e-3)
     np.testing.assert_allclose(flatten(plain.weights), flatten(scaled.weights), atol=1e-5)
+
+
+def test_units_of_actions_change_nothing_but_the_units():
+    """The same step for a policy whose actions are 10 + 50 times another's."""
+    plain = _policy()
+    other = GaussianPolicy(
+        plain.units._replace(output_shift=[10.0, 10.0], output_scale=[50.0, 50.0]), (4,), -0.5
+    )
+    other.assign(plain.numpy())
+    np.testing.assert_allclose(other.log_std - plain.log_std, 2 * [0.0], atol=1e-6)
+    other.log_std.assign(plain.log_std + np.log(np.float32(50.0)))
+    observations, actions, advantages = _samples(plain, 200)
+    one = _step(plain, (observations, actions, advantages), 1e-3, damping=0.1)
+    two = _step(other, (observations, 10.0 + 50.0 * actions, advantages), 1e-3, damping=0.1)
+    assert float(two.kl) == pytest.approx(float(one.kl), rel=1e-2)
+    for a, b in zip(plain.weights[:-1], other.weights[:-1], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+    np.testing.assert_allclose(other.log_std, plain.log_std + np.log(50.0), atol=1e-3)
+    _step(other, (observations, 10.0 + 50.0 * actions, advantages), 1e-3, bounds=(-0.4, -0.3))
+    assert (np.log(50.0) - 0.4001 < other.log_std.numpy()).all()
+    assert (other.log_std.numpy() < np.log(50.0) - 0.2999).all()
 
 
 def test_log_std_stays_within_its_bounds_and_the_kl_counts_the_bound():

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+import toys
 
 from morel_tf import behavior_experiment, policy_update
 from morel_tf.config import BehaviorConfig
@@ -22,7 +23,9 @@ LIMIT = 25
 HOPPER = dataclasses.replace(
     tasks.get("hopper"), name="short_hopper", max_episode_steps=LIMIT, reference_returns=None
 )
-POLICY = GaussianPolicy(11, 3, (8,), -0.5, generator=np.random.default_rng(0)).numpy()
+POLICY = GaussianPolicy(
+    toys.plain_units(11, 3), (8,), -0.5, generator=np.random.default_rng(0)
+).numpy()
 
 
 def _sampler(count=4, seed=0):
@@ -161,7 +164,7 @@ def test_training_resumes_to_the_same_bits_and_keeps_every_transition(
         k: v for k, v in summary.items() if k != "command"
     }
     policies = [policy_file.load(tmp_path / name / "policy.npz") for name in ("unbroken", "broken")]
-    for one, two in zip(*(p.layers + ((p.log_std, p.input_scale),) for p, _ in policies)):
+    for one, two in zip(*(p.layers + ((p.log_std, p.units.input_scale),) for p, _ in policies)):
         np.testing.assert_array_equal(one[0], two[0])
         np.testing.assert_array_equal(one[1], two[1])
     metrics = [tmp_path / name / "metrics" / "training.csv" for name in ("unbroken", "broken")]
@@ -231,6 +234,15 @@ def test_transitions_are_never_written_over_a_file(training, tmp_path):
     with pytest.raises(UserError, match="it is not replaced"):
         training("run", save_transitions=str(tmp_path / "mine.hdf5"))
     assert (tmp_path / "mine.hdf5").read_text() == "mine"
+
+
+def test_only_our_own_robots_are_trained(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match="--env: expected one of hopper, .*, got Pendulum-v1"):
+        behavior_experiment.run(BehaviorConfig(env="Pendulum-v1", workdir=str(folder)))
+    with pytest.raises(UserError, match="--init_log_std: expected a number between .*, got -3"):
+        behavior_experiment.run(BehaviorConfig(init_log_std=-3.0, workdir=str(folder)))
+    assert not folder.exists()
 
 
 def test_a_refused_file_name_leaves_no_run_behind(training, tmp_path):

@@ -29,9 +29,9 @@ def _roll_out(pmdp, policy, starts, member=None, seed=(3, 4)) -> RollOut:
 
 
 def _step(pmdp, states, actions, member=None, halted=None):
-    states = tf.constant(states, tf.float32)
+    states = tf.convert_to_tensor(states, tf.float32)
     actions = tf.constant(actions, tf.float32)
-    count = len(states)
+    count = states.shape[0]
     member = [0] * count if member is None else member
     halted = [False] * count if halted is None else halted
     return pessimistic_mdp.step(
@@ -92,7 +92,9 @@ def test_an_infinite_threshold_is_the_learned_mdp(seed):
     task = toys.cart(bound=1.5)
     ensemble = _random_ensemble(task)
     pmdp = toys.pessimistic(task, ensemble, horizon=8)
-    policy = GaussianPolicy(2, 1, (4,), -0.3, generator=np.random.default_rng(seed))
+    policy = GaussianPolicy(
+        toys.plain_units(2, 1), (4,), -0.3, generator=np.random.default_rng(seed)
+    )
     starts = np.random.default_rng(seed).uniform(-1, 1, (6, 2)).astype(np.float32)
     member = np.array([0, 1, 2, 2, 1, 0])
     block = _roll_out(pmdp, policy, starts, member, (seed, 7))
@@ -133,10 +135,16 @@ def test_threshold_zero_ends_at_the_first_step_with_the_penalty():
     assert block.terminated.all() and block.unknown.all()
 
 
+@pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("threshold", [0.5, np.inf])
-def test_what_is_no_number_is_unknown(threshold):
+def test_what_is_no_number_is_unknown(threshold, graph):
     pmdp = toys.pessimistic(toys.cart(), toys.hinged_ensemble(toys.cart()), threshold=threshold)
-    found = _step(pmdp, [[np.nan, 0.0], [0.5, np.nan], [0.5, 0.0]], np.zeros((3, 1)))
+
+    def call(states):
+        return _step(pmdp, states, np.zeros((3, 1)))
+
+    states = tf.constant([[np.nan, 0.0], [0.5, np.nan], [0.5, 0.0]])
+    found = (tf.function(call) if graph else call)(states)
     assert found.unknown.numpy().tolist() == [True, True, False]
     assert found.terminated.numpy().tolist() == [True, True, False]
     assert found.rewards[:2].numpy().tolist() == [-7.0, -7.0]
@@ -271,7 +279,7 @@ def test_no_noise_means_the_mean():
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
     task = toys.cart()
     pmdp = toys.pessimistic(task, _random_ensemble(task), 2.0, horizon=4, rollout_noise="sample")
-    policy = GaussianPolicy(2, 1, (4,), 0.0)
+    policy = GaussianPolicy(toys.plain_units(2, 1), (4,), 0.0)
     starts = np.random.default_rng(0).uniform(-1, 1, (5, 2))
     first, again = (_roll_out(pmdp, policy, starts, seed=(1, 2)) for _ in range(2))
     other = _roll_out(pmdp, policy, starts, seed=(1, 3))
@@ -283,7 +291,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
 def test_groups_are_roll_outs_of_their_own_padded_to_the_longest():
     task = toys.cart(bound=1.5)
     pmdp = toys.pessimistic(task, _random_ensemble(task), np.inf, horizon=30)
-    policy = GaussianPolicy(2, 1, (4,), 0.0)
+    policy = GaussianPolicy(toys.plain_units(2, 1), (4,), 0.0)
     starts = np.random.default_rng(0).uniform(-1, 1, (6, 2)).astype(np.float32)
     member = [0, 1, 2, 0, 1, 2]
     grouped = pessimistic_mdp.roll_out_in_groups(

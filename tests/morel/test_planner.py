@@ -10,6 +10,8 @@ import toys
 from morel_tf import pessimistic_mdp, planner
 from morel_tf.config import PlannerConfig
 from morel_tf.pessimistic_mdp import RollOut
+from offline_tf.policy import raw_units
+from offline_tf.types import UserError
 
 TASK = toys.cart(bound=50.0)
 SMALL = PlannerConfig(
@@ -107,7 +109,7 @@ def _plan(folder, evaluate=lambda policy, iteration: {}, config=SMALL, gains=(0.
     """A fresh policy, planned for the cart; returns P-MDP return, policy and record."""
     settings = {"threshold": 0.05, "horizon": 6, "paths_per_member": 5} | mdp
     pmdp = toys.pessimistic(TASK, toys.hinged_ensemble(TASK, gains), **settings)
-    policy = planner.new_policy(TASK, config, 3)
+    policy = planner.new_policy(raw_units(TASK, config.policy_velocity_scale), config, 3)
     record = toys.record(folder)
     stage = record.stage("planning")
     value = planner.plan(pmdp, policy, STARTS, STARTS, config, 0, stage, evaluate)
@@ -126,11 +128,18 @@ def _true_return(policy, horizon=25, count=400):
     return total
 
 
+@pytest.mark.parametrize("bounds", [(-3.0, -2.0, 1.0), (1.5, 1.5, 1.0), (0.0, -2.0, -1.0)])
+def test_first_noise_lies_within_its_bounds(bounds):
+    first, least, greatest = bounds
+    with pytest.raises(UserError, match=f"--init_log_std: expected .* got {first:g}"):
+        PlannerConfig(init_log_std=first, min_log_std=least, max_log_std=greatest)
+
+
 def test_planning_improves_the_pessimistic_and_the_true_return(tmp_path):
     config = dataclasses.replace(
         SMALL, policy_hidden=(), iterations=12, kl_per_update=0.05, kl_final_share=0.5
     )
-    before = planner.new_policy(TASK, config, 3).numpy()
+    before = planner.new_policy(raw_units(TASK, config.policy_velocity_scale), config, 3).numpy()
     numbers = {}
 
     def evaluate(policy, iteration):
@@ -156,7 +165,7 @@ def test_planning_improves_the_pessimistic_and_the_true_return(tmp_path):
     seen = np.genfromtxt(path, delimiter=",", names=True)
     assert seen["step"].tolist() == [6, 12] == list(numbers)
     np.testing.assert_allclose(seen["true_return"], list(numbers.values()), rtol=1e-6)
-    np.testing.assert_allclose(seen["pmdp_return"], table["pmdp_return"][[5, 11]])
+    np.testing.assert_allclose(seen["pmdp_return"], table["pmdp_return"][[5, 11]], rtol=1e-6)
     assert record.stage("planning").result["pmdp_return"] == value
 
 
@@ -221,7 +230,7 @@ def test_every_member_starts_from_the_same_states_and_drives_its_paths(
 
 def test_new_networks_follow_the_knobs():
     config = PlannerConfig(policy_hidden=(7, 3), policy_velocity_scale=0.02, init_log_std=-0.25)
-    policy = planner.new_policy(TASK, config, 0)
+    policy = planner.new_policy(raw_units(TASK, config.policy_velocity_scale), config, 0)
     assert [w.shape.as_list() for w in policy.weights] == [
         [2, 7],
         [7],
@@ -237,5 +246,6 @@ def test_new_networks_follow_the_knobs():
     np.testing.assert_allclose(policy.mean(states), scaled, rtol=1e-5)
     # The last layer starts 100 times smaller (gaussian_mlp.py).
     assert np.abs(policy.weights[4]).max() <= 0.01 / np.sqrt(3)
-    same, other = (planner.new_policy(TASK, config, seed) for seed in (0, 1))
+    units = raw_units(TASK, config.policy_velocity_scale)
+    same, other = (planner.new_policy(units, config, seed) for seed in (0, 1))
     assert toys.bits(same.weights) == toys.bits(policy.weights) != toys.bits(other.weights)

@@ -197,7 +197,9 @@ def test_repeated_updates_solve_a_bandit():
     """One-step paths that pay -(a - 0.7)^2: the mean action goes to 0.7 and the noise shrinks."""
     policy = toys.linear_policy(np.zeros((2, 1)), [-0.5], log_std=-0.7)
     natural_gradient = NaturalGradient(policy, 5, 1e-3, 1.0, -2.0, 1.0)
-    baseline = ValueBaseline(2, (8,), 1e-3, 0.0, 1, 64, np.random.default_rng(0))
+    baseline = ValueBaseline(
+        toys.plain_units(2, 1), (8,), 1e-3, 0.0, 1, 64, np.random.default_rng(0)
+    )
     rng = np.random.default_rng(1)
     returns = []
     for _ in range(25):

@@ -9,9 +9,25 @@ from morel_tf.value_baseline import ValueBaseline, features
 from offline_tf import networks
 
 
-def _baseline(epochs=1, learning_rate=1e-3, weight_decay=0.0, hidden=(32,), batch=64):
+def _baseline(epochs=1, learning_rate=1e-3, weight_decay=0.0, hidden=(32,), batch=64, units=None):
     rng = np.random.default_rng(0)
-    return ValueBaseline(2, hidden, learning_rate, weight_decay, epochs, batch, rng)
+    units = units or toys.plain_units(2, 1)
+    return ValueBaseline(units, hidden, learning_rate, weight_decay, epochs, batch, rng)
+
+
+def test_it_sees_observations_in_its_units():
+    far = toys.plain_units(2, 1)._replace(
+        input_shift=np.float32([300.0, -5.0]), input_scale=np.float32([4.0, 0.0])
+    )
+    plain, other = _baseline(), _baseline(units=far)
+    observations, times, returns = _samples()
+    observations[:, 1] = 0.0
+    moved = observations / 4.0 + np.float32([300.0, 7.0])
+    plain.fit(observations, times, returns, np.random.default_rng(0))
+    other.fit(moved, times, returns, np.random.default_rng(0))
+    np.testing.assert_allclose(
+        other.predict(moved, times), plain.predict(observations, times), rtol=1e-3
+    )
 
 
 def _samples(count=600, seed=0):

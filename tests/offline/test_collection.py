@@ -4,6 +4,7 @@ import math
 import h5py
 import numpy as np
 import pytest
+import toys
 
 from offline_tf import policy
 from offline_tf.datasets import collection, d4rl, made
@@ -149,7 +150,7 @@ def toy_policy():
     kernel = np.zeros((11, 3), np.float32)
     kernel[0] = 0.2, 0.5, -0.8
     bias = np.float32([0.1, -0.2, 0.3])
-    return NumpyPolicy(np.ones(11, np.float32), ((kernel, bias),), np.float32([-1.0, -2.0, -3.0]))
+    return NumpyPolicy(toys.plain_units(11, 3), ((kernel, bias),), np.float32([-1.0, -2.0, -3.0]))
 
 
 def draw(hopper, component, stochastic=True, count=400):

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
 import toys
 
 from offline_tf import process, tasks
-from offline_tf.datasets import checks, d4rl, doctor, replay
+from offline_tf.datasets import checks, d4rl, doctor, examination, replay
 from offline_tf.tasks.simulator import Simulator
 from offline_tf.types import Transitions, UserError
 
@@ -163,10 +164,13 @@ def recording(name, physics, steps=8, count=64):
     simulator = Simulator(task, physics, count, 2)
     generator = np.random.default_rng(0)
     simulator.reset(generator)
-    rows = {k: [] for k in ("observations", "actions", "rewards", "next_observations")}
+    names = ("observations", "actions", "rewards", "next_observations", "qpos", "qvel")
+    rows = {k: [] for k in names}
     for _ in range(steps):
         actions = generator.uniform(-1, 1, size=(count, task.action_dim)).astype(np.float32)
         rows["observations"].append(simulator.observations())
+        rows["qpos"].append(simulator.qpos.copy())
+        rows["qvel"].append(simulator.qvel.copy())
         rewards, _ = simulator.step(actions)
         rows["actions"].append(actions)
         rows["rewards"].append(rewards.astype(np.float32))
@@ -176,6 +180,24 @@ def recording(name, physics, steps=8, count=64):
     }
     ends = np.tile(np.arange(steps) == steps - 1, count)
     return task, Transitions(**whole, terminals=np.zeros_like(ends), timeouts=ends)
+
+
+@pytest.mark.parametrize("name", ["hopper", "walker2d", "halfcheetah", "ant"])
+def test_logged_states_of_the_simulator_have_to_be_those_observed(name):
+    task, data = recording(name, "v2", steps=30)
+    assert "simulator_states" not in codes(data, task)
+    for wrong, said in (
+        ({"qvel": np.roll(data.qvel, -1, axis=0)}, "in 100 % of rows|in 9.* % of rows"),
+        ({"qpos": data.qpos[:, 1:]}, "are no state of --env"),
+        ({"qpos": put(data.qpos, (7, 0), np.nan)}, "NaN or infinity in 1 rows, the first is row 7"),
+        ({"qvel": put(data.qvel, (3, 2), np.inf)}, "NaN or infinity in 1 rows, the first is row 3"),
+    ):
+        broken = dataclasses.replace(data, **wrong)
+        assert re.search(said, codes(broken, task)["simulator_states"].what)
+        with pytest.raises(UserError, match="leave both columns out"):
+            checks.before_training(broken, task)
+        report = examination.examine(broken, task, True, 0, 2)  # it replays from the observations
+        assert report["replay"]["explained_by"][0] == "v2"
 
 
 @pytest.mark.parametrize("name", ["hopper", "walker2d", "halfcheetah", "ant"])

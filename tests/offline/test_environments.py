@@ -5,7 +5,7 @@ import toys
 
 from offline_tf import collect, evaluation, tasks
 from offline_tf.datasets import d4rl
-from offline_tf.policy import NumpyPolicy
+from offline_tf.policy import NumpyPolicy, raw_units
 from offline_tf.tasks import environments
 from offline_tf.types import UserError
 
@@ -13,9 +13,7 @@ from offline_tf.types import UserError
 def linear(task, gain=0.3):
     kernel = gain * np.ones((task.state_dim, task.action_dim), np.float32)
     layers = ((kernel, np.zeros(task.action_dim, np.float32)),)
-    return NumpyPolicy(
-        np.ones(task.state_dim, np.float32), layers, np.full(task.action_dim, -1.0, np.float32)
-    )
+    return NumpyPolicy(raw_units(task), layers, np.full(task.action_dim, -1.0, np.float32))
 
 
 def test_a_gymnasium_id_is_a_task_whose_outcome_is_learned():

@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import toys
 
 from offline_tf import evaluation, seeds
 from offline_tf.policy import NumpyPolicy
@@ -12,7 +13,7 @@ EPISODES = 6
 
 def constant_policy(value, log_std=-1.0):
     layers = ((np.zeros((11, 3), np.float32), np.full(3, value, np.float32)),)
-    return NumpyPolicy(np.ones(11, np.float32), layers, np.full(3, log_std, np.float32))
+    return NumpyPolicy(toys.plain_units(11, 3), layers, np.full(3, log_std, np.float32))
 
 
 def evaluate(hopper, policy, stochastic=False, seed=0, name="test", **options):

@@ -1,10 +1,12 @@
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import toys
 
-from offline_tf import behavior_cloning, policy, tasks
+from offline_tf import behavior_cloning, policy, standardize, tasks
 from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
 
@@ -14,14 +16,13 @@ def normal(*shape, seed=0):
 
 
 def gaussian(hidden=(8, 6), seed=0, state_dim=5, action_dim=2):
-    made = policy.GaussianPolicy(
-        state_dim,
-        action_dim,
-        hidden,
-        -0.5,
+    units = policy.Units(
+        np.linspace(-1.0, 1.0, state_dim),
         np.linspace(0.1, 2.0, state_dim),
-        np.random.default_rng(seed),
+        np.linspace(-0.5, 0.5, action_dim),
+        np.linspace(1.0, 3.0, action_dim),
     )
+    made = policy.GaussianPolicy(units, hidden, -0.5, np.random.default_rng(seed))
     # The output layer starts a hundred times smaller; differences would drown.
     for weight in made.weights[-3:-1]:
         weight.assign(100 * weight)
@@ -30,7 +31,7 @@ def gaussian(hidden=(8, 6), seed=0, state_dim=5, action_dim=2):
 
 
 def arrays(actor):
-    return [actor.input_scale, actor.log_std, *(x for layer in actor.layers for x in layer)]
+    return [*actor.units, actor.log_std, *(x for layer in actor.layers for x in layer)]
 
 
 def assert_same_bits(first, second):
@@ -49,20 +50,23 @@ def test_numpy_and_tensorflow_agree(hidden):
     np.testing.assert_allclose(actor.log_prob(x, actions), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_mean_is_a_tanh_network_of_scaled_observations():
+def test_mean_is_a_tanh_network_in_its_own_units():
     actor = gaussian((3,)).numpy()
     x = normal(4, 5)
     (k0, b0), (k1, b1) = actor.layers
+    shift, scale = np.linspace(-1.0, 1.0, 5), np.linspace(0.1, 2.0, 5)
     for row, found in zip(x, actor.mean(x)):
-        hidden = [np.tanh(sum(row * actor.input_scale * k0[:, j]) + b0[j]) for j in range(3)]
-        expected = [sum(h * k for h, k in zip(hidden, k1[:, a])) + b1[a] for a in range(2)]
+        seen = (row - shift) * scale
+        hidden = [np.tanh(sum(seen * k0[:, j]) + b0[j]) for j in range(3)]
+        said = [sum(h * k for h, k in zip(hidden, k1[:, a])) + b1[a] for a in range(2)]
+        expected = [-0.5 + 1.0 * said[0], 0.5 + 3.0 * said[1]]
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_log_prob_by_hand():
     # Mean 0, sigma (1, 2), action (1, 2): -1/2 - 1/2 - ln 2 - ln(2 pi).
     layers = ((np.zeros((1, 2), np.float32), np.zeros(2, np.float32)),)
-    actor = policy.NumpyPolicy(np.ones(1, np.float32), layers, np.log(np.float32([1, 2])))
+    actor = policy.NumpyPolicy(toys.plain_units(1, 2), layers, np.log(np.float32([1, 2])))
     found = actor.log_prob(np.zeros((1, 1), np.float32), np.float32([[1, 2]]))
     np.testing.assert_allclose(found, [-1 - np.log(2) - np.log(2 * np.pi)], rtol=1e-6)
 
@@ -79,7 +83,8 @@ def test_samples_have_the_policys_mean_and_spread():
 
 def test_new_policy_is_nearly_zero():
     # Output layer scaled by 1e-2 (gaussian_mlp.py), hidden units within +-1, fan-in 6.
-    made = policy.GaussianPolicy(5, 2, (8, 6), -0.5, generator=np.random.default_rng(0))
+    units = toys.plain_units(5, 2)
+    made = policy.GaussianPolicy(units, (8, 6), -0.5, generator=np.random.default_rng(0))
     assert np.abs(made.mean(normal(50, 5))).max() < 0.01 / np.sqrt(6) * (6 + 1)
     np.testing.assert_array_equal(made.log_std, np.float32([-0.5, -0.5]))
 
@@ -146,11 +151,57 @@ def test_numpy_is_a_copy():
         np.testing.assert_array_equal(one, two)
 
 
+def test_a_file_without_units_is_of_raw_ones():
+    loaded, _ = policy.load(policy.shipped("hopper"))
+    with np.load(policy.shipped("hopper")) as file:
+        assert "output_scale" not in file.files  # made before there were others
+        np.testing.assert_array_equal(loaded.units.input_scale, file["input_scale"])
+    np.testing.assert_array_equal(loaded.units.input_shift, np.zeros(11))
+    np.testing.assert_array_equal(loaded.units.output_shift, np.zeros(3))
+    np.testing.assert_array_equal(loaded.units.output_scale, np.ones(3))
+
+
+def test_units_of_data_are_spreads_and_halves_of_ranges():
+    task = dataclasses.replace(
+        toys.cart(), action_low=np.float32([0.0]), action_high=np.float32([100.0])
+    )
+    seen = policy.Statistics(np.float32([300.0, 5.0]), np.float32([0.25, 0.0]))
+    units = policy.data_units(task, seen)
+    np.testing.assert_array_equal(units.input_shift, [300.0, 5.0])
+    np.testing.assert_array_equal(units.input_scale, [4.0, 0.0])  # what never changes is not seen
+    np.testing.assert_array_equal(units.output_shift, [50.0])
+    np.testing.assert_array_equal(units.output_scale, [50.0])
+    made = policy.GaussianPolicy(units, (8,), -1.0)
+    np.testing.assert_allclose(made.log_std, [np.log(50.0) - 1.0], rtol=1e-6)
+    np.testing.assert_allclose(made.mean(np.float32([[300.5, 5.0]])), [[50.0]], atol=1.0)
+
+
+def test_cloning_learns_in_units_far_from_one(tmp_path):
+    """Kelvin in, percent out: raw tanh units would all be saturated."""
+    rng = np.random.default_rng(0)
+    kelvin = (300.5 + 0.25 * rng.normal(size=(4000, 2))).astype(np.float32)
+    percent = (50.0 + 60.0 * (kelvin[:, :1] - 300.5)).astype(np.float32)
+    task = dataclasses.replace(
+        toys.cart(), action_low=np.float32([0.0]), action_high=np.float32([100.0])
+    )
+    explained = {}
+    for name, units in (
+        ("raw", policy.raw_units(task)),
+        ("data", policy.data_units(task, standardize.statistics(kelvin))),
+    ):
+        made = policy.GaussianPolicy(units, (16,), -1.0, np.random.default_rng(0))
+        stage = toys.record(tmp_path / name).stage("cloning")
+        behavior_cloning.fit_or_load(made, kelvin, percent, 5, 100, 0.01, 0, stage)
+        left = percent - made.mean(kelvin).numpy()
+        explained[name] = 1.0 - left.var() / percent.var()
+    assert explained["data"] > 0.98 and explained["raw"] < 0.5
+
+
 @pytest.mark.parametrize("robot", tasks.names())
 def test_velocity_scale_touches_velocities_only(robot):
     task = tasks.get(robot)
-    scale = policy.velocity_scale(task, 0.02)
-    for name, value in zip(task.observation_names, scale, strict=True):
+    units = policy.raw_units(task, 0.02)
+    for name, value in zip(task.observation_names, units.input_scale, strict=True):
         assert value == (np.float32(0.02) if "velocity" in name else 1)
 
 
@@ -169,7 +220,9 @@ def linear_data(rows=2000):
 
 
 def clone(folder, epochs):
-    made = policy.GaussianPolicy(4, 2, (), -0.5, generator=np.random.default_rng(0))
+    made = policy.GaussianPolicy(
+        toys.plain_units(4, 2), (), -0.5, generator=np.random.default_rng(0)
+    )
     stage = RunRecord.create_or_continue(folder, "toy", {"seed": 0}).stage("cloning")
     fitted = behavior_cloning.fit_or_load(made, *linear_data(), epochs, 100, 0.01, 0, stage)
     return made, fitted, stage
@@ -200,7 +253,9 @@ def test_cloning_goes_on_where_it_stopped(tmp_path):
 
 def test_no_epochs_leave_the_policy_random(tmp_path):
     made, fitted, stage = clone(tmp_path / "run", 0)
-    fresh = policy.GaussianPolicy(4, 2, (), -0.5, generator=np.random.default_rng(0))
+    fresh = policy.GaussianPolicy(
+        toys.plain_units(4, 2), (), -0.5, generator=np.random.default_rng(0)
+    )
     assert_same_bits(fitted, fresh.numpy())
     assert stage.complete
     _, again, _ = clone(tmp_path / "run", 0)  # it has weights to be read

@@ -24,7 +24,7 @@ def small(monkeypatch):
 def pushing(force, damping=0.0):
     """A policy: force - damping * v."""
     layer = (np.array([[0.0], [-damping]], np.float32), np.array([force], np.float32))
-    return NumpyPolicy(np.ones(2, np.float32), (layer,), np.zeros(1, np.float32))
+    return NumpyPolicy(toys.plain_units(2, 1), (layer,), np.zeros(1, np.float32))
 
 
 def true_value(starts, policy, steps=60):
