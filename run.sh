@@ -27,11 +27,12 @@ find_python() {
 # The stamp holds what was installed, so that a changed pin or another Python installs again.
 install() {
   local requirements=$1 stamp=.venv/$1.stamp python wanted
-  if [ ! -x .venv/bin/python ]; then
+  if [ ! -x .venv/bin/python ] || [ -e .venv/unfinished ]; then
     python=$(find_python)
     echo "making .venv with $python" >&2
-    "$python" -m venv .venv.partial
-    rm -rf .venv && mv .venv.partial .venv
+    mkdir -p .venv && touch .venv/unfinished
+    "$python" -m venv .venv
+    rm .venv/unfinished
   fi
   wanted=$(cat requirements.txt "$requirements" pyproject.toml | cksum)
   if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then

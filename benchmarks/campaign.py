@@ -21,7 +21,6 @@ import threading
 import time
 
 from offline_tf import campaign_record
-from offline_tf.types import UserError
 
 
 def main() -> int:
@@ -67,8 +66,8 @@ def main() -> int:
                 try:
                     summary = json.loads((folder / "summary.json").read_text())
                     campaign_record.add(record, [summary | {"command": f"python -m {line}"}], "")
-                except (OSError, ValueError, UserError) as error:
-                    print(f"{line}: not recorded: {error}", flush=True)
+                except Exception as error:  # a worker that dies would leave lines undone
+                    print(f"{line}: not recorded: {error!r}", flush=True)
                     failed.append(line)
 
     threads = [threading.Thread(target=work) for _ in range(arguments.workers)]

@@ -474,7 +474,8 @@ def _one(name: str, peers: str) -> Numbers:
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(_ROOT)}
     run = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True)
     if run.returncode:
-        print(f"{name} failed: {run.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        said = run.stderr.strip().splitlines() or [f"status {run.returncode}, nothing was said"]
+        print(f"{name} failed: {said[-1]}", file=sys.stderr)
         return {}
     found: Numbers = json.loads(run.stdout.strip().splitlines()[-1])
     shown = ", ".join(f"{key} {value:.3g}" for key, value in found.items())

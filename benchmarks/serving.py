@@ -194,10 +194,10 @@ def difference(config: BenchmarkConfig, sent: list[Sent], bodies: list[bytes]) -
     """Largest difference of answers to the SavedModel's own, relative to values above 1."""
     import tensorflow as tf
 
-    from offline_tf import process
+    from offline_tf import deployed, process
 
     process.use_threads(0)
-    model = tf.saved_model.load(config.export)
+    model = tf.saved_model.load(str(deployed.find(config.export)))
     worst = 0.0
     for request, body in zip(sent, bodies, strict=True):
         function = model.signatures[request.signature]

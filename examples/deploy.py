@@ -75,7 +75,7 @@ for _ in range(min(STEPS, 100)):
     promised += np.where(over, 0.0, found["reward"])
     over |= found["terminated"]
     state = found["next_state"]
-print(f"over 100 steps the model's members promise {np.round(promised).tolist()}")
+print(f"over {min(STEPS, 100)} steps the model's members promise {np.round(promised).tolist()}")
 
 # %% MOPP plans at every step; the decision says how many candidates survived pruning.
 if MOPP:

@@ -21,9 +21,11 @@ AnyPlanner = Planner | MbopPlanner
 TOLERANCE = 1e-5
 LITE_TOLERANCE = 1e-4
 LITE_FILES = {"float32": "planner", "int8": "planner_int8"}
-_WORDS = """The whole planner of MOPP: models, Q function, pruning. An episode begins with the plan of
-`initial_plan`; each decision takes the plan that the one before gave, and a seed of its own.
-manifest.json says from which data and with which flags.
+_MOPP = "The whole planner of MOPP: models, Q function, pruning."
+_MBOP = "The whole planner of MBOP: models and value function."
+_WORDS = """An episode begins with the plan of `initial_plan`; each decision takes the plan that the one
+before gave, and a seed of its own. manifest.json says from which data and with which flags, and with
+which objective where it was exported again ("control").
 
 ```python
 import tensorflow as tf
@@ -38,7 +40,8 @@ planner.tflite and planner_int8.tflite, where they are, hold `plan` and `initial
 LiteRT, the second with its weights in 8-bit integers. Both take their noise as inputs: "normal_.."
 and "uniform_..". In Python, `mopp_tf.lite.Planner` draws it and keeps the plan, without TensorFlow."""
 _UNITS = """`expected_return` is what the kept candidates promise, rewards of the horizon and value
-of the last state, in the models' units: (reward - {shift:.6g}) / {scale:.6g}. `disagreement` is the
+of the last state, in the models' units: (reward - {shift:.6g}) / {scale:.6g}; a reward function of
+one's own is only divided by {scale:.6g}. `disagreement` is the
 largest distance between two models' predictions, in {disagreement}; of `plan`, for each step ahead."""
 _DISAGREEMENTS = {
     "delta": "standard deviations of a step's changes in the data",
@@ -293,7 +296,8 @@ def export_and_verify(
         shift=scale.shift,
         disagreement=_DISAGREEMENTS[planner.knobs.uncertainty_units],
     )
-    words = export.readme("Planner", f"{_WORDS}\n\n{units}", planner.task, made, _SAYS)
+    whole = _MBOP if isinstance(planner, MbopPlanner) else _MOPP
+    words = export.readme("Planner", f"{whole} {_WORDS}\n\n{units}", planner.task, made, _SAYS)
     export.save(exported, folder, made, planner.task, words)
     given: dict[str, dict[str, Array]] = {"initial_plan": {"observation": observations}}
     start = made["initial_plan"](observation=tf.constant(observations))["plan"].numpy()

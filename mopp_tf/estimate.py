@@ -30,7 +30,7 @@ def plan(*stages: object) -> list[str]:
     task = tasks.get(run.env, run.simulator)
     folder = experiment.folder_of(run)
     if run.dataset:
-        sources.check(run.dataset)
+        sources.check(run.dataset, made.KINDS)
     old = RunRecord.check_folder(folder, run.algorithm, configs.flat(), experiment.FREE_FLAGS)
     makes = run.dataset in made.KINDS
     rows = estimate.rows_of(task, "" if makes else run.dataset, run.data_steps)

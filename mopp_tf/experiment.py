@@ -281,7 +281,7 @@ def export_again(
     differences: dict[str, float] = {}
     if lite and isinstance(planner, Planner):
         differences = deploy.write_lite(planner, folder, samples)
-    write_json(folder / "manifest.json", record.manifest)
+    write_json(folder / "manifest.json", record.manifest | {"control": dataclasses.asdict(control)})
     return error, differences
 
 
@@ -568,7 +568,7 @@ def summarize(
         "preset": configs.run.preset,
         "variant": variant(configs),
         "seed": configs.run.seed,
-        "commit": record.manifest["commit"],
+        "commit": record.commits,
         "command": process.command(FREE_FLAGS),
         "horizon": configs.knobs.planner.horizon,
         "training_dtype": record.manifest.get("training_dtype"),

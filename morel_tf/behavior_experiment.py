@@ -67,6 +67,10 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
     record = RunRecord.create_or_continue(folder, "behavior", flags, _FREE_FLAGS)
     if (folder / "summary.json").exists():
         logging.info("%s is finished", folder)
+        if config.save_transitions and not pathlib.Path(config.save_transitions).exists():
+            finished = json.loads((folder / "summary.json").read_text())
+            seen = _Blocks(folder / "transitions").joined()
+            d4rl.write(pathlib.Path(config.save_transitions), seen, None, finished)
         return json.loads((folder / "summary.json").read_text())
     units = raw_units(task, settings.policy_velocity_scale)
     policy = planner.new_policy(units, settings, config.seed)
@@ -166,7 +170,7 @@ def _describe(
         "mean_action_return": kinds["mean"].mean,
         "episodes": _MEASURED_EPISODES,
         "command": f"python -m morel_tf.train_behavior {given}",
-        "commit": record.manifest["commit"],
+        "commit": record.commits,
     }
 
 

@@ -20,7 +20,7 @@ TOLERANCE = 1e-6
 LITE_TOLERANCE = 1e-4
 _WORDS = """Policy, detector and models learned by MOReL; standardisation and clipping are inside.
 manifest.json says from which data and with which flags. policy.tflite and detector.tflite, where they
-are, hold `serving_default` and `is_known` for LiteRT.
+are, are `serving_default` and `is_known` for LiteRT, each as its file's only signature.
 
 ```python
 import tensorflow as tf

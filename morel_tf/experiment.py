@@ -465,7 +465,7 @@ def export_again(
     samples = (inputs.shift + inputs.scale * spread).astype(np.float32)
     states, actions = np.split(samples, [task.state_dim], axis=1)
     error = deploy.export_and_verify(controller, folder, states, task.clip_actions(actions), lite)
-    write_json(folder / "manifest.json", record.manifest)
+    write_json(folder / "manifest.json", record.manifest | {"fallback": fallback})
     return error
 
 
@@ -504,7 +504,7 @@ def summarize(
         "physics": environments.physics_of(task, configs.run.physics),
         "preset": configs.run.preset,
         "seed": configs.run.seed,
-        "commit": record.manifest["commit"],
+        "commit": record.commits,
         "command": process.command(FREE_FLAGS),
         "iterations": configs.planner.iterations,
         "horizon": configs.pmdp.horizon,

@@ -6,6 +6,7 @@ import json
 import pathlib
 from typing import Any
 
+from offline_tf import locks
 from offline_tf.types import UserError
 
 
@@ -23,6 +24,12 @@ def add(path: pathlib.Path, summaries: list[dict[str, Any]], command: str) -> No
     Raises:
       UserError: another command's run would be replaced.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locks.held(path.with_name(path.name + ".lock")):
+        _add(path, summaries, command)
+
+
+def _add(path: pathlib.Path, summaries: list[dict[str, Any]], command: str) -> None:
     record = json.loads(path.read_text()) if path.exists() else []
     runs = {key(run): run for run in record}
     for summary in summaries:
@@ -36,7 +43,6 @@ def add(path: pathlib.Path, summaries: list[dict[str, Any]], command: str) -> No
                 f"`{old['command']}`, got `{kept['command']}`; use another record, or take that run out"
             )
         runs[key(kept)] = kept
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")  # a kill leaves the old record or the new one
     partial.write_text(json.dumps([runs[name] for name in sorted(runs)], indent=1) + "\n")
     partial.replace(path)

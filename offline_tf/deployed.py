@@ -82,15 +82,19 @@ class Deployed:
           needed: a signature that has to be there.
 
         Raises:
-          UserError: there is no export, or it has no such signature.
+          UserError: there is no export, it is damaged, or it has no such signature.
         """
         self.folder = find(path)
-        kept = json.loads((self.folder / INTERFACE).read_text())
-        listed: dict[str, Any] = {
-            name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()
-        }
-        self.interface = Interface(**listed)
-        self._model = tf.saved_model.load(str(self.folder))  # signatures die with their model
+        try:
+            kept = json.loads((self.folder / INTERFACE).read_text())
+            listed: dict[str, Any] = {
+                name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()
+            }
+            self.interface = Interface(**listed)
+            self._model = tf.saved_model.load(str(self.folder))  # signatures die with their model
+        except Exception as error:  # TensorFlow, protobuf and json raise many kinds
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"the export in {self.folder} cannot be read: {reason}") from None
         self.signatures = self._model.signatures
         self._inputs = {
             name: dict(function.structured_input_signature[1])

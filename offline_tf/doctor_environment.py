@@ -116,10 +116,15 @@ def problems(report: dict[str, Any]) -> list[Problem]:
     if report["cpu"]["features"].get("avx2") is False:
         found.append(Problem("the CPU has no AVX2: TensorFlow's wheels may not start", ""))
     tensorflow = report["tensorflow"]
-    has = any(r["name"] == "tensorflow" and r["installed"] for r in report["packages"])
-    if has and "error" in tensorflow:
+    installed = {row["name"] for row in report["packages"] if row["installed"]}
+    if "tensorflow" in installed and "error" in tensorflow:
         what = f"TensorFlow does not start: {tensorflow['error']}"
         found.append(Problem(what, f"pip install --force-reinstall -r {_NEEDED}"))
+    if "mujoco" in installed and "error" in report["mujoco"]:
+        what = f"MuJoCo does not start: {report['mujoco']['error']}"
+        found.append(Problem(what, f"pip install --force-reinstall -r {_NEEDED}"))
+    if "error" in report["folders"]:
+        found.append(Problem(f"the folders cannot be seen: {report['folders']['error']}", ""))
     return found
 
 

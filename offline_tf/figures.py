@@ -176,12 +176,15 @@ def separation(groups: dict[str, Array], limit: float, numbers: dict[str, float]
         return figure
     least, largest = np.quantile(positive, [0.001, 1.0])
     edges = np.geomspace(least, max(largest, 1.001 * least), 60)
-    for (name, values), colour in zip(groups.items(), COLOURS, strict=False):
+    for number, (name, values) in enumerate(groups.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        style = "-" if number < len(COLOURS) else "--"
         known = f"{100 * numbers[f'known/{name}']:.3g} % known"
         area = f", AUROC {numbers[f'auroc/{name}']:.3f}" if f"auroc/{name}" in numbers else ""
         density = np.histogram(values, edges)[0] / max(len(values), 1)
         axis.stairs(density, edges, color=colour, fill=True, alpha=0.18)
-        axis.stairs(density, edges, color=colour, label=f"{name} ({known}{area})")
+        label = f"{name} ({known}{area})"
+        axis.stairs(density, edges, color=colour, linestyle=style, label=label)
     if np.isfinite(limit):
         axis.axvline(limit, color=_INK, linestyle="--", linewidth=1.2, label="limit")
     axis.set_xscale("log")
@@ -200,6 +203,7 @@ def known_map(
     points: Array,
     share: Array,
     paths: Sequence[tuple[str, Array]] = (),
+    limited: bool = True,
 ) -> Figure:
     """The detector's map, with paths on it; see `inspection.known_map`.
 
@@ -207,6 +211,7 @@ def known_map(
       x, y, ratio, points: the map.
       share: [2] of the variance on each axis.
       paths: (label, [.., n, 2] places; NaN where a path is over), drawn in order.
+      limited: whether there is a limit, so that a ratio of 1 means something.
     """
     figure, axes = _new(6.8, 4.8)
     axis = axes[0, 0]
@@ -222,7 +227,8 @@ def known_map(
         rasterized=True,
         alpha=0.75,
     )
-    axis.contour(x, y, ratio, levels=[1.0], colors=_INK, linewidths=1.1)
+    if limited:
+        axis.contour(x, y, ratio, levels=[1.0], colors=_INK, linewidths=1.1)
     axis.plot(*points.T, ".", color="#ffffff", markersize=1.2, alpha=0.55, rasterized=True)
     colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(paths)))
     for (label, places), colour in zip(paths, colours, strict=True):
@@ -233,9 +239,10 @@ def known_map(
     axis.grid(visible=False)
     axis.set_xlabel(f"first principal axis ({100 * share[0]:.0f} % of the variance)")
     axis.set_ylabel(f"second ({100 * share[1]:.0f} %)")
-    axis.set_title("Known (inside the line) and unknown")
+    axis.set_title("Known (inside the line) and unknown" if limited else "Disagreement; no limit")
     bar = figure.colorbar(mesh, ax=axis, shrink=0.8)
-    bar.set_label("log10 of disagreement / limit", color=_INK)
+    unit = " / limit" if limited else ""
+    bar.set_label(f"log10 of disagreement{unit}", color=_INK)
     bar.ax.tick_params(colors=_INK)
     bar.outline.set_edgecolor(_INK)
     if paths:
@@ -264,7 +271,9 @@ def candidates(
     scale = np.maximum(states[:, :, 0].std(axis=(0, 1)), 1e-8)
     for column, (paths, kept, weight) in enumerate(zip(states, keep, weights, strict=True)):
         shown = np.argsort(-paths[:, -1].std(axis=0) / scale)[:2]
-        for axis, dimension in zip(axes[:, column], shown, strict=True):
+        for axis in axes[len(shown) :, column]:  # of tasks with one observation
+            axis.set_visible(False)
+        for axis, dimension in zip(axes[:, column], shown, strict=False):
             for path, alive, share in zip(paths, kept, weight / weight.max(), strict=True):
                 colour, alpha = (COLOURS[0], 0.12 + 0.8 * share) if alive else (COLOURS[3], 0.25)
                 style = "-" if alive else ":"

@@ -60,7 +60,14 @@ def load(
         return SavedModelPolicy(path, task), {}
     if path.suffix == ".zip":
         return read_sb3(path, task), {}
-    return policy_file.load(path)
+    policy, about = policy_file.load(path)
+    widths = len(policy.units.input_scale), len(policy.log_std)
+    if widths != (task.state_dim, task.action_dim):
+        raise UserError(
+            f"policy: {path} takes {widths[0]} observations and gives {widths[1]} actions, "
+            f"--env={task.name} has {task.state_dim} and {task.action_dim}"
+        )
+    return policy, about
 
 
 class SavedModelPolicy:

@@ -299,7 +299,8 @@ def known_map(
       cells: per axis.
 
     Returns:
-      "x" [cells], "y" [cells], "ratio" [cells (y), cells (x)], "points" [n, 2].
+      "x" [cells], "y" [cells], "ratio" [cells (y), cells (x)], "points" [n, 2]. The ratio is to the
+      limit, or, where there is none, the disagreement itself.
     """
     points = plane.place(states)
     low, high = np.quantile(points, [0.002, 0.998], axis=0)

@@ -134,7 +134,9 @@ def drawings(arrays: dict[str, Array]) -> dict[str, Figure]:
     numbers = inspection.separation_numbers(groups, limit)
     drawn["separation"] = figures.separation(groups, limit, numbers)
     paths = list(_under(arrays, "path/").items())
-    drawn["known_map"] = figures.known_map(**_under(arrays, "map/"), paths=paths)
+    drawn["known_map"] = figures.known_map(
+        **_under(arrays, "map/"), paths=paths, limited=0 < float(arrays["limit"]) < np.inf
+    )
     if "coverage" in arrays:
         drawn["calibration"] = figures.calibration(arrays["level"], arrays["coverage"])
     if "drift" in arrays:

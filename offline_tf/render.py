@@ -46,7 +46,9 @@ class RenderConfig:
     physics: str = knob("", "Robot physics; empty: the run's.", choices=("", "v2", "v4", "v5"))
     output: str = knob("", "Folder to write to; empty: RUN/render, without a run render-TASK here.")
     episodes: int = knob(1, "Episodes, one after another.", low=1)
-    seed: int = knob(0, "Random seed of start states and of MOPP's proposals.", low=0)
+    seed: int = knob(
+        0, "Random seed of start states and of MOPP's proposals.", low=0, high=2**31 - 1
+    )
     steps: int = knob(0, "Control steps per episode at most; 0: the task's time limit.", low=0)
     guarded: bool = knob(False, "MOReL: the fallback's action where the policy's is unknown.")
     width: int = knob(480, "Width of a picture in pixels.", low=64, high=4096)
@@ -95,6 +97,8 @@ def load_actor(path: pathlib.Path, task: TaskSpec, seed: int, guarded: bool) -> 
         len(got.action_names),
     ):
         raise UserError(f"--export: {model.folder} is of {got.task}, not of --env={task.name}")
+    if guarded and "act_guarded" not in model.signatures:
+        raise UserError(f"--guarded: the export in {model.folder} has no act_guarded")
     if "plan" in model.signatures:
         planner = deployed.Planner(path, seed)
 
@@ -103,8 +107,6 @@ def load_actor(path: pathlib.Path, task: TaskSpec, seed: int, guarded: bool) -> 
             return Said(action, f"kept {100 * float(planner.decision['kept_share']):.0f} %")
 
         return plan, planner.reset
-    if guarded and "act_guarded" not in model.signatures:
-        raise UserError(f"--guarded: the export in {model.folder} has no act_guarded")
 
     def act(observation: Array) -> Said:
         rows = observation[None]

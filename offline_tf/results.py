@@ -165,16 +165,17 @@ def _with_whole_runs(
 
 
 def table(record: list[dict[str, Any]]) -> str:
-    """Returns the Markdown of one record: a table per algorithm, a row per seed and a mean row."""
+    """Returns the Markdown of one record: a table per algorithm and variant, a row per seed, a mean."""
     parts = []
-    for algorithm in sorted({run["algorithm"] for run in record}):
-        runs = [run for run in record if run["algorithm"] == algorithm]
+    for name in sorted({campaign_record.key(run)[:2] for run in record}):
+        runs = [run for run in record if campaign_record.key(run)[:2] == name]
+        title = f"{name[0]} ({name[1]})" if name[1] else name[0]
         commits = ", ".join(sorted({run["commit"] for run in runs}))
         counts = sorted({str(run["iterations"]) for run in runs if "iterations" in run})
         iterations = f", {', '.join(counts)} iterations" if counts else ""
         commands = sorted({run["command"] for run in runs})
         columns = [c for c in _COLUMNS if any(run.get(c[0]) is not None for run in runs)]
-        parts.append(f"{algorithm}{iterations}, commit {commits}:")
+        parts.append(f"{title}{iterations}, commit {commits}:")
         parts += [*(f"`{command}`" for command in commands), ""]
         parts.append("| " + " | ".join(title for _, title in columns) + " |")
         parts.append("|" + "---|" * len(columns))

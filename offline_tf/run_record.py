@@ -28,13 +28,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from offline_tf import stopping
+from offline_tf import locks, stopping
 from offline_tf.types import Array, UserError
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 _PACKAGES = ("tensorflow", "tensorflow-probability", "keras", "gymnasium", "mujoco", "numpy")
 _PROGRESS_SECONDS = 10.0
@@ -69,21 +64,29 @@ def commit() -> str:
 
 def _locked(folder: pathlib.Path) -> IO[str] | None:
     """Keeps other processes from training in a run folder for as long as this one lives."""
-    if fcntl is None:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / _LOCK).open("a")
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        file.close()
+        return locks.take(folder / _LOCK, wait=False)
+    except BlockingIOError:
         raise UserError(
             f"--workdir: another process is training in {folder}; wait for it, or choose another folder"
         ) from None
-    except OSError:  # a file system without locks
-        file.close()
-        return None
-    return file
+    except OSError as error:
+        raise UserError(f"--workdir: {folder} cannot be written to: {error}") from None
+
+
+def _read_manifest(path: pathlib.Path, flag: str) -> dict[str, Any]:
+    """A run's manifest.
+
+    Raises:
+      UserError: it is somebody else's, or damaged.
+    """
+    try:
+        manifest = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--{flag}: {path} cannot be read: {error}") from None
+    if not isinstance(manifest, dict) or not {"algorithm", "flags"} <= manifest.keys():
+        raise UserError(f"--{flag}: expected a run's manifest at {path}, got another file")
+    return manifest
 
 
 def _plain(value: Any) -> Any:
@@ -130,6 +133,10 @@ class RunRecord:
         lock = _locked(folder)
         if manifest is not None:
             logging.info("continuing the run in %s", folder)
+            commits = manifest.get("commits", [manifest.get("commit", "unknown")])
+            if not (folder / "summary.json").exists() and commit() not in commits:
+                manifest["commits"] = [*commits, commit()]
+                write_json(folder / "manifest.json", manifest)
         else:
             manifest = {
                 "algorithm": algorithm,
@@ -162,8 +169,11 @@ class RunRecord:
           UserError: the folder holds something else.
         """
         path = folder / "manifest.json"
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"--workdir: expected a folder, but {folder} is a file")
+        there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+        if not there.is_dir():
+            raise UserError(f"--workdir: expected a folder, but {there} is a file")
+        if not os.access(there, os.W_OK):
+            raise UserError(f"--workdir: {there} cannot be written to; choose another --workdir")
         if not path.exists():
             # A kill while the manifest was being written leaves no other files than these.
             ours = ("manifest.json.partial", _LOCK)
@@ -173,7 +183,7 @@ class RunRecord:
                     "choose another --workdir"
                 )
             return None
-        manifest = json.loads(path.read_text())
+        manifest = _read_manifest(path, "workdir")
         old = manifest["flags"]
         flags = {name: _plain(value) for name, value in flags.items()}
         differing = [
@@ -204,7 +214,12 @@ class RunRecord:
         path = folder / "manifest.json"
         if not path.exists():
             raise UserError(f"--{flag}: expected a run folder with manifest.json at {folder}")
-        return cls(folder, json.loads(path.read_text()))
+        return cls(folder, _read_manifest(path, flag))
+
+    @property
+    def commits(self) -> str:
+        """Of all code that had a part in the run, separated by commas."""
+        return ", ".join(self.manifest.get("commits", [self.manifest.get("commit", "unknown")]))
 
     def note(self, **values: Any) -> None:
         """Adds entries to the manifest."""

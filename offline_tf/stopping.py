@@ -15,8 +15,8 @@ from absl import logging
 OUT_OF_TIME = 75  # EX_TEMPFAIL: try again
 
 
-class Stopped(Exception):
-    """The run stops here; what it has done is saved.
+class Stopped(BaseException):
+    """The run stops here; what it has done is saved. Nobody's `except Exception` catches it.
 
     Attributes:
       status: of the process.

@@ -227,6 +227,8 @@ def collect(
             progress(total, num_steps, total / max(now - began, 1e-9))
 
     for component, steps in budget(exploration, num_steps).items():
+        if not steps:
+            continue
         stream = named_generator(seed, f"collect/{task.name}/{exploration}/{component}")
         found = _collect_component(component, simulator, policy, stochastic, steps, stream, report)
         episodes += found

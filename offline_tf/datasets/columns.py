@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from offline_tf.blocks import (
     ColumnWriter,
@@ -156,9 +157,9 @@ def from_columns(
     }
     sizes.setdefault("next_observations", sizes["observations"])
     check_scratch(sizes.values(), source)
-    terminals = _whole(columns["terminals"], "terminals").reshape(-1)
+    terminals = _whole(columns["terminals"], "terminals", source).reshape(-1)
     if "timeouts" in columns:
-        timeouts = _whole(columns["timeouts"], "timeouts").reshape(-1)
+        timeouts = _whole(columns["timeouts"], "timeouts", source).reshape(-1)
     else:
         if not terminals.any():
             raise UserError(
@@ -173,6 +174,13 @@ def from_columns(
         keep[-1] = False
         # The row before a dropped one now ends its episode, at a cut.
         timeouts = timeouts | np.append(~keep[1:], False)
+        if terminals.any():
+            logging.warning(
+                "--dataset: %s has no next_observations, so its %d terminal rows are left out with "
+                "their rewards; add them (CSV: next_NAME) where falls or trips are to be learned",
+                source,
+                int(terminals.sum()),
+            )
         terminals = terminals & keep
         if not keep.any():
             raise UserError(
@@ -205,9 +213,15 @@ def from_columns(
     )
 
 
-def _whole(values: Any, name: str) -> Array:
-    steps = blocks(len(values), _rows_per_block(values))
-    return np.concatenate([np.asarray(values[rows], DTYPES[name]) for rows in steps])
+def _whole(values: Any, name: str, source: str) -> Array:
+    """A column of flags."""
+    parts = []
+    for rows in blocks(len(values), _rows_per_block(values)):
+        part = np.asarray(values[rows])
+        if part.dtype.kind == "f" and not np.isfinite(part).all():
+            raise UserError(f"--dataset: {source}: expected flags in {name!r}, got NaN or infinity")
+        parts.append(np.asarray(part, DTYPES[name]))
+    return np.concatenate(parts)
 
 
 def _rows_per_block(values: Any) -> int | None:

@@ -52,7 +52,7 @@ def run(config: DoctorConfig) -> int:
     task = tasks.get(config.env)
     data, name = sources.load(config.dataset, task)
     report = examination.examine(data, task, config.replay, config.seed, threads)
-    stem = config.output or f"doctor-{pathlib.Path(name).stem.replace('/', '-')}"
+    stem = config.output or f"doctor-{pathlib.PurePath(name.replace('/', '-')).stem}"
     text = overview.in_words(report, name)
     pathlib.Path(stem).parent.mkdir(parents=True, exist_ok=True)
     pathlib.Path(f"{stem}.txt").write_text(text + "\n")

@@ -13,6 +13,7 @@ import urllib.request
 
 from absl import logging
 
+from offline_tf import locks
 from offline_tf.datasets import made
 from offline_tf.types import UserError
 
@@ -103,7 +104,12 @@ def fetch(url: str, path: pathlib.Path) -> None:
     """
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"expected an http or https URL, got {url}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with locks.held(path.with_name(path.name + ".lock")):
+        if not path.exists():  # another process may have had it
+            _fetch(url, path)
+
+
+def _fetch(url: str, path: pathlib.Path) -> None:
     partial = path.with_name(path.name + ".partial")
     have = partial.stat().st_size if partial.exists() else 0
     headers = {"Range": f"bytes={have}-"} if have else {}

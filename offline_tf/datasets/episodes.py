@@ -13,6 +13,11 @@ from offline_tf.blocks import ColumnWriter, scratch_bytes
 from offline_tf.datasets import columns
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
+_LOST = (
+    "--dataset: %s has no next_observations, so the last row of each episode is left out with its "
+    "terminal flag and reward; add them where falls or trips are to be learned"
+)
+
 # D4RL's name of a column, then what mjrl, decision-transformer, CS285, imitation, Gymnasium call it.
 ALIASES: dict[str, tuple[str, ...]] = {
     "observations": ("observations", "observation", "obs", "states", "state"),
@@ -122,6 +127,8 @@ def _episode(mapping: Mapping[str, Any], source: str) -> dict[str, Array] | None
         )
     if "next_observations" not in given and steps:
         given["next_observations"] = np.concatenate([observations[1:steps], observations[-1:]])
+        if flags["terminals"][-1]:
+            logging.log_first_n(logging.WARNING, _LOST, 1, source)
         given = {name: values[: steps - 1] for name, values in given.items()}
         steps -= 1
         if steps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import os
 import pathlib
 import shlex
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from offline_tf import foreign_policy, seeds, stopping, tasks
+from offline_tf import foreign_policy, locks, seeds, stopping, tasks
 from offline_tf import policy as policy_file
 from offline_tf.blocks import cache_folder
 from offline_tf.datasets import collection, d4rl
@@ -49,8 +50,11 @@ def make(
     """Collects a data set and writes it to `path` in D4RL's layout.
 
     Raises:
-      UserError: the behaviour policy is missing.
+      UserError: the behaviour policy is missing, or the file cannot be written.
     """
+    there = next(p for p in path.absolute().parents if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):  # before hours are spent
+        raise UserError(f"--output: {path} cannot be written, as {there} takes no files")
     policy, about = (
         (None, {}) if exploration == "random" else foreign_policy.load(policy_path, task)
     )
@@ -249,8 +253,10 @@ def _training_transitions(
             raise UserError(f"--physics: {shipped.name} was trained with {about['physics']}")
         command = [*shlex.split(about["command"])[1:], f"--save_transitions={path.resolve()}"]
         command.append(f"--workdir={path.with_suffix('').resolve()}-run")
-        logging.info("making %s: python %s", path, shlex.join(command))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if _run([sys.executable, *command]):
-            raise UserError(f"--dataset: python {shlex.join(command)} failed; see above")
+        with locks.held(path.with_suffix(".lock")):  # somebody else may be making it
+            if path.exists():
+                return d4rl.read(path, task.state_dim)
+            logging.info("making %s: python %s", path, shlex.join(command))
+            if _run([sys.executable, *command]):
+                raise UserError(f"--dataset: python {shlex.join(command)} failed; see above")
     return d4rl.read(path, task.state_dim)

@@ -37,20 +37,23 @@ def load(name: str, task: TaskSpec) -> tuple[Transitions, str]:
     return episodes.separate_time_limits(data, task), short
 
 
-def check(name: str) -> None:
+def check(name: str, kinds: tuple[str, ...] = ()) -> None:
     """Checks, without reading or making anything, that a data set could be there.
+
+    Args:
+      name: of the data set.
+      kinds: which of made.KINDS the command makes.
 
     Raises:
       UserError: it cannot: no such file, and no name that somebody else's data have.
     """
     path = pathlib.Path(name)
     elsewhere = name.startswith(rlds.PREFIX) or download.is_name(name) or minari.is_id(name)
-    if name in made.KINDS or path.exists() or elsewhere:
+    if name in kinds or path.exists() or elsewhere:
         return
     if not path.suffix:
-        raise UserError(
-            f"--dataset: expected {FORMS}, or one of {', '.join(made.KINDS)}, got {name!r}"
-        )
+        ours = f", or one of {', '.join(kinds)}" if kinds else ""
+        raise UserError(f"--dataset: expected {FORMS}{ours}, got {name!r}")
     raise UserError(f"--dataset: expected a file at {path}, found none")
 
 
@@ -114,6 +117,7 @@ def load_named(
     """
     if name in made.KINDS:
         return made.load_or_make_kind(task, physics, name, steps, seed, data_dir, threads)
+    check(name, made.KINDS)
     return load(name, task)
 
 

@@ -172,6 +172,9 @@ def _from_rows(header: Sequence[str], rows: Any, path: pathlib.Path, task: TaskS
     if not count:
         raise UserError(f"--dataset: {path}: expected rows under the header, found none")
     zeros = np.zeros(count, np.float32)
+    for name in ("terminal", "timeout"):
+        if not np.isfinite(found.get(name, zeros)).all():
+            raise UserError(f"--dataset: {path}: expected flags in {name!r}, got NaN or infinity")
     terminals = found.pop("terminal", zeros) != 0.0
     timeouts = found.pop("timeout", zeros) != 0.0
     timeouts[:-1] |= begins[1:] & ~terminals[:-1]

@@ -9,6 +9,7 @@ import difflib
 import importlib
 import importlib.util
 import pathlib
+import sys
 
 from offline_tf.types import TaskSpec, UserError
 
@@ -92,9 +93,11 @@ def _from_file(name: str) -> TaskSpec:
     spec = importlib.util.spec_from_file_location(f"offline_tf_user_task_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # a user's file may raise anything
+        del sys.modules[spec.name]
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--env: {path} fails when it is run: {reason}") from error
     found = getattr(module, attribute, None)

@@ -199,8 +199,15 @@ class EnvironmentSimulator:
         for index, environment in enumerate(self._environments):
             # In double precision, as our own simulator charges for actions.
             action = np.asarray(actions[index], np.float64)
-            observation, rewards[index], terminated[index], *_ = environment.step(action)
+            observation, rewards[index], terminated[index], *rest = environment.step(action)
             self._set(index, observation)
+            early = self.elapsed[index] + 1 < self.task.max_episode_steps
+            if len(rest) == 2 and rest[0] and early and not terminated[index]:
+                raise UserError(
+                    f"--env={self.task.name}: the environment cut an episode after "
+                    f"{self.elapsed[index] + 1} steps, before its limit of "
+                    f"{self.task.max_episode_steps}; register it with its max_episode_steps"
+                )
         self.elapsed += 1
         return rewards, terminated
 

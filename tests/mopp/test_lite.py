@@ -153,6 +153,11 @@ def test_bad_input_is_told(written, tmp_path):
     _, folder, _ = written
     with pytest.raises(ValueError, match=r"expected an observation of shape \(11,\), got \(10,\)"):
         lite.Planner(folder / "planner.tflite").act(np.zeros(10))
+    made = lite.Planner(folder / "planner.tflite")
+    for bad in (np.nan, -np.inf):
+        with pytest.raises(ValueError, match="expected an observation of finite numbers"):
+            made.act(np.full(11, bad))
+    assert np.isfinite(made.act(np.zeros(11))).all()
     with pytest.raises(UserError, match=r"expected a file planner.tflite, found none at .*none"):
         lite.Planner(tmp_path / "none")
     (tmp_path / "text.tflite").write_text("no planner")

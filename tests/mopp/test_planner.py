@@ -718,6 +718,20 @@ def test_many_actions_need_no_list_of_all_orderings():
     assert all(sorted(m.order) == list(range(20)) for m in model.members)
 
 
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("network", ["adm", "mlp"])
+def test_what_is_no_number_is_unknown(network, graph):
+    """In a graph, fused kernels would turn NaN into 0."""
+    config = dataclasses.replace(MODEL, network=network)
+    dynamics = DynamicsModel(TASK, config, DynamicsConfig(dynamics_members=2), UNITS, np.ones(3), 0)
+    made = planner(dynamics=dynamics, limit=1e9)
+    bad = (np.nan, np.inf, -np.inf, 1e30)
+    rows = tf.constant([[0.5, 0.0], *([x, 0.0] for x in bad), *([0.5, x] for x in bad)])
+    actions = tf.zeros([9, 1])
+    call = tf.function(made.step) if graph else made.step
+    assert call(rows, actions).known.numpy().tolist() == [True] + 8 * [False]
+
+
 def test_a_step_is_the_members_mean_and_is_known_below_the_limit():
     """Bounds of the force are +-4 here; members are 0.5 apart in x' and half of that in reward."""
     task = dataclasses.replace(

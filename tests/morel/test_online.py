@@ -229,6 +229,15 @@ def test_a_checkpoint_is_the_end_of_the_shorter_run_that_its_file_names(training
     assert summary == about
 
 
+def test_transitions_that_were_deleted_come_again(training, tmp_path):
+    path = tmp_path / "kept.hdf5"
+    summary = training("run", num_steps=480, save_transitions=str(path))
+    before = d4rl.content_hash(d4rl.read(path))
+    path.unlink()
+    assert training("run", num_steps=480, save_transitions=str(path)) == summary
+    assert d4rl.content_hash(d4rl.read(path)) == before
+
+
 def test_transitions_are_never_written_over_a_file(training, tmp_path):
     (tmp_path / "mine.hdf5").write_text("mine")
     with pytest.raises(UserError, match="it is not replaced"):

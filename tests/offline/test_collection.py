@@ -1,12 +1,13 @@
 import dataclasses
 import math
+import pathlib
 
 import h5py
 import numpy as np
 import pytest
 import toys
 
-from offline_tf import policy
+from offline_tf import policy, tasks
 from offline_tf.datasets import collection, d4rl, made
 from offline_tf.policy import NumpyPolicy
 from offline_tf.tasks.simulator import Simulator
@@ -282,6 +283,73 @@ def test_another_behaviour_policy_means_other_data(hopper, tmp_path, monkeypatch
     assert name == same_name
     assert len(list((tmp_path / "data").glob(f"{name}-*.hdf5"))) == 2
     assert d4rl.content_hash(first) != d4rl.content_hash(second)
+
+
+def test_a_few_rows_leave_components_out(hopper, hopper_policy):
+    found = collection.collect(hopper, "v2", hopper_policy, "eps1", 4, 0, threads=1)
+    assert len(found.transitions) == 4
+
+
+def test_a_policy_of_another_robot_and_a_folder_that_is_none_are_named(hopper, tmp_path):
+    shipped, walker = policy.shipped("hopper"), tasks.get("walker2d")
+    arguments = ("v2", "pure", 300, 0, True, shipped, 1)
+    message = "takes 11 observations and gives 3 actions, --env=walker2d has 17 and 6"
+    with pytest.raises(UserError, match=message):
+        made.make(tmp_path / "data.hdf5", walker, *arguments)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="--output: .* cannot be written, as .*file takes no files"):
+        made.make(tmp_path / "file" / "data.hdf5", hopper, *arguments)
+
+
+def test_two_data_sets_one_after_the_other(tmp_path):
+    first, second = toys.transitions((5, 4)), toys.transitions((3,), seed=1)
+    first.terminals[-1], first.timeouts[-1] = False, False  # cut without a word
+    both = made.joined(first, second)
+    np.testing.assert_array_equal(both.episode_bounds(), [[0, 5], [5, 9], [9, 12]])
+    np.testing.assert_array_equal(both.observations[9:], second.observations)
+    assert both.timeouts[8] and not both.terminals[8]
+    first.terminals[-1] = True
+    assert not made.joined(first, second).timeouts[8]
+
+
+def test_mixed_data_are_whole_episodes_up_to_the_budget():
+    data = toys.transitions((20, 7, 20, 9, 6))  # 7 and 9 end in a terminal state, 6 was cut
+    lengths, orders = set(), set()
+    for seed in range(8):
+        found = made.whole_episodes(data, 50, seed)
+        bounds = found.episode_bounds()
+        sizes = tuple((bounds[:, 1] - bounds[:, 0]).tolist())
+        assert len(found) <= 50 and 6 not in sizes
+        for start, end in bounds:
+            (at,) = np.flatnonzero((data.observations == found.observations[start]).all(axis=1))
+            np.testing.assert_array_equal(
+                found.rewards[start:end], data.rewards[at : at + end - start]
+            )
+        lengths.add(len(found))
+        orders.add(sizes)
+    assert max(lengths) > 40 and len(orders) > 1
+    assert len(made.whole_episodes(data, 1000, 0)) == 56
+
+
+def test_a_training_whose_transitions_were_deleted_gives_them_again(hopper, tmp_path, monkeypatch):
+    """The child is `behavior_experiment`'s affair; that it is asked only once is this one's."""
+    asked = []
+
+    def child(command):
+        asked.append(command)
+        (target,) = (w for w in command if w.startswith("--save_transitions="))
+        d4rl.write(pathlib.Path(target.partition("=")[2]), collected_here.transitions)
+        return 0
+
+    collected_here = collection.collect(hopper, "v2", None, "random", 300, 5, threads=1)
+    monkeypatch.setattr(made, "_run", child)
+    shipped = policy.shipped("hopper-medium")
+    for _ in range(2):
+        made._training_transitions(hopper, "v2", shipped, str(tmp_path))
+    assert len(asked) == 1
+    next(tmp_path.glob("*.hdf5")).unlink()
+    made._training_transitions(hopper, "v2", shipped, str(tmp_path))
+    assert len(asked) == 2
 
 
 def test_data_cannot_be_made_without_a_simulator_or_a_policy(hopper, tmp_path):

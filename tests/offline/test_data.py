@@ -115,6 +115,24 @@ def test_column_vectors_and_float64_are_accepted(tmp_path):
     assert_same(d4rl.read(path, 4), data)
 
 
+def test_terminal_rows_that_lead_nowhere_are_told(tmp_path, caplog):
+    ends = np.zeros(9, bool)
+    ends[[2, 5, 8]] = True
+    data = random_transitions(0, ends, np.zeros(9, bool))
+    path = write_columns(tmp_path / "data.hdf5", data, next_observations=None)
+    assert not d4rl.read(path, 4).terminals.any()
+    assert "no next_observations, so its 3 terminal rows are left out" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["terminals", "timeouts"])
+def test_flags_are_numbers(tmp_path, name):
+    ends = np.arange(9) % 3 == 2
+    data = random_transitions(0, ends, ~ends & False)
+    flags = np.where(ends, np.nan, 0.0)
+    path = write_columns(tmp_path / "data.hdf5", data, **{name: flags})
+    assert f"expected flags in {name!r}, got NaN" in error_of(d4rl.read, path, 4)
+
+
 @pytest.mark.parametrize("seed", range(50))
 def test_without_next_observations_nothing_crosses_an_end(tmp_path, seed):
     generator = np.random.default_rng(seed)

@@ -140,6 +140,9 @@ def test_parts_that_fail_are_told_and_hide_nothing_else(here, monkeypatch):
     report = doctor.examine({name: {"error": f"{name} is broken"} for name in doctor._PARTS})
     text = doctor.in_words(report)
     assert all(f"{name} is broken" in text for name in doctor._PARTS)
+    problems = [problem["what"] for problem in report["problems"]]
+    for part in ("tensorflow", "mujoco", "folders"):
+        assert any(f"{part} is broken" in what for what in problems)
 
 
 def test_a_part_is_examined_in_a_process_of_its_own(monkeypatch):

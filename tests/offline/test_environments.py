@@ -64,6 +64,37 @@ def test_the_environment_is_stepped_as_gymnasium_steps_it():
     np.testing.assert_array_equal(simulator.elapsed, [20, 0, 20])
 
 
+class _Cut(gymnasium.Env):
+    """Ends its episodes after twenty steps without having said so."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    metadata = {"render_fps": 10}
+
+    def reset(self, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.zeros(2, np.float32), 0.0, False, self.steps >= 20, {}
+
+
+@pytest.mark.parametrize("limit", [None, 20])
+def test_an_environment_that_cuts_episodes_has_to_say_when(limit):
+    name = f"Cut{limit or ''}-v0"
+    gymnasium.register(name, entry_point=_Cut, max_episode_steps=limit)
+    simulator = environments.make_simulator(tasks.get(name), "v2", 1)
+    simulator.reset(np.random.default_rng(0))
+    for _ in range(19):
+        simulator.step(np.zeros((1, 1)))
+    if limit:
+        assert not simulator.step(np.zeros((1, 1)))[1].any()
+        return
+    with pytest.raises(UserError, match="cut an episode after 20 steps, before its limit of 1000"):
+        simulator.step(np.zeros((1, 1)))
+
+
 def test_robots_of_gymnasium_can_be_put_into_a_state():
     task = tasks.get("InvertedPendulum-v5")
     simulator = environments.make_simulator(task, "v2", 2)

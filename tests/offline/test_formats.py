@@ -1,5 +1,6 @@
 """Every format loads to the same transitions; nothing in a file is run; bad files end in one line."""
 
+import contextlib
 import csv
 import dataclasses
 import http.server
@@ -563,6 +564,7 @@ def test_episodes_of_minari_come_in_the_order_of_their_numbers(tmp_path):
         ("x,v\n1,2\n", "lacks the columns force of --env=cart, got x, v"),
         ("x,v,force\n1,2,3\n1,oops,3\n", "line 3: expected a number, got v='oops'"),
         ("x,v,force\n1,2\n", "line 2: expected a number, got force='nothing'"),
+        ("x,v,force,timeout\n1,2,3,nan\n", "expected flags in 'timeout', got NaN"),
         ("x,v,force\n", "expected rows under the header, found none"),
         ("", "got an empty file"),
     ],
@@ -572,6 +574,16 @@ def test_bad_tables_name_the_place(text, message, tmp_path):
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         sources.load(str(path), TASK)
+
+
+def test_a_table_says_where_episodes_end(tmp_path):
+    path = tmp_path / "log.csv"
+    rows = [(0, 0, 0), (1, 0, 1), (2, 0, 0), (3, 1, 0), (4, 0, 0)]
+    lines = [f"{x},0,0.5,{x + 1},0,{terminal},{timeout}" for x, terminal, timeout in rows]
+    path.write_text("x,v,force,next_x,next_v,terminal,timeout\n" + "\n".join(lines))
+    data, _ = sources.load(str(path), toys.cart(bound=3.5))
+    np.testing.assert_array_equal(data.timeouts, [False, True, False, False, True])
+    np.testing.assert_array_equal(data.terminals, [False, False, False, True, False])
 
 
 def test_a_table_without_flags_is_one_episode(tmp_path):
@@ -646,6 +658,20 @@ def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
     assert Server.ranges == [None, "bytes=50000-"]
 
 
+def test_what_another_process_has_downloaded_is_left_alone(server, tmp_path, monkeypatch):
+    Server.body, path = b"mine", tmp_path / "file.hdf5"
+
+    @contextlib.contextmanager
+    def waited_for(lock):
+        assert lock == tmp_path / "file.hdf5.lock"
+        path.write_bytes(b"theirs")  # while this process waited
+        yield
+
+    monkeypatch.setattr(download.locks, "held", waited_for)
+    download.fetch(f"{server}/file.hdf5", path)
+    assert path.read_bytes() == b"theirs" and Server.ranges == []
+
+
 def test_a_name_of_d4rl_is_downloaded_once(server, tmp_path, monkeypatch):
     recorded = logged(0)
     Server.body = write_d4rl(tmp_path, recorded).read_bytes()
@@ -673,11 +699,13 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
     for name, message in (
         (str(tmp_path / "data.txt"), "expected an HDF5 file with D4RL's keys, a Minari id"),
         (str(tmp_path / "none.hdf5"), "expected a file at"),
-        ("medium", "or one of random-ours"),
+        ("medium", "a CSV table, got 'medium'"),
         (str(tmp_path), "expected a Minari folder"),
     ):
         with pytest.raises(UserError, match=message):
             sources.load(name, TASK)
+    with pytest.raises(UserError, match="or one of random-ours, .*, got 'medium'"):
+        sources.load_named("medium", TASK, "v2", 10, 0, str(tmp_path), 1)
     recorded = [one | {"actions": np.zeros((len(one["rewards"]), 2))} for one in logged()]
     with pytest.raises(UserError, match="actions of width 2, --env=cart has 1"):
         sources.load(str(write_mjrl(tmp_path, recorded)), TASK)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from offline_tf import inspection
+from offline_tf import figures, inspection
 from offline_tf.inspection import Prediction, Rows, View
 
 CART = toys.cart()
@@ -162,3 +162,20 @@ def test_one_dimension_has_a_plane_and_a_map_too():
     actions = np.zeros((90, 1), np.float32)
     found = inspection.known_map(seen, plane, states, actions, cells=5)
     assert np.isfinite(found["ratio"]).all()
+    (axis, bar) = figures.known_map(**found, share=plane.share, limited=False).axes
+    assert axis.get_title() == "Disagreement; no limit"
+    assert bar.get_ylabel() == "log10 of disagreement"
+    with_limit = figures.known_map(**found, share=plane.share).axes[0]
+    assert len(with_limit.collections) > len(axis.collections)  # the line of the limit
+    shown = figures.candidates(
+        np.zeros((2, 4, 3, 1)), np.ones((2, 4), bool), np.ones((2, 4)), ["x"], ["one", "two"]
+    )
+    assert [axis.get_visible() for axis in shown.axes] == [True, True, False, False]
+
+
+def test_every_group_of_pairs_is_drawn():
+    groups = {f"set {i}": np.geomspace(0.1, 1.0 + i, 50) for i in range(8)}
+    numbers = {f"known/{name}": 1.0 for name in groups}
+    axis = figures.separation(groups, 1.0, numbers).axes[0]
+    shown = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert [name for name in groups if any(name in text for text in shown)] == list(groups)

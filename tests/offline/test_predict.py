@@ -1,6 +1,10 @@
 """Exports in use: acting in a loop, and files of observations to files of actions."""
 
+import contextlib
 import csv
+import pathlib
+import shutil
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -106,6 +110,11 @@ def test_a_planner_remembers_its_plan_and_takes_a_new_seed_each_step(planner):
     assert loaded.decision["expected_return"] == 0.5
     with pytest.raises(ValueError, match="expected 1 observations as before, got 2; call reset"):
         loaded.act([[0.0, 0.0]] * 2)
+    before = loaded.decision
+    for bad in (np.nan, np.inf):  # it would stay in the plan
+        with pytest.raises(ValueError, match="expected an observation of finite numbers"):
+            loaded.act([bad, 0.0])
+    assert loaded.decision is before
     loaded.reset()
     assert loaded.decision == {}
     np.testing.assert_allclose(loaded.act([[9.0, 0.0]] * 2), [[509.0]] * 2)
@@ -118,6 +127,11 @@ def test_the_wrong_export_and_none_are_named(controller, planner, tmp_path):
         morel_tf.load(planner)
     with pytest.raises(UserError, match=r"expected a run folder or an export .* at "):
         morel_tf.load(tmp_path)
+    for name, content in ((deployed.INTERFACE, "{"), ("saved_model.pb", "cut")):
+        shutil.copytree(controller, tmp_path / name)
+        (tmp_path / name / name).write_text(content)
+        with pytest.raises(UserError, match=f"the export in .*{name} cannot be read: "):
+            morel_tf.load(tmp_path / name)
 
 
 ROWS = np.random.default_rng(0).normal(size=(11, 2)).astype(np.float32)
@@ -187,6 +201,19 @@ def test_a_planner_takes_each_row_as_the_first_decision(planner, tmp_path):
     assert set(found) == {"action", "kept_share", "disagreement", "expected_return"}
 
 
+def test_planners_are_given_fewer_rows_at_once(controller, planner, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(predict, "predict", lambda model, rows, *_: seen.append(len(rows)) or {})
+    monkeypatch.setattr(predict, "_writer", lambda *_: contextlib.nullcontext(mock.Mock()))
+    monkeypatch.setattr(pathlib.Path, "replace", lambda *_: None)
+    np.savez(tmp_path / "many.npz", observations=np.zeros((5000, 2), np.float32))
+    _run(planner, tmp_path / "many.npz", tmp_path / "out.npz")
+    assert set(seen) == {64, 5000 % 64}
+    seen.clear()
+    _run(controller, tmp_path / "many.npz", tmp_path / "out.npz")
+    assert seen == [4096, 904]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -200,6 +227,7 @@ def test_a_planner_takes_each_row_as_the_first_decision(planner, tmp_path):
         ({"input": "words.csv"}, "line 3: expected numbers for x, v"),
         ({"input": "damaged.hdf5"}, "--input: .* is no readable file of observations"),
         ({"input": "nothing.npz"}, "--input: expected rows of observations, .* has none"),
+        ({"input": "nothing.csv"}, "--input: expected rows of observations, .* has none"),
         ({"input": "empty.npz"}, "lacks 'observations', got actions"),
     ],
 )
@@ -213,6 +241,7 @@ def test_bad_input_is_named_and_leaves_nothing(controller, tmp_path, monkeypatch
     np.savez("nothing.npz", observations=np.zeros((0, 2)))
     np.savez("empty.npz", actions=np.zeros((3, 5)))
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "nothing.csv").write_text("x,v\n")
     (tmp_path / "words.csv").write_text("x,v\n1,2\n1,two\n")
     before = sorted(p.name for p in tmp_path.iterdir())
     with pytest.raises(UserError, match=message):

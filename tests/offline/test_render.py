@@ -335,6 +335,8 @@ def test_what_the_pictures_say_of_each_kind_of_export(exports, tmp_path):
     act, begin = render.load_actor(exports["mopp"], task, 0, False)
     begin()
     assert act(rows[0]).verdict == "kept 25 %" and not act(rows[0]).doubtful
+    with pytest.raises(UserError, match="--guarded: the export in .* has no act_guarded"):
+        render.load_actor(exports["mopp"], task, 0, True)
     # An export without a detector; one older than interface.json, in its run folder.
     old = tmp_path / "export"
     exports["old"].rename(old)
@@ -368,6 +370,7 @@ def test_nothing_is_written_where_nothing_draws(exports, tmp_path, monkeypatch, 
         ({"camera": "sky"}, "--camera: expected one of follow, track, got 'sky'"),
         ({"env": "halfcheetah"}, "is of hopper, not of --env=halfcheetah"),
         ({"env": f"{EXAMPLE}:TANK"}, "declares no simulator; there is nothing to film"),
+        ({"seed": 2**31}, "--seed: expected a value in"),
         ({"width": 10}, "--width: expected a value in"),
     ],
 )

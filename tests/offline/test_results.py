@@ -35,6 +35,18 @@ def test_a_table_has_a_row_per_seed_their_mean_and_only_columns_with_numbers():
     assert found[4] == ["mean +- std", "1001 +- 1", f"30 +- {std:.0f}"]
 
 
+def test_variants_are_not_averaged():
+    runs = [
+        summary(0, 3000.0),
+        summary(0, 1000.0, variant="MLP"),
+        summary(1, 2000.0, variant="MLP"),
+    ]
+    text = results.table(runs)
+    assert "mopp, commit abc:" in text and "mopp (MLP), commit abc:" in text
+    rows = rows_of(text)
+    assert [row[-1] for row in rows if row[0] == "mean +- std"] == ["1500 +- 707"]
+
+
 def test_one_run_has_no_mean_row_and_small_numbers_keep_their_digits():
     found = rows_of(results.table([summary(0, 10.0, kept_share=0.8149)]))
     assert found[0][-1] == "kept share" and found[1][-1] == "0.81" and len(found) == 2

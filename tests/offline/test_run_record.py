@@ -101,6 +101,33 @@ def test_kill_while_the_manifest_is_written_can_be_repeated(tmp_path, monkeypatc
     RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
 
 
+def test_all_commits_that_had_a_part_are_kept(tmp_path, monkeypatch):
+    both = "first, second"
+    for name, expected in (("first", "first"), ("second", both), ("second", both)):
+        monkeypatch.setattr(run_record, "commit", lambda name=name: name)
+        record = RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
+        assert record.commits == expected == RunRecord.open_existing(tmp_path).commits
+    (tmp_path / "summary.json").write_text("{}")  # finished: whoever looks at it has no part in it
+    monkeypatch.setattr(run_record, "commit", lambda: "third")
+    assert RunRecord.create_or_continue(tmp_path, "morel", FLAGS).commits == "first, second"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "web app"}'])
+def test_somebody_elses_manifest_is_named(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match="^--workdir: .*manifest.json"):
+        RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
+    with pytest.raises(UserError, match="^--models_from: .*manifest.json"):
+        RunRecord.open_existing(tmp_path, "models_from")
+    assert (tmp_path / "manifest.json").read_text() == content
+
+
+def test_a_folder_below_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="expected a folder, but .*file is a file"):
+        RunRecord.check_folder(tmp_path / "file" / "deep" / "run", "morel", FLAGS)
+
+
 def test_empty_folder_is_taken(tmp_path):
     (tmp_path / "run").mkdir()
     RunRecord.create_or_continue(tmp_path / "run", "morel", FLAGS)

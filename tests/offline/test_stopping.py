@@ -15,8 +15,8 @@ import tensorflow as tf
 import toys
 
 from morel_tf import config, estimate, experiment
-from offline_tf import stopping
-from offline_tf.datasets import made
+from offline_tf import stopping, tasks
+from offline_tf.datasets import made, sources
 from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
 
@@ -105,6 +105,17 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypa
     record.stage("dynamics").finish({})
     said = "\n".join(estimate.plan(*_configs(data_steps=3000)))
     assert "go on with the run in" in said and not re.search(r"^  dynamics", said, re.M)
+
+
+def test_no_reader_takes_the_end_of_the_time_for_a_damaged_file(tmp_path, monkeypatch):
+    def slow(*_):
+        time.sleep(30)
+
+    path = tmp_path / "data.hdf5"
+    path.touch()
+    monkeypatch.setattr(sources.h5py, "File", slow)
+    with pytest.raises(stopping.Stopped), stopping.at_once(1e-5):
+        sources.read_file(path, tasks.get("hopper"))
 
 
 @pytest.mark.parametrize(

@@ -355,6 +355,11 @@ def test_a_task_can_stand_in_a_file(tmp_path):
     path.write_text(
         "import dataclasses\nimport toys\nTANK = dataclasses.replace(toys.cart(), name='tank')\n"
     )
+    path.write_text(
+        "from __future__ import annotations\n"
+        + path.read_text()
+        + "@dataclasses.dataclass\nclass Pump:\n    power: float\n"
+    )
     found = tasks.get(f"{path}:TANK")
     assert found.name == "tank"
     assert found.state_dim == 2
