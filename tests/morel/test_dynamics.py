@@ -278,7 +278,36 @@ def test_training_rows_are_judged_where_none_are_held_out():
     np.testing.assert_array_equal(some.judged(2), [40, 49])
 
 
-def test_members_start_and_train_differently():
+def test_members_see_other_orders_and_the_rate_falls_over_all_epochs(tmp_path, monkeypatch):
+    data, ensemble, split = _problem()
+    orders, asked = [], []
+    shuffled, cosine = dynamics.fitting.shuffled_batches, dynamics.fitting.cosine
+
+    def noted_order(*arguments):
+        orders.append(shuffled(*arguments))
+        return orders[-1]
+
+    def noted_rates(first, last_share, steps, total):
+        asked.append((first, last_share, steps, total))
+        return cosine(first, last_share, steps, total)
+
+    monkeypatch.setattr(dynamics.fitting, "shuffled_batches", noted_order)
+    monkeypatch.setattr(dynamics.fitting, "cosine", noted_rates)
+    config = dataclasses.replace(SMALL, dynamics_epochs=2)
+    record = toys.record(tmp_path / "run")
+    dynamics.fit_or_load(ensemble, _columns(data), split, config, NAMES, 0, record)
+    assert len(orders) == 2 and orders[0].shape[1] == 2
+    every = [epoch[:, member].ravel() for epoch in orders for member in range(2)]
+    for one, other in itertools.combinations(every, 2):
+        assert (one != other).mean() > 0.5
+    (total,) = {entry[3] for entry in asked}
+    assert total == sum(len(epoch) for epoch in orders)
+    np.testing.assert_array_equal(np.concatenate([entry[2] for entry in asked]), np.arange(total))
+    expected = (config.dynamics_learning_rate, config.dynamics_final_rate_share)
+    assert {entry[:2] for entry in asked} == {expected}
+
+
+def test_members_start_differently():
     ensemble = _ensemble()
     kernels = [networks.dense_weights(member)[0][0].numpy() for member in ensemble.members]
     assert np.abs(kernels[0] - kernels[1]).max() > 0.1

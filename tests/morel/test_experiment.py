@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ import tensorflow as tf
 import toys
 
 from morel_tf import algorithm, config, deploy, experiment
-from offline_tf import inspector, policy_value, tasks
+from offline_tf import evaluation, inspector, policy_value, tasks
 from offline_tf.datasets import d4rl
 from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
@@ -185,6 +186,58 @@ def test_the_summary_agrees_with_what_lies_in_the_folder(finished):
     assert table["step"].tolist() == [2, 3]
     assert summary["true_return_last_tenth"] == table["true_return_mean"][1]
     assert summary["true_return_least_in_second_half"] == table["true_return_mean"].min()
+
+
+def _evaluations(monkeypatch):
+    """Replaces evaluation: the n-th call gives n, n + 1; returns what was asked."""
+    asked = []
+
+    def evaluate(policy, *where, **options):
+        asked.append((policy, *where, options))
+        return evaluation.Evaluation(len(asked) + np.float64([0, 1]), np.array([5, 5]))
+
+    monkeypatch.setattr(experiment.evaluation, "evaluate", evaluate)
+    return asked
+
+
+def test_final_numbers_stand_under_their_own_names(finished, tmp_path, monkeypatch):
+    home, configs, _ = finished
+    asked, data = _evaluations(monkeypatch), d4rl.read(made_file(home), 11)
+    learned = types.SimpleNamespace(
+        policy=types.SimpleNamespace(numpy=lambda: "planned"), cloned="cloned"
+    )
+    task, record = tasks.get("hopper"), toys.record(tmp_path / "run")
+    found = experiment.evaluate_final(configs, task, data, learned, record, 1)
+    names = ("true_return_mean", "true_return_stochastic", "true_return_at_horizon", "bc_return")
+    assert [found[name] for name in names] == [1.5, 2.5, 3.5, 4.5]
+    assert found["true_return_std"] == pytest.approx(np.sqrt(0.5))
+    # Policy, where, episodes, stochastic, seed.
+    expected = [("planned", False), ("planned", True), ("planned", True), ("cloned", False)]
+    assert [(call[0], call[4]) for call in asked] == expected
+    assert all(call[2:4] == ("v2", 2) and call[5] == 3 for call in asked)
+    same_terms = asked[2][-1]
+    assert same_terms["horizon"] == configs.pmdp.horizon == 50
+    first = data.episode_bounds()[:, 0]
+    np.testing.assert_array_equal(same_terms["starts"][0], data.qpos[first])
+    np.testing.assert_array_equal(same_terms["starts"][1], data.qvel[first])
+    assert all(not {"horizon", "starts"} & set(asked[i][-1]) for i in (0, 1, 3))
+
+
+def test_evaluations_while_planning_stand_under_their_own_names(finished, tmp_path, monkeypatch):
+    home, configs, _ = finished
+    asked, given = _evaluations(monkeypatch), []
+
+    def morel(*arguments):
+        given.append(arguments[7])
+        raise toys.Killed
+
+    monkeypatch.setattr(experiment.algorithm, "morel", morel)
+    with pytest.raises(toys.Killed):
+        experiment.run(_configs(tmp_path / "run", home / "data", dataset=str(made_file(home))))
+    assert given[0]("policy", 1) == {} and not asked  # every second iteration
+    found = given[0]("policy", 2)
+    assert (found["true_return_mean"], found["true_return_stochastic"]) == (1.5, 2.5)
+    assert [(call[0], call[4]) for call in asked] == [("policy", False), ("policy", True)]
 
 
 def test_the_flags_come_back_from_the_folder(finished):

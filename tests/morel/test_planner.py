@@ -128,6 +128,47 @@ def _true_return(policy, horizon=25, count=400):
     return total
 
 
+def test_every_knob_reaches_what_it_is_of(tmp_path, monkeypatch):
+    config = dataclasses.replace(
+        SMALL,
+        discount=0.9,
+        gae_lambda=0.8,
+        kl_per_update=0.03,
+        cg_iterations=3,
+        cg_damping=0.02,
+        fisher_share=0.4,
+        min_log_std=-1.5,
+        max_log_std=0.5,
+        baseline_learning_rate=0.002,
+        baseline_weight_decay=0.003,
+        baseline_epochs=4,
+        baseline_batch_size=16,
+    )
+    seen = {}
+
+    def noted(name, function):
+        def call(*arguments, **options):
+            assert not options
+            seen[name] = arguments
+            return function(*arguments)
+
+        return call
+
+    for name in ("NaturalGradient", "ValueBaseline"):
+        monkeypatch.setattr(planner, name, noted(name, getattr(planner, name)))
+
+    def update(*arguments):
+        seen["update"] = arguments
+        raise toys.Killed
+
+    monkeypatch.setattr(planner.policy_update, "update", update)
+    with pytest.raises(toys.Killed):
+        _plan(tmp_path / "run", config=config)
+    assert seen["NaturalGradient"][1:] == (3, 0.02, 0.4, -1.5, 0.5)
+    assert seen["ValueBaseline"][1:6] == ((8,), 0.002, 0.003, 4, 16)
+    assert seen["update"][3:6] == (0.9, 0.8, 0.03)
+
+
 @pytest.mark.parametrize("bounds", [(-3.0, -2.0, 1.0), (1.5, 1.5, 1.0), (0.0, -2.0, -1.0)])
 def test_first_noise_lies_within_its_bounds(bounds):
     first, least, greatest = bounds

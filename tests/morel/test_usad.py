@@ -201,7 +201,7 @@ class _Spy:
     """Remembers what each detector was calibrated on."""
 
     def __init__(self):
-        self.received, self.values = [], []
+        self.received, self.values, self.judged = [], [], []
 
     def __call__(self, ensemble, weights, states, actions, rows, **options):
         self.received.append(states[rows])
@@ -216,6 +216,13 @@ def _calibrate(data, record, config, monkeypatch):
     ensemble, weights, states = _hopper_detector(data)
     spy = _Spy()
     monkeypatch.setattr(usad, "batched", spy)
+    judge = usad.error_prediction
+
+    def judged(*arguments):
+        spy.judged.append(arguments[2:])
+        return judge(*arguments)
+
+    monkeypatch.setattr(usad, "error_prediction", judged)
     held_out = np.arange(40, 60)
     arguments = (HOPPER, ensemble, weights, data, states, held_out, config, record)
     return usad.calibrate_or_load(*arguments), spy, arguments
@@ -247,6 +254,12 @@ def test_each_detector_is_calibrated_on_what_it_will_receive(tmp_path, monkeypat
         moved = np.abs(values[name] - values["planning"]) > 1e-6
         assert moved[clipped].mean() > 0.9
     assert 0 < clipped.sum() < 60
+    # Errors are told on held-out rows, from what each detector receives.
+    assert len(spy.judged) == 3
+    for inputs, (seen, actions, changes) in zip(received.values(), spy.judged, strict=True):
+        np.testing.assert_array_equal(seen, inputs[40:60])
+        np.testing.assert_array_equal(actions, data.actions[40:60])
+        np.testing.assert_array_equal(changes, (states[1] - states[0])[40:60])
     assert len({c.threshold for c in calibrations.values()}) == 3
     # Rows that a detector sees as planning does are not computed again.
     assert [len(x) for x in spy.received] == [

@@ -119,6 +119,12 @@ def test_each_fault_is_named(code):
     assert all(text for text in dataclasses.astuple(found[code]))
 
 
+@pytest.mark.parametrize(("offset", "said"), [(1, "one row later"), (-1, "one row earlier")])
+def test_shifted_rewards_are_said_to_stand_where_they_do(offset, said):
+    found = codes(dataclasses.replace(D, rewards=np.roll(D.rewards, offset)))
+    assert said in found["rewards_shifted"].what
+
+
 @pytest.mark.parametrize("code", [c for c in BROKEN if c not in ("both_flags", "actions_outside")])
 def test_faults_are_at_least_warnings_and_the_worst_stand_first(code):
     found = checks.thorough(dataclasses.replace(D, **BROKEN[code]), TASK)

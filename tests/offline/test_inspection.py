@@ -173,6 +173,24 @@ def test_one_dimension_has_a_plane_and_a_map_too():
     assert [axis.get_visible() for axis in shown.axes] == [True, True, False, False]
 
 
+def test_survivors_and_the_chosen_candidate_look_different():
+    states = np.arange(3.0)[:, None, None] + np.zeros((1, 3, 4, 1))
+    keep, weights = np.array([[True, False, True]]), np.array([[0.2, 0.0, 0.8]])
+    axis = figures.candidates(states, keep, weights, ["x"], ["one"]).axes[0]
+    by_value = [(line.get_ydata()[0], line.get_linestyle()) for line in axis.lines]
+    assert by_value == [(0.0, "-"), (1.0, ":"), (2.0, "-"), (2.0, "-")]  # the last is the heaviest
+    assert axis.lines[0].get_color() == axis.lines[2].get_color() != axis.lines[1].get_color()
+    assert axis.lines[3].get_linewidth() > axis.lines[2].get_linewidth()
+
+
+def test_coverage_stands_over_its_level():
+    level = np.array([0.1, 0.5, 0.9])
+    axis = figures.calibration(level, np.stack([0.5 * level, 0.9 * level], axis=1)).axes[0]
+    (mean,) = (line for line in axis.lines if line.get_label() == "mean")
+    np.testing.assert_allclose(mean.get_xdata(), level)
+    np.testing.assert_allclose(mean.get_ydata(), 0.7 * level)
+
+
 def test_every_group_of_pairs_is_drawn():
     groups = {f"set {i}": np.geomspace(0.1, 1.0 + i, 50) for i in range(8)}
     numbers = {f"known/{name}": 1.0 for name in groups}

@@ -89,7 +89,7 @@ def test_several_runs_stand_side_by_side(tmp_path):
     report.main(report.ReportConfig(workdir=tuple(map(str, runs)), output=str(out)))
     words = page_of(out)
     assert "run1: P-MDP promises" in words and "run2: P-MDP promises" in words
-    assert "Return, final controller" in words
+    assert "Return, final controller 10 20" in words  # the first run first
 
 
 def test_an_unfinished_run_is_shown_as_such(tmp_path):

@@ -230,6 +230,12 @@ def test_the_newest_of_two_checkpoints_counts(record):
     assert kept == ["ckpt-2.index", "ckpt-3.index"]
 
 
+def test_a_table_of_an_older_version_keeps_its_columns(record):
+    record.stage("fit").log(1, {"loss": 1.0, "rate": 2.0})
+    record.stage("fit").log(2, {"loss": 3.0, "extra": 4.0})
+    assert table(record, "fit") == [["step", "loss", "rate"], ["1", "1", "2"], ["2", "3", "nan"]]
+
+
 def test_stages_do_not_share_checkpoints(record):
     stage, _ = tracked(record, "fit", 1.0)
     stage.save(5)
