@@ -2,13 +2,10 @@
 
 ./run.sh python examples/tank.py tank.csv       writes the log of 200 batches under a crude controller
 ./run.sh doctor --env=examples/tank.py:TANK --dataset=tank.csv
-./run.sh train --env=examples/tank.py:TANK --dataset=tank.csv --horizon=200 --iterations=100 \
-    --init_log_std=-2 --min_log_std=-3
+./run.sh train --env=examples/tank.py:TANK --dataset=tank.csv --iterations=100
 ./run.sh mopp --env=examples/tank.py:TANK --dataset=tank.csv --encoder_hidden=64 --head_hidden=32 \
     --q_hidden=64 --dynamics_steps=3000 --behavior_steps=2000 --q_steps=5000
 ./run.sh python examples/tank.py judge RUN/export         runs an export in the equations below
-
-The pump's range is 1 wide, so MOReL's policy starts with less noise than a robot's.
 
 Water is pumped into the upper tank, runs into the lower one and from there to a consumer whose
 demand changes. The lower level is to be kept at 0.5 m; the plant trips when the upper tank

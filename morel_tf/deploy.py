@@ -119,7 +119,7 @@ class Controller(tf.Module):
         return {
             "action": tf.where(known[:, None], action, safe),
             "known": known,
-            # Not ~known, which a graph makes to a comparison that is False of NaN.
+            # Not ~known, which a graph may make to a comparison that is False of NaN.
             "fallback_used": tf.where(known, False, True),
             "disagreement": verdict["disagreement"],
         }

@@ -730,6 +730,15 @@ def test_what_is_no_number_is_unknown(network, graph):
     actions = tf.zeros([9, 1])
     call = tf.function(made.step) if graph else made.step
     assert call(rows, actions).known.numpy().tolist() == [True] + 8 * [False]
+    actions = tf.constant([[0.5], [np.nan]])
+    assert call(tf.zeros([2, 2]), actions).known.numpy().tolist() == [True, False]
+
+    def outputs(constant):
+        return dynamics.bind(constant=constant)(tf.zeros([2, 2]), actions)
+
+    for constant in (False, True):  # weights that are read in the graph are fused otherwise
+        found = (tf.function(outputs) if graph else outputs)(constant)
+        assert np.isnan(found.numpy()).tolist() == [[[False] * 3, [True] * 3]] * 2
 
 
 def test_a_step_is_the_members_mean_and_is_known_below_the_limit():

@@ -82,6 +82,11 @@ def test_each_detector_has_its_own_threshold():
 NO_NUMBERS = (np.nan, np.inf, -np.inf, 1e30, -1e38)
 
 
+def test_an_action_that_is_no_number_is_not_known():
+    found = tf.function(_controller().is_known)(tf.zeros([2, 2]), tf.constant([[0.5], [np.nan]]))
+    assert found["known"].numpy().tolist() == [True, False]
+
+
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("signature", ["is_known", "is_known_history", "act_guarded", "step"])
 def test_what_is_no_number_is_not_known(signature, graph):

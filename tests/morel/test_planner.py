@@ -128,6 +128,20 @@ def _true_return(policy, horizon=25, count=400):
     return total
 
 
+def test_the_promise_is_as_sure_as_its_starts(tmp_path, monkeypatch):
+    """Two members follow the same five starts: five independent numbers, not ten."""
+    seen = []
+
+    def interval(name, values):
+        seen.append(np.array(values))
+        return {name: float(values.mean())}
+
+    monkeypatch.setattr(planner.returns, "with_interval", interval)
+    monkeypatch.setattr(planner, "path_returns", lambda block: np.arange(10.0))
+    _plan(tmp_path / "run", lambda policy, iteration: {"true_return": 0.0})
+    np.testing.assert_array_equal(seen[0], [2.5, 3.5, 4.5, 5.5, 6.5])
+
+
 def test_every_knob_reaches_what_it_is_of(tmp_path, monkeypatch):
     config = dataclasses.replace(
         SMALL,
