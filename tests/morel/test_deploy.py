@@ -250,6 +250,11 @@ def test_a_fresh_process_computes_the_same(tmp_path, monkeypatch):
         assert f"| `{name}` | " in text and deed in text
     assert "`observation` [B, 2] float32" in text and "`seed` [2] int32" in text
     assert "force in [-1, 1]; one every 0.1 s." in text
+    runner = tf.lite.Interpreter(str(tmp_path / "export" / "detector.tflite"))
+    call = runner.get_signature_runner()
+    for x in (0.5, *NO_NUMBERS):
+        given = {"observation": np.float32([[x, 0.0]]), "action": np.zeros((1, 1), np.float32)}
+        assert call(**given)["known"].tolist() == [x == 0.5]
     # The weights are in the folder, not in this process: change them here, and it does not follow.
     states, actions = _samples()
     expected = controller.act(tf.constant(states))["action"].numpy()
