@@ -39,7 +39,7 @@ def fit_or_load(
       learning_rate: of Adam.
       seed: of the order.
       stage: where checkpoints and metrics go; its result is {"mse": squared error per action
-        dimension over the last epoch}.
+        dimension over the last epoch}, in the policy's units.
 
     Returns:
       A copy of the fitted policy.
@@ -78,7 +78,7 @@ def _tracked(policy: GaussianPolicy, stage: Stage) -> tuple[fitting.Fit, tf.Vari
 
     def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
         ((x, y),) = batches
-        return [tf.reduce_mean(tf.square(policy.mean(x) - y))]
+        return [tf.reduce_mean(tf.square((policy.mean(x) - y) / policy.units.output_scale))]
 
     loop = fitting.Fit(networks.variables(policy.network), loss)
     last = tf.Variable(0.0, trainable=False)

@@ -151,6 +151,20 @@ def test_numpy_is_a_copy():
         np.testing.assert_array_equal(one, two)
 
 
+def test_no_action_is_drowned_by_one_with_a_larger_range(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 2)).astype(np.float32)
+    y = np.stack([1000.0 * rng.uniform(-1, 1, 4000), 0.5 * x[:, 0]], axis=1).astype(np.float32)
+    units = toys.plain_units(2, 2)._replace(output_scale=np.float32([1000.0, 1.0]))
+    made = policy.GaussianPolicy(units, (16,), -1.0, np.random.default_rng(0))
+    stage = toys.record(tmp_path / "run").stage("cloning")
+    behavior_cloning.fit_or_load(made, x, y, 5, 100, 0.01, 0, stage)
+    left = y - made.mean(x).numpy()
+    assert left[:, 1].var() < 0.02 * y[:, 1].var()
+    expected = np.square(left / [1000.0, 1.0]).mean()
+    assert stage.result["mse"] == pytest.approx(expected, rel=0.1)
+
+
 def test_a_file_without_units_is_of_raw_ones():
     loaded, _ = policy.load(policy.shipped("hopper"))
     with np.load(policy.shipped("hopper")) as file:
