@@ -30,7 +30,7 @@ install() {
   if [ ! -x .venv/bin/python ] || [ -e .venv/unfinished ]; then
     python=$(find_python)
     echo "making .venv with $python" >&2
-    mkdir -p .venv && touch .venv/unfinished
+    rm -rf .venv && mkdir .venv && touch .venv/unfinished
     "$python" -m venv .venv
     rm .venv/unfinished
   fi

@@ -85,14 +85,15 @@ def run(
         looks.append({k: np.where(alive, v, np.nan) for k, v in seen.items()})
         rows.append({k: np.where(alive, np.asarray(v, np.float64), np.nan) for k, v in row.items()})
         lengths += alive
-        alive &= ~terminated
+        over = terminated | (simulator.elapsed >= task.max_episode_steps)
+        alive &= ~over
         if progress:
             progress(step + 1)
         if not alive.any():
             break
-        if terminated.any():
+        if over.any():
             # A fallen robot is put back so that its simulator stays numerically sane.
-            simulator.reset(seeds.generator(seed, f"simulation/{name}/refill", step), terminated)
+            simulator.reset(seeds.generator(seed, f"simulation/{name}/refill", step), over)
             observations = simulator.observations()
     traces = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
     observed = {k: np.stack([look[k] for look in looks]) for k in watched}

@@ -56,6 +56,7 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
         baseline_weight_decay=0.0,
         cg_iterations=10,
     )
+    settings.check_noise()
     folder = pathlib.Path(
         config.workdir or f"runs/behavior-{tasks.short_name(config.env)}-seed{config.seed}"
     )
@@ -65,6 +66,7 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
         raise UserError(f"--save_transitions: {config.save_transitions} exists; it is not replaced")
     threads = process.use_threads(config.threads)
     record = RunRecord.create_or_continue(folder, "behavior", flags, _FREE_FLAGS)
+    record.note_commit()
     if (folder / "summary.json").exists():
         logging.info("%s is finished", folder)
         if config.save_transitions and not pathlib.Path(config.save_transitions).exists():

@@ -227,8 +227,12 @@ class PlannerConfig:
     init_log_std: float = knob(
         -1.0, "First log standard deviation of the actions, in their --policy_units."
     )
-    min_log_std: float = knob(-2.0, "Least log standard deviation.", source="hopper_v3_morel.txt")
-    max_log_std: float = knob(1.0, "Greatest log standard deviation.", source="gaussian_mlp.py")
+    min_log_std: float = knob(
+        -2.0, "Least log standard deviation, in the same units.", source="hopper_v3_morel.txt"
+    )
+    max_log_std: float = knob(
+        1.0, "Greatest log standard deviation, in the same units.", source="gaussian_mlp.py"
+    )
     discount: float = knob(0.999, "gamma.", low=0.0, high=1.0, source="authors' configs")
     gae_lambda: float = knob(0.97, "lambda of GAE.", low=0.0, high=1.0, source="authors' configs")
     kl_per_update: float = knob(
@@ -264,6 +268,13 @@ class PlannerConfig:
     def __post_init__(self) -> None:
         """Checks the bounds."""
         check(self)
+
+    def check_noise(self) -> None:
+        """Checks that the noise starts within its bounds; runs of older versions may not.
+
+        Raises:
+          UserError: it does not.
+        """
         if not self.min_log_std <= self.init_log_std <= self.max_log_std:
             raise UserError(
                 f"--init_log_std: expected a number between --min_log_std and --max_log_std "

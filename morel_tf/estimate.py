@@ -27,6 +27,7 @@ def plan(*stages: object) -> list[str]:
       UserError: the run could not begin, as far as that shows without reading the data.
     """
     configs = experiment.Configs(*stages)  # type: ignore[arg-type]
+    experiment.check(configs)
     run = configs.run
     task = tasks.get(run.env, run.simulator)
     folder = experiment.folder_of(run)

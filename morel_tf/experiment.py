@@ -25,7 +25,7 @@ from offline_tf import (
     tasks,
 )
 from offline_tf.dashboards import Chart
-from offline_tf.datasets import made, sources
+from offline_tf.datasets import checks, made, sources
 from offline_tf.knobs import rebuild
 from offline_tf.policy import GaussianPolicy, NumpyPolicy
 from offline_tf.returns import with_interval
@@ -107,7 +107,8 @@ def folder_of(run: config.RunConfig) -> pathlib.Path:
 def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
     """Loads --dataset, or the data that this run makes for itself; returns it with its name."""
     if run.dataset:
-        return sources.load(run.dataset, task)
+        data, name = sources.load(run.dataset, task)
+        return checks.with_own_states(data, task), name
     return made.load_or_make(
         task, run.physics, run.exploration, run.data_steps, run.seed, run.data_dir, threads
     )
@@ -133,6 +134,20 @@ def _other_dynamics(configs: Configs, data_hash: str) -> RunRecord | None:
     return other
 
 
+def check(configs: Configs) -> None:
+    """Checks, before anything is read, what flags have to do with each other.
+
+    Raises:
+      UserError: they do not go together.
+    """
+    if configs.dynamics.ensemble_size < 2 and configs.usad.threshold_rule != "none":
+        raise UserError(
+            "--ensemble_size: expected 2 models or more, as one disagrees with nobody; or give "
+            "--threshold_rule=none (naive model-based RL)"
+        )
+    configs.planner.check_noise()
+
+
 def run(configs: Configs) -> dict[str, Any]:
     """Runs, or continues, a whole MOReL run.
 
@@ -146,11 +161,7 @@ def run(configs: Configs) -> dict[str, Any]:
       UserError: bad input; the run folder is as before.
     """
     run_config = configs.run
-    if configs.dynamics.ensemble_size < 2 and configs.usad.threshold_rule != "none":
-        raise UserError(
-            "--ensemble_size: expected 2 models or more, as one disagrees with nobody; or give "
-            "--threshold_rule=none (naive model-based RL)"
-        )
+    check(configs)
     threads = process.use_threads(run_config.threads)
     compiler = process.use_compiler(run_config.compile)
     task = tasks.get(run_config.env, run_config.simulator)
@@ -360,7 +371,8 @@ def inspect_again(
     seen = inspector.view(task, ensemble, weights, usad.load(record)["planning"])
 
     def states_of(found: Transitions) -> Array:
-        return algorithm.prepare(task, found, configs.knobs, run_config.seed).states
+        own = checks.with_own_states(found, task)
+        return algorithm.prepare(task, own, configs.knobs, run_config.seed).states
 
     pairs = sources.pairs_of(
         others,

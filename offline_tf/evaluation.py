@@ -74,10 +74,11 @@ def evaluate(
         rewards, terminated = simulator.step(task.clip_actions(actions))
         returns += np.where(alive, rewards, 0.0)
         lengths += alive
-        alive &= ~terminated
+        over = terminated | (simulator.elapsed >= task.max_episode_steps)
+        alive &= ~over
         if not alive.any():
             break
-        if terminated.any():
+        if over.any():
             # A fallen robot is put back so that its simulator stays numerically sane.
-            simulator.reset(generator, terminated)
+            simulator.reset(generator, over)
     return Evaluation(returns, lengths)

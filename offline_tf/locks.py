@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import IO
+
+from absl import logging
+
+from offline_tf import stopping
 
 try:
     import fcntl
@@ -13,26 +18,25 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def take(path: pathlib.Path, wait: bool) -> IO[str] | None:
+def take(path: pathlib.Path) -> IO[str] | None:
     """Takes the lock of a file, which is made where it is missing; it goes with the process.
 
     Args:
-      path: of the lock file.
-      wait: for whoever holds it.
+      path: of the lock file; its folder is made, too.
 
     Returns:
       The open file, which holds the lock until it is closed; None where there are no locks.
 
     Raises:
-      BlockingIOError: another process holds it, and nobody waits.
+      BlockingIOError: another process holds it.
       OSError: the file cannot be made.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
         return None
-    path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a")
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         file.close()
         raise BlockingIOError(f"{path} is taken") from None
@@ -42,10 +46,27 @@ def take(path: pathlib.Path, wait: bool) -> IO[str] | None:
     return file
 
 
+def _waited_for(path: pathlib.Path) -> IO[str] | None:
+    told = False
+    while True:
+        try:
+            return take(path)
+        except BlockingIOError:
+            if not told:
+                logging.info("waiting for another process, which holds %s", path)
+            told = True
+            stopping.check()
+            time.sleep(0.2)
+
+
 @contextlib.contextmanager
 def held(path: pathlib.Path) -> Iterator[None]:
-    """Waits for the lock of a file and holds it within."""
-    file = take(path, wait=True)
+    """Waits for the lock of a file and holds it within.
+
+    Raises:
+      stopping.Stopped: this process was asked to stop while it waited.
+    """
+    file = _waited_for(path)
     try:
         yield
     finally:

@@ -60,16 +60,21 @@ def data_units(task: TaskSpec, observed: Statistics) -> Units:
     """Observations standardised, actions in halves of their range.
 
     Args:
-      task: for the bounds.
+      task: for the bounds; an action without a range, or without bounds, stays in its own unit.
       observed: shift and scale of the observations, [S]; a column that never changes is not seen.
     """
+    half = 0.5 * (task.action_high - task.action_low)
+    ranged = np.isfinite(half) & (half > 0.0)
+    zero = np.clip(np.zeros_like(half), task.action_low, task.action_high)
+    with np.errstate(invalid="ignore"):  # of two infinite bounds
+        middle = np.where(ranged, 0.5 * (task.action_high + task.action_low), zero)
     varies = observed.scale > standardize.EPSILON
     scale = np.where(varies, 1.0 / np.where(varies, observed.scale, 1.0), 0.0)
     return Units(
         observed.shift,
         scale.astype(np.float32),
-        (0.5 * (task.action_high + task.action_low)).astype(np.float32),
-        (0.5 * (task.action_high - task.action_low)).astype(np.float32),
+        middle.astype(np.float32),
+        np.where(ranged, half, 1.0).astype(np.float32),
     )
 
 

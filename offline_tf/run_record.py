@@ -65,7 +65,7 @@ def commit() -> str:
 def _locked(folder: pathlib.Path) -> IO[str] | None:
     """Keeps other processes from training in a run folder for as long as this one lives."""
     try:
-        return locks.take(folder / _LOCK, wait=False)
+        return locks.take(folder / _LOCK)
     except BlockingIOError:
         raise UserError(
             f"--workdir: another process is training in {folder}; wait for it, or choose another folder"
@@ -133,10 +133,6 @@ class RunRecord:
         lock = _locked(folder)
         if manifest is not None:
             logging.info("continuing the run in %s", folder)
-            commits = manifest.get("commits", [manifest.get("commit", "unknown")])
-            if not (folder / "summary.json").exists() and commit() not in commits:
-                manifest["commits"] = [*commits, commit()]
-                write_json(folder / "manifest.json", manifest)
         else:
             manifest = {
                 "algorithm": algorithm,
@@ -220,6 +216,12 @@ class RunRecord:
     def commits(self) -> str:
         """Of all code that had a part in the run, separated by commas."""
         return ", ".join(self.manifest.get("commits", [self.manifest.get("commit", "unknown")]))
+
+    def note_commit(self) -> None:
+        """Notes that this code has a part in the run, unless that is finished."""
+        commits = self.manifest.get("commits", [self.manifest.get("commit", "unknown")])
+        if not (self.folder / "summary.json").exists() and commit() not in commits:
+            self.note(commits=[*commits, commit()])
 
     def note(self, **values: Any) -> None:
         """Adds entries to the manifest."""

@@ -444,6 +444,9 @@ def simulator_states(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     spec = task.simulation
     if not isinstance(spec, SimulationSpec) or data.qpos is None or data.qvel is None:
         return
+    if data.qpos.ndim != 2 or data.qvel.ndim != 2:
+        yield _foreign_states("infos/qpos and infos/qvel are no tables of numbers")
+        return
     rows = np.linspace(0, len(data) - 1, min(len(data), _ROWS_JUDGED)).astype(np.int64)
     observed = data.observations[rows]
     seen = spec.observe(data.qpos[rows], data.qvel[rows])
@@ -467,13 +470,25 @@ def simulator_states(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
         )
     elif same.mean() > _MOST:
         return
-    yield Finding(
+    yield _foreign_states(what)
+
+
+def _foreign_states(what: str) -> Finding:
+    return Finding(
         "simulator_states",
-        "error",
+        "warning",
         what,
-        "velocities are restored from them, and evaluation starts there",
-        "write the simulator's state of before each step, or leave both columns out",
+        "MOReL does not use them: it restores velocities by finite differences",
+        "write the simulator's state of before each step",
     )
+
+
+def with_own_states(data: Transitions, task: TaskSpec) -> Transitions:
+    """The data, without infos/qpos and infos/qvel where they are not the observed states; says so."""
+    for finding in simulator_states(data, task):
+        logging.warning("--dataset: %s. %s", finding.what, finding.meaning)
+        return dataclasses.replace(data, qpos=None, qvel=None)
+    return data
 
 
 def duplicates(data: Transitions, task: TaskSpec) -> Iterator[Finding]:

@@ -156,6 +156,8 @@ def _flags(values: Array | None, steps: int, name: str, source: str) -> Array:
     found = np.zeros(steps, bool)
     if values is None or not steps:
         return found
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise UserError(f"--dataset: {source}: expected flags in {name!r}, got NaN or infinity")
     if values.size == 1:
         found[-1] = bool(values.reshape(-1)[0])
     elif values.size == steps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from offline_tf.datasets import checks, overview, replay
@@ -18,9 +17,7 @@ def examine(
     report: dict[str, Any] = {"env": task.name, **overview.overview(data, task)}
     replayed = None
     if with_replay and finite:
-        part = checks.stretches(data)
-        if any(f.code == "simulator_states" for f in findings):
-            part = dataclasses.replace(part, qpos=None, qvel=None)
+        part = checks.with_own_states(checks.stretches(data), task)
         replayed = replay.find_physics(part, task, seed, threads)
     if replayed is not None:
         report["replay"] = replayed._asdict()

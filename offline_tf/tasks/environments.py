@@ -195,20 +195,16 @@ class EnvironmentSimulator:
 
     def step(self, actions: Array) -> tuple[Array, Array]:
         """Advances all environments by one control step; see `simulator.Simulator.step`."""
-        rewards, terminated = np.zeros(self.count), np.zeros(self.count, bool)
+        rewards, (terminated, cut) = np.zeros(self.count), np.zeros((2, self.count), bool)
         for index, environment in enumerate(self._environments):
             # In double precision, as our own simulator charges for actions.
             action = np.asarray(actions[index], np.float64)
             observation, rewards[index], terminated[index], *rest = environment.step(action)
             self._set(index, observation)
-            early = self.elapsed[index] + 1 < self.task.max_episode_steps
-            if len(rest) == 2 and rest[0] and early and not terminated[index]:
-                raise UserError(
-                    f"--env={self.task.name}: the environment cut an episode after "
-                    f"{self.elapsed[index] + 1} steps, before its limit of "
-                    f"{self.task.max_episode_steps}; register it with its max_episode_steps"
-                )
+            cut[index] = len(rest) == 2 and rest[0]
         self.elapsed += 1
+        # For callers an episode that the environment cuts for its own reasons has met its time limit.
+        self.elapsed[cut] = np.maximum(self.elapsed[cut], self.task.max_episode_steps)
         return rewards, terminated
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import toys
 
+from morel_tf import natural_gradient
 from morel_tf.natural_gradient import (
     NaturalGradient,
     conjugate_gradient,
@@ -169,7 +170,9 @@ def test_step_reaches_the_target_kl_to_second_order_and_improves():
     assert errors[1] == pytest.approx(0.1 * errors[0], rel=0.3)
 
 
-def test_damping_shortens_the_step():
+def test_damping_shortens_the_step(monkeypatch):
+    monkeypatch.setattr(natural_gradient, "_MOST_KL", np.inf)
+
     def kl_with(damping):
         policy = _policy()
         return float(_step(policy, _samples(policy, 200), 1e-3, damping=damping).kl)
@@ -183,6 +186,27 @@ def test_step_does_not_depend_on_the_scale_of_the_advantages():
     _step(plain, (observations, actions, advantages), 5e-3)
     _step(scaled, (observations, actions, 8.0 * advantages), 5e-3)
     np.testing.assert_allclose(flatten(plain.weights), flatten(scaled.weights), atol=1e-5)
+
+
+@pytest.mark.parametrize("kl", [1e-3, 1e-2, 1.0])
+def test_a_step_that_goes_too_far_is_shortened_along_its_direction(kl, monkeypatch):
+    def moved(most):
+        monkeypatch.setattr(natural_gradient, "_MOST_KL", most)
+        policy = _policy()
+        samples, before = _samples(policy, 200), flatten(policy.weights).numpy()
+        report = _step(policy, samples, kl, damping=1e-6)
+        return flatten(policy.weights).numpy() - before, float(report.kl), policy, samples
+
+    whole, far, *_ = moved(np.inf)
+    step, found, policy, samples = moved(2.0)
+    assert far > 2.0 * kl >= found > 0.1 * kl
+    cosine = step @ whole / np.linalg.norm(step) / np.linalg.norm(whole)
+    assert cosine > 0.9999 and np.linalg.norm(step) < np.linalg.norm(whole)
+    # What is reported is what was done.
+    again = _policy()
+    mean, log_std = again.mean(samples[0]), again.log_std
+    expected = gaussian_kl(mean, log_std, policy.mean(samples[0]), policy.log_std)
+    assert found == pytest.approx(float(expected), rel=1e-3)
 
 
 def test_units_of_actions_change_nothing_but_the_units():

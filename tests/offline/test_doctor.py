@@ -189,19 +189,23 @@ def recording(name, physics, steps=8, count=64):
 
 
 @pytest.mark.parametrize("name", ["hopper", "walker2d", "halfcheetah", "ant"])
-def test_logged_states_of_the_simulator_have_to_be_those_observed(name):
+def test_logged_states_of_the_simulator_have_to_be_those_observed(name, caplog):
     task, data = recording(name, "v2", steps=30)
+    assert checks.with_own_states(data, task) is data
     assert "simulator_states" not in codes(data, task)
     for wrong, said in (
         ({"qvel": np.roll(data.qvel, -1, axis=0)}, "in 100 % of rows|in 9.* % of rows"),
         ({"qpos": data.qpos[:, 1:]}, "are no state of --env"),
+        ({"qpos": data.qpos[:, 0]}, "are no tables"),
         ({"qpos": put(data.qpos, (7, 0), np.nan)}, "NaN or infinity in 1 rows, the first is row 7"),
         ({"qvel": put(data.qvel, (3, 2), np.inf)}, "NaN or infinity in 1 rows, the first is row 3"),
     ):
         broken = dataclasses.replace(data, **wrong)
         assert re.search(said, codes(broken, task)["simulator_states"].what)
-        with pytest.raises(UserError, match="leave both columns out"):
-            checks.before_training(broken, task)
+        checks.before_training(broken, task)  # they can be done without
+        assert checks.with_own_states(broken, task).qvel is None
+        assert "restores velocities by finite differences" in caplog.text
+        caplog.clear()
         report = examination.examine(broken, task, True, 0, 2)  # it replays from the observations
         assert report["replay"]["explained_by"][0] == "v2"
 

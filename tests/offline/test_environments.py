@@ -4,7 +4,7 @@ import pytest
 import toys
 
 from offline_tf import collect, evaluation, tasks
-from offline_tf.datasets import d4rl
+from offline_tf.datasets import collection, d4rl
 from offline_tf.policy import NumpyPolicy, raw_units
 from offline_tf.tasks import environments
 from offline_tf.types import UserError
@@ -81,18 +81,22 @@ class _Cut(gymnasium.Env):
 
 
 @pytest.mark.parametrize("limit", [None, 20])
-def test_an_environment_that_cuts_episodes_has_to_say_when(limit):
+def test_an_episode_that_the_environment_cuts_ends_there(limit):
     name = f"Cut{limit or ''}-v0"
     gymnasium.register(name, entry_point=_Cut, max_episode_steps=limit)
     simulator = environments.make_simulator(tasks.get(name), "v2", 1)
     simulator.reset(np.random.default_rng(0))
     for _ in range(19):
         simulator.step(np.zeros((1, 1)))
-    if limit:
-        assert not simulator.step(np.zeros((1, 1)))[1].any()
-        return
-    with pytest.raises(UserError, match="cut an episode after 20 steps, before its limit of 1000"):
-        simulator.step(np.zeros((1, 1)))
+    assert simulator.elapsed[0] == 19
+    assert not simulator.step(np.zeros((1, 1)))[1].any()
+    assert simulator.elapsed[0] == simulator.task.max_episode_steps
+    found = evaluation.evaluate(linear(simulator.task), simulator.task, "v2", 3, False, 0, "cut")
+    np.testing.assert_array_equal(found.lengths, [20, 20, 20])
+    data = collection.collect(simulator.task, "v2", None, "random", 50, 0).transitions
+    lengths = np.diff(np.flatnonzero(data.timeouts), prepend=-1)  # in random order
+    assert sorted(lengths) == [10, 20, 20]
+    assert not data.terminals.any()
 
 
 def test_robots_of_gymnasium_can_be_put_into_a_state():

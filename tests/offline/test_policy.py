@@ -190,6 +190,18 @@ def test_units_of_data_are_spreads_and_halves_of_ranges():
     np.testing.assert_allclose(made.mean(np.float32([[300.5, 5.0]])), [[50.0]], atol=1.0)
 
 
+def test_actions_without_a_range_stay_in_their_own_unit():
+    task = dataclasses.replace(
+        toys.cart(),
+        action_names=("locked", "free", "above"),
+        action_low=np.float32([2.0, -np.inf, 5.0]),
+        action_high=np.float32([2.0, np.inf, np.inf]),
+    )
+    units = policy.data_units(task, policy.Statistics(np.zeros(2), np.ones(2)))
+    np.testing.assert_array_equal(units.output_shift, [2.0, 0.0, 5.0])
+    np.testing.assert_array_equal(units.output_scale, [1.0, 1.0, 1.0])
+
+
 def test_cloning_learns_in_units_far_from_one(tmp_path):
     """Kelvin in, percent out: raw tanh units would all be saturated."""
     rng = np.random.default_rng(0)

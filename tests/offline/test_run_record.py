@@ -106,10 +106,13 @@ def test_all_commits_that_had_a_part_are_kept(tmp_path, monkeypatch):
     for name, expected in (("first", "first"), ("second", both), ("second", both)):
         monkeypatch.setattr(run_record, "commit", lambda name=name: name)
         record = RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
+        record.note_commit()
         assert record.commits == expected == RunRecord.open_existing(tmp_path).commits
     (tmp_path / "summary.json").write_text("{}")  # finished: whoever looks at it has no part in it
     monkeypatch.setattr(run_record, "commit", lambda: "third")
-    assert RunRecord.create_or_continue(tmp_path, "morel", FLAGS).commits == "first, second"
+    record = RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
+    record.note_commit()
+    assert record.commits == "first, second"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"name": "web app"}'])
