@@ -2,7 +2,7 @@
 
 ./run.sh python examples/tank.py tank.csv       writes the log of 200 batches under a crude controller
 ./run.sh doctor --env=examples/tank.py:TANK --dataset=tank.csv
-./run.sh train --env=examples/tank.py:TANK --dataset=tank.csv --iterations=100
+./run.sh train --env=examples/tank.py:TANK --dataset=tank.csv
 ./run.sh mopp --env=examples/tank.py:TANK --dataset=tank.csv --encoder_hidden=64 --head_hidden=32 \
     --q_hidden=64 --dynamics_steps=3000 --behavior_steps=2000 --q_steps=5000
 ./run.sh python examples/tank.py judge RUN/export         runs an export in the equations below

@@ -86,10 +86,11 @@ class ModelConfig:
         (500,), "Hidden widths of the shared encoder (ReLU).", low=1, source="run_planning.sh"
     )
     latent_dim: int = knob(
-        0,
-        "Width of the encoding that the heads see; 0: 2 A for behaviour, S for dynamics.",
+        64,
+        "Width of the encoding that the heads see; 0 (authors): 2 A for behaviour, S for dynamics, "
+        "through which little passes where there are few observations.",
         low=0,
-        source="networks.py",
+        source="networks.py: 0",
     )
     head_hidden: tuple[int, ...] = knob(
         (200, 100), "Hidden widths of each head (ReLU).", low=1, source="run_planning.sh"
@@ -313,6 +314,7 @@ class PlannerConfig:
         "lambda: reward taken per unit of disagreement, the whole of it, in steps above L, where the "
         "fallback is used.",
         low=0.0,
+        high=1e9,
         source="mopp_agent.py",
     )
 
@@ -383,7 +385,9 @@ class ControlConfig:
         "stay; soft: they pay --constraint_weight per unit.",
         choices=("hard", "soft"),
     )
-    constraint_weight: float = knob(100.0, "Price of a unit of violation, soft mode.", low=0.0)
+    constraint_weight: float = knob(
+        100.0, "Price of a unit of violation, soft mode.", low=0.0, high=1e9
+    )
     planner: tuple[str, ...] = knob(
         (),
         "Planner knobs that differ from the run's, KNOB=VALUE,...: Q was fitted to the old reward, so "

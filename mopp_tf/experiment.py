@@ -125,11 +125,31 @@ def _models_from(configs: Configs, data_hash: str) -> RunRecord | None:
         problems.append("it works for --algorithm=mopp only")
     if other.manifest.get("data_hash") != data_hash:
         problems.append("its data differs")
+    other.check_task(tasks.get(configs.run.env, configs.run.simulator))
     if not all(other.stage(name).complete for name in ("dynamics", "behavior", "q")):
         problems.append("its models are not fitted yet")
     if problems:
         raise UserError(f"--models_from: {other.folder} does not fit ({'; '.join(problems)})")
     return other
+
+
+def check(configs: Configs) -> None:
+    """Checks, before anything is read, what flags have to do with each other.
+
+    Raises:
+      UserError: they do not go together.
+    """
+    count, orders = configs.dynamics.dynamics_members, configs.dynamics.dynamics_orders
+    if configs.run.algorithm == "mopp" and count < 2 and configs.planner.prune:
+        raise UserError(
+            "--dynamics_members: expected 2 or more, as one model disagrees with nobody; or give "
+            "--noprune"
+        )
+    if orders and len(orders) != count:
+        raise UserError(
+            f"--dynamics_orders: expected {count} numbers, as --dynamics_members says, got "
+            f"{len(orders)}"
+        )
 
 
 def run(configs: Configs) -> dict[str, Any]:
@@ -144,6 +164,7 @@ def run(configs: Configs) -> dict[str, Any]:
     Raises:
       UserError: bad input; the run folder is as before.
     """
+    check(configs)
     run_config = configs.run
     threads = process.use_threads(run_config.threads)
     compiler = process.use_compiler(run_config.compile)
@@ -209,6 +230,7 @@ def load(configs: Configs, task: TaskSpec, record: RunRecord) -> AnyLearned:
     Raises:
       UserError: the run is not finished.
     """
+    record.check_task(task)
     reader = algorithm.load if configs.run.algorithm == "mopp" else mbop.load
     return reader(task, configs.knobs, record)
 
@@ -243,15 +265,13 @@ def make_planner(
 
 def _changed_limit(trained: config.PlannerConfig, now: config.PlannerConfig) -> float | None:
     """L where the planner's knobs ask for another one than was set after the fits."""
-    changed = [
-        name
-        for name in ("uncertainty_limit", "uncertainty_quantile", "uncertainty_units")
-        if getattr(trained, name) != getattr(now, name)
-    ]
-    if changed and not now.uncertainty_limit:
+    names = ("uncertainty_quantile", "uncertainty_units", "uncertainty_limit")
+    changed = [name for name in names if getattr(trained, name) != getattr(now, name)]
+    # A fixed L in other units, or beside another quantile, would go on as if nothing had been said.
+    if changed and (not now.uncertainty_limit or "uncertainty_limit" not in changed):
         raise UserError(
             f"--planner: {changed[0]} decides about L, which is set when the models are fitted; give "
-            "uncertainty_limit=L as well"
+            "another uncertainty_limit=L as well"
         )
     return now.uncertainty_limit if changed else None
 

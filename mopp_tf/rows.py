@@ -176,9 +176,7 @@ def fit_normalizer(rows: Rows, kind: str, normalize: bool) -> Normalizer:
         width = block(slice(0, 1)).shape[1]
         if not normalize:
             return standardize.Statistics(np.zeros(width, np.float32), np.ones(width, np.float32))
-        found = standardize.statistics_of(block, len(rows.states))
-        flat = found.scale < standardize.EPSILON
-        return found._replace(scale=np.where(flat, 1.0, found.scale).astype(np.float32))
+        return standardize.with_flat_as_it_is(standardize.statistics_of(block, len(rows.states)))
 
     return Normalizer(
         of(lambda at: rows.states[at]),

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from offline_tf import seeds
 from offline_tf.tasks import environments
-from offline_tf.types import Array, TaskSpec, Tensor
+from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 
 class Rollouts(NamedTuple):
@@ -79,6 +79,10 @@ def run(
         drawn = action.numpy()
         spent.append(1e3 * (time.perf_counter() - began))
         rewards, terminated = simulator.step(task.clip_actions(drawn))
+        if not np.isfinite(rewards[alive]).all():
+            raise UserError(
+                f"--env={task.name}: expected finite rewards, got NaN or infinity in step {step + 1}"
+            )
         observations = simulator.observations()
         row = {"reward": rewards} | {k: v.numpy() for k, v in numbers.items()}
         seen = {w: observations[:, c] for w, c in zip(watched, columns, strict=True)}

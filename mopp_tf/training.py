@@ -74,7 +74,7 @@ def fit(
       The step whose weights were kept.
 
     Raises:
-      UserError: the loss is no longer finite; checkpoints from before are kept.
+      UserError: loss or weights are no longer finite; checkpoints from before are kept.
       RuntimeError: with patience, if the held-out loss was never finite.
     """
     best = [tf.Variable(w, trainable=False) for w in weights] if schedule.patience else []
@@ -100,10 +100,12 @@ def fit(
             losses.append(loop.run(*data(chunk), tf.constant(rates)).numpy().mean())
             stage.progress(done + start + len(chunk), schedule.steps, "steps")
         done += steps
-        if not np.isfinite(losses).all():
+        # A fused ReLU hides NaN weights from the loss.
+        sound = all(np.isfinite(weight.numpy()).all() for weight in weights)
+        if not np.isfinite(losses).all() or not sound:
             raise UserError(
-                f"{stage.name}: the loss is not finite within {done} steps; look at the data with "
-                "offline_tf.datasets.doctor, or lower --learning_rate"
+                f"{stage.name}: {'the loss is' if sound else 'weights are'} not finite within {done} "
+                "steps; look at the data with offline_tf.datasets.doctor, or lower --learning_rate"
             )
         report = look()
         stage.log(done, {"loss": float(np.mean(losses)), **report})

@@ -392,6 +392,7 @@ def inspect_again(
 
 
 def _new_policy(task: TaskSpec, configs: Configs, record: RunRecord) -> GaussianPolicy:
+    record.check_task(task)
     inputs, _ = dynamics.fitted_statistics(record)
     units = planner.units_of(task, configs.planner, inputs)
     return planner.new_policy(units, configs.planner, configs.run.seed)

@@ -23,8 +23,8 @@ def largest_pairwise_distance(predictions: Tensor) -> Tensor:
     tf.debugging.assert_rank(predictions, 3)
     members = predictions.shape[0]
     pairs = list(itertools.combinations(range(members), 2))
-    if not pairs:
-        return tf.zeros(tf.shape(predictions)[1:2])
+    if not pairs:  # 0, but NaN stays NaN
+        return tf.reduce_sum(predictions[0] - predictions[0], axis=-1)
     first = tf.gather(predictions, [i for i, _ in pairs])
     second = tf.gather(predictions, [j for _, j in pairs])
     squared = tf.reduce_sum(tf.square(first - second), axis=-1)

@@ -60,6 +60,7 @@ def open_run(
             f"{data_hash}); choose another --workdir"
         )
     returns = float(data.episode_returns().mean())
+    record.note_task(task)
     record.note_commit()
     record.note(dataset=name, data_hash=data_hash, behavior_return=returns)
     stage = record.stage("data")

@@ -94,7 +94,7 @@ class _Units:
 
     @classmethod
     def of(cls, data: Transitions) -> _Units:
-        return cls(
+        found = (
             standardize.statistics(data.observations),
             standardize.statistics(data.actions),
             standardize.statistics_of(
@@ -102,6 +102,8 @@ class _Units:
             ),
             standardize.statistics(data.rewards[:, None]),
         )
+        # What never changes in the data may be a little off in a prediction.
+        return cls(*map(standardize.with_flat_as_it_is, found))
 
     def to_json(self) -> dict[str, Any]:
         return {

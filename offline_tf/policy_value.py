@@ -53,7 +53,10 @@ def fit_or_load(
     if stage.complete:
         return dict(stage.result)
     steps = _STEPS if steps is None else steps
-    units, of_actions = (_units(values) for values in (data.observations, data.actions))
+    units, of_actions = (
+        standardize.with_flat_as_it_is(standardize.statistics(values))
+        for values in (data.observations, data.actions)
+    )
     q = critics.QFunction(units, task.action_dim, _HIDDEN, seed)
     scale = float(np.sqrt(np.square(data.rewards, dtype=np.float64).mean())) or 1.0
     split = holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed)
@@ -117,13 +120,6 @@ def fit_or_load(
             }
         )
     )
-
-
-def _units(values: Array) -> standardize.Statistics:
-    """Statistics with scale 1 where nothing changes."""
-    found = standardize.statistics(values)
-    flat = found.scale < standardize.EPSILON
-    return found._replace(scale=np.where(flat, 1.0, found.scale).astype(np.float32))
 
 
 def discounted_returns(

@@ -29,7 +29,7 @@ import tensorflow as tf
 from absl import logging
 
 from offline_tf import locks, stopping
-from offline_tf.types import Array, UserError
+from offline_tf.types import Array, TaskSpec, UserError
 
 _PACKAGES = ("tensorflow", "tensorflow-probability", "keras", "gymnasium", "mujoco", "numpy")
 _PROGRESS_SECONDS = 10.0
@@ -87,6 +87,17 @@ def _read_manifest(path: pathlib.Path, flag: str) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not {"algorithm", "flags"} <= manifest.keys():
         raise UserError(f"--{flag}: expected a run's manifest at {path}, got another file")
     return manifest
+
+
+def _described(task: TaskSpec) -> dict[str, Any]:
+    return {
+        "observation_names": list(task.observation_names),
+        "action_names": list(task.action_names),
+        "action_low": [float(x) for x in task.action_low],
+        "action_high": [float(x) for x in task.action_high],
+        "dt": float(task.dt),
+        "max_episode_steps": task.max_episode_steps,
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -217,11 +228,34 @@ class RunRecord:
         """Of all code that had a part in the run, separated by commas."""
         return ", ".join(self.manifest.get("commits", [self.manifest.get("commit", "unknown")]))
 
+    def check_task(self, task: TaskSpec) -> None:
+        """Checks that a task is what it was when the run began; runs of older versions do not know.
+
+        Raises:
+          UserError: its dimensions, bounds or times have changed, say in a user's file.
+        """
+        kept, now = self.manifest.get("task"), _described(task)
+        if kept not in (None, now):
+            changed = ", ".join(key for key in now if kept.get(key) != now[key])
+            raise UserError(
+                f"--workdir: {self.folder} was trained on {task.name} with other {changed}; put the "
+                "task back as it was, or train again"
+            )
+
     def note_commit(self) -> None:
         """Notes that this code has a part in the run, unless that is finished."""
         commits = self.manifest.get("commits", [self.manifest.get("commit", "unknown")])
         if not (self.folder / "summary.json").exists() and commit() not in commits:
             self.note(commits=[*commits, commit()])
+
+    def note_task(self, task: TaskSpec) -> None:
+        """Notes what the task is; see `check_task`.
+
+        Raises:
+          UserError: it was another one.
+        """
+        self.check_task(task)
+        self.note(task=_described(task))
 
     def note(self, **values: Any) -> None:
         """Adds entries to the manifest."""

@@ -53,3 +53,9 @@ def statistics_of(block: Callable[[slice], Array], count: int, scale: str = "std
     else:
         spread = mean_of(lambda values: np.abs(values - mean))
     return Statistics(mean.astype(np.float32), spread.astype(np.float32))
+
+
+def with_flat_as_it_is(found: Statistics) -> Statistics:
+    """Scale 1 for dimensions that never change: what is off there by a little stays little."""
+    flat = found.scale < EPSILON
+    return found._replace(scale=np.where(flat, 1.0, found.scale).astype(np.float32))

@@ -23,6 +23,7 @@ _AGREES = 0.9  # correlation of logged rewards with the task's own; HalfCheetah'
 _SCALE = 1.33  # HalfCheetah's proxy: 1.17
 _ROWS_JUDGED = 50_000
 _STATE_SAME = 1e-2  # of a dimension's spread, and absolutely
+_TINY = 1e-5
 _MOST = 0.9  # rows whose logged simulator state gives the logged observation
 _LARGE = 2_000_000  # rows above which most checks look at stretches of the data
 _STRETCHES = 20
@@ -176,6 +177,16 @@ def constant_columns(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
                 "the models cannot know what happens where it does",
                 "check the sensor or the column order; else live with it",
             )
+    spreads = dict(zip(task.observation_names, np.ptp(data.observations, axis=0), strict=True))
+    tiny = [name for name, spread in spreads.items() if 0.0 < spread < _TINY]
+    if tiny:
+        yield Finding(
+            "tiny_units",
+            "warning",
+            f"{', '.join(tiny)} in observations changes by less than {_TINY:g} in all the data",
+            "the models take changes below 1e-8 for none",
+            "give it in a smaller unit, so that its numbers are larger",
+        )
     if len(data) > 1 and not np.ptp(data.rewards):
         yield Finding(
             "constant/rewards",

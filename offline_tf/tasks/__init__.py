@@ -11,6 +11,8 @@ import importlib.util
 import pathlib
 import sys
 
+import numpy as np
+
 from offline_tf.types import TaskSpec, UserError
 
 ENV_HELP = "Task: hopper, walker2d, halfcheetah, ant, FILE.py:NAME, or a Gymnasium id."
@@ -107,4 +109,21 @@ def _from_file(name: str) -> TaskSpec:
             f"--env: expected a TaskSpec called {attribute!r} in {path}, "
             f"got {', '.join(known) or 'none at all'}"
         )
+    _check(name, found)
     return found
+
+
+def _check(name: str, spec: TaskSpec) -> None:
+    """Checks what a user has written.
+
+    Raises:
+      UserError: the bounds are no A finite numbers each, the lower below the upper.
+    """
+    bounds = (spec.action_low, spec.action_high)
+    good = all(isinstance(b, np.ndarray) and b.shape == (spec.action_dim,) for b in bounds)
+    if not good or not (np.isfinite(bounds).all() and (bounds[0] < bounds[1]).all()):
+        raise UserError(
+            f"--env: {name}: expected action_low and action_high as arrays of {spec.action_dim} finite "
+            f"numbers, the lower below the upper, got {bounds[0]!r}, {bounds[1]!r}; leave an actuator "
+            "that does not move out of action_names"
+        )

@@ -43,7 +43,7 @@ def task_of(name: str) -> TaskSpec:
                 f"of {name} is {space}"
             )
     low, high = (np.asarray(x, np.float32) for x in (spaces[1].low, spaces[1].high))
-    if not (np.isfinite(low) & np.isfinite(high)).all():
+    if not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
         raise UserError(f"--env: expected bounded actions, but those of {name} are {spaces[1]}")
     limit = environment.spec.max_episode_steps if environment.spec else None
     dt = getattr(environment.unwrapped, "dt", None)

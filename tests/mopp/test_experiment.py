@@ -288,6 +288,38 @@ def test_models_of_another_run_are_taken_over_or_refused(cart, tmp_path, monkeyp
     assert not (tmp_path / "mode").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dynamics_members": 1}, "--dynamics_members: expected 2 or more, as one model"),
+        ({"dynamics_orders": (0, 1, 2)}, "--dynamics_orders: expected 2 numbers, as .*, got 3"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused_at_once(cart, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        experiment.run(cart(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_task_that_has_changed_since_is_refused(cart, tmp_path, monkeypatch):
+    configs = cart(tmp_path / "run")
+    experiment.run(configs)
+    record = RunRecord.open_existing(tmp_path / "run")
+    assert record.manifest["task"]["action_high"] == [1.0]
+    now = toys.cart(action_high=np.float32([0.5]))
+    monkeypatch.setitem(tasks._registered, "cart", now)
+    for call in (
+        lambda: experiment.run(configs),
+        lambda: experiment.load(configs, now, record),
+        lambda: experiment.run(cart(tmp_path / "other", models_from=str(tmp_path / "run"))),
+    ):
+        with pytest.raises(UserError, match="was trained on cart with other action_high; put the"):
+            call()
+    record.manifest.pop("task")  # a run of an older version does not know
+    record.check_task(now)
+
+
 @pytest.mark.usefixtures("no_export")
 def test_taken_models_keep_the_orderings_of_their_own_seed(cart, tmp_path):
     """From the third member on a seed decides about the order of an ADM's heads."""
@@ -333,7 +365,7 @@ def test_without_held_out_rows_numbers_say_so_and_patience_is_refused(cart, tmp_
 def test_a_fit_that_diverges_ends_in_one_line(cart, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "STEPS_PER_LOOK", 10)
     with pytest.raises(
-        UserError, match="^dynamics_fit: the loss is not finite within [0-9]+ steps"
+        UserError, match="^dynamics_fit: weights are not finite within [0-9]+ steps"
     ):
         experiment.run(cart(tmp_path / "run", learning_rate=1e30))
 
@@ -350,8 +382,14 @@ def test_the_limit_can_be_changed_at_run_time(finished):
     assert limit() == limit("horizon=3") == learned.limit
     assert limit("uncertainty_limit=0.25") == 0.25
     assert limit("uncertainty_limit=2", "uncertainty_units=raw") == 2.0
+    fixed = dataclasses.replace(configs.planner, uncertainty_limit=1.0)
+    for change in ({"uncertainty_units": "raw"}, {"uncertainty_quantile": 0.5}):
+        with pytest.raises(UserError, match="give another uncertainty_limit=L as well"):
+            experiment._changed_limit(fixed, dataclasses.replace(fixed, **change))
     for change in ("uncertainty_units=raw", "uncertainty_quantile=0.5"):
-        with pytest.raises(UserError, match="^--planner: uncertainty_.* give uncertainty_limit=L"):
+        with pytest.raises(
+            UserError, match="^--planner: uncertainty_.* give another uncertainty_limit=L"
+        ):
             limit(change)
 
 
@@ -639,6 +677,24 @@ def test_episodes_count_until_they_end_and_actions_are_executed():
         task, "v2", 3, lambda _: 0, lambda o, m, k: (tf.fill([3, 3], -0.5), m + 1, {}), 0, "x"
     )
     assert np.abs(other.traces["reward"][0] - found.traces["reward"][0]).max() > 1e-3
+
+
+def test_a_reward_that_is_no_number_is_told(monkeypatch):
+    class Pays(simulation.environments.Simulator):
+        def step(self, actions):
+            rewards, terminated = super().step(actions)
+            rewards[1] = np.nan if self.elapsed[0] == 3 else rewards[1]
+            return rewards, terminated
+
+    monkeypatch.setattr(
+        simulation.environments, "make_simulator", lambda *a: Pays(tasks.get("hopper"), "v2", 2, 1)
+    )
+
+    def idle(observation, memory, key):
+        return tf.zeros([2, 3]), memory, {}
+
+    with pytest.raises(UserError, match="expected finite rewards, got NaN or infinity in step 3"):
+        simulation.run(tasks.get("hopper"), "v2", 2, lambda _: None, idle, 0, "test")
 
 
 def test_an_observation_may_be_called_as_a_trace():

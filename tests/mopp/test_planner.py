@@ -741,6 +741,14 @@ def test_what_is_no_number_is_unknown(network, graph):
         assert np.isnan(found.numpy()).tolist() == [[[False] * 3, [True] * 3]] * 2
 
 
+def test_one_member_knows_everything_but_what_is_no_number():
+    dynamics = DynamicsModel(TASK, MODEL, DynamicsConfig(dynamics_members=1), UNITS, np.ones(3), 0)
+    found = planner(dynamics=dynamics, limit=0.0).step(
+        tf.constant([[0.5, 0.0], [np.nan, 0.0]]), tf.zeros([2, 1])
+    )
+    assert found.known.numpy().tolist() == [True, False]
+
+
 def test_a_step_is_the_members_mean_and_is_known_below_the_limit():
     """Bounds of the force are +-4 here; members are 0.5 apart in x' and half of that in reward."""
     task = dataclasses.replace(

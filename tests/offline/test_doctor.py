@@ -91,6 +91,10 @@ BROKEN = {
         "next_observations": put(D.next_observations, (slice(None), 1), 0.5),
     },
     "constant/observations/all": {"observations": np.zeros_like(D.observations)},
+    "tiny_units": {
+        "observations": D.observations * np.float32([1.0, 1e-7]),
+        "next_observations": D.next_observations * np.float32([1.0, 1e-7]),
+    },
     "constant/actions/all": {"actions": np.zeros_like(D.actions)},
     "constant/rewards": {"rewards": np.zeros_like(D.rewards)},
     "actions_outside": {"actions": put(D.actions, slice(100), 3.0)},

@@ -369,6 +369,17 @@ def test_a_task_can_stand_in_a_file(tmp_path):
         tasks.get(f"{path}:TNK")
     with pytest.raises(UserError, match="expected a Python file at"):
         tasks.get(f"{tmp_path / 'none.py'}:TANK")
+    for bounds in (
+        "action_low=(-1.0,), action_high=(1.0,)",
+        "action_low=np.zeros(2), action_high=np.ones(2)",
+        "action_low=np.ones(1), action_high=np.ones(1)",
+        "action_low=np.zeros(1), action_high=np.full(1, np.inf)",
+    ):
+        path.write_text(f"import toys, numpy as np\nTANK = toys.cart({bounds})\n")
+        with pytest.raises(
+            UserError, match="arrays of 1 finite numbers, the lower below the upper"
+        ):
+            tasks.get(f"{path}:TANK")
     path.write_text("raise RuntimeError('no licence')")
     with pytest.raises(UserError, match="fails when it is run: no licence"):
         tasks.get(f"{path}:TANK")
