@@ -33,8 +33,8 @@ class Candidates(NamedTuple):
       actions: [B, H, A] in units of the bounds.
       states: [B, H + 1, S], the first given, the rest predicted.
       returns: [B], sum of rewards while alive, and the value of the last state.
-      uncertainty: [B, H], also of steps after a predicted end: a candidate is pruned for what the models
-        do not know there, as if it had gone on.
+      uncertainty: [B, H], also of steps after a predicted end: a candidate is pruned for what the
+        models do not know there, as if it had gone on.
       violation: [B], broken hard constraints, summed over steps.
     """
 
