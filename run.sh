@@ -110,7 +110,7 @@ if [ "$command" = test ] || [ "$command" = check ]; then
   .venv/bin/ruff format --check .
   .venv/bin/ruff check .
   .venv/bin/mypy
-  [ "$command" = check ] || exec .venv/bin/python -m pytest -n auto --dist loadfile "$@"
+  [ "$command" = check ] || exec .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"
   exit 0
 fi
 case $command in

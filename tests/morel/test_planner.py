@@ -128,6 +128,7 @@ def _true_return(policy, horizon=25, count=400):
     return total
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_the_promise_is_as_sure_as_its_starts(tmp_path, monkeypatch):
     """Two members follow the same five starts: five independent numbers, not ten."""
     seen = []

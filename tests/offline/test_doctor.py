@@ -192,7 +192,7 @@ def recording(name, physics, steps=8, count=64):
     return task, Transitions(**whole, terminals=np.zeros_like(ends), timeouts=ends)
 
 
-@pytest.mark.parametrize("name", ["hopper", "walker2d", "halfcheetah", "ant"])
+@pytest.mark.parametrize("name", ["hopper", "halfcheetah"])
 def test_logged_states_of_the_simulator_have_to_be_those_observed(name, caplog):
     task, data = recording(name, "v2", steps=30)
     assert checks.with_own_states(data, task) is data
@@ -210,8 +210,8 @@ def test_logged_states_of_the_simulator_have_to_be_those_observed(name, caplog):
         assert checks.with_own_states(broken, task).qvel is None
         assert "restores velocities by finite differences" in caplog.text
         caplog.clear()
-        report = examination.examine(broken, task, True, 0, 2)  # it replays from the observations
-        assert report["replay"]["explained_by"][0] == "v2"
+    report = examination.examine(broken, task, True, 0, 2)  # it replays from the observations
+    assert report["replay"]["explained_by"][0] == "v2"
 
 
 @pytest.mark.parametrize("name", ["hopper", "walker2d", "halfcheetah", "ant"])
