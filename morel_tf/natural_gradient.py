@@ -170,8 +170,8 @@ class NaturalGradient(tf.Module):
         """Moves the policy by x * sqrt(2 * kl_per_update / (g.x)), F x = g.
 
         Differs: the authors' `normalized_step_size` is twice the KL; ours is the KL. They take the step
-        as it is; here it is shortened where the KL comes out at more than twice its target, which a
-        robot's hardly ever does and a small plant's most of the time.
+        as it is; here it is shortened where the KL comes out at more than twice its target. On Hopper
+        it came out at 1.4 times at most, on examples/tank.py at more than twice most of the time.
 
         Args:
           observations: [N, S].
