@@ -171,7 +171,7 @@ class NaturalGradient(tf.Module):
 
         Differs: the authors' `normalized_step_size` is twice the KL; ours is the KL. They take the step
         as it is; here it is shortened where the KL comes out at more than twice its target. On Hopper
-        it came out at 1.4 times at most, on examples/tank.py at more than twice most of the time.
+        it came out at 1.5 times at most, on examples/tank.py at more than twice most of the time.
 
         Args:
           observations: [N, S].
