@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from offline_tf.policy import GaussianPolicy
 from offline_tf.types import Tensor
 
+tfd = tfp.distributions
 _MOST_KL = 2.0  # times the target
 _SHORTER, _TRIES = 0.7, 20
 
@@ -203,25 +205,28 @@ class NaturalGradient(tf.Module):
         before = [tf.identity(weight) for weight in weights]
         deltas = unflatten(scale * direction, weights)
 
-        def move(share: Tensor) -> Tensor:
-            """Takes a share of the step; returns the mean KL."""
+        def move(share: Tensor) -> tuple[Tensor, Tensor]:
+            """Takes a share of the step; returns the mean KL, and the new means."""
             for weight, start, delta in zip(weights, before, deltas, strict=True):
                 weight.assign(start + share * delta)
             policy.log_std.assign(tf.clip_by_value(policy.log_std, *self._bounds))
-            return gaussian_kl(old_mean, old_log_std, policy.mean(observations), policy.log_std)
+            mean = policy.mean(observations)
+            return gaussian_kl(old_mean, old_log_std, mean, policy.log_std), mean
 
-        def too_far(share: Tensor, kl: Tensor) -> Tensor:
-            del share
+        def too_far(share: Tensor, kl: Tensor, mean: Tensor) -> Tensor:
+            del share, mean
             return (kl > _MOST_KL * kl_per_update) | tf.math.is_nan(kl)
 
-        def shorter(share: Tensor, kl: Tensor) -> tuple[Tensor, Tensor]:
-            del kl
-            return _SHORTER * share, move(_SHORTER * share)
+        def shorter(share: Tensor, kl: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            del kl, mean
+            return _SHORTER * share, *move(_SHORTER * share)
 
         first = tf.ones([])
-        _, kl = tf.while_loop(too_far, shorter, (first, move(first)), maximum_iterations=_TRIES)
+        _, kl, mean = tf.while_loop(
+            too_far, shorter, (first, *move(first)), maximum_iterations=_TRIES
+        )
 
-        new = policy.distribution(observations)
+        new = tfd.MultivariateNormalDiag(mean, tf.exp(policy.log_std))
         ratio = tf.exp(tf.clip_by_value(new.log_prob(actions) - log_prob, -20.0, 20.0))
         improvement = tf.reduce_mean((ratio - 1.0) * advantages)
         return StepReport(kl, improvement, residual, tf.reduce_mean(policy.log_std))
