@@ -67,7 +67,7 @@ def prepare(
     scale = rows.reward_scale(data.rewards, knobs.dynamics.reward_scaling)
     table = rows.prepare(task, data, scale, knobs.behavior.return_weighting)
     models_seed = seed if models_from is None else load_units(models_from).models_seed
-    split = holdout.split_episodes(data.episode_bounds(), knobs.model.holdout_share, models_seed)
+    split = split_of(data, knobs, models_seed)
     normalizer = rows.fit_normalizer(table, knobs.dynamics.targets, knobs.model.normalize)
     change = dynamics.change_scale(table)
     stage = record.stage("units")
@@ -84,6 +84,11 @@ def prepare(
             }
         )
     return Prepared(scale, normalizer, change, models_seed, table, split)
+
+
+def split_of(data: Transitions, knobs: Knobs, models_seed: int) -> holdout.Split:
+    """Which episodes are held out from all fits."""
+    return holdout.split_episodes(data.episode_bounds(), knobs.model.holdout_share, models_seed)
 
 
 def load_units(record: RunRecord) -> Prepared:

@@ -26,12 +26,15 @@ def plan(*stages: object) -> list[str]:
       UserError: the run could not begin, as far as that shows without reading the data.
     """
     configs = experiment.Configs(*stages)  # type: ignore[arg-type]
+    experiment.check(configs)
     run, model, planner = configs.run, configs.model, configs.knobs.planner
     task = tasks.get(run.env, run.simulator)
     folder = experiment.folder_of(run)
     if run.dataset:
         sources.check(run.dataset, made.KINDS)
-    old = RunRecord.check_folder(folder, run.algorithm, configs.flat(), experiment.FREE_FLAGS)
+    old = RunRecord.check_folder(
+        folder, run.algorithm, configs.flat(), experiment.FREE_FLAGS, experiment.flags_of
+    )
     makes = run.dataset in made.KINDS
     rows = estimate.rows_of(task, "" if makes else run.dataset, run.data_steps)
     rows *= 2 if run.dataset == "medium-expert-ours" else 1

@@ -11,7 +11,16 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from mopp_tf import algorithm, config, deploy, inspector, mbop, objectives, simulation
+from mopp_tf import (
+    algorithm,
+    config,
+    deploy,
+    inspector,
+    mbop,
+    objectives,
+    simulation,
+    training,
+)
 from mopp_tf.planner import Decision, Planner
 from offline_tf import (
     dashboards,
@@ -33,6 +42,7 @@ from offline_tf.types import TaskSpec, Tensor, Transitions, UserError
 
 # Flags that may differ when a run is continued: they do not decide the result.
 FREE_FLAGS = ("workdir", "data_dir", "threads", "inspection")
+_FITS = ("dynamics", "behavior", "q")
 AnyLearned = algorithm.Learned | mbop.MbopLearned
 _MODEL_STAGES: tuple[Any, ...] = (
     config.ModelConfig,
@@ -90,6 +100,11 @@ def from_manifest(manifest: dict[str, Any]) -> Configs:
     return Configs(*(rebuild(cls, manifest["flags"]) for cls in config.STAGES))
 
 
+def flags_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A run's flags by name, with what those younger than the run mean to it."""
+    return from_manifest(manifest).flat()
+
+
 def default_workdir(run: config.RunConfig) -> pathlib.Path:
     """Where a run goes without --workdir."""
     data = pathlib.Path(run.dataset).stem
@@ -125,12 +140,23 @@ def _models_from(configs: Configs, data_hash: str) -> RunRecord | None:
         problems.append("it works for --algorithm=mopp only")
     if other.manifest.get("data_hash") != data_hash:
         problems.append("its data differs")
-    other.check_task(tasks.get(configs.run.env, configs.run.simulator))
-    if not all(other.stage(name).complete for name in ("dynamics", "behavior", "q")):
+    if changed := other.task_changes(tasks.get(configs.run.env, configs.run.simulator)):
+        problems.append(f"its task has other {', '.join(changed)}")
+    if not all(other.stage(name).complete for name in _FITS):
         problems.append("its models are not fitted yet")
     if problems:
         raise UserError(f"--models_from: {other.folder} does not fit ({'; '.join(problems)})")
     return other
+
+
+def _may_begin(configs: Configs, data: Transitions, data_hash: str) -> RunRecord | None:
+    """Checks what flags and data have to do with each other; opens --models_from."""
+    knobs = configs.knobs
+    split = algorithm.split_of(data, knobs, configs.run.seed)
+    if configs.run.algorithm == "mbop":
+        split = mbop.rows_with_value(data, split, knobs.planner.horizon)
+    training.check_patience(knobs.model, split)
+    return _models_from(configs, data_hash)
 
 
 def check(configs: Configs) -> None:
@@ -179,13 +205,18 @@ def run(configs: Configs) -> dict[str, Any]:
         FREE_FLAGS,
         task,
         lambda: load_data(run_config, task, threads),
-        lambda data_hash: _models_from(configs, data_hash),
+        lambda data, data_hash: _may_begin(configs, data, data_hash),
+        flags_of,
     )
     record, data, other = opened.record, opened.data, opened.checked
     dtype = networks.product_dtype(configs.model.precision).name
-    if not record.stage("dynamics").complete:  # else another CPU may have fitted them
+    if not all(
+        record.stage(name).complete for name in _FITS
+    ):  # else another CPU may have fitted them
         fitted = other.manifest.get("training_dtype") if other else dtype
-        record.note(training_dtype=fitted, compiler=compiler)
+        record.note_also(training_dtype=fitted)
+    if not record.stage("evaluation").complete:
+        record.note_also(compiler=compiler)
     logging.info("%s", process.in_words(threads, dtype))
     dashboards.show_charts(record, CHARTS)
     # The dynamics models learn the reward.

@@ -25,7 +25,7 @@ from mopp_tf.rows import Normalizer
 from offline_tf import networks, run_record, seeds
 from offline_tf.holdout import Split
 from offline_tf.run_record import RunRecord, Stage
-from offline_tf.types import Array, TaskSpec, Tensor, UserError
+from offline_tf.types import Array, TaskSpec, Tensor, Transitions, UserError
 
 _HIDDEN = (500, 500)
 
@@ -54,6 +54,30 @@ def truncated_returns(rewards: Array, ends: Array, terminals: Array, horizon: in
         running &= ~last
         at = at + 1
     return np.where(whole, total, np.nan)
+
+
+def rows_with_value(data: Transitions, split: Split, horizon: int) -> Split:
+    """The rows that have a previous action and a whole window of rewards: the value network's.
+
+    Args:
+      data: to learn from.
+      split: its rows.
+      horizon: H.
+
+    Raises:
+      UserError: no training row has.
+    """
+    has = np.zeros(len(data), bool)
+    for start, end in data.episode_bounds():
+        last = end if data.terminals[end - 1] else max(end - horizon + 1, 0)
+        has[start + 1 : last] = True
+    found = Split(split.train[has[split.train]], split.held_out[has[split.held_out]])
+    if not len(found.train):
+        raise UserError(
+            f"--mbop_horizon: expected episodes of {horizon + 1} steps or more, or with a terminal end "
+            "after 2 or more, for the value network, got none; give a smaller horizon"
+        )
+    return found
 
 
 class MbopModels(NamedTuple):
@@ -132,7 +156,7 @@ def learn(
       record: the run folder; complete stages are read from it.
 
     Raises:
-      UserError: no episode is long enough for the value's windows; nothing is fitted yet.
+      UserError: a fit diverged.
     """
     table, split, normalizer = prepared.table, prepared.split, prepared.normalizer
     assert table is not None and split is not None
@@ -145,11 +169,6 @@ def learn(
     weighted = table.weights if knobs.behavior.return_weighting else None
     every, has_previous = np.ones(len(ends), bool), ~is_first
     has_value = has_previous & np.isfinite(returns)
-    if not has_value[split.train].any():
-        raise UserError(
-            f"--mbop_horizon: expected episodes of {knobs.planner.horizon + 1} steps or more, or "
-            "with a terminal end, for the value network, got none; give a smaller horizon"
-        )
 
     def conditions(at: Array) -> Array:
         previous = table.actions[np.maximum(at - 1, 0)]

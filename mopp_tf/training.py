@@ -124,6 +124,19 @@ def fit(
     return int(best_step)
 
 
+def check_patience(config: ModelConfig, split: Split) -> None:
+    """Checks that a fit that is to end early has rows to judge by.
+
+    Raises:
+      UserError: it has none.
+    """
+    if config.patience and not len(split.held_out):
+        raise UserError(
+            "--patience: expected held-out rows to judge by, got none; raise --holdout_share, and give "
+            "data of more than one episode"
+        )
+
+
 def _out_of_patience(done: int, best_step: int, schedule: Schedule) -> bool:
     return bool(schedule.patience) and done - best_step >= schedule.patience * STEPS_PER_LOOK
 
@@ -229,13 +242,8 @@ def fit_members(
       or, as "judged" says, on training rows where none are held out.
 
     Raises:
-      UserError: patience without held-out rows, or the fit diverged.
+      UserError: the fit diverged.
     """
-    if config.patience and not len(split.held_out):
-        raise UserError(
-            "--patience: expected held-out rows to judge by, got none; raise --holdout_share, and give "
-            "data of more than one episode"
-        )
     dtype = networks.product_dtype(config.precision)
 
     def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:

@@ -33,7 +33,9 @@ def plan(*stages: object) -> list[str]:
     folder = experiment.folder_of(run)
     if run.dataset:
         sources.check(run.dataset)
-    old = RunRecord.check_folder(folder, "morel", configs.flat(), experiment.FREE_FLAGS)
+    old = RunRecord.check_folder(
+        folder, "morel", configs.flat(), experiment.FREE_FLAGS, experiment.flags_of
+    )
     rows = estimate.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.dynamics_from:

@@ -94,6 +94,11 @@ def from_manifest(manifest: dict[str, Any]) -> Configs:
     return Configs(*(rebuild(cls, flags) for cls in config.STAGES))
 
 
+def flags_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A run's flags by name, with what those younger than the run mean to it."""
+    return from_manifest(manifest).flat()
+
+
 def default_workdir(run: config.RunConfig) -> pathlib.Path:
     """Where a run goes without --workdir."""
     return pathlib.Path("runs") / f"morel-{tasks.short_name(run.env)}-{run.preset}-seed{run.seed}"
@@ -127,6 +132,8 @@ def _other_dynamics(configs: Configs, data_hash: str) -> RunRecord | None:
     ]
     if other.manifest.get("data_hash") != data_hash:
         problems.append("its data differs")
+    if changed := other.task_changes(tasks.get(configs.run.env, configs.run.simulator)):
+        problems.append(f"its task has other {', '.join(changed)}")
     if not other.stage("dynamics").complete:
         problems.append("its models are not fitted yet")
     if problems:
@@ -173,14 +180,17 @@ def run(configs: Configs) -> dict[str, Any]:
         FREE_FLAGS,
         task,
         lambda: load_data(run_config, task, threads),
-        lambda data_hash: _other_dynamics(configs, data_hash),
+        lambda _, data_hash: _other_dynamics(configs, data_hash),
+        flags_of,
     )
     record, data, other = opened.record, opened.data, opened.checked
     dtype = networks.product_dtype(configs.dynamics.precision).name
     record.note(least_reward=float(data.rewards.min()))
     if not record.stage("dynamics").complete:  # else another CPU may have fitted them
         fitted = other.manifest.get("training_dtype") if other else dtype
-        record.note(training_dtype=fitted, compiler=compiler)
+        record.note_also(training_dtype=fitted)
+    if not record.stage("planning").complete:
+        record.note_also(compiler=compiler)
     logging.info("%s", process.in_words(threads, dtype))
     dashboards.show_charts(record, CHARTS)
     task = outcome.complete(task, data, run_config.seed, record)
@@ -361,6 +371,7 @@ def inspect_again(
     configs = from_manifest(record.manifest)
     run_config = dataclasses.replace(configs.run, data_dir=data_dir or configs.run.data_dir)
     task = tasks.get(run_config.env, run_config.simulator)
+    record.check_task(task)
     if not record.stage("usad").complete:
         raise UserError(f"--workdir: the run in {record.folder} has no detector yet; continue it")
     data, _ = load_data(run_config, task, threads)

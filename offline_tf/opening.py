@@ -11,7 +11,7 @@ from absl import logging
 
 from offline_tf import dashboards
 from offline_tf.datasets import checks, d4rl, overview
-from offline_tf.run_record import RunRecord
+from offline_tf.run_record import FlagsOf, RunRecord
 from offline_tf.types import TaskSpec, Transitions, UserError
 
 
@@ -31,15 +31,16 @@ def open_run(
     free_flags: tuple[str, ...],
     task: TaskSpec,
     load: Callable[[], tuple[Transitions, str]],
-    check: Callable[[str], Any],
+    check: Callable[[Transitions, str], Any],
+    flags_of: FlagsOf,
 ) -> Opened:
     """Reads and checks the data, then opens the folder; bad input leaves it as it was.
 
     Args:
-      folder, algorithm, flags, free_flags: see `RunRecord.create_or_continue`.
+      folder, algorithm, flags, free_flags, flags_of: see `RunRecord.create_or_continue`.
       task: that the data are of.
       load: reads or makes the data; returns them with their name.
-      check: given the data's hash, raises UserError where the run cannot begin.
+      check: given the data and their hash, raises UserError where the run cannot begin.
 
     Returns:
       An Opened; the data and their overview stand in the manifest and in TensorBoard.
@@ -48,12 +49,12 @@ def open_run(
       UserError: bad input.
     """
     began = time.monotonic()
-    RunRecord.check_folder(folder, algorithm, flags, free_flags)
+    RunRecord.check_folder(folder, algorithm, flags, free_flags, flags_of)
     data, name = load()
     findings = checks.before_training(data, task)
     data_hash = d4rl.content_hash(data)
-    checked = check(data_hash)
-    record = RunRecord.create_or_continue(folder, algorithm, flags, free_flags)
+    checked = check(data, data_hash)
+    record = RunRecord.create_or_continue(folder, algorithm, flags, free_flags, flags_of)
     if record.manifest.setdefault("data_hash", data_hash) != data_hash:
         raise UserError(
             f"--workdir: {folder} was trained on other data ({record.manifest['data_hash']}, now "

@@ -31,6 +31,7 @@ from absl import logging
 from offline_tf import locks, stopping
 from offline_tf.types import Array, TaskSpec, UserError
 
+FlagsOf = Callable[[dict[str, Any]], dict[str, Any]]
 _PACKAGES = ("tensorflow", "tensorflow-probability", "keras", "gymnasium", "mujoco", "numpy")
 _PROGRESS_SECONDS = 10.0
 _LOCK = "run.lock"
@@ -96,12 +97,16 @@ def _described(task: TaskSpec) -> dict[str, Any]:
         "action_low": [float(x) for x in task.action_low],
         "action_high": [float(x) for x in task.action_high],
         "dt": float(task.dt),
-        "max_episode_steps": task.max_episode_steps,
+        "max_episode_steps": int(task.max_episode_steps),
     }
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _own_flags(manifest: dict[str, Any]) -> dict[str, Any]:
+    return manifest["flags"]
 
 
 class RunRecord:
@@ -126,6 +131,7 @@ class RunRecord:
         algorithm: str,
         flags: dict[str, Any],
         ignored: Sequence[str] = (),
+        flags_of: FlagsOf = _own_flags,
     ) -> RunRecord:
         """Opens the folder for a run with these flags.
 
@@ -134,13 +140,14 @@ class RunRecord:
           algorithm: such as "morel".
           flags: name -> value, everything that decides the result.
           ignored: flags that may differ when a run goes on.
+          flags_of: reads a manifest's flags, with what those younger than the run mean to it.
 
         Raises:
           UserError: the folder holds a run with other flags, or another process works in it; nothing
             is changed.
         """
         flags = {name: _plain(value) for name, value in flags.items()}
-        manifest = cls.check_folder(folder, algorithm, flags, ignored)
+        manifest = cls.check_folder(folder, algorithm, flags, ignored, flags_of)
         lock = _locked(folder)
         if manifest is not None:
             logging.info("continuing the run in %s", folder)
@@ -162,12 +169,16 @@ class RunRecord:
 
     @staticmethod
     def check_folder(
-        folder: pathlib.Path, algorithm: str, flags: dict[str, Any], ignored: Sequence[str] = ()
+        folder: pathlib.Path,
+        algorithm: str,
+        flags: dict[str, Any],
+        ignored: Sequence[str] = (),
+        flags_of: FlagsOf = _own_flags,
     ) -> dict[str, Any] | None:
         """Checks, changing nothing, that a run with these flags may go into the folder.
 
         Args:
-          folder, algorithm, flags, ignored: as in `create_or_continue`.
+          folder, algorithm, flags, ignored, flags_of: as in `create_or_continue`.
 
         Returns:
           The manifest of the run to continue, or None for a new one.
@@ -191,15 +202,16 @@ class RunRecord:
                 )
             return None
         manifest = _read_manifest(path, "workdir")
-        old = manifest["flags"]
-        flags = {name: _plain(value) for name, value in flags.items()}
-        differing = [
-            f"--{n} is {old.get(n)!r} there and {flags.get(n)!r} now"
-            for n in sorted(set(old) | set(flags))
-            if n not in ignored and old.get(n) != flags.get(n)
-        ]
         if manifest["algorithm"] != algorithm:
-            differing.insert(0, f"algorithm is {manifest['algorithm']} there")
+            differing = [f"algorithm is {manifest['algorithm']} there"]
+        else:
+            old = {name: _plain(value) for name, value in flags_of(manifest).items()}
+            flags = {name: _plain(value) for name, value in flags.items()}
+            differing = [
+                f"--{n} is {old.get(n)!r} there and {flags.get(n)!r} now"
+                for n in sorted(set(old) | set(flags))
+                if n not in ignored and old.get(n) != flags.get(n)
+            ]
         if differing:
             raise UserError(
                 f"--workdir: {folder} holds a run with other flags ({'; '.join(differing)}); "
@@ -228,18 +240,21 @@ class RunRecord:
         """Of all code that had a part in the run, separated by commas."""
         return ", ".join(self.manifest.get("commits", [self.manifest.get("commit", "unknown")]))
 
+    def task_changes(self, task: TaskSpec) -> list[str]:
+        """What differs from the task that the run began with; runs of older versions do not know."""
+        kept, now = self.manifest.get("task"), _described(task)
+        return [] if kept is None else [key for key in now if kept.get(key) != now[key]]
+
     def check_task(self, task: TaskSpec) -> None:
-        """Checks that a task is what it was when the run began; runs of older versions do not know.
+        """Checks that a task is what it was when the run began.
 
         Raises:
           UserError: its dimensions, bounds or times have changed, say in a user's file.
         """
-        kept, now = self.manifest.get("task"), _described(task)
-        if kept not in (None, now):
-            changed = ", ".join(key for key in now if kept.get(key) != now[key])
+        if changed := self.task_changes(task):
             raise UserError(
-                f"--workdir: {self.folder} was trained on {task.name} with other {changed}; put the "
-                "task back as it was, or train again"
+                f"--workdir: {self.folder} was trained on {task.name} with other {', '.join(changed)}; "
+                "put the task back as it was, or train again"
             )
 
     def note_commit(self) -> None:
@@ -247,6 +262,13 @@ class RunRecord:
         commits = self.manifest.get("commits", [self.manifest.get("commit", "unknown")])
         if not (self.folder / "summary.json").exists() and commit() not in commits:
             self.note(commits=[*commits, commit()])
+
+    def note_also(self, **values: str | None) -> None:
+        """Adds to what was used, so "float32" becomes "float32, bfloat16" on another machine."""
+        for name, value in values.items():
+            known = self.manifest.get(name)
+            if value is not None and value not in (known or "").split(", "):
+                self.note(**{name: f"{known}, {value}" if known else value})
 
     def note_task(self, task: TaskSpec) -> None:
         """Notes what the task is; see `check_task`.

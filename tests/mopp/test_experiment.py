@@ -285,6 +285,19 @@ def test_models_of_another_run_are_taken_over_or_refused(cart, tmp_path, monkeyp
     missing = cart(tmp_path / "mode", models_from=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="^--models_from: expected a run folder .*nowhere"):
         experiment.run(missing)
+    mbop_run = cart(tmp_path / "mode", algorithm="mbop", models_from=str(tmp_path / "first"))
+    with pytest.raises(UserError, match="it works for --algorithm=mopp only"):
+        experiment.run(mbop_run)
+    good = cart(tmp_path / "mode", models_from=str(tmp_path / "first"))
+    manifest = tmp_path / "first" / "manifest.json"
+    kept = manifest.read_text()
+    manifest.write_text(json.dumps(json.loads(kept) | {"data_hash": "another"}))
+    with pytest.raises(UserError, match=r"does not fit \(its data differs\)"):
+        experiment.run(good)
+    manifest.write_text(kept)
+    (tmp_path / "first" / "stages" / "q.json").unlink()
+    with pytest.raises(UserError, match=r"does not fit \(its models are not fitted yet\)"):
+        experiment.run(good)
     assert not (tmp_path / "mode").exists()
 
 
@@ -309,13 +322,13 @@ def test_a_task_that_has_changed_since_is_refused(cart, tmp_path, monkeypatch):
     assert record.manifest["task"]["action_high"] == [1.0]
     now = toys.cart(action_high=np.float32([0.5]))
     monkeypatch.setitem(tasks._registered, "cart", now)
-    for call in (
-        lambda: experiment.run(configs),
-        lambda: experiment.load(configs, now, record),
-        lambda: experiment.run(cart(tmp_path / "other", models_from=str(tmp_path / "run"))),
-    ):
-        with pytest.raises(UserError, match="was trained on cart with other action_high; put the"):
+    for call in (lambda: experiment.run(configs), lambda: experiment.load(configs, now, record)):
+        with pytest.raises(
+            UserError, match="^--workdir: .* on cart with other action_high; put the"
+        ):
             call()
+    with pytest.raises(UserError, match=r"^--models_from: .*\(its task has other action_high\)"):
+        experiment.run(cart(tmp_path / "other", models_from=str(tmp_path / "run")))
     record.manifest.pop("task")  # a run of an older version does not know
     record.check_task(now)
 
@@ -347,7 +360,7 @@ def test_taken_models_keep_the_orderings_of_their_own_seed(cart, tmp_path):
     assert [m.order for m in members(other)] == [m.order for m in members(first)]
 
 
-def test_without_held_out_rows_numbers_say_so_and_patience_is_refused(cart, tmp_path, no_export):
+def test_without_held_out_rows_numbers_say_so(cart, tmp_path, no_export):
     summary = experiment.run(cart(tmp_path / "none", holdout_share=0.0))
     assert summary["judged_rows"] == "training_rows"
     for name in ("dynamics_fit", "behavior_fit", "q_fit"):
@@ -358,8 +371,23 @@ def test_without_held_out_rows_numbers_say_so_and_patience_is_refused(cart, tmp_
     task = tasks.get("cart")
     for name in (*task.observation_names, "reward"):
         assert f"held_out/{name}" in header
+
+
+def test_flags_that_the_data_cannot_serve_are_refused_before_a_folder_is_made(cart, tmp_path):
+    folder = tmp_path / "run"
     with pytest.raises(UserError, match="^--patience: expected held-out rows"):
-        experiment.run(cart(tmp_path / "patient", holdout_share=0.0, patience=2))
+        experiment.run(cart(folder, holdout_share=0.0, patience=2))
+    path = tmp_path / "short.hdf5"
+    data = toys.transitions((6,) * 10)
+    cut = dataclasses.replace(
+        data, terminals=np.zeros_like(data.terminals), timeouts=data.terminals | data.timeouts
+    )
+    d4rl.write(path, cut, None, {})
+    configs = cart(folder, algorithm="mbop", mbop_horizon=6)
+    configs = configs._replace(run=dataclasses.replace(configs.run, dataset=str(path)))
+    with pytest.raises(UserError, match="^--mbop_horizon: expected episodes of"):
+        experiment.run(configs)
+    assert not folder.exists()
 
 
 def test_a_fit_that_diverges_ends_in_one_line(cart, tmp_path, monkeypatch):
@@ -458,6 +486,68 @@ def test_the_limit_is_the_quantile_of_held_out_disagreement(finished):
     )
     np.testing.assert_allclose(np.quantile(doubts, 0.9), summary["uncertainty_limit"], rtol=1e-5)
     assert learned.limit == summary["uncertainty_limit"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit", "rejected"),
+    [
+        ({"uncertainty_quantile": 0.75}, 15.0, 5 / 21),
+        ({"uncertainty_quantile": 1.0}, 20.0, 0.0),
+        ({"uncertainty_quantile": 0.75, "uncertainty_units": "raw"}, 1500.0, 5 / 21),
+        ({"uncertainty_limit": 4.0}, 4.0, 16 / 21),
+        ({"uncertainty_limit": 4.0, "uncertainty_units": "raw"}, 4.0, 20 / 21),
+    ],
+)
+def test_the_limit_is_a_quantile_or_what_is_asked_for(
+    tmp_path, monkeypatch, changes, limit, rejected
+):
+    """The members disagree by 0 to 20 on the held-out rows, 100 times that in raw units."""
+    task, data = toys.cart(), toys.transitions((21, 21))
+    knobs = algorithm.Knobs(
+        config.ModelConfig(holdout_share=0.5),
+        config.DynamicsConfig(),
+        config.BehaviorConfig(),
+        config.QConfig(),
+        config.PlannerConfig(**changes),
+    )
+    record = toys.record(tmp_path)
+    prepared = algorithm.prepare(task, data, knobs, 0, record)
+    held = prepared.split.held_out
+    assert len(held) == 21
+
+    def uncertainties(states, actions, units):
+        np.testing.assert_array_equal(states, data.observations[held])
+        np.testing.assert_array_equal(actions, data.actions[held])
+        return np.arange(21.0) * {"delta": 1.0, "raw": 100.0}[units]
+
+    part = types.SimpleNamespace(weights=[], uncertainties=uncertainties)
+    models = types.SimpleNamespace(dynamics=part, behavior=part, q=part)
+    monkeypatch.setattr(algorithm, "build", lambda *_: models)
+    monkeypatch.setattr(algorithm.run_record, "fit_or_load", lambda *_: None)
+    assert algorithm.learn(task, prepared, knobs, 0, record).limit == limit
+    kept = record.stage("limit").result
+    np.testing.assert_allclose([kept["rejected"], kept["limit"]], [rejected, limit])
+
+
+def test_disagreement_is_counted_in_the_spread_of_changes(tmp_path):
+    data = toys.transitions((20,) * 4)
+    still = data.next_observations.copy()
+    still[:, 1] = data.observations[:, 1]
+    data = dataclasses.replace(data, next_observations=still, rewards=7.0 * data.rewards)
+    record = toys.record(tmp_path)
+    knobs = algorithm.Knobs(
+        config.ModelConfig(),
+        config.DynamicsConfig(reward_scaling="none"),
+        config.BehaviorConfig(),
+        config.QConfig(),
+        config.PlannerConfig(),
+    )
+    prepared = algorithm.prepare(toys.cart(), data, knobs, 0, record)
+    change = (data.next_observations - data.observations)[:, 0]
+    expected = [change.std(), 1.0, data.rewards.std()]  # v never changes
+    np.testing.assert_allclose(prepared.change_scale, expected, rtol=1e-4)
+    again = algorithm.load_units(record)
+    np.testing.assert_array_equal(again.change_scale, prepared.change_scale)
 
 
 @pytest.mark.usefixtures("no_export")

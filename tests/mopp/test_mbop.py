@@ -174,6 +174,15 @@ def test_noise_has_the_asked_spread_and_repeats_under_a_seed():
     assert np.abs(found.returns - other.returns).max() > 0.1
 
 
+def test_plans_are_in_units_of_the_bounds_and_actions_in_the_tasks():
+    task = toys.cart(action_low=np.float32([1.0]), action_high=np.float32([5.0]))
+    found = decide(planner(models((0.5,), (0.0,)), task=task))
+    np.testing.assert_allclose(found.plan, np.full((2, 3, 1), 0.5))
+    np.testing.assert_allclose(found.action, [[4.0], [4.0]])
+    beyond = decide(planner(models((9.0,), (0.0,)), task=task))
+    np.testing.assert_allclose(beyond.action, [[5.0], [5.0]])
+
+
 def test_the_first_plan_is_zero():
     found = planner(models((0.5,), (0.0,))).initial_plan(tf.zeros([4, 2]))
     np.testing.assert_array_equal(found, np.zeros((4, 3, 1)))
@@ -279,7 +288,35 @@ def test_networks_are_fitted_to_what_follows_the_previous_action(monkeypatch, tm
     np.testing.assert_array_equal(targets[:, 2], r[:7])
 
 
-def test_a_horizon_beyond_all_episodes_is_refused_before_anything_is_fitted(monkeypatch, tmp_path):
-    with pytest.raises(UserError, match="^--mbop_horizon: expected episodes of 5 steps or more"):
-        learn_without_fitting(monkeypatch, toys.record(tmp_path), (4, 1), horizon=4)
-    assert not (tmp_path / "stages").exists() or not any((tmp_path / "stages").iterdir())
+@pytest.mark.parametrize(
+    ("lengths", "horizon", "enough"),
+    [
+        (
+            (4, 1),
+            4,
+            False,
+        ),  # too short for the time limit's window; nothing before the terminal row
+        ((5, 1), 4, True),
+        ((4, 2), 4, True),  # a terminal row is never followed by rewards
+        ((1, 1, 1, 9), 4, False),  # the long one is held out
+        ((7, 3, 6, 9), 4, True),
+        ((1, 1), 1, False),
+    ],
+)
+def test_episodes_too_short_for_the_horizon_are_refused(lengths, horizon, enough):
+    data = toys.transitions(lengths)
+    held = np.arange(len(data) - 9, len(data)) if 9 in lengths else np.zeros(0, int)
+    split = Split(np.setdiff1d(np.arange(len(data)), held), held)
+    returns = mbop.truncated_returns(
+        data.rewards, data.terminals | data.timeouts, data.terminals, horizon
+    )
+    first = data.episode_bounds()[:, 0]
+    known = np.setdiff1d(np.flatnonzero(~np.isnan(returns)), first)
+    assert bool(len(np.intersect1d(known, split.train))) == enough
+    if not enough:
+        with pytest.raises(UserError, match=f"^--mbop_horizon: expected .* {horizon + 1} steps"):
+            mbop.rows_with_value(data, split, horizon)
+        return
+    found = mbop.rows_with_value(data, split, horizon)
+    for part, whole in zip(found, split, strict=True):
+        np.testing.assert_array_equal(part, np.intersect1d(known, whole))

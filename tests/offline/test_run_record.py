@@ -70,6 +70,26 @@ def test_other_flags_are_refused_and_change_nothing(tmp_path):
     assert snapshot(tmp_path) == before
 
 
+def test_flags_younger_than_the_run_have_the_meaning_that_they_had(tmp_path):
+    RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
+
+    def flags_of(manifest):
+        return {"units": "raw", "sizes": (1, 2)} | manifest["flags"]
+
+    now = FLAGS | {"units": "raw", "sizes": (1, 2)}
+    assert RunRecord.create_or_continue(tmp_path, "morel", now, flags_of=flags_of)
+    with pytest.raises(UserError, match=r"\(--units is 'raw' there and 'auto' now\)"):
+        RunRecord.check_folder(tmp_path, "morel", now | {"units": "auto"}, (), flags_of)
+
+
+def test_what_other_machines_used_is_added(tmp_path):
+    record = RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
+    for dtype in ("float32", None, "float32", "bfloat16", "float32"):
+        record.note_also(dtype=dtype, compiler="graph")
+    kept = RunRecord.open_existing(tmp_path).manifest
+    assert kept["dtype"] == "float32, bfloat16" and kept["compiler"] == "graph"
+
+
 def test_another_algorithm_is_refused(tmp_path):
     RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
     with pytest.raises(UserError, match="algorithm is morel there"):

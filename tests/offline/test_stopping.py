@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -14,6 +15,8 @@ import pytest
 import tensorflow as tf
 import toys
 
+from mopp_tf import config as mopp_config
+from mopp_tf import estimate as mopp_estimate
 from morel_tf import config, estimate, experiment
 from offline_tf import stopping, tasks
 from offline_tf.datasets import made, sources
@@ -105,6 +108,14 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypa
     record.stage("dynamics").finish({})
     said = "\n".join(estimate.plan(*_configs(data_steps=3000)))
     assert "go on with the run in" in said and not re.search(r"^  dynamics", said, re.M)
+
+
+def test_a_dry_run_of_mopp_refuses_what_the_run_would(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stages = [stage() for stage in mopp_config.STAGES]
+    stages[2] = dataclasses.replace(stages[2], dynamics_members=1)
+    with pytest.raises(UserError, match="^--dynamics_members: expected 2 or more"):
+        mopp_estimate.plan(*stages)
 
 
 def test_no_reader_takes_the_end_of_the_time_for_a_damaged_file(tmp_path, monkeypatch):
