@@ -25,7 +25,8 @@ class StepReport(NamedTuple):
     """What a natural gradient step did; scalars.
 
     Attributes:
-      kl: mean KL(old || new) over the samples, nats.
+      kl: mean KL(old || new) over the samples, nats; NaN where it was never finite: then no step was
+        taken.
       improvement: mean advantage-weighted likelihood ratio gained, in units of the advantages.
       residual: norm of F x - g, relative to the norm of g.
       log_std: mean of the policy's log standard deviation after the step.
@@ -213,6 +214,12 @@ class NaturalGradient(tf.Module):
             mean = policy.mean(observations)
             return gaussian_kl(old_mean, old_log_std, mean, policy.log_std), mean
 
+        def stay() -> tuple[Tensor, Tensor]:
+            """Takes the step back, as it leads nowhere."""
+            for weight, start in zip(weights, before, strict=True):
+                weight.assign(start)
+            return tf.constant(np.nan, tf.float32), old_mean
+
         def too_far(share: Tensor, kl: Tensor, mean: Tensor) -> Tensor:
             del share, mean
             return (kl > _MOST_KL * kl_per_update) | tf.math.is_nan(kl)
@@ -225,6 +232,7 @@ class NaturalGradient(tf.Module):
         _, kl, mean = tf.while_loop(
             too_far, shorter, (first, *move(first)), maximum_iterations=_TRIES
         )
+        kl, mean = tf.cond(tf.math.is_finite(kl), lambda: (kl, mean), stay)
 
         new = tfd.MultivariateNormalDiag(mean, tf.exp(policy.log_std))
         ratio = tf.exp(tf.clip_by_value(new.log_prob(actions) - log_prob, -20.0, 20.0))

@@ -209,6 +209,16 @@ def test_a_step_that_goes_too_far_is_shortened_along_its_direction(kl, monkeypat
     assert found == pytest.approx(float(expected), rel=1e-3)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_step_that_is_no_number_is_not_taken(wrong):
+    policy = _policy()
+    before = flatten(policy.weights).numpy()
+    observations, actions, advantages = _samples(policy, 200)
+    broken = tf.tensor_scatter_nd_update(advantages, [[3]], [wrong])
+    assert np.isnan(_step(policy, (observations, actions, broken), 1e-3).kl)
+    np.testing.assert_array_equal(flatten(policy.weights), before)
+
+
 def test_units_of_actions_change_nothing_but_the_units():
     """The same step for a policy whose actions are 10 + 50 times another's."""
     plain = _policy()

@@ -12,6 +12,7 @@ from morel_tf import policy_update
 from morel_tf.natural_gradient import NaturalGradient, StepReport
 from morel_tf.policy_update import Paths
 from morel_tf.value_baseline import ValueBaseline
+from offline_tf.types import UserError
 
 DISCOUNT, LAMBDA = 0.9, 0.8
 
@@ -214,3 +215,13 @@ def test_repeated_updates_solve_a_bandit():
     assert returns[0] == pytest.approx(-1.69, abs=0.25)
     assert returns[-1] > -0.06
     assert policy.numpy().mean(np.ones((1, 2), np.float32))[0, 0] == pytest.approx(0.7, abs=0.1)
+
+
+def test_an_update_that_is_no_number_ends_the_run_before_the_baseline_learns_from_it():
+    recorder = _Recorder()
+    recorder.step = lambda *_: StepReport(np.nan, 0.0, 0.0, 0.0)
+    with pytest.raises(UserError, match="^the policy's gradient is not a number"):
+        policy_update.update(
+            MIXED, recorder, recorder, DISCOUNT, LAMBDA, 0.02, np.random.default_rng(0)
+        )
+    assert not recorder.of("fit")
