@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from offline_tf import standardize
+from offline_tf import standardize, tasks
 from offline_tf.blocks import derive
 from offline_tf.types import Array, SimulationSpec, TaskSpec, Transitions, UserError
 
@@ -452,11 +452,11 @@ def _width(values: Array) -> float:
 
 def simulator_states(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     """infos/qpos and infos/qvel that are not the states that were observed."""
-    spec = task.simulation
+    spec = tasks.get(task.name).simulation if task.name in tasks.ROBOTS else task.simulation
     if not isinstance(spec, SimulationSpec) or data.qpos is None or data.qvel is None:
         return
     if data.qpos.ndim != 2 or data.qvel.ndim != 2:
-        yield _foreign_states("infos/qpos and infos/qvel are no tables of numbers")
+        yield _foreign_states("infos/qpos and infos/qvel are no tables of numbers", task)
         return
     rows = np.linspace(0, len(data) - 1, min(len(data), _ROWS_JUDGED)).astype(np.int64)
     observed = data.observations[rows]
@@ -481,15 +481,18 @@ def simulator_states(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
         )
     elif same.mean() > _MOST:
         return
-    yield _foreign_states(what)
+    yield _foreign_states(what, task)
 
 
-def _foreign_states(what: str) -> Finding:
+def _foreign_states(what: str, task: TaskSpec) -> Finding:
+    lost = "its policy is not measured from the data's own start states"
+    if task.velocity_limit is not None:
+        lost = f"it restores velocities by finite differences, and {lost}"
     return Finding(
         "simulator_states",
         "warning",
         what,
-        "MOReL does not use them: it restores velocities by finite differences",
+        f"MOReL does not use them: {lost}",
         "write the simulator's state of before each step",
     )
 

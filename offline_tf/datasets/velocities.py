@@ -46,9 +46,10 @@ def restore(
 ) -> tuple[Array, Array]:
     """Returns states and next states [N, S] with true velocities.
 
-    Velocities come from the recorded qvel where the file has it, else from finite differences. The
-    last next state of an episode has no recorded qvel, and the first state no predecessor: the former
-    takes the finite difference, the latter stays as observed (robots start at rest).
+    Velocities that were clipped come from the recorded qvel where the file has it and it lies beyond
+    the limit on the same side; without a qvel they come from finite differences. The last next state
+    of an episode has no recorded qvel, and the first state no predecessor: the former takes the finite
+    difference, the latter stays as observed (robots start at rest).
 
     Args:
       task: the task.
@@ -82,7 +83,9 @@ def restore(
 
         def recorded(seen: Array, qvel: Array) -> Array:
             states = np.array(seen)
-            states[:, indices] = qvel
+            clipped = np.abs(seen[:, indices]) >= task.velocity_limit
+            beyond = clipped & (qvel * np.sign(seen[:, indices]) >= task.velocity_limit)
+            states[:, indices] = np.where(beyond, qvel, seen[:, indices])
             return states
 
         states = derive(recorded, observations, transitions.qvel)

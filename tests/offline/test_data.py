@@ -395,6 +395,16 @@ def test_recorded_velocities_are_the_true_ones(hopper):
     assert (np.abs(next_states[ends]) > 10).any()
 
 
+def test_recorded_velocities_that_are_others_are_not_taken(hopper):
+    """A file may hold some rows whose qvel is not of the observed state."""
+    data, _ = fast_hoppers(hopper)
+    qvel = -data.qvel
+    qvel[::2] = data.qvel[::2]
+    states, _ = velocities.restore(hopper, dataclasses.replace(data, qvel=qvel))
+    np.testing.assert_array_equal(states[::2, 5:], data.qvel[::2].astype(np.float32))
+    np.testing.assert_array_equal(states[1::2], data.observations[1::2])
+
+
 @pytest.mark.parametrize("use_recorded", [True, False])
 def test_restored_states_never_cross_an_episode(hopper, use_recorded):
     data, _ = fast_hoppers(hopper)
