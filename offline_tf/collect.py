@@ -78,6 +78,7 @@ def main(config: CollectConfig) -> None:
 
     task = tasks.get(config.env, config.simulator)
     path = _path(config)
+    made.check_writable(path, "output")
     began = time.monotonic()
     data = made.make(
         path,

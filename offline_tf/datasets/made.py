@@ -36,6 +36,17 @@ def show_progress(done: int, total: int, rate: float, unit: str = "steps") -> No
         sys.stderr.flush()
 
 
+def check_writable(path: pathlib.Path, flag: str) -> None:
+    """Checks, before hours are spent, that a file can be written.
+
+    Raises:
+      UserError: it cannot.
+    """
+    there = next(p for p in path.absolute().parents if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UserError(f"--{flag}: {path} cannot be written, as {there} takes no files")
+
+
 def make(
     path: pathlib.Path,
     task: TaskSpec,
@@ -50,11 +61,8 @@ def make(
     """Collects a data set and writes it to `path` in D4RL's layout.
 
     Raises:
-      UserError: the behaviour policy is missing, or the file cannot be written.
+      UserError: the behaviour policy is missing.
     """
-    there = next(p for p in path.absolute().parents if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):  # before hours are spent
-        raise UserError(f"--output: {path} cannot be written, as {there} takes no files")
     policy, about = (
         (None, {}) if exploration == "random" else foreign_policy.load(policy_path, task)
     )
@@ -138,8 +146,11 @@ def _cached(
                 f"--dataset: --env={task.name} has no simulator or no shipped behaviour policy to "
                 "make data with; give an HDF5 file with --dataset"
             )
-        logging.info("making %s: %d steps in the simulator", path, num_steps)
-        make(path, task, physics, exploration, num_steps, seed, True, shipped, threads)
+        check_writable(path, "data_dir")
+        with locks.held(path.with_suffix(".lock")):  # somebody else may be making it
+            if not path.exists():
+                logging.info("making %s: %d steps in the simulator", path, num_steps)
+                make(path, task, physics, exploration, num_steps, seed, True, shipped, threads)
     return d4rl.read(path, task.state_dim), name
 
 
@@ -253,10 +264,10 @@ def _training_transitions(
             raise UserError(f"--physics: {shipped.name} was trained with {about['physics']}")
         command = [*shlex.split(about["command"])[1:], f"--save_transitions={path.resolve()}"]
         command.append(f"--workdir={path.with_suffix('').resolve()}-run")
-        with locks.held(path.with_suffix(".lock")):  # somebody else may be making it
-            if path.exists():
-                return d4rl.read(path, task.state_dim)
-            logging.info("making %s: python %s", path, shlex.join(command))
-            if _run([sys.executable, *command]):
-                raise UserError(f"--dataset: python {shlex.join(command)} failed; see above")
+        check_writable(path, "data_dir")
+        with locks.held(path.with_suffix(".lock")):
+            if not path.exists():
+                logging.info("making %s: python %s", path, shlex.join(command))
+                if _run([sys.executable, *command]):
+                    raise UserError(f"--dataset: python {shlex.join(command)} failed; see above")
     return d4rl.read(path, task.state_dim)

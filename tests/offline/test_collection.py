@@ -256,7 +256,7 @@ def test_progress_is_reported(hopper):
 def test_data_of_a_run_is_made_once(hopper, tmp_path):
     arguments = (hopper, "v2", "random", 300, 5, str(tmp_path), 1)
     first, name = made.load_or_make(*arguments)
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.hdf5")
     assert path.name == f"{name}.hdf5" == "hopper-v2-random-300-seed5.hdf5"
     changed = path.stat().st_mtime_ns
     second, _ = made.load_or_make(*arguments)
@@ -298,7 +298,10 @@ def test_a_policy_of_another_robot_and_a_folder_that_is_none_are_named(hopper, t
         made.make(tmp_path / "data.hdf5", walker, *arguments)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="--output: .* cannot be written, as .*file takes no files"):
-        made.make(tmp_path / "file" / "data.hdf5", hopper, *arguments)
+        made.check_writable(tmp_path / "file" / "data.hdf5", "output")
+    for kind in ("expert-ours", "mixed-ours"):
+        with pytest.raises(UserError, match="--data_dir: .*file takes no files"):
+            made.load_or_make_kind(hopper, "v2", kind, 300, 0, str(tmp_path / "file"), 1)
 
 
 def test_two_data_sets_one_after_the_other(tmp_path):
