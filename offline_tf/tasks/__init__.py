@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import numbers
 import pathlib
 import sys
 
@@ -117,8 +118,18 @@ def _check(name: str, spec: TaskSpec) -> None:
     """Checks what a user has written.
 
     Raises:
-      UserError: the bounds are no A finite numbers each, the lower below the upper.
+      UserError: the bounds are no A finite numbers each, the lower below the upper; or the times are
+        no times.
     """
+    if not (isinstance(spec.max_episode_steps, numbers.Integral) and spec.max_episode_steps > 0):
+        raise UserError(
+            f"--env: {name}: expected max_episode_steps as a positive whole number, got "
+            f"{spec.max_episode_steps!r}"
+        )
+    if not (isinstance(spec.dt, numbers.Real) and 0.0 < spec.dt < float("inf")):
+        raise UserError(
+            f"--env: {name}: expected dt, the seconds of a step, as a positive number, got {spec.dt!r}"
+        )
     bounds = (spec.action_low, spec.action_high)
     good = all(isinstance(b, np.ndarray) and b.shape == (spec.action_dim,) for b in bounds)
     if not good or not (np.isfinite(bounds).all() and (bounds[0] < bounds[1]).all()):

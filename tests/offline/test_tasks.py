@@ -380,6 +380,14 @@ def test_a_task_can_stand_in_a_file(tmp_path):
             UserError, match="arrays of 1 finite numbers, the lower below the upper"
         ):
             tasks.get(f"{path}:TANK")
+    for wrong in ("dt=0.0", "dt=None", "max_episode_steps=0", "max_episode_steps=2.5"):
+        path.write_text(
+            f"import toys\nimport dataclasses\nTANK = dataclasses.replace(toys.cart(), {wrong})\n"
+        )
+        with pytest.raises(UserError, match=f"expected {wrong.partition('=')[0]}.* positive"):
+            tasks.get(f"{path}:TANK")
+    path.write_text("import toys, numpy as np\nTANK = toys.cart(max_episode_steps=np.int64(7))\n")
+    assert tasks.get(f"{path}:TANK").max_episode_steps == 7
     path.write_text("raise RuntimeError('no licence')")
     with pytest.raises(UserError, match="fails when it is run: no licence"):
         tasks.get(f"{path}:TANK")
