@@ -93,7 +93,7 @@ def make_planner(
         q_of_proposals=config.q_of_proposals,
     )
     knobs = algorithm.Knobs(
-        ModelConfig(),
+        ModelConfig(latent_dim=0),
         DynamicsConfig(dynamics_members=config.members),
         BehaviorConfig(behavior_members=config.members),
         QConfig(),
