@@ -107,7 +107,7 @@ def flags_of(manifest: dict[str, Any]) -> dict[str, Any]:
 
 def default_workdir(run: config.RunConfig) -> pathlib.Path:
     """Where a run goes without --workdir."""
-    data = pathlib.Path(run.dataset).stem
+    data = pathlib.Path(run.dataset).stem.replace(":", "-")
     env = tasks.short_name(run.env)
     return pathlib.Path("runs") / f"{run.algorithm}-{env}-{data}-{run.preset}-seed{run.seed}"
 

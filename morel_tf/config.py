@@ -29,7 +29,11 @@ class RunConfig:
         "in seven minutes; quick: Hopper in five.",
     )
     seed: int = knob(0, "Random seed of data, models and planner.", low=0, high=2**31 - 1)
-    workdir: str = knob("", "Run folder; empty: runs/morel-ENV-PRESET-seedN.")
+    workdir: str = knob(
+        "",
+        "Run folder; empty: runs/morel-ENV-PRESET-seedN, for other data than the default's "
+        "runs/morel-ENV-DATA-PRESET-seedN.",
+    )
     dataset: str = knob(
         "",
         "Logged data: an HDF5 file with D4RL's keys, a D4RL name, a Minari id or folder, tfds:NAME, "

@@ -30,7 +30,7 @@ def plan(*stages: object) -> list[str]:
     experiment.check(configs)
     run = configs.run
     task = tasks.get(run.env, run.simulator)
-    folder = experiment.folder_of(run)
+    folder = experiment.folder_of(configs)
     if run.dataset:
         sources.check(run.dataset)
     old = RunRecord.check_folder(

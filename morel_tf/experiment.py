@@ -99,14 +99,30 @@ def flags_of(manifest: dict[str, Any]) -> dict[str, Any]:
     return from_manifest(manifest).flat()
 
 
-def default_workdir(run: config.RunConfig) -> pathlib.Path:
-    """Where a run goes without --workdir."""
-    return pathlib.Path("runs") / f"morel-{tasks.short_name(run.env)}-{run.preset}-seed{run.seed}"
+def algorithm_name(configs: Configs) -> str:
+    """As in summaries: MOReL, or what it is without a detector."""
+    return "naive_mbrl" if configs.usad.threshold_rule == "none" else "morel"
 
 
-def folder_of(run: config.RunConfig) -> pathlib.Path:
+def default_workdir(configs: Configs) -> pathlib.Path:
+    """Where a run goes without --workdir: other data, or no detector, have a folder of their own."""
+    run = configs.run
+    data = pathlib.Path(run.dataset).stem.replace(":", "-") or (
+        "" if run.exploration == "pure" else run.exploration
+    )
+    named = [
+        algorithm_name(configs),
+        tasks.short_name(run.env),
+        data,
+        run.preset,
+        f"seed{run.seed}",
+    ]
+    return pathlib.Path("runs") / "-".join(part for part in named if part)
+
+
+def folder_of(configs: Configs) -> pathlib.Path:
     """The run's folder."""
-    return pathlib.Path(run.workdir) if run.workdir else default_workdir(run)
+    return pathlib.Path(configs.run.workdir) if configs.run.workdir else default_workdir(configs)
 
 
 def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
@@ -172,7 +188,7 @@ def run(configs: Configs) -> dict[str, Any]:
     threads = process.use_threads(run_config.threads)
     compiler = process.use_compiler(run_config.compile)
     task = tasks.get(run_config.env, run_config.simulator)
-    folder = folder_of(run_config)
+    folder = folder_of(configs)
     opened = opening.open_run(
         folder,
         "morel",
@@ -522,7 +538,7 @@ def summarize(
     value = measured.get("true_return_mean")
     returns = record.manifest["behavior_return"]
     summary = {
-        "algorithm": "morel" if configs.usad.threshold_rule != "none" else "naive_mbrl",
+        "algorithm": algorithm_name(configs),
         "env": task.name,
         "dataset": dataset_name,
         "physics": environments.physics_of(task, configs.run.physics),

@@ -110,6 +110,24 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypa
     assert "go on with the run in" in said and not re.search(r"^  dynamics", said, re.M)
 
 
+@pytest.mark.parametrize(
+    ("flags", "rule", "expected"),
+    [
+        ({}, "beta", "morel-hopper-default-seed0"),
+        ({"dataset": "logs/my_data.hdf5"}, "beta", "morel-hopper-my_data-default-seed0"),
+        ({"dataset": "tfds:x"}, "beta", "morel-hopper-tfds-x-default-seed0"),
+        ({"exploration": "eps1", "seed": 3}, "beta", "morel-hopper-eps1-default-seed3"),
+        ({"env": "my_plant.py:TANK"}, "none", "naive_mbrl-tank-default-seed0"),
+    ],
+)
+def test_other_data_and_no_detector_have_a_folder_of_their_own(flags, rule, expected):
+    configs = experiment.Configs(*_configs(**flags))
+    configs = configs._replace(usad=dataclasses.replace(configs.usad, threshold_rule=rule))
+    assert experiment.folder_of(configs) == pathlib.Path("runs") / expected
+    away = configs._replace(run=dataclasses.replace(configs.run, workdir="away"))
+    assert experiment.folder_of(away) == pathlib.Path("away")
+
+
 def test_a_dry_run_of_mopp_refuses_what_the_run_would(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stages = [stage() for stage in mopp_config.STAGES]
