@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from offline_tf.packages import install
+
 USAGE = """
 Prints versions (pinned and installed), devices, CPU, memory, rendering and caches, and what is wrong.
 Exit code: 0 all that is needed is there, 1 something is missing or of another version.
@@ -111,7 +113,7 @@ def problems(report: dict[str, Any]) -> list[Problem]:
         if row["file"] != _NEEDED or row["installed"] == row["pinned"]:
             continue
         state = f"is {row['installed']}" if row["installed"] else "is missing"
-        fix = f"pip install -r {_NEEDED}"
+        fix = install(f"-r {_NEEDED}")
         found.append(Problem(f"{row['name']} {state}, expected {row['pinned']}", fix))
     if report["cpu"]["features"].get("avx2") is False:
         found.append(Problem("the CPU has no AVX2: TensorFlow's wheels may not start", ""))
@@ -119,10 +121,10 @@ def problems(report: dict[str, Any]) -> list[Problem]:
     installed = {row["name"] for row in report["packages"] if row["installed"]}
     if "tensorflow" in installed and "error" in tensorflow:
         what = f"TensorFlow does not start: {tensorflow['error']}"
-        found.append(Problem(what, f"pip install --force-reinstall -r {_NEEDED}"))
+        found.append(Problem(what, install(f"--force-reinstall -r {_NEEDED}")))
     if "mujoco" in installed and "error" in report["mujoco"]:
         what = f"MuJoCo does not start: {report['mujoco']['error']}"
-        found.append(Problem(what, f"pip install --force-reinstall -r {_NEEDED}"))
+        found.append(Problem(what, install(f"--force-reinstall -r {_NEEDED}")))
     if "error" in report["folders"]:
         found.append(Problem(f"the folders cannot be seen: {report['folders']['error']}", ""))
     return found
@@ -379,7 +381,7 @@ def in_words(report: dict[str, Any]) -> str:
             "",
             f"not installed: {', '.join(names)}",
             f"  {purpose}",
-            f"  pip install -r {file}",
+            "  " + install(f"-r {file}"),
         ]
     lines.append("")
     for problem in report["problems"]:

@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import deployed, foreign_policy, rendering, seeds, tasks
+from offline_tf import deployed, foreign_policy, packages, rendering, seeds, tasks
 from offline_tf.knobs import check, knob
 from offline_tf.policy import NumpyPolicy
 from offline_tf.rendering import Said
@@ -225,7 +225,7 @@ def run(config: RenderConfig, choose: Callable[[], rendering.Choice]) -> pathlib
     fps = 1.0 / (dt * stride)
     kept = rendering.write(folder, pictures, moments, fps, _IN_TENSORBOARD)
     if not rendering.can_write_mp4():
-        logging.info("no mp4, only gif: pip install -r requirements-render.txt")
+        logging.info("no mp4, only gif: %s", packages.install("-r requirements-render.txt"))
     if record is not None:
         tf = importlib.import_module("tensorflow")  # after flags.schema, which silences its start
         with record.writer.as_default():

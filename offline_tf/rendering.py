@@ -23,6 +23,7 @@ import gymnasium
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from offline_tf import packages
 from offline_tf.types import Array, EnvironmentSpec, TaskSpec, UserError
 
 BACK_ENDS = ("egl", "osmesa")
@@ -223,7 +224,7 @@ class Filmed:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"--env: Gymnasium's {name} makes no pictures here: {reason}; its classic environments "
-                "need pip install -r requirements-render.txt"
+                f"need {packages.install('-r requirements-render.txt')}"
             ) from None
         rate = self._environment.metadata.get("render_fps") or 30
         self.dt = task.dt if hasattr(self._environment, "dt") else 1.0 / rate

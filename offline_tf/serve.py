@@ -13,6 +13,7 @@ import sys
 from absl import logging
 
 from flags import schema
+from offline_tf import packages
 from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
 
@@ -82,7 +83,7 @@ def main(config: ServeConfig) -> None:
     missing = [name for name in _OPTIONAL if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"serving needs {', '.join(missing)}; pip install -r requirements-serve.txt"
+            f"serving needs {', '.join(missing)}; {packages.install('-r requirements-serve.txt')}"
         )
     import uvicorn
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import h5py
 import numpy as np
 
-from offline_tf import blocks
+from offline_tf import blocks, packages
 from offline_tf.datasets import columns, d4rl, episodes
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
@@ -44,8 +44,8 @@ def find(name: str) -> pathlib.Path:
         return path
     if importlib.util.find_spec("minari") is None:
         raise UserError(
-            f"--dataset: {name} is not in {root()}; pip install minari and run "
-            f"`minari download {name}`, or give the folder of a copy"
+            f"--dataset: {name} is not in {root()}; {packages.install('-r requirements-formats.txt')} "
+            "and try again, or give the folder of a copy"
         )
     import minari
 

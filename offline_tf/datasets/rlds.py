@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from offline_tf import packages
 from offline_tf.datasets import episodes
 from offline_tf.types import Array, Transitions, UserError
 
@@ -22,7 +23,8 @@ def read(name: str, state_dim: int | None = None) -> Transitions:
     """
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise UserError(
-            f"--dataset: {name} needs tensorflow-datasets; pip install -r requirements-formats.txt"
+            f"--dataset: {name} needs tensorflow-datasets; "
+            + packages.install("-r requirements-formats.txt")
         )
     import tensorflow_datasets as tfds
 

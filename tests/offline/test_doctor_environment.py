@@ -91,9 +91,10 @@ def test_a_needed_package_that_is_missing_or_different_is_a_problem(here, monkey
     assert doctor.main([]) == 1
     text = capsys.readouterr().out
     problems = [line for line in text.splitlines() if line.startswith("PROBLEM")]
+    fix = f"{sys.executable} -m pip install -r requirements.txt"
     assert problems == [
-        f"PROBLEM h5py is missing, expected {_pin('h5py')}; pip install -r requirements.txt",
-        f"PROBLEM mujoco is 4.0.0, expected {_pin('mujoco')}; pip install -r requirements.txt",
+        f"PROBLEM h5py is missing, expected {_pin('h5py')}; {fix}",
+        f"PROBLEM mujoco is 4.0.0, expected {_pin('mujoco')}; {fix}",
     ]
     assert text.count("<- differs") == 2 and "no problem found" not in text
     assert "not installed: tensorflow-datasets\n" in text
