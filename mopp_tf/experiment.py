@@ -136,8 +136,10 @@ def _models_from(configs: Configs, data_hash: str) -> RunRecord | None:
         for f in dataclasses.fields(stage)
         if old[f.name] != new[f.name]
     ]
-    if configs.run.algorithm != "mopp" or other.manifest["algorithm"] != "mopp":
-        problems.append("it works for --algorithm=mopp only")
+    if other.manifest["algorithm"] != configs.run.algorithm:
+        problems.append(f"--algorithm is {other.manifest['algorithm']!r} there")
+    elif configs.run.algorithm == "mbop" and old["mbop_horizon"] != new["mbop_horizon"]:
+        problems.append(f"--mbop_horizon, of the value network, is {old['mbop_horizon']} there")
     if other.manifest.get("data_hash") != data_hash:
         problems.append("its data differs")
     if changed := other.task_changes(tasks.get(configs.run.env, configs.run.simulator)):
@@ -226,7 +228,7 @@ def run(configs: Configs) -> dict[str, Any]:
     if run_config.algorithm == "mopp":
         learned = algorithm.learn(task, prepared, configs.knobs, run_config.seed, record, other)
     else:
-        learned = mbop.learn(task, prepared, configs.knobs, run_config.seed, record)
+        learned = mbop.learn(task, prepared, configs.knobs, run_config.seed, record, other)
     planner = make_planner(task, configs, learned)
     decide = process.compiled(planner.decide)
     measured = evaluate_final(configs, task, data, planner, decide, learned, record, threads)
@@ -643,7 +645,9 @@ def variant(configs: Configs) -> str:
     """What sets a run apart from the plain algorithm under the default preset, for tables."""
     preset = configs.run.preset
     if configs.run.algorithm == "mbop":  # it knows none of the others
-        return preset if preset != "default" else ""
+        plain, own = (dataclasses.asdict(part) for part in (config.MbopConfig(), configs.mbop))
+        changed = [f"{name[5:]} {own[name]:g}" for name in own if own[name] != plain[name]]
+        return ", ".join([preset] * (preset != "default") + changed)
     hidden, usual = configs.model.mlp_hidden, config.ModelConfig().mlp_hidden
     sizes = "" if hidden == usual else " " + "-".join(map(str, hidden))
     parts = {

@@ -145,6 +145,7 @@ def learn(
     knobs: algorithm.Knobs,
     seed: int,
     record: RunRecord,
+    models_from: RunRecord | None = None,
 ) -> MbopLearned:
     """Fits dynamics, behaviour and value by least squares.
 
@@ -154,6 +155,7 @@ def learn(
       knobs: those of MOPP; the value network is fitted for as many steps as MOPP's Q.
       seed: of everything random.
       record: the run folder; complete stages are read from it.
+      models_from: a run whose fitted models are taken over.
 
     Raises:
       UserError: a fit diverged.
@@ -201,7 +203,7 @@ def learn(
             )
             return report | {"shift": shift, "scale": scale}
 
-        run_record.fit_or_load(name, networks.variables(*members), fit, record, None)
+        run_record.fit_or_load(name, networks.variables(*members), fit, record, models_from)
 
     part(
         "dynamics",

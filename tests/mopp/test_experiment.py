@@ -286,7 +286,7 @@ def test_models_of_another_run_are_taken_over_or_refused(cart, tmp_path, monkeyp
     with pytest.raises(UserError, match="^--models_from: expected a run folder .*nowhere"):
         experiment.run(missing)
     mbop_run = cart(tmp_path / "mode", algorithm="mbop", models_from=str(tmp_path / "first"))
-    with pytest.raises(UserError, match="it works for --algorithm=mopp only"):
+    with pytest.raises(UserError, match="--algorithm is 'mopp' there"):
         experiment.run(mbop_run)
     good = cart(tmp_path / "mode", models_from=str(tmp_path / "first"))
     manifest = tmp_path / "first" / "manifest.json"
@@ -299,6 +299,25 @@ def test_models_of_another_run_are_taken_over_or_refused(cart, tmp_path, monkeyp
     with pytest.raises(UserError, match=r"does not fit \(its models are not fitted yet\)"):
         experiment.run(good)
     assert not (tmp_path / "mode").exists()
+
+
+@pytest.mark.usefixtures("no_export")
+def test_mbop_takes_models_over_for_other_knobs_of_its_planner(cart, tmp_path, monkeypatch):
+    first = cart(tmp_path / "first", algorithm="mbop", mbop_horizon=3)
+    experiment.run(first)
+    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it fitted"))
+    taken = {"algorithm": "mbop", "models_from": str(tmp_path / "first")}
+    other = cart(tmp_path / "other", mbop_horizon=3, mbop_sigma=0.5, seed=4, **taken)
+    assert experiment.run(other)["variant"] == "sigma 0.5, horizon 3"
+    learned = [
+        experiment.load(c, tasks.get("cart"), RunRecord.open_existing(tmp_path / name))
+        for c, name in ((first, "first"), (other, "other"))
+    ]
+    for a, b in zip(*(_weights_of(x) for x in learned), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert learned[0].value_scale == learned[1].value_scale
+    with pytest.raises(UserError, match="--mbop_horizon, of the value network, is 3 there"):
+        experiment.run(cart(tmp_path / "far", mbop_horizon=4, **taken))
 
 
 @pytest.mark.parametrize(
