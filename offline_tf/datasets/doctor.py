@@ -1,4 +1,4 @@
-"""python -m offline_tf.datasets.doctor FILE: what is in a data set, and what is wrong with it."""
+"""python -m offline_tf.datasets.doctor --dataset=FILE: what is in logged data, and what is wrong."""
 
 from __future__ import annotations
 
