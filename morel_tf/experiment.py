@@ -56,7 +56,7 @@ CHARTS = (
     Chart(
         "MOReL", "Steps until HALT, and length of paths", (r"^planning/(halt_step|path_length)$",)
     ),
-    Chart("Update", "KL per update (nats)", (r"^planning/kl$",)),
+    Chart("Update", "KL per update (nats)", (r"^planning/kl(_target)?$",)),
     Chart("Update", "Explained variance of the baseline", (r"^planning/explained_variance$",)),
     Chart("Update", "Log of the policy's noise", (r"^planning/log_std$",)),
     Chart(

@@ -176,17 +176,18 @@ def plan(
         return float(stage.result["pmdp_return"])
     for iteration in range(first, config.iterations):
         block = sample(iteration)
+        kl_target = annealed_kl(config, iteration)
         report = policy_update.update(
             to_paths(block),
             natural_gradient,
             baseline,
             config.discount,
             config.gae_lambda,
-            annealed_kl(config, iteration),
+            kl_target,
             seeds.generator(seed, "planning/baseline", iteration),
         )
         done = iteration + 1
-        numbers = path_statistics(block) | dataclasses.asdict(report)
+        numbers = path_statistics(block) | dataclasses.asdict(report) | {"kl_target": kl_target}
         stage.log(done, numbers)
         true = evaluate(policy.numpy(), done)
         if true:

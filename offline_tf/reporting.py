@@ -64,7 +64,12 @@ _PANELS = (
         "steps",
         (("path", "planning", "path_length"), ("until HALT", "planning", "halt_step")),
     ),
-    Panel("KL per update", "iteration", "nats", (("KL", "planning", "kl"),)),
+    Panel(
+        "KL per update",
+        "iteration",
+        "nats",
+        (("KL", "planning", "kl"), ("target", "planning", "kl_target")),
+    ),
     Panel(
         "Explained variance of the baseline",
         "iteration",

@@ -14,7 +14,7 @@ import toys
 import mopp_tf
 from mopp_tf import algorithm, config, deploy, experiment, mbop, rows, simulation, training
 from mopp_tf import evaluate as evaluate_binary
-from offline_tf import inspector, tasks
+from offline_tf import inspector, reporting, tasks
 from offline_tf.datasets import d4rl, made
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import UserError
@@ -260,6 +260,19 @@ def test_a_variant_is_named_after_what_differs(flags, expected):
         )
     )
     assert experiment.variant(configs) == expected
+
+
+def test_the_report_finds_its_lines_in_a_run(finished):
+    home, _, _ = finished
+    tables = reporting.read(home / "run").tables
+    lines = [line for panel in reporting._PANELS for line in panel.lines]
+    drawn = [line for line in lines if line[1].endswith("_fit") or line[1] == "evaluation"]
+    # Of MOReL, and of runs without held-out rows.
+    others = ("held_out_mse", "training_rows_mse")
+    drawn = [line for line in drawn if line[2] not in others]
+    assert len(drawn) >= 10
+    for label, table, column in drawn:
+        assert column in tables[table].dtype.names, (label, table, column)
 
 
 def test_other_flags_for_the_folder_are_refused(finished):

@@ -18,7 +18,7 @@ import tensorflow as tf
 import toys
 
 from morel_tf import algorithm, config, deploy, experiment
-from offline_tf import evaluation, inspector, policy_value, tasks
+from offline_tf import evaluation, inspector, policy_value, reporting, tasks
 from offline_tf.datasets import d4rl
 from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
@@ -198,6 +198,17 @@ def _evaluations(monkeypatch):
 
     monkeypatch.setattr(experiment.evaluation, "evaluate", evaluate)
     return asked
+
+
+def test_the_report_finds_its_lines_in_a_run(finished):
+    home, _, _ = finished
+    tables = reporting.read(home / "run").tables
+    lines = [line for panel in reporting._PANELS for line in panel.lines]
+    own = {("dynamics_fit", "loss"), ("dynamics_fit", "held_out_mse")}
+    drawn = [line for line in lines if line[1].startswith("planning") or line[1:] in own]
+    assert len(drawn) >= 12
+    for label, table, column in drawn:
+        assert column in tables[table].dtype.names, (label, table, column)
 
 
 def test_final_numbers_stand_under_their_own_names(finished, tmp_path, monkeypatch):

@@ -217,6 +217,7 @@ def test_planning_improves_the_pessimistic_and_the_true_return(tmp_path):
     # A linear policy's KL is quadratic but for log_std, so each step is as long as annealed_kl says.
     targets = [planner.annealed_kl(config, i) for i in range(12)]
     np.testing.assert_allclose(table["kl"], targets, rtol=0.35)
+    np.testing.assert_allclose(table["kl_target"], targets, rtol=1e-6)
     path = record.folder / "metrics" / "planning.evaluation.csv"
     seen = np.genfromtxt(path, delimiter=",", names=True)
     assert seen["step"].tolist() == [6, 12] == list(numbers)
