@@ -42,6 +42,7 @@ from offline_tf.types import TaskSpec, Tensor, Transitions, UserError
 
 # Flags that may differ when a run is continued: they do not decide the result.
 FREE_FLAGS = ("workdir", "data_dir", "threads", "inspection")
+_ONCE_SHARED = ("horizon", "inverse_temperature")
 _FITS = ("dynamics", "behavior", "q")
 AnyLearned = algorithm.Learned | mbop.MbopLearned
 _MODEL_STAGES: tuple[Any, ...] = (
@@ -97,7 +98,10 @@ class Configs(NamedTuple):
 
 def from_manifest(manifest: dict[str, Any]) -> Configs:
     """Rebuilds the configuration of a run from its folder."""
-    return Configs(*(rebuild(cls, manifest["flags"]) for cls in config.STAGES))
+    flags = manifest["flags"]
+    older = {"latent_dim": 0}  # older runs knew no others; their MBOP planned as MOPP did
+    older |= {f"mbop_{name}": flags[name] for name in _ONCE_SHARED if name in flags}
+    return Configs(*(rebuild(cls, older | flags) for cls in config.STAGES))
 
 
 def flags_of(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -153,12 +157,14 @@ def _models_from(configs: Configs, data_hash: str) -> RunRecord | None:
 
 def _may_begin(configs: Configs, data: Transitions, data_hash: str) -> RunRecord | None:
     """Checks what flags and data have to do with each other; opens --models_from."""
-    knobs = configs.knobs
-    split = algorithm.split_of(data, knobs, configs.run.seed)
-    if configs.run.algorithm == "mbop":
-        split = mbop.rows_with_value(data, split, knobs.planner.horizon)
-    training.check_patience(knobs.model, split)
-    return _models_from(configs, data_hash)
+    other = _models_from(configs, data_hash)
+    if other is None:
+        knobs = configs.knobs
+        split = algorithm.split_of(data, knobs, configs.run.seed)
+        if configs.run.algorithm == "mbop":
+            split = mbop.rows_with_value(data, split, knobs.planner.horizon)
+        training.check_patience(knobs.model, split)
+    return other
 
 
 def check(configs: Configs) -> None:

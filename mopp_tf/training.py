@@ -132,8 +132,8 @@ def check_patience(config: ModelConfig, split: Split) -> None:
     """
     if config.patience and not len(split.held_out):
         raise UserError(
-            "--patience: expected held-out rows to judge by, got none; raise --holdout_share, and give "
-            "data of more than one episode"
+            "--patience: expected held-out rows to judge by (for MBOP's value with whole windows), got "
+            "none; raise --holdout_share, and give data of more than one episode"
         )
 
 

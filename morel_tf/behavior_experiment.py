@@ -99,16 +99,22 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
         paths, physical = sampler.sample(policy.numpy(), config.steps_per_update, stream)
         if blocks is not None:
             blocks.add(update, task, simulator.task.max_episode_steps, paths, physical)
-        report = policy_update.update(
-            paths,
-            natural_gradient,
-            baseline,
-            config.discount,
-            config.gae_lambda,
-            config.kl_per_update,
-            seeds.generator(config.seed, "behavior/baseline", update),
-            bootstrap_targets=True,
-        )
+        try:
+            report = policy_update.update(
+                paths,
+                natural_gradient,
+                baseline,
+                config.discount,
+                config.gae_lambda,
+                config.kl_per_update,
+                seeds.generator(config.seed, "behavior/baseline", update),
+                bootstrap_targets=True,
+            )
+        except FloatingPointError as error:
+            raise UserError(
+                f"{stage.name}: {error} in update {update + 1}; try another --seed, or a smaller "
+                "--kl_per_update, in another --workdir"
+            ) from None
         done = update + 1
         recent = float(np.mean(sampler.recent_returns)) if sampler.recent_returns else 0.0
         stage.log(done, {"return": recent, "steps": sampler.steps, **dataclasses.asdict(report)})

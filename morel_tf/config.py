@@ -32,7 +32,7 @@ class RunConfig:
     workdir: str = knob(
         "",
         "Run folder; empty: runs/morel-ENV-PRESET-seedN, for other data than the default's "
-        "runs/morel-ENV-DATA-PRESET-seedN.",
+        "runs/morel-ENV-DATA-PRESET-seedN; naive_mbrl instead of morel without a detector.",
     )
     dataset: str = knob(
         "",

@@ -18,7 +18,7 @@ from offline_tf import process, returns, seeds, tasks
 from offline_tf.policy import GaussianPolicy, NumpyPolicy, Units, data_units, raw_units
 from offline_tf.run_record import Stage
 from offline_tf.standardize import Statistics
-from offline_tf.types import Array, TaskSpec, Tensor
+from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 _SAVE_EVERY = 5
 
@@ -141,6 +141,9 @@ def plan(
 
     Returns:
       The final policy's undiscounted return in the P-MDP, mean over fresh paths.
+
+    Raises:
+      UserError: an update is not finite; checkpoints from before are kept.
     """
     # The baseline sees velocities as they are (authors).
     seen = dataclasses.replace(config, policy_velocity_scale=1.0)
@@ -177,15 +180,22 @@ def plan(
     for iteration in range(first, config.iterations):
         block = sample(iteration)
         kl_target = annealed_kl(config, iteration)
-        report = policy_update.update(
-            to_paths(block),
-            natural_gradient,
-            baseline,
-            config.discount,
-            config.gae_lambda,
-            kl_target,
-            seeds.generator(seed, "planning/baseline", iteration),
-        )
+        try:
+            report = policy_update.update(
+                to_paths(block),
+                natural_gradient,
+                baseline,
+                config.discount,
+                config.gae_lambda,
+                kl_target,
+                seeds.generator(seed, "planning/baseline", iteration),
+            )
+        except FloatingPointError as error:
+            raise UserError(
+                f"{stage.name}: {error} in iteration {iteration + 1}; look at the data with "
+                "offline_tf.datasets.doctor and at the task's reward function, then train in another "
+                "--workdir"
+            ) from None
         done = iteration + 1
         numbers = path_statistics(block) | dataclasses.asdict(report) | {"kl_target": kl_target}
         stage.log(done, numbers)

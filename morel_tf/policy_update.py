@@ -14,7 +14,7 @@ import tensorflow as tf
 from morel_tf.natural_gradient import NaturalGradient
 from morel_tf.value_baseline import ValueBaseline
 from offline_tf import returns
-from offline_tf.types import Array, UserError
+from offline_tf.types import Array
 
 
 class Paths(NamedTuple):
@@ -83,7 +83,7 @@ def update(
       An UpdateReport.
 
     Raises:
-      UserError: rewards, say, are NaN; the policy is as before.
+      FloatingPointError: rewards, say, are NaN; the policy is as before.
     """
     steps, count, state_dim = paths.observations.shape
     mask = paths.valid
@@ -110,10 +110,7 @@ def update(
         tf.constant(kl_per_update, tf.float32),
     )
     if np.isnan(report.kl):
-        raise UserError(
-            "the policy's gradient is not a number, so the update was not made: look at the data with "
-            "offline_tf.datasets.doctor, and at the task's reward function"
-        )
+        raise FloatingPointError("the policy's gradient is not a number")
     cut = paths.ended & ~paths.terminated & bootstrap_targets
     rewards = paths.rewards + np.where(cut, discount * next_values, 0.0)
     targets = returns.discounted_returns(np.where(mask, rewards, 0.0), paths.ended, discount)[mask]

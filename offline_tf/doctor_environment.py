@@ -113,7 +113,7 @@ def problems(report: dict[str, Any]) -> list[Problem]:
         if row["file"] != _NEEDED or row["installed"] == row["pinned"]:
             continue
         state = f"is {row['installed']}" if row["installed"] else "is missing"
-        fix = install(f"-r {_NEEDED}")
+        fix = install(_NEEDED)
         found.append(Problem(f"{row['name']} {state}, expected {row['pinned']}", fix))
     if report["cpu"]["features"].get("avx2") is False:
         found.append(Problem("the CPU has no AVX2: TensorFlow's wheels may not start", ""))
@@ -121,10 +121,10 @@ def problems(report: dict[str, Any]) -> list[Problem]:
     installed = {row["name"] for row in report["packages"] if row["installed"]}
     if "tensorflow" in installed and "error" in tensorflow:
         what = f"TensorFlow does not start: {tensorflow['error']}"
-        found.append(Problem(what, install(f"--force-reinstall -r {_NEEDED}")))
+        found.append(Problem(what, install(_NEEDED, "--force-reinstall")))
     if "mujoco" in installed and "error" in report["mujoco"]:
         what = f"MuJoCo does not start: {report['mujoco']['error']}"
-        found.append(Problem(what, install(f"--force-reinstall -r {_NEEDED}")))
+        found.append(Problem(what, install(_NEEDED, "--force-reinstall")))
     if "error" in report["folders"]:
         found.append(Problem(f"the folders cannot be seen: {report['folders']['error']}", ""))
     return found
@@ -381,7 +381,7 @@ def in_words(report: dict[str, Any]) -> str:
             "",
             f"not installed: {', '.join(names)}",
             f"  {purpose}",
-            "  " + install(f"-r {file}"),
+            "  " + install(file),
         ]
     lines.append("")
     for problem in report["problems"]:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import shlex
 import sys
 
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
 
-def install(what: str) -> str:
-    """The command, such as ".venv/bin/python -m pip install -r requirements-formats.txt"."""
-    python = pathlib.Path(sys.executable)
-    with contextlib.suppress(ValueError):
-        python = python.relative_to(pathlib.Path.cwd())
-    return f"{shlex.quote(str(python))} -m pip install {what}"
+
+def install(requirements: str, *options: str) -> str:
+    """The command, such as ".venv/bin/python -m pip install -r requirements-formats.txt".
+
+    Args:
+      requirements: name of a file beside the code.
+      options: of pip.
+    """
+    python, file = (
+        _from_here(path) for path in (pathlib.Path(sys.executable), _ROOT / requirements)
+    )
+    if "/" not in python:  # the shell would look elsewhere
+        python = f"./{python}"
+    return shlex.join([python, "-m", "pip", "install", *options, "-r", file])
+
+
+def _from_here(path: pathlib.Path) -> str:
+    """Relative to the current folder where the path lies within, else as it is."""
+    here = pathlib.Path.cwd()
+    return str(path.relative_to(here)) if here in path.parents else str(path)

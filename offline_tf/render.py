@@ -27,7 +27,7 @@ usage: python -m offline_tf.render --workdir=RUN [--export=FOLDER] [flags]
        python -m offline_tf.render --export=FOLDER [--env=hopper] [--output=FOLDER] [flags]
 
 Runs the exported controller in the simulator. To RUN/render go episode.gif, episode.mp4 where PyAV is
-installed (pip install -r requirements-render.txt), and frames.png, eight pictures in a row; pictures
+installed (requirements-render.txt), and frames.png, eight pictures in a row; pictures
 go to the run's TensorBoard too. On them are time, return so far and, of MOReL, whether the detector
 knows the action, of MOPP, the share of candidates that pruning kept. No screen is needed.
 """
@@ -225,7 +225,7 @@ def run(config: RenderConfig, choose: Callable[[], rendering.Choice]) -> pathlib
     fps = 1.0 / (dt * stride)
     kept = rendering.write(folder, pictures, moments, fps, _IN_TENSORBOARD)
     if not rendering.can_write_mp4():
-        logging.info("no mp4, only gif: %s", packages.install("-r requirements-render.txt"))
+        logging.info("no mp4, only gif: %s", packages.install("requirements-render.txt"))
     if record is not None:
         tf = importlib.import_module("tensorflow")  # after flags.schema, which silences its start
         with record.writer.as_default():

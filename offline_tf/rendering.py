@@ -224,7 +224,7 @@ class Filmed:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"--env: Gymnasium's {name} makes no pictures here: {reason}; its classic environments "
-                f"need {packages.install('-r requirements-render.txt')}"
+                f"need {packages.install('requirements-render.txt')}"
             ) from None
         rate = self._environment.metadata.get("render_fps") or 30
         self.dt = task.dt if hasattr(self._environment, "dt") else 1.0 / rate

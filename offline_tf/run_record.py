@@ -205,7 +205,8 @@ class RunRecord:
         if manifest["algorithm"] != algorithm:
             differing = [f"algorithm is {manifest['algorithm']} there"]
         else:
-            old = {name: _plain(value) for name, value in flags_of(manifest).items()}
+            known = flags_of(manifest)  # without flags that this version does not know
+            old = {name: _plain(v) for name, v in (manifest["flags"] | known).items()}
             flags = {name: _plain(value) for name, value in flags.items()}
             differing = [
                 f"--{n} is {old.get(n)!r} there and {flags.get(n)!r} now"
@@ -266,9 +267,9 @@ class RunRecord:
     def note_also(self, **values: str | None) -> None:
         """Adds to what was used, so "float32" becomes "float32, bfloat16" on another machine."""
         for name, value in values.items():
-            known = self.manifest.get(name)
-            if value is not None and value not in (known or "").split(", "):
-                self.note(**{name: f"{known}, {value}" if known else value})
+            known = (self.manifest.get(name) or "").split(", ")
+            every = dict.fromkeys([*known, *(value or "").split(", ")])  # in order, once each
+            self.note(**{name: ", ".join(filter(None, every))})
 
     def note_task(self, task: TaskSpec) -> None:
         """Notes what the task is; see `check_task`.

@@ -23,7 +23,7 @@ usage: python -m offline_tf.serve --export=FOLDER [--name=NAME] [--host=127.0.0.
 Answers over HTTP in the form of TensorFlow Serving's REST interface: POST /v1/models/NAME:predict,
 GET /v1/models/NAME and /v1/models/NAME/metadata; beside it GET /healthz and /metrics (Prometheus).
 Examples, and the same export in TensorFlow Serving's container: docs/serving.md.
-Needs `pip install -r requirements-serve.txt`. Ctrl-C and SIGTERM let open requests finish.
+Needs requirements-serve.txt. Ctrl-C and SIGTERM let open requests finish.
 """
 _OPTIONAL = ("prometheus_client", "starlette", "uvicorn")
 
@@ -83,7 +83,7 @@ def main(config: ServeConfig) -> None:
     missing = [name for name in _OPTIONAL if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"serving needs {', '.join(missing)}; {packages.install('-r requirements-serve.txt')}"
+            f"serving needs {', '.join(missing)}; {packages.install('requirements-serve.txt')}"
         )
     import uvicorn
 

@@ -48,7 +48,7 @@ def write(
     for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
         if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:  # by a process that was killed
             left.unlink(missing_ok=True)
-    # Another process may be making the same data: whoever is last leaves its file.
+    # Another process may be writing the same file: whoever is last leaves its own.
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with h5py.File(partial, "w", track_order=True) as file:
         for name, values in values_by_name.items():

@@ -44,7 +44,7 @@ def find(name: str) -> pathlib.Path:
         return path
     if importlib.util.find_spec("minari") is None:
         raise UserError(
-            f"--dataset: {name} is not in {root()}; {packages.install('-r requirements-formats.txt')} "
+            f"--dataset: {name} is not in {root()}; {packages.install('requirements-formats.txt')} "
             "and try again, or give the folder of a copy"
         )
     import minari

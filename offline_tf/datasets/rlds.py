@@ -24,7 +24,7 @@ def read(name: str, state_dim: int | None = None) -> Transitions:
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise UserError(
             f"--dataset: {name} needs tensorflow-datasets; "
-            + packages.install("-r requirements-formats.txt")
+            + packages.install("requirements-formats.txt")
         )
     import tensorflow_datasets as tfds
 

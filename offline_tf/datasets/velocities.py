@@ -47,9 +47,9 @@ def restore(
     """Returns states and next states [N, S] with true velocities.
 
     Velocities that were clipped come from the recorded qvel where the file has it and it lies beyond
-    the limit on the same side; without a qvel they come from finite differences. The last next state
-    of an episode has no recorded qvel, and the first state no predecessor: the former takes the finite
-    difference, the latter stays as observed (robots start at rest).
+    the limit on the same side, else from finite differences. The last next state of an episode has no
+    recorded qvel, and the first state no predecessor: the former takes the finite difference, the
+    latter stays as observed (robots start at rest).
 
     Args:
       task: the task.
@@ -67,6 +67,7 @@ def restore(
     first = np.concatenate([[True], ends[:-1]])
     last = np.append(ends[:-1], True)
     slopes = derive(functools.partial(finite_difference, task), observations, next_observations)
+    by_differences = _shifted(slopes, observations, first, -1)
     if use_recorded and transitions.qvel is not None:
         indices = list(task.velocity_indices)
         if transitions.qvel.shape[1:] != (len(indices),):
@@ -81,16 +82,17 @@ def restore(
                 f"is row {int(np.argmin(good))}; mend it, leave it out, or give --velocities=observed"
             )
 
-        def recorded(seen: Array, qvel: Array) -> Array:
-            states = np.array(seen)
-            clipped = np.abs(seen[:, indices]) >= task.velocity_limit
-            beyond = clipped & (qvel * np.sign(seen[:, indices]) >= task.velocity_limit)
-            states[:, indices] = np.where(beyond, qvel, seen[:, indices])
+        def recorded(seen: Array, restored: Array, qvel: Array) -> Array:
+            states = np.array(restored)
+            observed = seen[:, indices]
+            clipped = np.abs(observed) >= task.velocity_limit
+            beyond = clipped & (qvel * np.sign(observed) >= task.velocity_limit)
+            states[:, indices] = np.where(beyond, qvel, states[:, indices])
             return states
 
-        states = derive(recorded, observations, transitions.qvel)
+        states = derive(recorded, observations, by_differences, transitions.qvel)
         return states, _shifted(states, slopes, last, 1)
-    return _shifted(slopes, observations, first, -1), slopes
+    return by_differences, slopes
 
 
 def _shifted(values: Array, others: Array, elsewhere: Array, by: int) -> Array:

@@ -333,6 +333,24 @@ def test_mbop_takes_models_over_for_other_knobs_of_its_planner(cart, tmp_path, m
         experiment.run(cart(tmp_path / "far", mbop_horizon=4, **taken))
 
 
+def test_flags_younger_than_a_run_mean_what_it_did(cart, tmp_path):
+    flags = cart(tmp_path, algorithm="mbop").flat() | {"horizon": 4, "inverse_temperature": 3.0}
+    young = ("mbop_horizon", "mbop_inverse_temperature", "latent_dim")
+    old = {name: value for name, value in flags.items() if name not in young}
+    found = experiment.from_manifest({"flags": old})
+    assert found.knobs.planner.horizon == 4 and found.knobs.planner.inverse_temperature == 3.0
+    assert found.model.latent_dim == 0
+    assert experiment.flags_of({"flags": flags}) == flags
+
+
+def test_models_that_are_taken_over_need_no_rows_to_be_fitted_on(cart, tmp_path, monkeypatch):
+    """A seed may hold out other rows than those that the models were fitted on."""
+    monkeypatch.setattr(experiment, "_models_from", lambda *_: "the other run")
+    monkeypatch.setattr(mbop, "rows_with_value", lambda *_: pytest.fail("it looked"))
+    configs = cart(tmp_path, algorithm="mbop", patience=2, holdout_share=0.0)
+    assert experiment._may_begin(configs, toys.transitions(), "hash") == "the other run"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -242,6 +242,17 @@ def test_pessimism_keeps_the_policy_where_the_models_agree(tmp_path):
     assert reached["pessimistic"] < 2.5 < reached["naive"]
 
 
+def test_an_update_that_is_no_number_is_named(tmp_path, monkeypatch):
+    def update(*_):
+        raise FloatingPointError("the policy's gradient is not a number")
+
+    monkeypatch.setattr(planner.policy_update, "update", update)
+    with pytest.raises(
+        UserError, match="^planning: the policy's gradient .* in iteration 1; look at"
+    ):
+        _plan(tmp_path)
+
+
 def test_killed_at_any_iteration_it_ends_with_the_same_bits(tmp_path, eagerly):
     value, policy, record = _plan(tmp_path / "unbroken")
     tables = (record.folder / "metrics" / "planning.csv").read_text()

@@ -12,7 +12,6 @@ from morel_tf import policy_update
 from morel_tf.natural_gradient import NaturalGradient, StepReport
 from morel_tf.policy_update import Paths
 from morel_tf.value_baseline import ValueBaseline
-from offline_tf.types import UserError
 
 DISCOUNT, LAMBDA = 0.9, 0.8
 
@@ -220,7 +219,7 @@ def test_repeated_updates_solve_a_bandit():
 def test_an_update_that_is_no_number_ends_the_run_before_the_baseline_learns_from_it():
     recorder = _Recorder()
     recorder.step = lambda *_: StepReport(np.nan, 0.0, 0.0, 0.0)
-    with pytest.raises(UserError, match="^the policy's gradient is not a number"):
+    with pytest.raises(FloatingPointError, match="^the policy's gradient is not a number"):
         policy_update.update(
             MIXED, recorder, recorder, DISCOUNT, LAMBDA, 0.02, np.random.default_rng(0)
         )

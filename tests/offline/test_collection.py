@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import toys
 
+from offline_tf import collect as collect_binary
 from offline_tf import policy, tasks
 from offline_tf.datasets import collection, d4rl, made
 from offline_tf.policy import NumpyPolicy
@@ -253,6 +255,25 @@ def test_progress_is_reported(hopper):
     assert calls and all(0 <= done <= total == 300 and rate >= 0 for done, total, rate in calls)
 
 
+def test_who_waited_for_data_reads_what_the_other_made(hopper, tmp_path, monkeypatch):
+    arguments = (hopper, "v2", "random", 300, 5, str(tmp_path), 1)
+    made.load_or_make(*arguments)
+    (path,) = tmp_path.glob("*.hdf5")
+    path.rename(tmp_path / "kept")
+    monkeypatch.setattr(made, "make", lambda *_: pytest.fail("made twice"))
+    asked = []
+
+    @contextlib.contextmanager
+    def held(lock):  # the other process ends while this one waits
+        asked.append(lock.name)
+        (tmp_path / "kept").rename(path)
+        yield
+
+    monkeypatch.setattr(made.locks, "held", held)
+    assert len(made.load_or_make(*arguments)[0]) == 300
+    assert asked == [path.with_suffix(".lock").name]
+
+
 def test_data_of_a_run_is_made_once(hopper, tmp_path):
     arguments = (hopper, "v2", "random", 300, 5, str(tmp_path), 1)
     first, name = made.load_or_make(*arguments)
@@ -298,7 +319,9 @@ def test_a_policy_of_another_robot_and_a_folder_that_is_none_are_named(hopper, t
         made.make(tmp_path / "data.hdf5", walker, *arguments)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="--output: .* cannot be written, as .*file takes no files"):
-        made.check_writable(tmp_path / "file" / "data.hdf5", "output")
+        collect_binary.main(
+            collect_binary.CollectConfig(output=str(tmp_path / "file" / "data.hdf5"))
+        )
     for kind in ("expert-ours", "mixed-ours"):
         with pytest.raises(UserError, match="--data_dir: .*file takes no files"):
             made.load_or_make_kind(hopper, "v2", kind, 300, 0, str(tmp_path / "file"), 1)

@@ -3,21 +3,36 @@ import shlex
 import subprocess
 import sys
 
+import pytest
+
 from offline_tf import packages
 
 
-def test_what_is_missing_is_installed_into_the_python_that_runs(tmp_path, monkeypatch):
-    python = tmp_path / "my project" / ".venv" / "bin" / "python"
-    monkeypatch.setattr(packages.sys, "executable", str(python))
-    elsewhere = packages.install("-r requirements-formats.txt")
-    assert elsewhere == f"'{python}' -m pip install -r requirements-formats.txt"
-    monkeypatch.setattr(packages.pathlib.Path, "cwd", lambda: tmp_path / "my project")
-    assert packages.install("minari") == ".venv/bin/python -m pip install minari"
+@pytest.mark.parametrize(
+    ("here", "expected"),
+    [
+        ("my project", ".venv/bin/python -m pip install -r x.txt"),
+        ("my project/.venv/bin", "./python -m pip install -r '{home}/my project/x.txt'"),
+        ("", "'my project/.venv/bin/python' -m pip install -r 'my project/x.txt'"),
+        (
+            "elsewhere",
+            "'{home}/my project/.venv/bin/python' -m pip install -r '{home}/my project/x.txt'",
+        ),
+    ],
+)
+def test_what_is_missing_is_installed_into_the_python_that_runs(
+    tmp_path, monkeypatch, here, expected
+):
+    root = tmp_path / "my project"
+    monkeypatch.setattr(packages, "_ROOT", root)
+    monkeypatch.setattr(packages.sys, "executable", str(root / ".venv" / "bin" / "python"))
+    monkeypatch.setattr(packages.pathlib.Path, "cwd", lambda: tmp_path / here)
+    assert packages.install("x.txt") == expected.format(home=tmp_path)
 
 
-def test_the_command_runs(monkeypatch):
+def test_the_command_runs_and_the_files_are_there(monkeypatch):
     monkeypatch.chdir(pathlib.Path(sys.prefix))
-    said = subprocess.run(
-        [*shlex.split(packages.install("--help"))], capture_output=True, text=True, check=True
-    )
+    words = shlex.split(packages.install("requirements.txt", "--help"))
+    assert pathlib.Path(words[-1]).is_file()
+    said = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "pip install" in said.stdout

@@ -82,9 +82,16 @@ def test_flags_younger_than_the_run_have_the_meaning_that_they_had(tmp_path):
         RunRecord.check_folder(tmp_path, "morel", now | {"units": "auto"}, (), flags_of)
 
 
+def test_flags_that_this_version_does_not_know_differ(tmp_path):
+    RunRecord.create_or_continue(tmp_path, "morel", FLAGS | {"of_the_future": 7})
+    with pytest.raises(UserError, match=r"\(--of_the_future is 7 there and None now\)"):
+        RunRecord.check_folder(tmp_path, "morel", FLAGS, (), lambda manifest: dict(FLAGS))
+
+
 def test_what_other_machines_used_is_added(tmp_path):
     record = RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
-    for dtype in ("float32", None, "float32", "bfloat16", "float32"):
+    record.note_also(dtype=None)
+    for dtype in ("float32", None, "float32", "bfloat16", "float32, bfloat16"):
         record.note_also(dtype=dtype, compiler="graph")
     kept = RunRecord.open_existing(tmp_path).manifest
     assert kept["dtype"] == "float32, bfloat16" and kept["compiler"] == "graph"
