@@ -175,8 +175,7 @@ def test_a_finished_run_answers_again_without_learning(finished, monkeypatch):
     }
 
 
-@pytest.fixture
-def no_export(monkeypatch):
+def _fits_only(patch):
     """Tracing the planner, to judge it and to write it, is most of a small run's time."""
 
     def write_nothing(planner, scale, folder, observations):
@@ -185,14 +184,40 @@ def no_export(monkeypatch):
 
     names = ("kept_share", "fallback", "effective_sample_size", "expected_return")
     judged = dict.fromkeys((*names, "fqe_value", "data_value"), 1.0)
-    monkeypatch.setattr(deploy, "export_and_verify", write_nothing)
-    monkeypatch.setattr(experiment, "judge_offline", lambda *_: judged)
+    patch.setattr(deploy, "export_and_verify", write_nothing)
+    patch.setattr(experiment, "judge_offline", lambda *_: judged)
+
+
+@pytest.fixture
+def no_export(monkeypatch):
+    """Runs that fit, and neither judge nor write the planner."""
+    _fits_only(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def fitted(cart, tmp_path_factory):
+    """Such a run on the cart, with the flags as they are; not to be changed."""
+    configs = cart(tmp_path_factory.mktemp("fitted") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        _fits_only(patch)
+        return configs, experiment.run(configs)
+
+
+@pytest.fixture
+def no_fits(monkeypatch, no_export):
+    """For what does not ask how well anything was fitted: graphs of fits take seconds each."""
+    for part in (algorithm.dynamics, algorithm.behavior, algorithm.fitted_q):
+        monkeypatch.setattr(part, "fit", lambda *_: {})
+    shift_and_scale = {"shift": 0.5, "scale": 2.0}
+    monkeypatch.setattr(mbop.training, "fit_members", lambda *_: shift_and_scale)
+    monkeypatch.setattr(
+        algorithm.dynamics.DynamicsModel, "uncertainties", lambda self, s, a, units: s[:, 0]
+    )
 
 
 @pytest.mark.usefixtures("no_export")
-def test_a_run_killed_in_every_fit_ends_with_the_same_weights(cart, tmp_path, monkeypatch):
-    whole = cart(tmp_path / "whole")
-    expected = experiment.run(whole)
+def test_a_run_killed_in_every_fit_ends_with_the_same_weights(fitted, cart, tmp_path, monkeypatch):
+    whole, expected = fitted
     cut = cart(tmp_path / "cut")
 
     class Killed(Exception):
@@ -282,9 +307,9 @@ def test_other_flags_for_the_folder_are_refused(finished):
 
 
 @pytest.mark.usefixtures("no_export")
-def test_models_of_another_run_are_taken_over_or_refused(cart, tmp_path, monkeypatch):
+def test_models_of_another_run_are_taken_over_or_refused(fitted, cart, tmp_path, monkeypatch):
     configs = cart(tmp_path / "first")
-    experiment.run(configs)
+    shutil.copytree(fitted[0].run.workdir, tmp_path / "first")
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it fitted"))
     RunRecord.open_existing(tmp_path / "first").note(training_dtype="bfloat16")  # another CPU
     other = cart(tmp_path / "other", horizon=3, models_from=str(tmp_path / "first"))
@@ -314,11 +339,11 @@ def test_models_of_another_run_are_taken_over_or_refused(cart, tmp_path, monkeyp
     assert not (tmp_path / "mode").exists()
 
 
-@pytest.mark.usefixtures("no_export")
+@pytest.mark.usefixtures("no_fits")
 def test_mbop_takes_models_over_for_other_knobs_of_its_planner(cart, tmp_path, monkeypatch):
     first = cart(tmp_path / "first", algorithm="mbop", mbop_horizon=3)
     experiment.run(first)
-    monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it fitted"))
+    monkeypatch.setattr(training, "fit_members", lambda *_: pytest.fail("it fitted"))
     taken = {"algorithm": "mbop", "models_from": str(tmp_path / "first")}
     other = cart(tmp_path / "other", mbop_horizon=3, mbop_sigma=0.5, seed=4, **taken)
     assert experiment.run(other)["variant"] == "sigma 0.5, horizon 3"
@@ -364,7 +389,7 @@ def test_flags_that_do_not_go_together_are_refused_at_once(cart, tmp_path, chang
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("no_export")
+@pytest.mark.usefixtures("no_fits")
 def test_a_task_that_has_changed_since_is_refused(cart, tmp_path, monkeypatch):
     configs = cart(tmp_path / "run")
     experiment.run(configs)
@@ -383,7 +408,7 @@ def test_a_task_that_has_changed_since_is_refused(cart, tmp_path, monkeypatch):
     record.check_task(now)
 
 
-@pytest.mark.usefixtures("no_export")
+@pytest.mark.usefixtures("no_fits")
 def test_taken_models_keep_the_orderings_of_their_own_seed(cart, tmp_path):
     """From the third member on a seed decides about the order of an ADM's heads."""
     first = cart(tmp_path / "first", dynamics_members=5, seed=3)
@@ -410,14 +435,16 @@ def test_taken_models_keep_the_orderings_of_their_own_seed(cart, tmp_path):
     assert [m.order for m in members(other)] == [m.order for m in members(first)]
 
 
-def test_without_held_out_rows_numbers_say_so(cart, tmp_path, no_export):
+def test_without_held_out_rows_numbers_say_so(fitted, cart, tmp_path, no_export):
     summary = experiment.run(cart(tmp_path / "none", holdout_share=0.0))
     assert summary["judged_rows"] == "training_rows"
     for name in ("dynamics_fit", "behavior_fit", "q_fit"):
         header = (tmp_path / "none" / "metrics" / f"{name}.csv").read_text().splitlines()[0]
         assert "training_rows" in header and "held_out" not in header
-    assert experiment.run(cart(tmp_path / "some"))["judged_rows"] == "held_out"
-    header = (tmp_path / "some" / "metrics" / "dynamics_fit.csv").read_text().splitlines()[0]
+    configs, summary = fitted
+    assert summary["judged_rows"] == "held_out"
+    metrics = pathlib.Path(configs.run.workdir) / "metrics"
+    header = (metrics / "dynamics_fit.csv").read_text().splitlines()[0]
     task = tasks.get("cart")
     for name in (*task.observation_names, "reward"):
         assert f"held_out/{name}" in header

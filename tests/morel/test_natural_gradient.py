@@ -40,9 +40,14 @@ def _samples(policy, count, seed=0):
     return tf.constant(observations), tf.constant(actions), tf.constant(advantages)
 
 
-def _step(policy, samples, kl, cg=40, damping=1e-3, share=1.0, bounds=(-5.0, 1.0)):
+def _step(policy, samples, kl, cg=40, damping=1e-3, share=1.0, bounds=(-5.0, 1.0), graph=False):
+    """One step; without a graph, as tracing takes longer than a tiny step."""
     natural_gradient = NaturalGradient(policy, cg, damping, share, *bounds)
-    return natural_gradient.step(*samples, tf.constant(kl))
+    tf.config.run_functions_eagerly(not graph)
+    try:
+        return natural_gradient.step(*samples, tf.constant(kl))
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def _matrix(product, size):
@@ -188,13 +193,13 @@ def test_step_does_not_depend_on_the_scale_of_the_advantages():
     np.testing.assert_allclose(flatten(plain.weights), flatten(scaled.weights), atol=1e-5)
 
 
-@pytest.mark.parametrize("kl", [1e-3, 1e-2, 1.0])
-def test_a_step_that_goes_too_far_is_shortened_along_its_direction(kl, monkeypatch):
+@pytest.mark.parametrize(("kl", "graph"), [(1e-3, False), (1e-2, True), (1.0, False)])
+def test_a_step_that_goes_too_far_is_shortened_along_its_direction(kl, graph, monkeypatch):
     def moved(most):
         monkeypatch.setattr(natural_gradient, "_MOST_KL", most)
         policy = _policy()
         samples, before = _samples(policy, 200), flatten(policy.weights).numpy()
-        report = _step(policy, samples, kl, damping=1e-6)
+        report = _step(policy, samples, kl, damping=1e-6, graph=graph)
         return flatten(policy.weights).numpy() - before, float(report.kl), policy, samples
 
     whole, far, *_ = moved(np.inf)
@@ -209,13 +214,13 @@ def test_a_step_that_goes_too_far_is_shortened_along_its_direction(kl, monkeypat
     assert found == pytest.approx(float(expected), rel=1e-3)
 
 
-@pytest.mark.parametrize("wrong", [np.nan, np.inf])
-def test_a_step_that_is_no_number_is_not_taken(wrong):
+@pytest.mark.parametrize(("wrong", "graph"), [(np.nan, True), (np.inf, False)])
+def test_a_step_that_is_no_number_is_not_taken(wrong, graph):
     policy = _policy()
     before = flatten(policy.weights).numpy()
     observations, actions, advantages = _samples(policy, 200)
     broken = tf.tensor_scatter_nd_update(advantages, [[3]], [wrong])
-    assert np.isnan(_step(policy, (observations, actions, broken), 1e-3).kl)
+    assert np.isnan(_step(policy, (observations, actions, broken), 1e-3, graph=graph).kl)
     np.testing.assert_array_equal(flatten(policy.weights), before)
 
 
