@@ -673,6 +673,24 @@ def test_an_export_that_differs_is_an_error(tmp_path, monkeypatch, signature, ou
         deploy.export_and_verify(*arguments)
 
 
+def test_an_exported_step_is_paid_in_the_units_of_the_data():
+    class Model(tf.Module):
+        def step(self, observation, action):
+            return types.SimpleNamespace(
+                next_states=observation + action,
+                rewards=observation[:, 0],
+                terminated=observation[:, 0] > 1.5,
+                known=observation[:, 1] < 0.5,
+                disagreement=observation[:, 1],
+            )
+
+    exported = deploy.Exported(Model(), rows.RewardScale(shift=-3.0, scale=2.0))
+    found = exported.step(tf.constant([[1.0, 0.25], [2.0, 0.75]]), tf.constant([[1.0], [2.0]]))
+    np.testing.assert_allclose(found["reward"], [-1.0, 1.0])
+    np.testing.assert_allclose(found["next_observation"], [[2.0, 1.25], [4.0, 2.75]])
+    assert found["terminated"].numpy().tolist() == [False, True] == [not k for k in found["known"]]
+
+
 def test_without_a_simulator_a_plan_is_exported(cart, tmp_path):
     summary = experiment.run(cart(tmp_path / "run"))
     assert summary.get("true_return_mean") is None
