@@ -1,0 +1,101 @@
+"""python -m benchmarks.ablations: what the records of MOPP's parts and of MBOP say, pair by pair.
+
+Differences are taken on the same data and seed. Where models were fitted again for a variant that
+takes them over, the whole planner on those very models is what it is compared with
+(results/tables/mopp-refitted.json), as the likelihood of their dynamics tells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+_TAKES_MODELS = ("no max-Q", "no pruning")
+_SAME = 1e-3  # nats, returns: the same fit, the same data
+
+Run = dict[str, Any]
+
+
+def _cell(run: Run) -> tuple[str, int]:
+    return run["dataset"], run["seed"]
+
+
+def _said(differences: Sequence[float]) -> str:
+    found = np.array(differences)
+    return (
+        f"mean {found.mean():+.0f}, above in {(found > 0).sum()} of {len(found)}, "
+        f"from {found.min():+.0f} to {found.max():+.0f}"
+    )
+
+
+def of_parts(whole: Sequence[Run], refitted: Sequence[Run], variants: Sequence[Run]) -> list[str]:
+    """Lines: each variant minus the whole planner, in return and in held-out log-likelihood.
+
+    Raises:
+      ValueError: a variant's models are those of no run of the whole planner.
+    """
+    runs = {_cell(run): run for run in whole}
+    again = {_cell(run): run for run in refitted}
+    lines = []
+    for name in sorted({run["variant"] for run in variants}):
+        own = [run for run in variants if run["variant"] == name]
+        pairs = [(run, runs[_cell(run)]) for run in own]
+        returns = [a["true_return_mean"] - b["true_return_mean"] for a, b in pairs]
+        lines.append(f"{name}: return {_said(returns)}")
+        if name not in _TAKES_MODELS:
+            gains = [b["dynamics_nll"] - a["dynamics_nll"] for a, b in pairs]
+            lines.append(
+                f"{name}: log-likelihood of held-out dynamics, nats: {min(gains):+.2f} to "
+                f"{max(gains):+.2f}, above in {sum(g > 0 for g in gains)} of {len(gains)}"
+            )
+            continue
+        returns = []
+        for run in own:
+            other = again.get(_cell(run), runs[_cell(run)])
+            if abs(other["dynamics_nll"] - run["dynamics_nll"]) > _SAME:
+                raise ValueError(f"{name} on {_cell(run)} has other models than the whole planner")
+            returns.append(run["true_return_mean"] - other["true_return_mean"])
+        lines.append(f"{name}: return on the same models {_said(returns)}")
+    return lines
+
+
+def of_mbop(whole: Sequence[Run], mbop: Sequence[Run]) -> list[str]:
+    """Lines: MBOP minus MOPP, on data of the same mean return."""
+    differences = []
+    for run in mbop:
+        same = [
+            other
+            for other in whole
+            if other["dataset"] == run["dataset"]
+            and abs(other["behavior_return"] - run["behavior_return"]) < _SAME
+        ]
+        same.sort(key=lambda other, run=run: other["seed"] != run["seed"])  # type: ignore[misc]
+        if same:
+            differences.append(run["true_return_mean"] - same[0]["true_return_mean"])
+    return [f"mbop: return {_said(differences)}; {len(mbop) - len(differences)} without a pair"]
+
+
+def main() -> None:
+    """Prints."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("results"))
+    folder = parser.parse_args().folder
+
+    def records(name: str) -> list[Run]:
+        return json.loads((folder / name).read_text())
+
+    every = records("mopp-default.json")
+    whole = [run for run in every if run["algorithm"] == "mopp"]
+    mbop = [run for run in every if run["algorithm"] == "mbop"]
+    variants = records("mopp-ablations.json")
+    print("\n".join(of_parts(whole, records("tables/mopp-refitted.json"), variants)))
+    print("\n".join(of_mbop(whole, mbop)))
+
+
+if __name__ == "__main__":
+    main()
