@@ -70,7 +70,7 @@ def live(planner, given):
     [
         ({}, 1, "adm"),
         ({"proposals": "ancestral", "fallback": "replace"}, 3, "adm"),
-        ({"max_q": False, "noise": "after"}, 1, "mlp"),
+        ({"max_q": False, "noise": "after"}, 1, "adm"),
         ({"terminal_value": False}, 3, "mlp"),
     ],
 )
