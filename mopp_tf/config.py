@@ -90,7 +90,7 @@ class ModelConfig:
         "Width of the encoding that the heads see; 0 (authors): 2 A for behaviour, S for dynamics, "
         "through which little passes where there are few observations.",
         low=0,
-        source="networks.py: 0; on hopper-medium-ours, seed 100, S loses 12 nats with small heads",
+        source="networks.py: 0",
     )
     head_hidden: tuple[int, ...] = knob(
         (200, 100), "Hidden widths of each head (ReLU).", low=1, source="run_planning.sh"

@@ -100,7 +100,8 @@ def from_manifest(manifest: dict[str, Any]) -> Configs:
     """Rebuilds the configuration of a run from its folder."""
     flags = manifest["flags"]
     older = {"latent_dim": 0}  # older runs knew no others; their MBOP planned as MOPP did
-    older |= {f"mbop_{name}": flags[name] for name in _ONCE_SHARED if name in flags}
+    if flags.get("algorithm") == "mbop":
+        older |= {f"mbop_{name}": flags[name] for name in _ONCE_SHARED if name in flags}
     return Configs(*(rebuild(cls, older | flags) for cls in config.STAGES))
 
 
@@ -218,9 +219,8 @@ def run(configs: Configs) -> dict[str, Any]:
     )
     record, data, other = opened.record, opened.data, opened.checked
     dtype = networks.product_dtype(configs.model.precision).name
-    if not all(
-        record.stage(name).complete for name in _FITS
-    ):  # else another CPU may have fitted them
+    # Where all fits are complete another CPU may have made them.
+    if not all(record.stage(name).complete for name in _FITS):
         fitted = other.manifest.get("training_dtype") if other else dtype
         record.note_also(training_dtype=fitted)
     if not record.stage("evaluation").complete:

@@ -67,10 +67,10 @@ def rows_with_value(data: Transitions, split: Split, horizon: int) -> Split:
     Raises:
       UserError: no training row has.
     """
-    has = np.zeros(len(data), bool)
-    for start, end in data.episode_bounds():
-        last = end if data.terminals[end - 1] else max(end - horizon + 1, 0)
-        has[start + 1 : last] = True
+    ends = data.terminals | data.timeouts
+    ends[-1:] = True
+    returns = truncated_returns(data.rewards, ends, data.terminals, horizon)
+    has = np.isfinite(returns) & _has_previous(ends)
     found = Split(split.train[has[split.train]], split.held_out[has[split.held_out]])
     if not len(found.train):
         raise UserError(
@@ -78,6 +78,11 @@ def rows_with_value(data: Transitions, split: Split, horizon: int) -> Split:
             "after 2 or more, for the value network, got none; give a smaller horizon"
         )
     return found
+
+
+def _has_previous(ends: Array) -> Array:
+    """[N] bool, rows that are not an episode's first; ends: [N] bool, last rows."""
+    return ~np.concatenate([[True], ends[:-1]])
 
 
 class MbopModels(NamedTuple):
@@ -166,10 +171,9 @@ def learn(
     ends = ~table.has_next
     returns = truncated_returns(table.rewards, ends, table.terminals > 0, knobs.planner.horizon)
     shift, scale = float(np.nanmean(returns)), max(float(np.nanstd(returns)), 1e-8)
-    is_first = np.concatenate([[True], ends[:-1]])
     values = ((np.nan_to_num(returns) - shift) / scale).astype(np.float32)[:, None]
     weighted = table.weights if knobs.behavior.return_weighting else None
-    every, has_previous = np.ones(len(ends), bool), ~is_first
+    every, has_previous = np.ones(len(ends), bool), _has_previous(ends)
     has_value = has_previous & np.isfinite(returns)
 
     def conditions(at: Array) -> Array:

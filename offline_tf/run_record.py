@@ -269,7 +269,8 @@ class RunRecord:
         for name, value in values.items():
             known = (self.manifest.get(name) or "").split(", ")
             every = dict.fromkeys([*known, *(value or "").split(", ")])  # in order, once each
-            self.note(**{name: ", ".join(filter(None, every))})
+            if used := ", ".join(filter(None, every)):
+                self.note(**{name: used})
 
     def note_task(self, task: TaskSpec) -> None:
         """Notes what the task is; see `check_task`.

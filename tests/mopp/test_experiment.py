@@ -366,6 +366,9 @@ def test_flags_younger_than_a_run_mean_what_it_did(cart, tmp_path):
     assert found.knobs.planner.horizon == 4 and found.knobs.planner.inverse_temperature == 3.0
     assert found.model.latent_dim == 0
     assert experiment.flags_of({"flags": flags}) == flags
+    usual = config.MbopConfig().mbop_horizon  # MOPP never planned by it
+    mopp = experiment.from_manifest({"flags": old | {"algorithm": "mopp"}})
+    assert mopp.mbop.mbop_horizon == usual != 4 and mopp.knobs.planner.horizon == 4
 
 
 def test_models_that_are_taken_over_need_no_rows_to_be_fitted_on(cart, tmp_path, monkeypatch):

@@ -91,6 +91,7 @@ def test_flags_that_this_version_does_not_know_differ(tmp_path):
 def test_what_other_machines_used_is_added(tmp_path):
     record = RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
     record.note_also(dtype=None)
+    assert "dtype" not in record.manifest
     for dtype in ("float32", None, "float32", "bfloat16", "float32, bfloat16"):
         record.note_also(dtype=dtype, compiler="graph")
     kept = RunRecord.open_existing(tmp_path).manifest
