@@ -22,7 +22,7 @@ import tensorflow as tf
 from benchmarks import decision
 from benchmarks.run import machine
 from morel_tf import config, dynamics, usad
-from offline_tf import fitting, networks, process, standardize, tasks
+from offline_tf import fitting, graphs, networks, process, standardize, tasks
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -105,7 +105,7 @@ def plan(environments: int = 1, **sizes: int) -> float:
     planner, _ = decision.make_planner(decision.BenchmarkConfig(env="hopper", **sizes))
     observation = tf.random.stateless_normal([environments, _STATE], [0, 0])
     start = planner.initial_plan(observation)
-    graph = tf.function(planner.decide)
+    graph = graphs.function(planner.decide)
     return _median(lambda: graph(observation, start, tf.constant([0, 1])).action.numpy(), 5)
 
 

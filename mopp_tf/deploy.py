@@ -13,7 +13,7 @@ from mopp_tf import autoregressive, lite, rollout
 from mopp_tf.mbop import MbopPlanner
 from mopp_tf.planner import Decision, Planner
 from mopp_tf.rows import RewardScale
-from offline_tf import export
+from offline_tf import export, graphs
 from offline_tf.types import Array, Tensor, UserError
 
 AnyPlanner = Planner | MbopPlanner
@@ -109,14 +109,16 @@ class Exported(tf.Module):
             )
 
         made = {
-            "plan": tf.function(self.plan).get_concrete_function(*given(None)),
-            "plan_one": tf.function(self.plan).get_concrete_function(*given(1)),
-            "initial_plan": tf.function(self.initial_plan).get_concrete_function(given(None)[0]),
+            "plan": graphs.function(self.plan).get_concrete_function(*given(None)),
+            "plan_one": graphs.function(self.plan).get_concrete_function(*given(1)),
+            "initial_plan": graphs.function(self.initial_plan).get_concrete_function(
+                given(None)[0]
+            ),
         }
         if isinstance(self.planner, Planner):
             action = tf.TensorSpec([None, task.action_dim], tf.float32, "action")
             for name in ("is_known", "step"):
-                function = tf.function(getattr(self, name))
+                function = graphs.function(getattr(self, name))
                 made[name] = function.get_concrete_function(given(None)[0], action)
         return made
 
@@ -164,8 +166,8 @@ class Lite(tf.Module):
                 shapes[f"uniform_{name}"] = squeezed.uniform.shape
         specs = {name: tf.TensorSpec(shape, tf.float32, name) for name, shape in shapes.items()}
         return {
-            "plan": tf.function(self.plan).get_concrete_function(**specs),
-            "initial_plan": tf.function(self.initial_plan).get_concrete_function(
+            "plan": graphs.function(self.plan).get_concrete_function(**specs),
+            "initial_plan": graphs.function(self.initial_plan).get_concrete_function(
                 specs["observation"]
             ),
         }

@@ -13,7 +13,7 @@ import tensorflow as tf
 from mopp_tf import autoregressive, training
 from mopp_tf.config import DynamicsConfig, ModelConfig
 from mopp_tf.rows import Normalizer, Rows, dynamics_targets
-from offline_tf import disagreement, networks, seeds, standardize
+from offline_tf import disagreement, graphs, networks, seeds, standardize
 from offline_tf.holdout import Split
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
@@ -198,7 +198,7 @@ class DynamicsModel(tf.Module):
         """`uncertainty` of many rows [N, S], [N, A] -> [N]."""
         predict = self.bind()
 
-        @tf.function(reduce_retracing=True)
+        @graphs.function(reduce_retracing=True)
         def block(s: Tensor, a: Tensor) -> Tensor:
             return self.uncertainty(predict(s, a), units)
 

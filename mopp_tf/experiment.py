@@ -24,6 +24,7 @@ from mopp_tf import (
 from mopp_tf.planner import Decision, Planner
 from offline_tf import (
     dashboards,
+    graphs,
     networks,
     opening,
     outcome,
@@ -374,7 +375,7 @@ def inspect_again(
         prepared,
         learned,
         planner,
-        tf.function(planner.decide),
+        graphs.function(planner.decide),
         inspector.DECISIONS,
         run_config.seed,
         record,
@@ -426,7 +427,7 @@ def evaluate_planner(
         }
         return found.action, found.plan, numbers
 
-    start = tf.function(planner.initial_plan)
+    start = graphs.function(planner.initial_plan)
     nowhere = tf.zeros([episodes, planner.task.state_dim])
     graph(nowhere, start(nowhere), tf.constant([0, 0]))  # traced now, so that no decision is
     return simulation.run(
@@ -443,7 +444,7 @@ def clone_decider(task: TaskSpec, learned: algorithm.Learned) -> simulation.Deci
     middle = 0.5 * (task.action_high + task.action_low)
     half = 0.5 * (task.action_high - task.action_low)
 
-    @tf.function
+    @graphs.function
     def act(observation: Tensor) -> Tensor:
         inputs = behavior.inputs(observation)
         modes = tf.stack([m.mode(inputs) for m in behavior.densities()])
@@ -478,7 +479,7 @@ def judge_offline(
     starts = starts[np.linspace(0, len(starts) - 1, min(len(starts), 256)).astype(np.int64)]
     rows = np.linspace(0, len(data) - 1, min(len(data), 256)).astype(np.int64)
 
-    @tf.function
+    @graphs.function
     def decide(observation: Tensor, key: Tensor) -> Any:
         return planner.decide(observation, planner.initial_plan(observation), key)
 

@@ -20,7 +20,7 @@ from mopp_tf import training
 from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import ModelConfig, QConfig
 from mopp_tf.rows import Rows, windows
-from offline_tf import critics, fitting, networks, seeds
+from offline_tf import critics, fitting, graphs, networks, seeds
 from offline_tf.blocks import ColumnWriter, blocks, derive
 from offline_tf.holdout import Split
 from offline_tf.run_record import Stage
@@ -53,7 +53,7 @@ def next_actions(
         wanted = ~rows.has_next[at] & (rows.terminals[at] == 0.0)
     models = behavior.densities()
 
-    @tf.function(reduce_retracing=True)
+    @graphs.function(reduce_retracing=True)
     def draw(states: Tensor, key: Tensor) -> Tensor:
         keys = tf.unstack(tf.random.split(key, len(models) + 1))
         inputs = behavior.inputs(states)
@@ -146,7 +146,7 @@ def fit(
     then = next_actions(behavior, rows, "behavior", seed, -1, beyond) if every else logged[beyond]
     held = [tf.constant(column) for column in gather(judged, then)]
 
-    @tf.function
+    @graphs.function
     def judge() -> tuple[Tensor, Tensor]:
         return critics.errors(q, held, tf.float32)
 

@@ -183,13 +183,14 @@ def _checked(
         )
     extra = () if argument is None else (argument,)
 
+    @tf.function  # with AutoGraph: the user's Python may branch and loop over tensors
     def call(states: Tensor, actions: Tensor, next_states: Tensor) -> Tensor:
         return tf.cast(function(states, actions, next_states, *extra), tf.float32)
 
     states = tf.constant(np.zeros((2, task.state_dim), np.float32))
     actions = tf.constant(np.zeros((2, task.action_dim), np.float32))
     try:
-        shape = tuple(tf.function(call)(states, actions, states).shape)
+        shape = tuple(call(states, actions, states).shape)
     except Exception as error:  # a user's function may raise anything; its message is passed on
         lines = str(error).strip().splitlines() or [type(error).__name__]
         # AutoGraph puts its own lines around the message.

@@ -15,7 +15,7 @@ from absl import logging
 
 from morel_tf.config import UsadConfig
 from morel_tf.dynamics import DynamicsEnsemble
-from offline_tf import blocks, disagreement, standardize
+from offline_tf import blocks, disagreement, graphs, standardize
 from offline_tf.datasets import velocities
 from offline_tf.ranks import auroc, rank_correlation
 from offline_tf.run_record import RunRecord
@@ -85,7 +85,7 @@ def batched(
     """
     rows = np.arange(len(states)) if rows is None else rows
 
-    @tf.function(reduce_retracing=True)
+    @graphs.function(reduce_retracing=True)
     def chunk(s: Tensor, a: Tensor) -> Tensor:
         return disagreement_of(ensemble, ensemble.bind()(s, a), weights)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from offline_tf import blocks
+from offline_tf import blocks, graphs
 from offline_tf.types import TaskSpec
 
 _GIB = 1 << 30
@@ -30,7 +30,7 @@ def operations_per_second(dtype: tf.DType, threads: int) -> float:
     rows = tf.cast(tf.random.stateless_normal([1024, 512], [0, 0]), dtype)
     weights = tf.cast(tf.random.stateless_normal([512, 512], [0, 1]), dtype)
 
-    @tf.function
+    @graphs.function
     def several(x: tf.Tensor) -> list[tf.Tensor]:
         # Different products, so that none is dropped as a copy of another.
         return [tf.matmul(x, weights + tf.cast(i, dtype)) for i in range(threads)]

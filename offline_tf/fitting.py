@@ -124,20 +124,27 @@ class Fit(tf.Module):
         return self._graph(arrays, rows, learning_rates)
 
     def _steps(self, arrays: tuple[Tensor, ...], rows: Tensor, learning_rates: Tensor) -> Tensor:
-        members = rows.shape[1]
-        total = tf.zeros([members])
-        for step in tf.range(tf.shape(rows)[0]):
+        steps, members = tf.shape(rows)[0], rows.shape[1]
+
+        def step(number: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
             if self._before_step is not None:
                 self._before_step()
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(self._weights)
                 losses = self._loss(
-                    [tuple(tf.gather(x, rows[step, m]) for x in arrays) for m in range(members)]
+                    [tuple(tf.gather(x, rows[number, m]) for x in arrays) for m in range(members)]
                 )
                 loss = tf.add_n(losses)
-            self.adam.apply(tape.gradient(loss, self._weights), learning_rates[step])
-            total += tf.stack(losses)
-        return total / tf.cast(tf.shape(rows)[0], tf.float32)
+            self.adam.apply(tape.gradient(loss, self._weights), learning_rates[number])
+            return number + 1, total + tf.stack(losses)
+
+        _, total = tf.while_loop(
+            lambda number, _: number < steps,
+            step,
+            (0, tf.zeros([members])),
+            maximum_iterations=steps,
+        )
+        return total / tf.cast(steps, tf.float32)
 
 
 class Feed:

@@ -10,6 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from offline_tf import graphs
+
 _chosen = {"compiler": "graph"}
 
 
@@ -48,7 +50,7 @@ def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]
       function: its tensors have the same shapes in nearly all calls; XLA compiles each anew.
       options: of tf.function.
     """
-    return tf.function(function, jit_compile=_chosen["compiler"] == "xla" or None, **options)
+    return graphs.function(function, jit_compile=_chosen["compiler"] == "xla" or None, **options)
 
 
 def in_words(threads: int, dtype: str) -> str:

@@ -14,7 +14,7 @@ import toys
 import mopp_tf
 from mopp_tf import algorithm, config, deploy, experiment, mbop, rows, simulation, training
 from mopp_tf import evaluate as evaluate_binary
-from offline_tf import inspector, reporting, tasks
+from offline_tf import graphs, inspector, reporting, tasks
 from offline_tf.datasets import d4rl, made
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import UserError
@@ -640,7 +640,7 @@ def test_mbop_runs_in_the_same_harness(finished, tmp_path):
     record = RunRecord.open_existing(tmp_path / "run")
     task = tasks.get("hopper")
     planner = experiment.make_planner(task, configs, experiment.load(configs, task, record))
-    decide = tf.function(planner.decide)
+    decide = graphs.function(planner.decide)
     found = experiment.evaluate_planner(planner, decide, "v2", 2, 3, "planner", threads=1)
     np.testing.assert_allclose(found.returns.mean(), summary["true_return_mean"], rtol=1e-6)
 
@@ -722,7 +722,7 @@ def test_the_export_plans_as_the_live_planner_does_for_any_number_of_environment
     task = tasks.get("hopper")
     learned = experiment.load(configs, task, RunRecord.open_existing(home / "run"))
     planner = experiment.make_planner(task, configs, learned)
-    decide = tf.function(planner.decide, reduce_retracing=True)
+    decide = graphs.function(planner.decide, reduce_retracing=True)
     loaded = tf.saved_model.load(str(home / "run" / "export"))
     for count in (1, 5):
         states = tf.random.stateless_normal([count, 11], [count, 0])

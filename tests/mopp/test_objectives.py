@@ -8,7 +8,7 @@ import toys
 from mopp_tf import objectives
 from mopp_tf.config import ControlConfig, MbopConfig, PlannerConfig, changed_planner
 from mopp_tf.rows import RewardScale
-from offline_tf import tasks
+from offline_tf import graphs, tasks
 from offline_tf.types import UserError
 
 CHEETAH = tasks.get("halfcheetah")
@@ -217,6 +217,21 @@ def double(s, a, n):
 
 def eager_only(s, a, n):
     return s.numpy()[:, 0]
+
+
+def looping(s, a, n):
+    total = tf.zeros_like(s[:, 0])
+    for step in tf.range(3):
+        if step > 0:
+            total += s[:, 0]
+    return total
+
+
+def test_a_function_may_loop_and_branch_over_tensors():
+    """The planner's graph is made without AutoGraph, the user's function with it."""
+    made = objectives.make(toys.cart(), SCALE, ControlConfig(reward=f"{HERE}:looping"))
+    found = graphs.function(made.reward)(STATES, ACTIONS, NEXT)
+    np.testing.assert_array_equal(found, [2.0, 6.0])
 
 
 @pytest.mark.parametrize(
