@@ -57,6 +57,7 @@ CHARTS = (
         "MOReL", "Steps until HALT, and length of paths", (r"^planning/(halt_step|path_length)$",)
     ),
     Chart("Update", "KL per update (nats)", (r"^planning/kl(_target)?$",)),
+    Chart("Update", "Share of the natural step taken", (r"^planning/step_share$",)),
     Chart("Update", "Explained variance of the baseline", (r"^planning/explained_variance$",)),
     Chart("Update", "Log of the policy's noise", (r"^planning/log_std$",)),
     Chart(

@@ -28,12 +28,14 @@ class StepReport(NamedTuple):
     Attributes:
       kl: mean KL(old || new) over the samples, nats; NaN where it was never finite: then no step was
         taken.
+      share: of the natural step that was taken: 1, less where it went too far, 0 where none was taken.
       improvement: mean advantage-weighted likelihood ratio gained, in units of the advantages.
       residual: norm of F x - g, relative to the norm of g.
       log_std: mean of the policy's log standard deviation after the step.
     """
 
     kl: Tensor
+    share: Tensor
     improvement: Tensor
     residual: Tensor
     log_std: Tensor
@@ -215,11 +217,11 @@ class NaturalGradient(tf.Module):
             mean = policy.mean(observations)
             return gaussian_kl(old_mean, old_log_std, mean, policy.log_std), mean
 
-        def stay() -> tuple[Tensor, Tensor]:
+        def stay() -> tuple[Tensor, Tensor, Tensor]:
             """Takes the step back, as it leads nowhere."""
             for weight, start in zip(weights, before, strict=True):
                 weight.assign(start)
-            return tf.constant(np.nan, tf.float32), old_mean
+            return tf.zeros([]), tf.constant(np.nan, tf.float32), old_mean
 
         def too_far(share: Tensor, kl: Tensor, mean: Tensor) -> Tensor:
             del share, mean
@@ -230,12 +232,12 @@ class NaturalGradient(tf.Module):
             return _SHORTER * share, *move(_SHORTER * share)
 
         first = tf.ones([])
-        _, kl, mean = tf.while_loop(
+        share, kl, mean = tf.while_loop(
             too_far, shorter, (first, *move(first)), maximum_iterations=_TRIES
         )
-        kl, mean = tf.cond(tf.math.is_finite(kl), lambda: (kl, mean), stay)
+        share, kl, mean = tf.cond(tf.math.is_finite(kl), lambda: (share, kl, mean), stay)
 
         new = tfd.MultivariateNormalDiag(mean, tf.exp(policy.log_std))
         ratio = tf.exp(tf.clip_by_value(new.log_prob(actions) - log_prob, -20.0, 20.0))
         improvement = tf.reduce_mean((ratio - 1.0) * advantages)
-        return StepReport(kl, improvement, residual, tf.reduce_mean(policy.log_std))
+        return StepReport(kl, share, improvement, residual, tf.reduce_mean(policy.log_std))

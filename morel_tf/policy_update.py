@@ -46,6 +46,7 @@ class UpdateReport:
     """Scalars of one update; see StepReport and ValueBaseline.fit."""
 
     kl: float
+    step_share: float
     improvement: float
     cg_residual: float
     log_std: float
@@ -117,6 +118,7 @@ def update(
     explained = baseline.fit(observations, paths.times[mask], targets, generator)
     return UpdateReport(
         float(report.kl),
+        float(report.share),
         float(report.improvement),
         float(report.residual),
         float(report.log_std),

@@ -71,10 +71,13 @@ _PANELS = (
         (("KL", "planning", "kl"), ("target", "planning", "kl_target")),
     ),
     Panel(
-        "Explained variance of the baseline",
+        "Baseline's explained variance, share of the natural step taken",
         "iteration",
         "share",
-        (("explained variance", "planning", "explained_variance"),),
+        (
+            ("explained variance", "planning", "explained_variance"),
+            ("step", "planning", "step_share"),
+        ),
     ),
     Panel(
         "Disagreement along paths",

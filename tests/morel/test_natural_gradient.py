@@ -200,13 +200,17 @@ def test_a_step_that_goes_too_far_is_shortened_along_its_direction(kl, graph, mo
         policy = _policy()
         samples, before = _samples(policy, 200), flatten(policy.weights).numpy()
         report = _step(policy, samples, kl, damping=1e-6, graph=graph)
-        return flatten(policy.weights).numpy() - before, float(report.kl), policy, samples
+        return flatten(policy.weights).numpy() - before, report, policy, samples
 
-    whole, far, *_ = moved(np.inf)
-    step, found, policy, samples = moved(2.0)
-    assert far > 2.0 * kl >= found > 0.1 * kl
+    whole, unbounded, *_ = moved(np.inf)
+    step, report, policy, samples = moved(2.0)
+    found = float(report.kl)
+    assert float(unbounded.kl) > 2.0 * kl >= found > 0.1 * kl
     cosine = step @ whole / np.linalg.norm(step) / np.linalg.norm(whole)
-    assert cosine > 0.9999 and np.linalg.norm(step) < np.linalg.norm(whole)
+    assert cosine > 0.9999
+    assert float(unbounded.share) == 1.0 > float(report.share)
+    share = np.linalg.norm(step) / np.linalg.norm(whole)
+    assert float(report.share) == pytest.approx(share, rel=1e-3)
     # What is reported is what was done.
     again = _policy()
     mean, log_std = again.mean(samples[0]), again.log_std
@@ -220,7 +224,8 @@ def test_a_step_that_is_no_number_is_not_taken(wrong, graph):
     before = flatten(policy.weights).numpy()
     observations, actions, advantages = _samples(policy, 200)
     broken = tf.tensor_scatter_nd_update(advantages, [[3]], [wrong])
-    assert np.isnan(_step(policy, (observations, actions, broken), 1e-3, graph=graph).kl)
+    report = _step(policy, (observations, actions, broken), 1e-3, graph=graph)
+    assert np.isnan(report.kl) and report.share == 0.0
     np.testing.assert_array_equal(flatten(policy.weights), before)
 
 

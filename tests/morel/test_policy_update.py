@@ -43,7 +43,7 @@ class _Recorder:
     def step(self, observations, actions, advantages, kl):
         self.calls.append(_Call("step", tuple(x.numpy() for x in (observations, actions))))
         self.advantages, self.kl = advantages.numpy(), float(kl)
-        return StepReport(0.01, 0.2, 0.03, -1.0)
+        return StepReport(0.01, 0.7, 0.2, 0.03, -1.0)
 
     def of(self, name):
         return [call.arguments for call in self.calls if call.name == name]
@@ -185,6 +185,7 @@ def test_the_baseline_is_fitted_after_the_policy_step_and_the_report_is_passed_o
     np.testing.assert_array_equal(recorder.of("step")[0][1], MIXED.actions[MIXED.valid])
     assert dataclasses.asdict(report) == {
         "kl": 0.01,
+        "step_share": 0.7,
         "improvement": 0.2,
         "cg_residual": 0.03,
         "log_std": -1.0,
@@ -218,7 +219,7 @@ def test_repeated_updates_solve_a_bandit():
 
 def test_an_update_that_is_no_number_ends_the_run_before_the_baseline_learns_from_it():
     recorder = _Recorder()
-    recorder.step = lambda *_: StepReport(np.nan, 0.0, 0.0, 0.0)
+    recorder.step = lambda *_: StepReport(np.nan, 0.0, 0.0, 0.0, 0.0)
     with pytest.raises(FloatingPointError, match="^the policy's gradient is not a number"):
         policy_update.update(
             MIXED, recorder, recorder, DISCOUNT, LAMBDA, 0.02, np.random.default_rng(0)
