@@ -71,12 +71,12 @@ _PANELS = (
         (("KL", "planning", "kl"), ("target", "planning", "kl_target")),
     ),
     Panel(
-        "Baseline's explained variance, share of the natural step taken",
+        "Value baseline, share of the step",
         "iteration",
         "share",
         (
-            ("explained variance", "planning", "explained_variance"),
-            ("step", "planning", "step_share"),
+            ("baseline: explained variance", "planning", "explained_variance"),
+            ("natural step taken", "planning", "step_share"),
         ),
     ),
     Panel(
