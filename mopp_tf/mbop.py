@@ -22,7 +22,7 @@ from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
 from mopp_tf.planner import Decision
 from mopp_tf.rows import Normalizer
-from offline_tf import networks, run_record, seeds
+from offline_tf import graphs, networks, run_record, seeds
 from offline_tf.holdout import Split
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions, UserError
@@ -329,7 +329,7 @@ class MbopPlanner(tf.Module):
             violation += alive * broken
             if knobs.planner_termination == "task":
                 assert self.task.termination is not None, "see offline_tf/outcome.py"
-                alive *= 1.0 - tf.cast(self.task.termination(following), tf.float32)
+                alive *= 1.0 - tf.cast(graphs.of_task(self.task.termination)(following), tf.float32)
             taken.append(action)
             doubts.append(dynamics.uncertainty(outputs, knobs.uncertainty_units))
             trail.append(following)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from mopp_tf import autoregressive, averaging, pruning, rollout
 from mopp_tf.config import PlannerConfig
 from mopp_tf.objectives import Objective
+from offline_tf import graphs
 from offline_tf.types import TaskSpec, Tensor
 
 
@@ -140,7 +141,7 @@ class Planner(tf.Module):
         return Step(
             following,
             tf.reduce_mean(dynamics.rewards(outputs), axis=0),
-            self.task.termination(following),
+            graphs.of_task(self.task.termination)(following),
             disagreement,
             disagreement <= self.limit,
         )

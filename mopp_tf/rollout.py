@@ -13,7 +13,7 @@ from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import PlannerConfig
 from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
-from offline_tf import networks
+from offline_tf import graphs, networks
 from offline_tf.critics import QFunction
 from offline_tf.types import TaskSpec, Tensor
 
@@ -237,7 +237,7 @@ def roll_out(
         violation += alive * broken
         if knobs.planner_termination == "task":
             assert task.termination is not None, "see offline_tf/outcome.py"
-            alive *= 1.0 - tf.cast(task.termination(following), tf.float32)
+            alive *= 1.0 - tf.cast(graphs.of_task(task.termination)(following), tf.float32)
         taken.append(action)
         doubts.append(doubt)
         trail.append(following)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from morel_tf import usad
 from morel_tf.config import PmdpConfig
 from morel_tf.dynamics import DynamicsEnsemble
-from offline_tf import networks
+from offline_tf import graphs, networks
 from offline_tf.policy import GaussianPolicy
 from offline_tf.types import Array, TaskSpec, Tensor
 
@@ -160,8 +160,8 @@ def step(
     above = (disagreement > pmdp.threshold) | tf.math.is_nan(disagreement)
     unknown = above & ~halted
     assert task.reward is not None and task.termination is not None, "see offline_tf/outcome.py"
-    fallen = task.termination(proposed) & ~halted
-    rewards = task.reward(states, actions, proposed, pmdp.physics)
+    fallen = graphs.of_task(task.termination)(proposed) & ~halted
+    rewards = graphs.of_task(task.reward)(states, actions, proposed, pmdp.physics)
     if pmdp.config.halt == "absorbing":
         rewards = tf.where(unknown, pmdp.halt_reward, rewards)
         terminated = unknown | fallen

@@ -1,0 +1,62 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from morel_tf import pessimistic_mdp
+from offline_tf import graphs, tasks
+
+
+def looping(next_states):
+    """|x'| > 3, counted up in a loop over tensors."""
+    bound = tf.zeros([])
+    for step in tf.range(4):
+        if step > 0:
+            bound += 1.0
+    return abs(next_states[..., 0]) > bound
+
+
+def paying(states, actions, next_states, physics):
+    return tf.cast(looping(next_states), tf.float32)
+
+
+STATES = tf.constant([[2.0, 0.0], [4.0, 0.0]])
+
+
+def test_python_that_depends_on_a_tensor_is_refused_but_for_a_tasks_own():
+    plain = graphs.function(lambda s: looping(s))
+    with pytest.raises(tf.errors.OperatorNotAllowedInGraphError):
+        plain(STATES)
+    found = graphs.function(lambda s: graphs.of_task(looping)(s))(STATES)
+    np.testing.assert_array_equal(found, [False, True])
+
+
+def test_our_own_functions_and_eager_calls_are_left_alone():
+    own = tasks.get("hopper").termination
+
+    @graphs.function
+    def inside(s):
+        assert graphs.of_task(own) is own and graphs.of_task(looping) is not looping
+        return s
+
+    inside(STATES)
+    assert graphs.of_task(looping) is looping
+
+
+def test_the_pessimistic_mdp_takes_a_tasks_loops():
+    task = dataclasses.replace(toys.cart(), reward=paying, termination=looping)
+    pmdp = toys.pessimistic(task, toys.hinged_ensemble(task))
+
+    ensemble, actions = pmdp.ensemble, tf.zeros([2, 1])
+    halted, member = tf.zeros([2], bool), tf.zeros([2], tf.int32)
+
+    def step(states):
+        outputs = ensemble.bind()(states, actions)
+        return pessimistic_mdp.step(pmdp, outputs, member, states, actions, halted, None)
+
+    found = graphs.function(step)(STATES)
+    np.testing.assert_array_equal(found.rewards, [0.0, 1.0])
+    for a, b in zip(tf.nest.flatten(step(STATES)), tf.nest.flatten(found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
