@@ -138,12 +138,8 @@ class Fit(tf.Module):
             self.adam.apply(tape.gradient(loss, self._weights), learning_rates[number])
             return number + 1, total + tf.stack(losses)
 
-        _, total = tf.while_loop(
-            lambda number, _: number < steps,
-            step,
-            (0, tf.zeros([members])),
-            maximum_iterations=steps,
-        )
+        first = (0, tf.zeros([members]))
+        _, total = tf.while_loop(lambda number, _: number < steps, step, first)
         return total / tf.cast(steps, tf.float32)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-# Without AutoGraph: nothing of ours branches on a tensor, and converting its Python takes seconds of
-# every process. Where a graph loops or branches, say tf.while_loop and tf.cond.
+# Without AutoGraph: nothing of ours branches on a tensor, and converting its Python takes long
+# (benchmarks/tracing.py). Where a graph loops or branches, say tf.while_loop and tf.cond.
 function = functools.partial(tf.function, autograph=False)
 
 
