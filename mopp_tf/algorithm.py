@@ -124,6 +124,7 @@ def learn(
     seed: int,
     record: RunRecord,
     models_from: RunRecord | None = None,
+    q_from: RunRecord | None = None,
 ) -> Learned:
     """Fits everything that the planner needs (MOPP, Algorithm 1, lines 1 to 3).
 
@@ -133,7 +134,8 @@ def learn(
       knobs: of the stages.
       seed: of everything random.
       record: the run folder; complete stages are read from it.
-      models_from: a run whose fitted models are taken over.
+      models_from: a run whose fitted dynamics and behaviour are taken over.
+      q_from: a run whose fitted Q is taken over.
 
     Returns:
       A Learned.
@@ -189,7 +191,7 @@ def learn(
             models.q, models.behavior, table, split, knobs.model, knobs.q, seed, stage
         )
 
-    run_record.fit_or_load("q", models.q.weights, fit_q, record, models_from)
+    run_record.fit_or_load("q", models.q.weights, fit_q, record, q_from)
 
     stage = record.stage("limit")
     if not stage.complete:

@@ -52,7 +52,9 @@ class RunConfig:
         "", "Folder for data that is made; empty: $OFFLINE_TF_DATA or ~/.cache/offline_tf."
     )
     models_from: str = knob(
-        "", "Run folder whose fitted models are taken over; data and model flags must agree."
+        "",
+        "Run folder whose fitted models are taken over; data and model flags must agree, but those of "
+        "Q need not: with others Q is fitted anew.",
     )
     eval_episodes: int = knob(
         20, "Episodes of the final evaluation, in one batch.", low=1, source="train_eval_planning"

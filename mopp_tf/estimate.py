@@ -40,8 +40,10 @@ def plan(*stages: object) -> list[str]:
     rows *= 2 if run.dataset == "medium-expert-ours" else 1
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.models_from:
-        RunRecord.open_existing(pathlib.Path(run.models_from), "models_from")
-        done |= {"dynamics", "behavior", "q"}
+        other = RunRecord.open_existing(pathlib.Path(run.models_from), "models_from")
+        done |= {"dynamics", "behavior"}
+        if not experiment.fits_q_again(configs, experiment.from_manifest(other.manifest)):
+            done.add("q")
     threads = process.use_threads(run.threads)
     dtype = networks.product_dtype(model.precision)
     training = estimate.operations_per_second(dtype, threads)

@@ -135,12 +135,15 @@ def _models_from(configs: Configs, data_hash: str) -> RunRecord | None:
     if not configs.run.models_from:
         return None
     other = RunRecord.open_existing(pathlib.Path(configs.run.models_from), "models_from")
-    old, new = from_manifest(other.manifest).flat(), configs.flat()
+    there = from_manifest(other.manifest)
+    old, new = there.flat(), configs.flat()
+    q_again = fits_q_again(configs, there)
+    taken = [name for name in _FITS if not (q_again and name == "q")]
     problems = [
         f"--{f.name} is {old[f.name]!r} there"
         for stage in _MODEL_STAGES
         for f in dataclasses.fields(stage)
-        if old[f.name] != new[f.name]
+        if old[f.name] != new[f.name] and not (q_again and stage is config.QConfig)
     ]
     if other.manifest["algorithm"] != configs.run.algorithm:
         problems.append(f"--algorithm is {other.manifest['algorithm']!r} there")
@@ -150,11 +153,21 @@ def _models_from(configs: Configs, data_hash: str) -> RunRecord | None:
         problems.append("its data differs")
     if changed := other.task_changes(tasks.get(configs.run.env, configs.run.simulator)):
         problems.append(f"its task has other {', '.join(changed)}")
-    if not all(other.stage(name).complete for name in _FITS):
+    if not all(other.stage(name).complete for name in taken):
         problems.append("its models are not fitted yet")
     if problems:
         raise UserError(f"--models_from: {other.folder} does not fit ({'; '.join(problems)})")
     return other
+
+
+def fits_q_again(configs: Configs, other: Configs) -> bool:
+    """Whether --models_from takes all but Q over: MOPP's Q has other knobs, and no other fit needs it.
+
+    Args:
+      configs: of this run.
+      other: of the run that --models_from names.
+    """
+    return configs.run.algorithm == "mopp" and configs.q != other.q
 
 
 def _may_begin(configs: Configs, data: Transitions, data_hash: str) -> RunRecord | None:
@@ -220,10 +233,13 @@ def run(configs: Configs) -> dict[str, Any]:
     )
     record, data, other = opened.record, opened.data, opened.checked
     dtype = networks.product_dtype(configs.model.precision).name
+    q_again = other is not None and fits_q_again(configs, from_manifest(other.manifest))
     # Where all fits are complete another CPU may have made them.
     if not all(record.stage(name).complete for name in _FITS):
-        fitted = other.manifest.get("training_dtype") if other else dtype
-        record.note_also(training_dtype=fitted)
+        if other:
+            record.note_also(training_dtype=other.manifest.get("training_dtype"))
+        if other is None or q_again:
+            record.note_also(training_dtype=dtype)
     if not record.stage("evaluation").complete:
         record.note_also(compiler=compiler)
     logging.info("%s", process.in_words(threads, dtype))
@@ -233,7 +249,10 @@ def run(configs: Configs) -> dict[str, Any]:
     prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record, other)
     learned: AnyLearned
     if run_config.algorithm == "mopp":
-        learned = algorithm.learn(task, prepared, configs.knobs, run_config.seed, record, other)
+        q_from = None if q_again else other
+        learned = algorithm.learn(
+            task, prepared, configs.knobs, run_config.seed, record, other, q_from
+        )
     else:
         learned = mbop.learn(task, prepared, configs.knobs, run_config.seed, record, other)
     planner = make_planner(task, configs, learned)

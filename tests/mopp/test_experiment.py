@@ -12,7 +12,17 @@ import tensorflow as tf
 import toys
 
 import mopp_tf
-from mopp_tf import algorithm, config, deploy, experiment, mbop, rows, simulation, training
+from mopp_tf import (
+    algorithm,
+    config,
+    deploy,
+    estimate,
+    experiment,
+    mbop,
+    rows,
+    simulation,
+    training,
+)
 from mopp_tf import evaluate as evaluate_binary
 from offline_tf import graphs, inspector, reporting, tasks
 from offline_tf.datasets import d4rl, made
@@ -123,9 +133,12 @@ def cart(tmp_path_factory):
 
 
 def _weights(configs):
+    return _weights_of(experiment.load(configs, *_task_and_record(configs)))
+
+
+def _task_and_record(configs):
     record = RunRecord.open_existing(pathlib.Path(configs.run.workdir))
-    learned = experiment.load(configs, tasks.get(configs.run.env), record)
-    return _weights_of(learned)
+    return tasks.get(configs.run.env), record
 
 
 def _weights_of(learned):
@@ -337,6 +350,33 @@ def test_models_of_another_run_are_taken_over_or_refused(fitted, cart, tmp_path,
     with pytest.raises(UserError, match=r"does not fit \(its models are not fitted yet\)"):
         experiment.run(good)
     assert not (tmp_path / "mode").exists()
+
+
+@pytest.mark.usefixtures("no_export")
+def test_q_alone_is_fitted_again_where_only_its_knobs_differ(fitted, cart, tmp_path, monkeypatch):
+    shutil.copytree(fitted[0].run.workdir, tmp_path / "first")
+    (tmp_path / "first" / "stages" / "q.json").unlink()  # nobody needs it
+    RunRecord.open_existing(tmp_path / "first").note(training_dtype="bfloat16")  # another CPU
+    taken = {"models_from": str(tmp_path / "first"), "q_steps": 20, "discount": 0.9, "seed": 4}
+    again = cart(tmp_path / "again", **taken)
+    planned = "\n".join(estimate.plan(*again))
+    assert "q " in planned and "dynamics" not in planned and "behavior" not in planned, planned
+    fit, begun = training.fit, []
+
+    def noting(*arguments):
+        begun.append(arguments[-1].name)
+        return fit(*arguments)
+
+    monkeypatch.setattr(training, "fit", noting)
+    assert experiment.run(again)["training_dtype"] == "bfloat16, float32"
+    assert begun == ["q_fit"]
+    models = [experiment.load(c, *_task_and_record(c)).models for c in (fitted[0], again)]
+    for name, same in (("dynamics", True), ("behavior", True), ("q", False)):
+        a, b = ([w.numpy() for w in getattr(m, name).weights] for m in models)
+        assert all(map(np.array_equal, a, b)) == same, name
+    (tmp_path / "first" / "stages" / "behavior.json").unlink()
+    with pytest.raises(UserError, match=r"does not fit \(its models are not fitted yet\)"):
+        experiment.run(cart(tmp_path / "neither", **taken))
 
 
 @pytest.mark.usefixtures("no_fits")
