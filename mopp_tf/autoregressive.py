@@ -137,7 +137,8 @@ def orderings(dim: int, last: bool, members: int, seed: int, name: str) -> list[
 
     Args:
       dim: D.
-      last: whether dimension D - 1 (the reward) comes last in all of them, as in the authors' own.
+      last: whether dimension D - 1 (the reward) comes last in all of them, as in those that the
+        authors give for Hopper.
       members: how many.
       seed, name: of the random stream.
     """

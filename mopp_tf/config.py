@@ -29,8 +29,9 @@ class RunConfig:
     preset: str = knob(
         "default",
         "Set of knob values for the task and data set; flags that you give win over it. default: "
-        "what works best here; authors: their published settings, with the paper's where there are "
-        "none; authors-20k: the same with 20,000 steps. Tasks of yours have the default one only.",
+        "what works best here; authors: their published settings, with another implementation's where "
+        "there are none; authors-20k: the same with 20,000 steps. Tasks of yours have the default one "
+        "only.",
     )
     algorithm: str = knob(
         "mopp",
@@ -269,6 +270,13 @@ class PlannerConfig:
         choices=("relative", "absolute"),
     )
     terminal_value: bool = knob(True, "Add the value of the last state.", source="mopp_agent.py")
+    value_noise: str = knob(
+        "common",
+        "The actions that value last states have one noise for all candidates (common), so that states "
+        "alone tell them apart, or each candidate its own (own: authors).",
+        choices=("common", "own"),
+        source="mopp_agent.py: own",
+    )
     planner_termination: str = knob(
         "task",
         "A predicted termination ends a candidate's rewards and value (task), or not (none: "

@@ -158,18 +158,20 @@ class Planner(tf.Module):
           seed: [2] int32.
 
         Returns:
-          rollout.Noise, proposals [H, K_Q, E, N, A].
+          rollout.Noise, proposals [H, K_Q, E, N, A], value [K_Q, 1, A] or [K_Q, E, N, A].
         """
         knobs, components = self.knobs, self._models.behavior.components
         which, draws, valuing = tf.unstack(tf.random.split(seed, 3))
         members = tf.random.stateless_uniform([knobs.horizon + 1, 2], which)
-        shape = self._noise_shape([environments, knobs.population])
+        candidates = [environments, knobs.population]
+        shape = self._noise_shape(candidates)
         if not knobs.max_q:
             shape[0] = 1
+        valuers = self._noise_shape([1] if knobs.value_noise == "common" else candidates)
         return rollout.Noise(
             self.members(members),
             autoregressive.Noise.draw([knobs.horizon, *shape], components, draws),
-            autoregressive.Noise.draw(self._noise_shape([1]), components, valuing),
+            autoregressive.Noise.draw(valuers, components, valuing),
         )
 
     def members(self, uniform: Tensor) -> Tensor:
@@ -199,7 +201,6 @@ class Planner(tf.Module):
         # Roll out N candidates per environment, guided by boosted behaviour and max-Q.
         parts, first = [], 0
         for count in self._group_sizes():
-            own = noise.proposals.each(lambda x: _some_candidates(x, first, count))  # noqa: B023
             part = rollout.roll_out(
                 self.task,
                 self._models,
@@ -208,7 +209,7 @@ class Planner(tf.Module):
                 knobs,
                 tf.repeat(observation, count, axis=0),
                 tf.repeat(plan, count, axis=0),
-                noise._replace(proposals=own),
+                _of_candidates(noise, first, count),
             )
             first += count
             parts.append([tf.reshape(x, [-1, count, *x.shape[1:]]) for x in part])
@@ -259,7 +260,14 @@ class Planner(tf.Module):
         )
 
 
-def _some_candidates(values: Tensor, first: int, count: int) -> Tensor:
-    """[H, K_Q, E, N, ..] -> [H, K_Q, E * count, ..] of those from `first` on."""
-    some = values[:, :, :, first : first + count]
-    return tf.reshape(some, [*some.shape[:2], -1, *some.shape[4:]])
+def _of_candidates(noise: rollout.Noise, first: int, count: int) -> rollout.Noise:
+    """[.., E, N, ..] -> [.., E * count, ..] of `count` candidates from `first` on."""
+
+    def flat(values: Tensor, axis: int) -> Tensor:
+        some = values[(slice(None),) * (axis + 1) + (slice(first, first + count),)]
+        return tf.reshape(some, [*some.shape[:axis], -1, *some.shape[axis + 2 :]])
+
+    value = noise.value
+    if value.normal.shape.rank == 4:  # each candidate's own
+        value = value.each(lambda x: flat(x, 1))
+    return noise._replace(proposals=noise.proposals.each(lambda x: flat(x, 2)), value=value)

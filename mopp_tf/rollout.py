@@ -50,10 +50,12 @@ class Noise(NamedTuple):
 
     Attributes:
       members: [H + 1, 2] int32, number of the behaviour member and of the dynamics member whose
-        prediction is the next state, at each step; one for all rows (authors).
+        prediction is the next state, at each step; one for all rows (authors, who have one
+        environment; here those of a batch share it).
       proposals: [H, K_Q, B, A]; K_Q is 1 without max-Q.
-      value: [K_Q, 1, A], of the actions that value the last state. Differs from the authors: all
-        rows share it, so that candidates are told apart by their states and not by their draws.
+      value: [K_Q, 1, A], of the actions that value the last state: all rows share it, so that
+        candidates are told apart by their states and not by their draws; or [K_Q, B, A], each row's
+        own, with --value_noise=own (authors).
     """
 
     members: Tensor
@@ -175,7 +177,7 @@ def state_value(
       states: [B, S].
       knobs: of the planner.
       member: number of the behaviour member.
-      noise: [K_Q, 1, A].
+      noise: [K_Q, 1, A], or [K_Q, B, A].
 
     Returns:
       [B].

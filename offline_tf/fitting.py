@@ -20,7 +20,7 @@ class Adam(tf.Module):
     """Adam over tf.Variables through TensorFlow's fused kernel (Kingma & Ba 2015).
 
     Keras' optimiser gives the same numbers at about half the speed for networks of this size. Its
-    epsilon default is 1e-7; ours is 1e-8, as in the paper.
+    epsilon, which MOPP's authors leave as it is, is 1e-7; ours is 1e-8, as in Adam's paper.
 
     Attributes:
       steps: int64 scalar variable, updates done so far.

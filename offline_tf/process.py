@@ -19,8 +19,10 @@ def use_threads(threads: int) -> int:
     """Sets TensorFlow's threads, 0 for all cores; returns the number used.
 
     One thread per product and the ensemble's members side by side is faster here than the other way
-    round (benchmarks/training.py).
+    round (benchmarks/training.py). float32 means that on GPUs too: TensorFlow's default there, TF32
+    with 10 bits of mantissa, would blur what members disagree about.
     """
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     count = threads or os.cpu_count() or 1
     tf.config.threading.set_inter_op_parallelism_threads(count)
     tf.config.threading.set_intra_op_parallelism_threads(1)

@@ -72,6 +72,7 @@ def live(planner, given):
         ({"proposals": "ancestral", "fallback": "replace"}, 3, "adm"),
         ({"max_q": False, "noise": "after"}, 1, "adm"),
         ({"terminal_value": False}, 3, "mlp"),
+        ({"value_noise": "own"}, 3, "mlp"),
     ],
 )
 def test_a_file_decides_as_the_live_planner_does_with_the_same_noise(

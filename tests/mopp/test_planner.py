@@ -272,14 +272,45 @@ def test_a_decisions_numbers_are_those_of_its_candidates():
     assert np.abs(found.disagreement.numpy() - plain).max() > 0.05
 
 
+class OfActions(Value):
+    """Q_j(s, a) = a, 3 a."""
+
+    def bind(self, dtype=tf.float32, constant=False):
+        return lambda states, actions, twins=2: tf.stack([actions[:, 0], 3.0 * actions[:, 0]])
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.parametrize("components", [1, 2])
+def test_candidates_are_valued_with_one_noise_or_each_with_its_own(groups, components):
+    """All last states are the same: returns are means of K_Q draws, 0 +- 2 std / sqrt(K_Q)."""
+
+    class Still(LinearDynamics):
+        def next_states(self, states, outputs):
+            return 0.0 * states
+
+        def rewards(self, outputs):
+            return 0.0 * outputs[..., 2]
+
+    act = BehaviorModel(TASK, MODEL, BehaviorConfig(components=components), UNITS, 0)
+    for variable in act.weights:
+        variable.assign(tf.zeros_like(variable))
+    knobs = dataclasses.replace(KNOBS, horizon=1, q_proposals=4, population=500)
+    found = {}
+    for kind in ("common", "own"):
+        made = planner(dataclasses.replace(knobs, value_noise=kind), Still(), OfActions(W), act=act)
+        made.groups = groups
+        found[kind] = decide(made, STATES).returns.numpy()
+    assert np.ptp(found["common"]) < 1e-6 < np.abs(found["common"]).max()
+    own, std = found["own"], np.exp(-2.5)
+    np.testing.assert_allclose(own.std(axis=1), 2.0 * std / np.sqrt(4.0), rtol=0.1)
+    flat = own.ravel()
+    assert len(np.unique(flat)) == len(flat)
+    assert abs(np.corrcoef(own)[0, 1]) < 0.15 and abs(flat.mean()) < 0.02
+
+
 @pytest.mark.parametrize("noise", ["before", "after"])
 def test_equal_last_states_have_equal_values(noise):
     """Values are told apart by states: every candidate's actions carry the same noise."""
-
-    class OfActions(Value):
-        def bind(self, dtype=tf.float32, constant=False):
-            return lambda states, actions: tf.stack([actions[:, 0], 3.0 * actions[:, 0]])
-
     knobs = dataclasses.replace(KNOBS, q_proposals=4, noise=noise)
     models = rollout.Models(behavior(), LinearDynamics(), OfActions(W))
     states = tf.constant(np.repeat(STATES, 5, axis=0))

@@ -210,6 +210,75 @@ def test_preset_parses_for_its_robot(path):
             assert type(written)(text) == written
 
 
+# H, kappa, sigma_M, L, orderings, K'. For HalfCheetah and Walker2d another implementation has H, kappa,
+# L, K and K'; nobody published sigma_M or orderings.
+PUBLISHED = {
+    "hopper-random": (4, 10.0, 0.45, 0.5, (1, 2, 4), 6),
+    "hopper-medium": (4, 0.3, 0.25, 1.0, (0, 3, 4), 6),
+    "hopper-mixed": (4, 0.3, 0.6, 1.0, (0, 3, 4), 6),
+    "hopper-medium-expert": (10, 3.0, 0.4, 1.0, (0, 2, 3), 6),
+    "halfcheetah-random": (3, 3.0, 0.25, 4.0, (), 3),
+    "halfcheetah-medium": (2, 3.0, 0.25, 5.0, (), 3),
+    "walker2d-random": (3, 0.3, 0.25, 8.0, (), 3),
+    "walker2d-medium": (2, 0.1, 0.25, 7.0, (), 3),
+}
+PUBLISHED_FOR_ALL = {
+    "encoder_hidden": (500,),
+    "latent_dim": 0,
+    "head_hidden": (200, 100),
+    "q_hidden": (500, 500),
+    "conditioning": "mode",
+    "targets": "absolute",
+    "normalize": False,
+    "reward_scaling": "minmax",
+    "batch_size": 512,
+    "learning_rate": 1e-3,
+    "final_rate_share": 1.0,
+    "weight_decay": 1e-5,
+    "holdout_share": 0.0,
+    "components": 1,
+    "return_weighting": 0.0,
+    "dynamics_members": 3,
+    "discount": 0.99,
+    "target_rate": 0.005,
+    "q_return_steps": 1,
+    "fqe_actions": "data",
+    "population": 100,
+    "q_proposals": 10,
+    "q_of_proposals": "first",
+    "noise": "before",
+    "proposals": "modes",
+    "plan_mix": 0.0,
+    "temperature_units": "absolute",
+    "value_noise": "own",
+    "terminal_value": True,
+    "planner_termination": "none",
+    "least_kept": 0.2,
+    "fallback": "replace",
+    "uncertainty_units": "raw",
+    "uncertainty_penalty": 0.0,
+    "eval_episodes": 20,
+}
+
+
+@pytest.mark.parametrize("preset", ["authors", "authors-20k"])
+@pytest.mark.parametrize("data", PUBLISHED)
+def test_the_authors_settings_stay_what_was_published(data, preset):
+    """Presets hold differences only, so another default would change them."""
+    robot, _, kind = data.partition("-")
+    path = schema.preset_file("mopp", preset, robot, f"{kind}-ours")
+    assert path.stem == data
+    lines = [line for line in path.read_text().splitlines() if line.startswith("--")]
+    found = merged(parse(stages_of("mopp"), lines))
+    names = (
+        "horizon inverse_temperature sigma_max uncertainty_limit dynamics_orders behavior_members"
+    )
+    assert tuple(found[name] for name in names.split()) == PUBLISHED[data]
+    steps = 500_000 if preset == "authors" else 20_000
+    fits = dict.fromkeys(("dynamics_steps", "behavior_steps", "q_steps"), steps)
+    assert {name: found[name] for name in PUBLISHED_FOR_ALL | fits} == PUBLISHED_FOR_ALL | fits
+
+
 @pytest.mark.parametrize("path", PRESETS, ids=PRESET_NAMES)
 def test_each_line_has_its_source_above(path):
     lines = path.read_text().splitlines()

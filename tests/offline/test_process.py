@@ -49,6 +49,15 @@ def test_auto_takes_xla_where_there_is_a_gpu(compiler, monkeypatch):
     assert process.in_words(2, "float32") == "2 threads, XLA, products in float32 while fitting"
 
 
+def test_float32_is_not_shortened_on_gpus(monkeypatch):
+    for name in ("inter", "intra"):  # those can be set once
+        setter = f"set_{name}_op_parallelism_threads"
+        monkeypatch.setattr(tf.config.threading, setter, lambda _: None)
+    tf.config.experimental.enable_tensor_float_32_execution(True)
+    assert process.use_threads(3) == 3
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
+
+
 @pytest.mark.parametrize(
     "given, kept",
     [
