@@ -1,5 +1,7 @@
 """Fitted Q beside the returns that followed, in held-out episodes that end in a fall.
 
+Where a run held nothing out, in those that it was fitted on.
+
 python -m benchmarks.q_calibration --numbers results/tables/q-calibration.json one-step=RUN ten-step=RUN
 
 The runs are MOPP's; their data are read, or made, as they were for training. Values are discounted, in
@@ -33,10 +35,10 @@ def calibration(folder: pathlib.Path) -> dict[str, object]:
     table, split = prepared.table, prepared.split
     assert table is not None and split is not None
     value = learned.models.q.bind()
-    held = np.isin(np.arange(len(data)), split.held_out)
+    judged = np.isin(np.arange(len(data)), split.judged(len(data)))
     fitted, following, left = [], [], []
     for first, end in data.episode_bounds():
-        if not (held[first] and data.terminals[end - 1]):
+        if not (judged[first] and data.terminals[end - 1]):
             continue
         rows = slice(first, end)
         states, actions = tf.constant(table.states[rows]), tf.constant(table.actions[rows])
@@ -63,6 +65,7 @@ def calibration(folder: pathlib.Path) -> dict[str, object]:
         "dataset": configs.run.dataset,
         "seed": configs.run.seed,
         "q_return_steps": configs.q.q_return_steps,
+        "rows": split.judged_kind,
         "episodes": len(fitted),
         "correlation": float(np.corrcoef(q, g)[0, 1]),
         "steps_to_fall": bins,
