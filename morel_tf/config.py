@@ -25,8 +25,9 @@ class RunConfig:
     preset: str = knob(
         "default",
         "Set of knob values for the task; flags that you give win over it. default: what works "
-        "best here; paper: the paper's appendix; authors: their published code; fast: Hopper "
-        "in seven minutes; quick: Hopper in five.",
+        "best here; paper: near the paper, gaps filled from other implementations; authors: what their "
+        "published code has for D4RL's hopper-medium; fast: Hopper in seven minutes; quick: Hopper in "
+        "five.",
     )
     seed: int = knob(0, "Random seed of data, models and planner.", low=0, high=2**31 - 1)
     workdir: str = knob(
@@ -74,12 +75,16 @@ class RunConfig:
 class DynamicsConfig:
     """Dynamics: the ensemble of Gaussian models."""
 
-    ensemble_size: int = knob(4, "Ensemble members M.", low=1, high=64, source="paper appendix")
+    ensemble_size: int = knob(
+        4, "Ensemble members M.", low=1, high=64, source="run_morel.py configs"
+    )
     dynamics_hidden: tuple[int, ...] = knob(
-        (512, 512), "Hidden widths of each member (ReLU).", low=1, source="paper appendix"
+        (512, 512), "Hidden widths of each member (ReLU).", low=1, source="run_morel.py configs"
     )
     dynamics_epochs: int = knob(12, "Passes over the data.", low=1)
-    dynamics_batch_size: int = knob(256, "Rows per minibatch.", low=1, source="paper appendix")
+    dynamics_batch_size: int = knob(
+        256, "Rows per minibatch.", low=1, source="d4rl_hopper_medium.txt"
+    )
     dynamics_learning_rate: float = knob(1e-3, "Adam's first learning rate.", low=0.0)
     dynamics_final_rate_share: float = knob(
         0.0,
@@ -126,9 +131,14 @@ class UsadConfig:
         "Threshold of the disagreement over the data: beta (mean + beta * std), max (max / coef), "
         "quantile, or none (naive model-based RL).",
         choices=("beta", "max", "quantile", "none"),
-        source="paper appendix; run_morel.py",
+        source="paper appendix, from memory; run_morel.py",
     )
-    beta: float = knob(5.0, "beta of the beta rule.", low=0.0, source="paper grid 0..25")
+    beta: float = knob(
+        5.0,
+        "beta of the beta rule; the paper stops where it knows all data, here a warning says so.",
+        low=0.0,
+        source="paper's grid 0..25, from memory",
+    )
     pessimism_coef: float = knob(1.0, "coef of the max rule.", low=1e-6, source="run_morel.py")
     threshold_quantile: float = knob(
         0.999, "Quantile of the quantile rule, a share.", low=0.0, high=1.0
@@ -153,7 +163,7 @@ class PmdpConfig:
     halt: str = knob(
         "absorbing",
         "At an unknown pair: absorbing (pay once, terminate), or truncate (the authors' code: no "
-        "penalty, and no termination flag, for HALT and for falls).",
+        "penalty, and where there is a detector no termination flag, for HALT and for falls).",
         choices=("absorbing", "truncate"),
         source="paper sec. 4; model_based_npg.py",
     )
@@ -161,7 +171,7 @@ class PmdpConfig:
         50.0,
         "Reward of HALT below the data's least reward, in reward units.",
         low=0.0,
-        source="paper appendix",
+        source="JVP15/MOReL, stated as the paper's for Hopper",
     )
     horizon: int = knob(
         1000, "Longest path in the model, steps; not beyond the task's time limit.", low=1
@@ -178,6 +188,13 @@ class PmdpConfig:
         "Roll-outs follow the mean, or sample the Gaussian.",
         choices=("none", "sample"),
         source="nn_dynamics.py: none",
+    )
+    model_actions: str = knob(
+        "clipped",
+        "What the models get for an action that the policy draws beyond its bounds: the bound "
+        "(clipped: what a robot executes), or the draw (drawn: authors).",
+        choices=("clipped", "drawn"),
+        source="sampling.py: drawn",
     )
     rollout_precision: str = knob(
         "float32",
@@ -198,8 +215,10 @@ class CloningConfig:
     bc_epochs: int = knob(
         5, "Passes over the data; 0 starts from a random policy.", low=0, source="run_morel.py"
     )
-    bc_batch_size: int = knob(256, "Rows per minibatch.", low=1, source="behavior_cloning.py")
-    bc_learning_rate: float = knob(1e-3, "Adam's learning rate.", low=0.0, source="run_morel.py")
+    bc_batch_size: int = knob(256, "Rows per minibatch.", low=1, source="run_morel.py")
+    bc_learning_rate: float = knob(
+        1e-3, "Adam's learning rate.", low=0.0, source="behavior_cloning.py"
+    )
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -217,6 +236,12 @@ class PlannerConfig:
     policy_velocity_scale: float = knob(
         0.1,
         "Factor on the velocities that the policy sees, where they are raw.",
+        low=0.0,
+        source="gym_hopper.py: 0.02",
+    )
+    baseline_velocity_scale: float = knob(
+        1.0,
+        "The same for the value baseline.",
         low=0.0,
         source="gym_hopper.py: 0.02",
     )
@@ -256,14 +281,12 @@ class PlannerConfig:
         0.25, "Share of the samples that Fisher-vector products use.", low=1e-3, high=1.0
     )
     baseline_hidden: tuple[int, ...] = knob(
-        (128, 128), "Hidden widths of the value baseline (ReLU).", low=1, source="run_morel.py"
+        (128, 128), "Hidden widths of the value baseline (ReLU).", low=1, source="mlp_baseline.py"
     )
     baseline_learning_rate: float = knob(
         1e-3, "Adam's learning rate for the baseline.", low=0.0, source="run_morel.py"
     )
-    baseline_weight_decay: float = knob(
-        1e-3, "L2 of the baseline.", low=0.0, source="mlp_baseline.py"
-    )
+    baseline_weight_decay: float = knob(1e-3, "L2 of the baseline.", low=0.0, source="run_morel.py")
     baseline_epochs: int = knob(
         1, "Passes over the samples per update.", low=1, source="run_morel.py"
     )

@@ -1,7 +1,8 @@
 """The ensemble of Gaussian dynamics models (MOReL, sections 4 and 5).
 
 P(.|s,a) = N(f(s,a), Sigma),  f(s,a) = s + mask * (shift + scale * MLP(standardised s, a))
-with shift and scale of the data's s' - s, and mask = 0 where the data never changes.
+with shift and scale of the data's s' - s, and mask = 0 where the data never changes; shift and mask
+are those of the authors' nn_dynamics.py, the paper's formula has neither.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 tfd = tfp.distributions
-_STATE_BOUND = 100.0  # authors' sampling.py, large_value
+_STATE_BOUND = _ACTION_BOUND = 100.0  # authors' sampling.py, large_value
 _STEP_BOUND = 10.0  # standard deviations of the data's steps, where those are larger
 _LOG_STD_BOUNDS = (-5.0, 1.0)
 _STEPS_PER_CALL = 250
@@ -110,10 +111,10 @@ class DynamicsEnsemble(tf.Module):
         """All variables that the export and a checkpoint need."""
         return [*networks.variables(*self.members), self.noise_std]
 
-    def standardise_inputs(self, states: Tensor, actions: Tensor) -> Tensor:
-        """[B, S], [B, A] -> [B, S + A]; clips the actions to the bounds first."""
-        clipped = tf.clip_by_value(actions, self._low, self._high)
-        joined = tf.concat([states, clipped], axis=-1)
+    def standardise_inputs(self, states: Tensor, actions: Tensor, bounded: bool = True) -> Tensor:
+        """[B, S], [B, A] -> [B, S + A]; clips actions first, to the bounds or to +-100 (authors)."""
+        low, high = (self._low, self._high) if bounded else (-_ACTION_BOUND, _ACTION_BOUND)
+        joined = tf.concat([states, tf.clip_by_value(actions, low, high)], axis=-1)
         return (joined - self.inputs.shift) / (self.inputs.scale + standardize.EPSILON)
 
     def distribution(self, outputs: Tensor) -> tfp.distributions.Distribution:
@@ -124,16 +125,18 @@ class DynamicsEnsemble(tf.Module):
         log_std = tf.clip_by_value(outputs[..., self.state_dim :], *_LOG_STD_BOUNDS)
         return tfd.MultivariateNormalDiag(mean, tf.exp(log_std))
 
-    def bind(self, dtype: tf.DType = tf.float32) -> Callable[[Tensor, Tensor], Tensor]:
+    def bind(
+        self, dtype: tf.DType = tf.float32, bounded: bool = True
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         """Returns (states [B, S], actions [B, A]) -> raw member outputs [M, B, width].
 
         Weights are read once, so that the function is cheap inside a loop of a graph. Rows that are no
-        numbers give NaN.
+        numbers give NaN. `bounded`: see `standardise_inputs`.
         """
         forwards = [networks.bind(member, dtype) for member in self.members]
 
         def predict(states: Tensor, actions: Tensor) -> Tensor:
-            inputs = self.standardise_inputs(states, actions)
+            inputs = self.standardise_inputs(states, actions, bounded)
             cast = tf.cast(inputs, dtype)
             outputs = tf.stack([forward(cast) for forward in forwards])
             return networks.nan_unless_bounded(inputs, outputs)

@@ -5,6 +5,7 @@ Three pure functions: `start_states`, `step`, `roll_out`. A path's state is (sta
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -132,9 +133,11 @@ def step(
     a halted path pays 0 for ever.
 
     Differs: the paper's HALT goes on paying -kappa; with a terminated path that is one payment. With
-    halt="truncate" (the authors' code) the unknown step keeps its reward, and neither HALT nor a fall
-    counts as termination, so the planner bootstraps there. Their code also drops paths of fewer than
-    5 states and keeps at least 4 steps of a truncated one; here every path counts as it is.
+    halt="truncate" (the authors' code) the unknown step keeps its reward, and neither HALT nor, where
+    there is a detector, a fall counts as termination, so the planner bootstraps there. Their code also
+    drops paths of fewer than 5 states and keeps at least 4 steps of a truncated one; here every path
+    counts as it is. Rewards and falls are the simulator's own; their gym_hopper.py has a reward of s
+    and a alone, a fall at a smaller angle, and gives the unhealthy state one more step.
 
     Args:
       pmdp: the P-MDP.
@@ -165,6 +168,8 @@ def step(
     if pmdp.config.halt == "absorbing":
         rewards = tf.where(unknown, pmdp.halt_reward, rewards)
         terminated = unknown | fallen
+    elif math.isinf(pmdp.threshold):  # without a detector the authors' flag says what it should
+        terminated = fallen
     else:
         terminated = tf.zeros_like(unknown)
     over = halted | unknown | fallen
@@ -206,7 +211,8 @@ def roll_out(
     tf.debugging.assert_shapes([(starts, ("K", task.state_dim)), (member, ("K",))])
     count, horizon = tf.shape(starts)[0], config.horizon
     dtype = networks.product_dtype(config.rollout_precision)
-    mean_of, predict = policy.bind(), pmdp.ensemble.bind(dtype)
+    predict = pmdp.ensemble.bind(dtype, bounded=config.model_actions == "clipped")
+    mean_of = policy.bind()
     std = tf.exp(policy.log_std)
     action_noise = tf.random.stateless_normal([horizon, count, task.action_dim], seed)
     sample_states = config.rollout_noise == "sample"
@@ -219,7 +225,7 @@ def roll_out(
         if sample_states:
             step_seed = tf.stack([seed[0] + t, seed[1] + 1])
             noise = tf.random.stateless_normal(tf.shape(states), step_seed)
-        result = step(pmdp, predict(states, actions), member, states, actions, halted, noise)
+        result = step(pmdp, predict(states, drawn), member, states, actions, halted, noise)
         row = RollOut(
             observations,
             drawn,

@@ -145,8 +145,7 @@ def plan(
     Raises:
       UserError: an update is not finite; checkpoints from before are kept.
     """
-    # The baseline sees velocities as they are (authors).
-    seen = dataclasses.replace(config, policy_velocity_scale=1.0)
+    seen = dataclasses.replace(config, policy_velocity_scale=config.baseline_velocity_scale)
     baseline = new_baseline(units_of(pmdp.task, seen, pmdp.ensemble.inputs), config, seed)
     natural_gradient = new_natural_gradient(policy, config)
     stage.track([*policy.weights, *baseline.state])

@@ -109,6 +109,9 @@ def test_actions_beyond_the_bounds_count_as_the_bounds():
     at = ensemble.bind()
     np.testing.assert_array_equal(at(states, wild), at(states, bound))
     assert np.abs(at(states, less) - at(states, bound)).max() > 1e-3
+    drawn, far, further = ensemble.bind(bounded=False), 0 * wild + 100.0, 0 * wild + 1e4
+    assert np.abs(drawn(states, wild) - at(states, bound)).max() > 1e-3
+    np.testing.assert_array_equal(drawn(states, far), drawn(states, further))
     of_wild = dynamics.data_statistics(TASK, "std", states, 40 * np.eye(3)[:, :1], states)[0]
     of_bound = dynamics.data_statistics(TASK, "std", states, np.eye(3)[:, :1], states)[0]
     np.testing.assert_array_equal(of_wild, of_bound)

@@ -206,6 +206,29 @@ def test_truncation_keeps_the_reward_and_never_terminates():
     np.testing.assert_array_equal(block.rewards[1:, 0], np.zeros(4))
 
 
+def test_truncation_without_a_detector_flags_falls():
+    task = toys.cart(bound=3.0)
+    pmdp = toys.pessimistic(task, toys.hinged_ensemble(task), horizon=5, halt="truncate")
+    block = _roll_out(pmdp, IDLE, [[0.0, 1.0], [2.9, 8.0]])
+    np.testing.assert_array_equal(block.terminated[0], [False, True])
+    np.testing.assert_array_equal(block.valid[1], [True, False])
+
+
+@pytest.mark.parametrize(("given", "seen"), [("clipped", 1.0), ("drawn", 5.0)])
+def test_models_get_the_bound_or_the_draw(given, seen):
+    """The reward is of what would be executed, the likelihood of what was drawn, either way."""
+    task = toys.cart(bound=99.0)
+    pmdp = toys.pessimistic(
+        task, toys.hinged_ensemble(task, edge=50.0), horizon=1, model_actions=given
+    )
+    block = _roll_out(pmdp, toys.linear_policy(np.zeros((2, 1)), [5.0]), [[0.0, 0.0]])
+    np.testing.assert_allclose(block.actions[0], [[5.0]])
+    np.testing.assert_allclose(block.next_observations[0], [[0.0, toys.PUSH * seen]], rtol=1e-6)
+    after = np.float32([[0.0, toys.PUSH * seen]])
+    expected = toys.reward(np.zeros((1, 2), np.float32), np.ones((1, 1), np.float32), after)
+    np.testing.assert_allclose(block.rewards[0], expected, rtol=1e-6)
+
+
 def test_each_path_follows_its_own_member_to_its_end():
     ensemble = toys.hinged_ensemble(toys.cart(), gains=(0.0, 1.0, -0.5), edge=1.0)
     pmdp = toys.pessimistic(toys.cart(bound=99.0), ensemble, horizon=3)

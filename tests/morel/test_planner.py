@@ -158,6 +158,9 @@ def test_every_knob_reaches_what_it_is_of(tmp_path, monkeypatch):
         baseline_weight_decay=0.003,
         baseline_epochs=4,
         baseline_batch_size=16,
+        policy_units="raw",
+        policy_velocity_scale=0.3,
+        baseline_velocity_scale=0.2,
     )
     seen = {}
 
@@ -181,6 +184,9 @@ def test_every_knob_reaches_what_it_is_of(tmp_path, monkeypatch):
         _plan(tmp_path / "run", config=config)
     assert seen["NaturalGradient"][1:] == (3, 0.02, 0.4, -1.5, 0.5)
     assert seen["ValueBaseline"][1:6] == ((8,), 0.002, 0.003, 4, 16)
+    scale = raw_units(TASK, 0.2).input_scale
+    assert len(set(scale)) == 2  # positions and velocities
+    np.testing.assert_array_equal(seen["ValueBaseline"][0].input_scale, scale)
     assert seen["update"][3:6] == (0.9, 0.8, 0.03)
 
 

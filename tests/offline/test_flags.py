@@ -279,6 +279,88 @@ def test_the_authors_settings_stay_what_was_published(data, preset):
     assert {name: found[name] for name in PUBLISHED_FOR_ALL | fits} == PUBLISHED_FOR_ALL | fits
 
 
+MOREL_FOR_ALL = {
+    "ensemble_size": 4,
+    "dynamics_batch_size": 256,
+    "dynamics_final_rate_share": 1.0,
+    "covariance": "fixed",
+    "velocities": "observed",
+    "holdout_share": 0.0,
+    "rollout_noise": "none",
+    "start_mix": 0.0,
+    "bc_epochs": 5,
+    "bc_batch_size": 256,
+    "bc_learning_rate": 1e-3,
+    "discount": 0.999,
+    "gae_lambda": 0.97,
+    "kl_per_update": 0.01,
+    "kl_final_share": 1.0,
+    "fisher_share": 1.0,
+    "max_log_std": 1.0,
+    "baseline_hidden": (128, 128),
+    "baseline_learning_rate": 1e-3,
+    "baseline_weight_decay": 1e-3,
+    "baseline_epochs": 1,
+    "baseline_batch_size": 256,
+}
+MOREL_AUTHORS = {
+    "dynamics_hidden": (512, 512),
+    "dynamics_learning_rate": 1e-3,
+    "dynamics_epochs": 25,
+    "scale": "mad",
+    "disagreement_space": "authors",
+    "threshold_rule": "max",
+    "pessimism_coef": 3.0,
+    "halt": "truncate",
+    "model_actions": "drawn",
+    "horizon": 700,
+    "paths_per_member": 50,
+    "iterations": 500,
+    "cg_iterations": 20,
+    "cg_damping": 1e-3,
+    "init_log_std": -0.25,
+    "min_log_std": -1.0,
+    "policy_hidden": (64, 64),
+    "policy_velocity_scale": 0.02,
+    "baseline_velocity_scale": 0.02,
+}
+MOREL_PAPER = {
+    "dynamics_learning_rate": 5e-4,
+    "scale": "std",
+    "disagreement_space": "observation",
+    "threshold_rule": "beta",
+    "halt": "absorbing",
+    "policy_hidden": (32, 32),
+}
+# Hidden widths, epochs, updates, paths, horizon, CG steps, first and least log std, HALT, velocities.
+MOREL_PAPER_ROBOTS = {
+    "ant": ((512, 512), 300, 1000, 200, 500, 10, -0.01, -2.0, 100.0, 1.0),
+    "hopper": ((512, 512), 300, 500, 50, 400, 25, -0.25, -2.0, 50.0, 0.02),
+    "walker2d": ((512, 512), 300, 1000, 100, 700, 20, -0.5, -1.0, 30.0, 0.02),
+    "halfcheetah": ((1024, 1024), 3000, 2500, 40, 1000, 20, -1.0, -1.0, 200.0, 0.02),
+}
+
+
+def test_morels_presets_stay_what_they_were_taken_from():
+    def read(preset, robot):
+        path = schema.preset_file("morel", preset, robot, "")
+        lines = [line for line in path.read_text().splitlines() if line.startswith("--")]
+        return merged(parse(stages_of("morel"), lines))
+
+    found = read("authors", "hopper")
+    expected = MOREL_FOR_ALL | MOREL_AUTHORS
+    assert {name: found[name] for name in expected} == expected
+    names = (
+        "dynamics_hidden dynamics_epochs iterations paths_per_member horizon cg_iterations "
+        "init_log_std min_log_std halt_offset baseline_velocity_scale"
+    )
+    for robot, values in MOREL_PAPER_ROBOTS.items():
+        found = read("paper", robot)
+        expected = MOREL_FOR_ALL | MOREL_PAPER | dict(zip(names.split(), values, strict=True))
+        expected["policy_velocity_scale"] = expected["baseline_velocity_scale"]
+        assert {name: found[name] for name in expected} == expected, robot
+
+
 @pytest.mark.parametrize("path", PRESETS, ids=PRESET_NAMES)
 def test_each_line_has_its_source_above(path):
     lines = path.read_text().splitlines()
