@@ -4,6 +4,10 @@ import contextlib
 import importlib
 import os
 
+# float32 means that on GPUs too, in every process of a run: TF32, NVIDIA's libraries' default under
+# TensorFlow, has 10 bits of mantissa and would blur what members of an ensemble disagree about.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+
 # The renderer of mujoco_py and TensorFlow bring one LLVM each: loaded after TensorFlow, mujoco_py
 # makes the process crash at its end.
 if "MUJOCO_PY_MUJOCO_PATH" in os.environ:

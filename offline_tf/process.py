@@ -19,8 +19,8 @@ def use_threads(threads: int) -> int:
     """Sets TensorFlow's threads, 0 for all cores; returns the number used.
 
     One thread per product and the ensemble's members side by side is faster here than the other way
-    round (benchmarks/training.py). float32 means that on GPUs too: TensorFlow's default there, TF32
-    with 10 bits of mantissa, would blur what members disagree about.
+    round (benchmarks/training.py). XLA, which has products of its own on GPUs, is told about float32
+    too: see offline_tf/__init__.py.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     count = threads or os.cpu_count() or 1

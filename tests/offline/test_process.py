@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
@@ -56,6 +57,7 @@ def test_float32_is_not_shortened_on_gpus(monkeypatch):
     tf.config.experimental.enable_tensor_float_32_execution(True)
     assert process.use_threads(3) == 3
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
 
 
 @pytest.mark.parametrize(
