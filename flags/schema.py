@@ -132,8 +132,9 @@ def preset_file(family: str, preset: str, env: str, dataset: str = "") -> pathli
         if (folder / f"{name}.flags").exists():
             return folder / f"{name}.flags"
     known = sorted(f"{p.parent.name} ({p.stem})" for p in (_PRESETS / family).glob("*/*.flags"))
+    data = f" and --dataset={dataset}" if dataset else ""
     raise UserError(
-        f"--preset: expected a preset that exists for --env={env}, got {preset!r}; "
+        f"--preset: expected a preset that exists for --env={env}{data}, got {preset!r}; "
         f"there are: {', '.join(known)}"
     )
 

@@ -184,7 +184,8 @@ def test_a_data_sets_own_preset_comes_first(dataset, file):
 
 def test_a_data_set_without_a_preset_is_named_with_those_there_are():
     with pytest.raises(
-        UserError, match=r"env=walker2d, got 'authors'.*authors \(walker2d-medium\)"
+        UserError,
+        match=r"env=walker2d and --dataset=expert-ours, got 'authors'.*authors \(walker2d-medium\)",
     ):
         schema.preset_file("mopp", "authors", "walker2d", "expert-ours")
 
