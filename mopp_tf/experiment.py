@@ -237,6 +237,7 @@ def run(configs: Configs) -> dict[str, Any]:
     # Where all fits are complete another CPU may have made them.
     if not all(record.stage(name).complete for name in _FITS):
         if other:
+            record.note_commit(other)
             record.note_also(training_dtype=other.manifest.get("training_dtype"))
         if other is None or q_again:
             record.note_also(training_dtype=dtype)

@@ -204,6 +204,8 @@ def run(configs: Configs) -> dict[str, Any]:
     dtype = networks.product_dtype(configs.dynamics.precision).name
     record.note(least_reward=float(data.rewards.min()))
     if not record.stage("dynamics").complete:  # else another CPU may have fitted them
+        if other:
+            record.note_commit(other)
         fitted = other.manifest.get("training_dtype") if other else dtype
         record.note_also(training_dtype=fitted)
     if not record.stage("planning").complete:

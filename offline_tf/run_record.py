@@ -258,11 +258,17 @@ class RunRecord:
                 "put the task back as it was, or train again"
             )
 
-    def note_commit(self) -> None:
-        """Notes that this code has a part in the run, unless that is finished."""
-        commits = self.manifest.get("commits", [self.manifest.get("commit", "unknown")])
-        if not (self.folder / "summary.json").exists() and commit() not in commits:
-            self.note(commits=[*commits, commit()])
+    def note_commit(self, other: RunRecord | None = None) -> None:
+        """Notes that this code has a part in the run, unless that is finished.
+
+        Args:
+          other: a run whose models are taken over; its code has a part then.
+        """
+        known = self.commits.split(", ")
+        new = [commit()] if other is None else other.commits.split(", ")
+        every = list(dict.fromkeys([*known, *new]))
+        if not (self.folder / "summary.json").exists() and every != known:
+            self.note(commits=every)
 
     def note_also(self, **values: str | None) -> None:
         """Adds to what was used, so "float32" becomes "float32, bfloat16" on another machine."""

@@ -356,7 +356,8 @@ def test_models_of_another_run_are_taken_over_or_refused(fitted, cart, tmp_path,
 def test_q_alone_is_fitted_again_where_only_its_knobs_differ(fitted, cart, tmp_path, monkeypatch):
     shutil.copytree(fitted[0].run.workdir, tmp_path / "first")
     (tmp_path / "first" / "stages" / "q.json").unlink()  # nobody needs it
-    RunRecord.open_existing(tmp_path / "first").note(training_dtype="bfloat16")  # another CPU
+    first = RunRecord.open_existing(tmp_path / "first")
+    first.note(training_dtype="bfloat16", commits=["older"])  # another CPU, and code
     taken = {"models_from": str(tmp_path / "first"), "q_steps": 20, "discount": 0.9, "seed": 4}
     again = cart(tmp_path / "again", **taken)
     planned = "\n".join(estimate.plan(*again))
@@ -368,7 +369,9 @@ def test_q_alone_is_fitted_again_where_only_its_knobs_differ(fitted, cart, tmp_p
         return fit(*arguments)
 
     monkeypatch.setattr(training, "fit", noting)
-    assert experiment.run(again)["training_dtype"] == "bfloat16, float32"
+    summary = experiment.run(again)
+    assert summary["training_dtype"] == "bfloat16, float32"
+    assert summary["commit"].endswith(", older")
     assert begun == ["q_fit"]
     models = [experiment.load(c, *_task_and_record(c)).models for c in (fitted[0], again)]
     for name, same in (("dynamics", True), ("behavior", True), ("q", False)):

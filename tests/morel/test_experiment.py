@@ -365,6 +365,9 @@ def test_fitted_models_are_taken_over_from_another_run(finished, tmp_path, monke
     for name in ("dynamics_from", "workdir"):
         assert name in {f.name for f in dataclasses.fields(config.RunConfig)}
     monkeypatch.setattr(algorithm.dynamics, "fit", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(RunRecord, "commits", property(lambda self: f"of {self.folder.name}"))
+    noted = []
+    monkeypatch.setattr(RunRecord, "note_commit", lambda *given: noted.append(given[1:]))
     configs = _configs(
         tmp_path / "naive",
         home / "data",
@@ -374,7 +377,8 @@ def test_fitted_models_are_taken_over_from_another_run(finished, tmp_path, monke
         final_episodes=1,
     )
     summary = experiment.run(configs)
-    assert summary["algorithm"] == "naive_mbrl"
+    assert summary["algorithm"] == "naive_mbrl" and summary["commit"] == "of naive"
+    assert [[other.folder for other in others] for others in noted] == [[], [home / "run"]]
     ours, theirs = (
         algorithm.dynamics.load(
             tasks.get("hopper"), configs.dynamics, 3, RunRecord.open_existing(folder)

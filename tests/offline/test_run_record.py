@@ -136,6 +136,11 @@ def test_all_commits_that_had_a_part_are_kept(tmp_path, monkeypatch):
         record = RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
         record.note_commit()
         assert record.commits == expected == RunRecord.open_existing(tmp_path).commits
+    taking = RunRecord.create_or_continue(tmp_path / "taking", "morel", FLAGS)
+    taking.note(commit="new")
+    for _ in range(2):
+        taking.note_commit(record)
+        assert taking.commits == "new, first, second"
     (tmp_path / "summary.json").write_text("{}")  # finished: whoever looks at it has no part in it
     monkeypatch.setattr(run_record, "commit", lambda: "third")
     record = RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
