@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -550,21 +551,15 @@ def test_another_objective_from_python_changes_what_is_done(finished):
     data, _ = experiment.load_data(configs.run, task, 1)
     states = data.observations[:3]
     seen = []
+    one_step = functools.partial(mopp_tf.with_objective, home / "run", horizon=1)
 
     def forward(s, a, n):
         seen.append((s.shape[1], a.shape[1], n.shape[1]))
         return -100.0 * a[:, 0]
 
     plain = mopp_tf.with_objective(home / "run", seed=7, population=32)
-    backward = mopp_tf.with_objective(
-        home / "run",
-        forward,
-        replace=True,
-        seed=7,
-        population=32,
-        max_q=False,
-        terminal_value=False,
-    )
+    change = {"max_q": False, "terminal_value": False}
+    backward = one_step(forward, replace=True, seed=7, population=32, **change)
     assert set(seen) == {(11, 3, 11)}
     assert backward.planner._objective.replaces and not plain.planner._objective.replaces
     actions = plain.act(states), backward.act(states)
@@ -576,16 +571,14 @@ def test_another_objective_from_python_changes_what_is_done(finished):
     again.reset()
     assert again.act(states[0]).shape == (3,)
     # Nothing obeys this: the fallback decides.
-    never = mopp_tf.with_objective(home / "run", constraint=lambda s, a, n: 1.0 + 0.0 * s[:, 0])
+    never = one_step(constraint=lambda s, a, n: 1.0 + 0.0 * s[:, 0])
     assert np.isfinite(never.act(states)).all()
     assert never.planner._objective.price is None
     assert not never.planner._objective.replaces
     # The plan obeys this where candidates do, against what the reward asks for.
     onwards = {"reward": lambda s, a, n: 100.0 * a[:, 0], "seed": 7, "population": 64}
-    free = mopp_tf.with_objective(home / "run", **onwards, max_q=False)
-    held = mopp_tf.with_objective(
-        home / "run", **onwards, max_q=False, constraint=lambda s, a, n: a[:, 0] + 0.1
-    )
+    free = one_step(**onwards, max_q=False)
+    held = one_step(**onwards, max_q=False, constraint=lambda s, a, n: a[:, 0] + 0.1)
     assert (free.act(states)[:, 0] > 0.0).all() and (held.act(states)[:, 0] <= -0.1).all()
     soft = mopp_tf.with_objective(home / "run", constraint=lambda s, a, n: s[:, 0], price=5.0)
     assert soft.planner._objective.price == 5.0
@@ -676,7 +669,8 @@ def test_disagreement_is_counted_in_the_spread_of_changes(tmp_path):
 @pytest.mark.usefixtures("no_export")
 def test_mbop_runs_in_the_same_harness(finished, tmp_path):
     home, _, _ = finished
-    configs = _configs(tmp_path / "run", home / "data", algorithm="mbop")
+    small = {"network": "mlp", "mbop_horizon": 2}
+    configs = _configs(tmp_path / "run", home / "data", algorithm="mbop", **small)
     summary = experiment.run(configs)
     assert summary["algorithm"] == "mbop" and "bc_return" not in summary
     assert summary["dynamics_mse"] > 0.0 and summary["kept_share"] == 1.0

@@ -9,7 +9,7 @@ import tensorflow as tf
 import toys
 
 from morel_tf import behavior_experiment, policy_update
-from morel_tf.config import BehaviorConfig
+from morel_tf.config import BehaviorConfig, PlannerConfig
 from morel_tf.online import OnlineSampler
 from offline_tf import policy as policy_file
 from offline_tf import tasks
@@ -117,6 +117,10 @@ def test_a_restored_sampler_goes_on_with_the_same_bits():
 def training(tmp_path, monkeypatch):
     """Runs a small training: 8 updates of 4 simulators times 60 steps; every second is kept."""
     monkeypatch.setitem(tasks._registered, "short_hopper", HOPPER)
+    few = {"cg_iterations": 2}  # each takes a tenth of a second without a graph
+    monkeypatch.setattr(
+        behavior_experiment, "PlannerConfig", lambda **knobs: PlannerConfig(**knobs | few)
+    )
     monkeypatch.setattr(behavior_experiment, "_MEASURED_EPISODES", 3)
     monkeypatch.setattr(behavior_experiment, "_CHECKPOINTS", 4)
     # A process sets its threads once, before anything runs.
