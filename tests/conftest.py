@@ -1,4 +1,4 @@
 import gc
 
-# Tracing makes millions of objects that stay; to search them for cycles takes 7 % of the time.
+# Tracing makes millions of objects that stay: look through them for cycles less often.
 gc.set_threshold(50_000, 10, 10)

@@ -669,8 +669,7 @@ def test_disagreement_is_counted_in_the_spread_of_changes(tmp_path):
 @pytest.mark.usefixtures("no_export")
 def test_mbop_runs_in_the_same_harness(finished, tmp_path):
     home, _, _ = finished
-    small = {"network": "mlp", "mbop_horizon": 2}
-    configs = _configs(tmp_path / "run", home / "data", algorithm="mbop", **small)
+    configs = _configs(tmp_path / "run", home / "data", algorithm="mbop", mbop_horizon=2)
     summary = experiment.run(configs)
     assert summary["algorithm"] == "mbop" and "bc_return" not in summary
     assert summary["dynamics_mse"] > 0.0 and summary["kept_share"] == 1.0

@@ -122,13 +122,13 @@ def standard(shape, seed=(0, 1)):
 STATES = np.array([[0.5, 0.1], [-0.4, 0.3], [0.2, -0.6]], np.float32)
 
 
-def roll_out(models, knobs, noise, states=STATES):
+def roll_out(models, knobs, noise, states=STATES, task=TASK, objective=PLAIN):
     """One trajectory per state, without an old plan."""
     return rollout.roll_out(
-        TASK,
+        task,
         models,
         rollout.Bound.of(models, tf.float32),
-        PLAIN,
+        objective,
         knobs,
         tf.constant(states),
         tf.zeros([len(states), knobs.horizon, 1]),
@@ -588,6 +588,23 @@ def test_another_reward_and_a_hard_constraint_change_the_plan_at_once():
     held = decide(planner(knobs, objective=slow), 0.0 * STATES)
     # v' = 0.5 a <= 0.1
     assert (held.action.numpy() <= 0.2 + 1e-6).all() and (held.action.numpy() > 0.1).all()
+
+
+@pytest.mark.parametrize("rule", ["task", "none"])
+def test_violations_add_up_over_the_steps_before_a_predicted_end(rule):
+    knobs = dataclasses.replace(KNOBS, planner_termination=rule)
+    models = rollout.Models(behavior(), LinearDynamics((0.0, 0.0)), Value(W))
+    limited = Objective(rows.RewardScale(0.0, 1.0), constraint=lambda s, a, n: n[:, 0] - 0.2)
+    # Breaks it from the first step on, and ends at x = 0.55 or so; late; never.
+    starts = np.array([[0.3, 2.0], [0.1, 0.9], [-0.4, -0.3]], np.float32)
+    noise = planner(knobs).noise(1, tf.constant([3, 4]))._replace(proposals=standard((3, 1, 3, 1)))
+    found = roll_out(models, knobs, noise, starts, toys.cart(bound=0.55), limited)
+    x = found.states.numpy()[:, 1:, 0]
+    broken = np.maximum(x - 0.2, 0.0)
+    over = np.cumsum(x > 0.55, axis=1) - (x > 0.55) > 0
+    assert over[0].any() and (broken[1] > 0).any() and not broken[1, 0] and not broken[2].any()
+    expected = (broken * ~over if rule == "task" else broken).sum(axis=1)
+    np.testing.assert_allclose(found.violation, expected, rtol=1e-5, atol=1e-6)
 
 
 WIDE = dataclasses.replace(
