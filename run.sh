@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # ./run.sh train --env=walker2d    python -m morel_tf.train
-# ./run.sh mopp --env=hopper       python -m mopp_tf.train; mopp-evaluate, mopp-export
-# ./run.sh test                    ruff, mypy, pytest
-# ./run.sh original-test           all tests on Python 3.10, with gym, d4rl and mujoco-py
+# ./run.sh mopp --env=hopper       python -m mopp_tf.train; mopp-evaluate, mopp-export, mopp-inspect
+# ./run.sh test                    ruff, mypy, pytest; check: without pytest
+# ./run.sh original-test           the fast tests on Python 3.10, with gym, d4rl and mujoco-py
 # ./run.sh original MODULE ...     python -m MODULE there, for --simulator=mujoco_py
 # ./run.sh evaluate|export|predict|serve|report|render|inspect|behavior|collect ...
 # ./run.sh doctor|doctor-environment|convert|results|tensorboard|python ...

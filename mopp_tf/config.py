@@ -55,7 +55,7 @@ class RunConfig:
     models_from: str = knob(
         "",
         "Run folder whose fitted models are taken over; data and model flags must agree, but those of "
-        "Q need not: with others Q is fitted anew.",
+        "MOPP's Q need not: with others Q is fitted anew.",
     )
     eval_episodes: int = knob(
         20, "Episodes of the final evaluation, in one batch.", low=1, source="train_eval_planning"
@@ -117,7 +117,10 @@ class ModelConfig:
         1e-5, "Factor of ||kernels||^2 in the losses.", low=0.0, source="mopp_agent.py"
     )
     holdout_share: float = knob(
-        0.02, "Share of the episodes held out for reporting and thresholds.", low=0.0, high=0.5
+        0.02,
+        "Share of the rows held out, as whole episodes, for reporting and thresholds.",
+        low=0.0,
+        high=0.5,
     )
     patience: int = knob(
         0,

@@ -57,7 +57,8 @@ class RunConfig:
     )
     eval_every: int = knob(
         25,
-        "Planner iterations between evaluations in the real simulator (for the log only).",
+        "Planner iterations between evaluations in the real simulator (for the log only); a fifth of "
+        "that in the last tenth of the iterations.",
         low=1,
     )
     eval_episodes: int = knob(20, "Episodes per evaluation during planning.", low=1)
@@ -109,7 +110,7 @@ class DynamicsConfig:
         choices=("observed", "restored"),
     )
     holdout_share: float = knob(
-        0.02, "Share of the episodes held out for reporting.", low=0.0, high=0.5
+        0.02, "Share of the rows held out, as whole episodes, for reporting.", low=0.0, high=0.5
     )
     precision: str = knob(
         "auto",

@@ -25,6 +25,7 @@ usage: python -m offline_tf.results [--add=SUMMARY.json,... --record=NAME] [--pa
 Writes RESULTS.md's tables from results/*.json; --add puts run summaries into a record first.
 """
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+_SAME_DATA = 1e-3  # difference of mean returns
 _COLUMNS = (
     ("seed", "seed"),
     ("behavior_return", "behaviour policy"),
@@ -142,17 +143,28 @@ def _mean_score(record: list[dict[str, Any]], name: tuple[str, str], key: str) -
 
 
 def _compared(record: list[dict[str, Any]], name: tuple[str, str]) -> str:
-    """Mean difference of a variant from the whole algorithm over pairs of equal data and seed."""
-    returns = {campaign_record.key(run): run["true_return_mean"] for run in record}
-    differences = [
-        value - returns[(name[0], "", *key[2:])]
-        for key, value in returns.items()
-        if name[1] and key[:2] == name and (name[0], "", *key[2:]) in returns
-    ]
+    """Mean difference of a variant from the whole algorithm over pairs of equal data and seed.
+
+    Data of one name and seed may differ between machines; their mean return tells.
+    """
+    runs = {campaign_record.key(run): run for run in record}
+    differences = []
+    for key, run in runs.items():
+        whole = runs.get((name[0], "", *key[2:]))
+        if not name[1] or key[:2] != name or whole is None:
+            continue
+        theirs, own = whole.get("behavior_return"), run.get("behavior_return")
+        if None in (theirs, own) or abs(theirs - own) < _SAME_DATA:
+            differences.append(run["true_return_mean"] - whole["true_return_mean"])
     if not differences:
         return "-"
     above = sum(difference > 0 for difference in differences)
     return f"{np.mean(differences):+.0f}, above in {above} of {len(differences)}"
+
+
+def _commits(runs: list[dict[str, Any]]) -> str:
+    """Those of all runs; a run that took models over names several."""
+    return ", ".join(sorted({commit for run in runs for commit in run["commit"].split(", ")}))
 
 
 def _with_whole_runs(
@@ -170,7 +182,7 @@ def table(record: list[dict[str, Any]]) -> str:
     for name in sorted({campaign_record.key(run)[:2] for run in record}):
         runs = [run for run in record if campaign_record.key(run)[:2] == name]
         title = f"{name[0]} ({name[1]})" if name[1] else name[0]
-        commits = ", ".join(sorted({run["commit"] for run in runs}))
+        commits = _commits(runs)
         counts = sorted({str(run["iterations"]) for run in runs if "iterations" in run})
         iterations = f", {', '.join(counts)} iterations" if counts else ""
         commands = sorted({run["command"] for run in runs})
@@ -200,7 +212,7 @@ def render(folder: pathlib.Path) -> str:
         if len({campaign_record.key(run)[2] for run in record}) == 1:
             parts.append(table(record))
             continue
-        commits = ", ".join(sorted({run["commit"] for run in record}))
+        commits = _commits(record)
         episodes = ", ".join(sorted({str(run["episodes"]) for run in record if "episodes" in run}))
         parts += [
             wide_table(_with_whole_runs(record, everything)),

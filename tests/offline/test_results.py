@@ -103,6 +103,15 @@ def test_variants_stand_beside_the_whole_runs_of_another_record(tmp_path):
     assert "3 runs, commit abc" in text[text.index("### cut") :]
 
 
+def test_runs_on_other_data_of_the_same_name_are_not_compared():
+    record = [summary(0, 100.0), summary(1, 200.0)]
+    record += [summary(s, 50.0, variant="no pruning") for s in (0, 1)]
+    record[3] |= {"behavior_return": 5.0, "commit": "abc, def"}
+    *_, compared = rows_of(results.wide_table(record))
+    assert "-50, above in 0 of 1" in compared
+    assert "commit abc, def:" in results.table(record[2:])
+
+
 def test_scores_are_means_over_seeds_and_then_over_data_sets():
     low, high = tasks.get("hopper").reference_returns
 
