@@ -3,8 +3,8 @@
 Differences are taken on the same data and seed. Runs of other commits than the whole planner's were
 made on another machine, where the whole planner was fitted again too, for seeds 1 and 2
 (results/tables/mopp-refitted.json): that is what they are compared with. Where no such fit exists the
-first machine's is taken, and "on one machine" leaves those pairs out. Variants that take models over must
-have those very models, as the likelihood of their dynamics tells.
+first machine's is taken, and "on one machine" leaves those pairs out. Variants that take models over
+must have those very models, as the likelihood of their dynamics tells.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ source stand there and nowhere else. A preset is an absl flagfile that holds dif
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib.util
 import logging as stdlib_logging
 import os
@@ -30,6 +31,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _PRESETS = pathlib.Path(__file__).parent / "presets"
 _COLOURS = {stdlib_logging.WARNING: "33", stdlib_logging.ERROR: "31"}  # yellow, red
+# What a path or a disk refuses, wherever a command comes upon it.
+_NOT_OURS = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.ENAMETOOLONG,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
 _PATHS = ("workdir", "export", "input")  # what a command reads
 
 
@@ -273,6 +284,11 @@ def run(
                     main(*found)
         except UserError as error:
             refuse(str(error))
+        except OSError as error:
+            if error.errno not in _NOT_OURS:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            refuse(f"{where}{error.strerror}; choose another path, or mend this one")
         except stopping.Stopped as stopped:
             logging.warning("%s; %s", stopped, _go_on(resumable))
             sys.exit(stopped.status)

@@ -28,6 +28,7 @@ def plan(*stages: object) -> list[str]:
     configs = experiment.Configs(*stages)  # type: ignore[arg-type]
     experiment.check(configs)
     run, model, planner = configs.run, configs.model, configs.knobs.planner
+    threads = process.use_threads(run.threads)  # first: a user's task file may make tensors
     task = tasks.get(run.env, run.simulator)
     folder = experiment.folder_of(run)
     if run.dataset:
@@ -44,7 +45,6 @@ def plan(*stages: object) -> list[str]:
         done |= {"dynamics", "behavior"}
         if not experiment.fits_q_again(configs, experiment.from_manifest(other.manifest)):
             done.add("q")
-    threads = process.use_threads(run.threads)
     dtype = networks.product_dtype(model.precision)
     training = estimate.operations_per_second(dtype, threads)
     acting = networks.product_dtype(planner.planner_precision)

@@ -59,13 +59,17 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     import numpy as np  # here, so that --help needs no TensorFlow
 
     from mopp_tf import deploy, experiment, simulation
-    from offline_tf import outcome, process
+    from offline_tf import outcome, outputs, process
     from offline_tf.run_record import RunRecord, write_json
     from offline_tf.tasks import environments
 
     threads = process.use_threads(config_.threads)
     process.use_compiler(config_.compile)
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
+    # Only .json is taken for an ending: names such as limit=0.5 hold dots.
+    stem = config_.output.removesuffix(".json") or str(record.folder / "evaluation")
+    path = pathlib.Path(f"{stem}.json")
+    outputs.check_writable(path, "output" if config_.output else "workdir")
     configs = experiment.from_manifest(record.manifest)
     task = tasks.get(configs.run.env, config_.simulator or configs.run.simulator)
     task = outcome.of_run(task, configs.run.seed, record)
@@ -109,9 +113,6 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
         **experiment.describe(found),
     }
     report["normalized_score"] = task.normalized_score(report["true_return_mean"])
-    # Only .json is taken for an ending: names such as limit=0.5 hold dots.
-    stem = config_.output.removesuffix(".json") or str(record.folder / "evaluation")
-    path = pathlib.Path(f"{stem}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, report)
     seen = {f"observation/{k}" if k in found.traces else k: v for k, v in found.observed.items()}

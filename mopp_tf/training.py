@@ -100,13 +100,7 @@ def fit(
             losses.append(loop.run(*data(chunk), tf.constant(rates)).numpy().mean())
             stage.progress(done + start + len(chunk), schedule.steps, "steps")
         done += steps
-        # A fused ReLU hides NaN weights from the loss.
-        sound = all(np.isfinite(weight.numpy()).all() for weight in weights)
-        if not np.isfinite(losses).all() or not sound:
-            raise UserError(
-                f"{stage.name}: {'the loss is' if sound else 'weights are'} not finite within {done} "
-                "steps; look at the data with offline_tf.datasets.doctor, or lower --learning_rate"
-            )
+        loop.check_finite(stage.name, losses, f"{done} steps", "learning_rate")
         report = look()
         stage.log(done, {"loss": float(np.mean(losses)), **report})
         if schedule.patience and report["held_out"] < float(best_value):

@@ -136,7 +136,8 @@ class UsadConfig:
     )
     beta: float = knob(
         5.0,
-        "beta of the beta rule; the paper stops where it knows all data, here a warning says so.",
+        "beta of the beta rule; a threshold above all of the data is cut to their maximum, as in the "
+        "paper.",
         low=0.0,
         source="paper's grid 0..25, from memory",
     )

@@ -36,7 +36,7 @@ _SAYS = {
     "is_known_history": "the same, with clipped velocities restored from the previous observation",
     "act_guarded": "the policy's action where it is known, else the fallback's",
     "step": "one step of the pessimistic MDP by the model of `member`: state, reward (HALT's where "
-    "unknown), whether it ends",
+    "unknown, unless --halt=truncate), whether the path is over",
 }
 
 
@@ -129,18 +129,20 @@ class Controller(tf.Module):
 
         Args:
           state: [B, S], with true velocities.
-          action: [B, A], clipped here.
+          action: [B, A]; clipped here, for the models only where they saw none beyond the bounds in
+            planning (model_actions="clipped").
           member: [B] int32, whose model.
         """
         assert self._pmdp is not None
         bounded = self._bounded(action)
         halted = tf.zeros_like(member, tf.bool)
-        outputs = self.ensemble.bind()(state, bounded)
+        clipped = self._pmdp.config.model_actions == "clipped"
+        outputs = self.ensemble.bind(bounded=clipped)(state, action)
         found = pessimistic_mdp.step(self._pmdp, outputs, member, state, bounded, halted, None)
         return {
             "next_state": found.next_states,
             "reward": found.rewards,
-            "terminated": found.terminated,
+            "terminated": found.halted,
             "known": ~found.unknown,
             "disagreement": found.disagreement,
         }

@@ -189,6 +189,9 @@ def fit(
 
     Returns:
       Held-out error: "mse" and per dimension "mse/<name>", in standardised deltas.
+
+    Raises:
+      UserError: the fit diverged; checkpoints from before are kept.
     """
     dtype = networks.product_dtype(config.precision)
 
@@ -232,6 +235,7 @@ def fit(
             stage.progress(
                 epoch + (start + len(chunk)) / len(rows), config.dynamics_epochs, "epochs"
             )
+        loop.check_finite(stage.name, losses, f"{epoch + 1} epochs", "dynamics_learning_rate")
         report = held_out_error(ensemble, *held, names)
         error = {f"{split.judged_kind}_mse": report["mse"]}
         stage.log(epoch + 1, {"loss": float(np.mean(losses)), **error})

@@ -29,6 +29,7 @@ def plan(*stages: object) -> list[str]:
     configs = experiment.Configs(*stages)  # type: ignore[arg-type]
     experiment.check(configs)
     run = configs.run
+    threads = process.use_threads(run.threads)  # first: a user's task file may make tensors
     task = tasks.get(run.env, run.simulator)
     folder = experiment.folder_of(configs)
     if run.dataset:
@@ -41,7 +42,6 @@ def plan(*stages: object) -> list[str]:
     if run.dynamics_from:
         RunRecord.open_existing(pathlib.Path(run.dynamics_from), "dynamics_from")
         done |= {"dynamics"}
-    threads = process.use_threads(run.threads)
     dtype = networks.product_dtype(configs.dynamics.precision)
     training = estimate.operations_per_second(dtype, threads)
     speed = (

@@ -147,6 +147,8 @@ def _other_dynamics(configs: Configs, data_hash: str) -> RunRecord | None:
         for f in dataclasses.fields(configs.dynamics)
         if getattr(theirs.dynamics, f.name) != getattr(configs.dynamics, f.name)
     ]
+    if other.manifest["algorithm"] != "morel":
+        problems = [f"its algorithm is {other.manifest['algorithm']}"]
     if other.manifest.get("data_hash") != data_hash:
         problems.append("its data differs")
     if changed := other.task_changes(tasks.get(configs.run.env, configs.run.simulator)):

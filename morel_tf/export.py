@@ -8,6 +8,7 @@ import pathlib
 from absl import logging
 
 from flags import schema
+from offline_tf import outputs
 from offline_tf.knobs import check, knob
 from offline_tf.types import UserError
 
@@ -39,6 +40,7 @@ class ExportConfig:
             raise UserError("--workdir and --output: expected both, got a missing one")
         if pathlib.Path(self.output).exists():
             raise UserError(f"--output: expected a new folder, but {self.output} exists")
+        outputs.check_writable(pathlib.Path(self.output), "output")
 
 
 def main(config: ExportConfig) -> None:

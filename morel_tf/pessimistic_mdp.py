@@ -28,7 +28,7 @@ class PessimisticMdp(NamedTuple):
       ensemble: the models.
       weights: [S], the detector's space.
       threshold: of the disagreement.
-      halt_reward: min_D(r) - offset, paid once.
+      halt_reward: min_D(r) - offset, paid once; not with halt="truncate".
       config: the knobs.
     """
 
@@ -59,10 +59,12 @@ class Step(NamedTuple):
     """One step of K paths.
 
     Attributes:
-      next_states: [K, S]; a halted path stays where it is.
+      next_states: [K, S]; a halted path stays where it is, and with halt="truncate" one that meets an
+        unknown pair.
       rewards: [K]; 0 once halted.
       unknown: [K] bool, HALT was entered in this step.
-      terminated: [K] bool, the task ended, or HALT was entered, in this step.
+      terminated: [K] bool, the task ended, or HALT was entered, in this step, and nothing is to be
+        expected after it; see `step` for halt="truncate".
       halted: [K] bool, nothing happens any more.
       disagreement: [K].
     """
@@ -133,8 +135,10 @@ def step(
     a halted path pays 0 for ever.
 
     Differs: the paper's HALT goes on paying -kappa; with a terminated path that is one payment. With
-    halt="truncate" (the authors' code) the unknown step keeps its reward, and neither HALT nor, where
-    there is a detector, a fall counts as termination, so the planner bootstraps there. Their code also
+    halt="truncate" (the authors' code) neither HALT nor, where there is a detector, a fall counts as
+    termination, so the planner bootstraps there. What the models say of the unknown pair enters
+    nothing: its reward is that of staying, and the planner bootstraps from the last known state, as in
+    the authors' code, whose reward knows no next state. Their code also
     drops paths of fewer than 5 states and keeps at least 4 steps of a truncated one; here every path
     counts as it is. Rewards and falls are the simulator's own; their gym_hopper.py has a reward of s
     and a alone, a fall at a smaller angle, and gives the unhealthy state one more step.
@@ -162,6 +166,8 @@ def step(
     # ~(a <= b) to a > b, which is False then.)
     above = (disagreement > pmdp.threshold) | tf.math.is_nan(disagreement)
     unknown = above & ~halted
+    if pmdp.config.halt == "truncate":
+        proposed = tf.where(unknown[:, None], states, proposed)
     assert task.reward is not None and task.termination is not None, "see offline_tf/outcome.py"
     fallen = graphs.of_task(task.termination)(proposed) & ~halted
     rewards = graphs.of_task(task.reward)(states, actions, proposed, pmdp.physics)

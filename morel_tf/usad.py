@@ -34,7 +34,7 @@ class Calibration(NamedTuple):
       space: "delta", "observation" or "authors".
       mean, std, maximum: of the disagreement over the data.
       rejected: share of the data that the threshold calls unknown.
-      beta_max: (maximum - mean) / std, the largest beta that changes anything.
+      beta_max: (maximum - mean) / std, the beta at which all data are known.
     """
 
     threshold: float
@@ -101,7 +101,8 @@ def batched(
 def calibrate(values: Array, config: UsadConfig) -> Calibration:
     """Sets the threshold from the disagreement over the data.
 
-    beta: mean + beta * std (paper); max: max / coef (authors); quantile; none: infinity.
+    beta: mean + beta * std, at most the maximum (paper: beta is at most beta_max); max: max / coef
+    (authors); quantile; none: infinity.
 
     Args:
       values: [N] disagreement of all pairs of the data.
@@ -110,7 +111,7 @@ def calibrate(values: Array, config: UsadConfig) -> Calibration:
     mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     maximum = float(values.max())
     threshold = {
-        "beta": mean + config.beta * std,
+        "beta": min(mean + config.beta * std, maximum),
         "max": maximum / config.pessimism_coef,
         "quantile": float(np.quantile(values, config.threshold_quantile)),
         "none": float("inf"),
@@ -210,8 +211,8 @@ def calibrate_or_load(
     planning = calibrations["planning"]
     if config.threshold_rule == "beta" and config.beta > planning.beta_max:
         logging.warning(
-            "--beta=%g: the data's largest disagreement is %.1f standard deviations above the mean, so "
-            "the threshold lies above all of them",
+            "--beta=%g: the data's largest disagreement is %.1f standard deviations above the mean; "
+            "it is the threshold",
             config.beta,
             planning.beta_max,
         )

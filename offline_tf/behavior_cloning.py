@@ -43,6 +43,9 @@ def fit_or_load(
 
     Returns:
       A copy of the fitted policy.
+
+    Raises:
+      UserError: the fit diverged; checkpoints from before are kept.
     """
     loop, last = _tracked(policy, stage)
     feed = fitting.Feed(
@@ -57,6 +60,7 @@ def fit_or_load(
             rates = tf.fill([len(chunk)], learning_rate)
             losses.append(float(loop.run(*feed(chunk), rates)[0]))
             stage.progress(epoch + (start + len(chunk)) / len(rows), epochs, "epochs")
+        loop.check_finite(stage.name, losses, f"{epoch + 1} epochs", "bc_learning_rate")
         last.assign(float(np.mean(losses)))
         stage.log(epoch + 1, {"mse": float(last)})
         stage.save(epoch + 1)

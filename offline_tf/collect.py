@@ -73,12 +73,13 @@ def _path(config: CollectConfig) -> pathlib.Path:
 
 def main(config: CollectConfig) -> None:
     """Collects."""
-    from offline_tf import policy as policy_file  # here, so that --help needs no TensorFlow
+    from offline_tf import outputs  # here, so that --help needs no TensorFlow
+    from offline_tf import policy as policy_file
     from offline_tf.datasets import made
 
     task = tasks.get(config.env, config.simulator)
     path = _path(config)
-    made.check_writable(path, "output")
+    outputs.check_writable(path, "output")
     began = time.monotonic()
     data = made.make(
         path,

@@ -23,10 +23,10 @@ from offline_tf.types import Array, TaskSpec
 Values = dict[str, dict[str, Array]]
 
 _CHILD = """
-import sys, numpy, tensorflow as tf
+import os, sys, numpy, tensorflow as tf
 folder, given, returned = sys.argv[1:]
 data, out = numpy.load(given), {}
-loaded = None if folder.endswith(".tflite") else tf.saved_model.load(folder)
+loaded = tf.saved_model.load(folder) if os.path.isdir(folder) else None
 for name in sorted({key.partition("/")[0] for key in data.files}):
     inputs = {k.partition("/")[2]: data[k] for k in data.files if k.partition("/")[0] == name}
     if loaded is None:

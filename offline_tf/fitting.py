@@ -11,7 +11,7 @@ import tensorflow as tf
 from offline_tf import process
 from offline_tf.blocks import largest_resident
 from offline_tf.run_record import Stage
-from offline_tf.types import Array, Tensor
+from offline_tf.types import Array, Tensor, UserError
 
 _RESIDENT_COLUMNS = 4  # that many of the largest resident size
 
@@ -123,6 +123,27 @@ class Fit(tf.Module):
         """
         return self._graph(arrays, rows, learning_rates)
 
+    def check_finite(self, name: str, losses: Sequence[float], done: str, rate: str = "") -> None:
+        """Checks, before a checkpoint is written, that the fit has not diverged.
+
+        Args:
+          name: of the fit.
+          losses: since the last check.
+          done: how far the fit is, with its unit.
+          rate: flag of its learning rate.
+
+        Raises:
+          UserError: a loss or a weight is not finite.
+        """
+        # A fused ReLU hides NaN weights from the loss.
+        sound = all(np.isfinite(weight.numpy()).all() for weight in self._weights)
+        if sound and np.isfinite(losses).all():
+            return
+        raise UserError(
+            f"{name}: {'the loss is' if sound else 'weights are'} not finite within {done}; look at "
+            f"the data with offline_tf.datasets.doctor{f', or lower --{rate}' if rate else ''}"
+        )
+
     def _steps(self, arrays: tuple[Tensor, ...], rows: Tensor, learning_rates: Tensor) -> Tensor:
         steps, members = tf.shape(rows)[0], rows.shape[1]
 
@@ -202,6 +223,9 @@ def fit_to_draws(
       batch_size: rows per step.
       learning_rate: the first; it falls to 0 along half a cosine.
       look: numbers for the log after each checkpoint's steps.
+
+    Raises:
+      UserError: the fit diverged; checkpoints from before are kept.
     """
     done = stage.restore()
     while done < steps:
@@ -210,6 +234,7 @@ def fit_to_draws(
         rates = cosine(learning_rate, 0.0, done + np.arange(count), steps)
         loss = float(loop.run(*feed(rows), tf.constant(rates))[0])
         done += count
+        loop.check_finite(stage.name, [loss], f"{done} steps")
         stage.log(done, {"loss": loss, **look()})
         stage.progress(done, steps, "steps")
         stage.save(done)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ _DAMAGES = (
     TypeError,
     ValueError,
     zipfile.BadZipFile,
+    zlib.error,
 )
 _LOG_2PI = float(np.log(2.0 * np.pi))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import csv
 import dataclasses
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import blocks
+from offline_tf import blocks, outputs
 from offline_tf.datasets import columns
 from offline_tf.knobs import check, knob
 from offline_tf.types import Array, UserError
@@ -61,6 +62,7 @@ class PredictConfig:
             raise UserError(f"--input: expected a file at {self.input}, found none")
         if pathlib.Path(self.output).exists():
             raise UserError(f"--output: {self.output} exists; it is not replaced")
+        outputs.check_writable(pathlib.Path(self.output), "output")
 
 
 def main(config: PredictConfig) -> None:
@@ -75,14 +77,15 @@ def main(config: PredictConfig) -> None:
         raise UserError(f"--guarded: the export in {model.folder} has no act_guarded")
     source, output = pathlib.Path(config.input), pathlib.Path(config.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(output.name + ".partial")
+    partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
     names = model.interface.observation_names
     size = config.batch_size or (_ROWS_PLANNED if "plan" in model.signatures else _ROWS)
     total = 0
     with _writer(partial, output.suffix.lower(), model.interface.action_names) as writer:
         for rows in observations(source, names, size):
-            writer.write(predict(model, rows, config.guarded, (config.seed, total)))
-            total += len(rows)
+            if len(rows):
+                writer.write(predict(model, rows, config.guarded, (config.seed, total)))
+                total += len(rows)
         if not total:
             raise UserError(f"--input: expected rows of observations, {source} has none")
     partial.replace(output)

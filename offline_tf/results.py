@@ -154,7 +154,7 @@ def _compared(record: list[dict[str, Any]], name: tuple[str, str]) -> str:
         if not name[1] or key[:2] != name or whole is None:
             continue
         theirs, own = whole.get("behavior_return"), run.get("behavior_return")
-        if None in (theirs, own) or abs(theirs - own) < _SAME_DATA:
+        if theirs is None or own is None or abs(theirs - own) < _SAME_DATA:
             differences.append(run["true_return_mean"] - whole["true_return_mean"])
     if not differences:
         return "-"

@@ -70,9 +70,14 @@ def listener(host: str, port: int) -> socket.socket:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.bind(address)
             undo.pop_all()
-    except OSError as error:
-        raise UserError(f"--host, --port: {host}:{port}: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:  # UnicodeError: what no host can be called
+        raise _not_had(host, port, error) from None
     return found
+
+
+def _not_had(host: str, port: int, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return UserError(f"--host, --port: {host}:{port}: {reason}")
 
 
 def main(config: ServeConfig) -> None:
@@ -101,7 +106,10 @@ def main(config: ServeConfig) -> None:
             queue=config.queue,
         )
         model.warm_up()
-        ear.listen(1024)
+        try:
+            ear.listen(1024)
+        except OSError as error:  # another process bound it too, and listens since
+            raise _not_had(config.host, config.port, error) from None
         host, port = ear.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         logging.info("serving %s at http://%s:%d/v1/models/%s", config.export, shown, port, name)

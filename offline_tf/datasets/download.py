@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import pathlib
 import re
@@ -78,13 +79,14 @@ def find(name: str) -> pathlib.Path:
     path = folder() / pathlib.PurePosixPath(remote).name
     if path.exists():
         return path
-    given = os.environ.get("OFFLINE_TF_MIRRORS", "")
+    given = [mirror.strip() for mirror in os.environ.get("OFFLINE_TF_MIRRORS", "").split(",")]
     problems = []
-    for mirror in (*filter(None, given.split(",")), *MIRRORS):
+    for mirror in (*filter(None, given), *MIRRORS):
         url = f"{mirror.rstrip('/')}/{remote}"
         try:
             fetch(url, path)
-        except (OSError, ValueError) as error:  # urllib's errors are OSErrors
+        # urllib's errors are OSErrors, those of http.client are not.
+        except (OSError, ValueError, http.client.HTTPException) as error:
             reason = " ".join(str(error).split())
             problems.append(f"{url}: {reason}")
             continue

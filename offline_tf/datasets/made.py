@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import os
 import pathlib
 import shlex
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from offline_tf import foreign_policy, locks, seeds, stopping, tasks
+from offline_tf import foreign_policy, locks, outputs, seeds, stopping, tasks
 from offline_tf import policy as policy_file
 from offline_tf.blocks import cache_folder
 from offline_tf.datasets import collection, d4rl
@@ -34,17 +33,6 @@ def show_progress(done: int, total: int, rate: float, unit: str = "steps") -> No
         left = (total - done) / max(rate, 1e-9)
         sys.stderr.write(f"\r[{bar}] {done}/{total} {unit}, {rate:.0f}/s, {left:.0f} s left ")
         sys.stderr.flush()
-
-
-def check_writable(path: pathlib.Path, flag: str) -> None:
-    """Checks, before hours are spent, that a file can be written.
-
-    Raises:
-      UserError: it cannot.
-    """
-    there = next(p for p in path.absolute().parents if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"--{flag}: {path} cannot be written, as {there} takes no files")
 
 
 def make(
@@ -146,7 +134,7 @@ def _cached(
                 f"--dataset: --env={task.name} has no simulator or no shipped behaviour policy to "
                 "make data with; give an HDF5 file with --dataset"
             )
-        check_writable(path, "data_dir")
+        outputs.check_writable(path, "data_dir")
         with locks.held(path.with_suffix(".lock")):  # somebody else may be making it
             if not path.exists():
                 logging.info("making %s: %d steps in the simulator", path, num_steps)
@@ -264,7 +252,7 @@ def _training_transitions(
             raise UserError(f"--physics: {shipped.name} was trained with {about['physics']}")
         command = [*shlex.split(about["command"])[1:], f"--save_transitions={path.resolve()}"]
         command.append(f"--workdir={path.with_suffix('').resolve()}-run")
-        check_writable(path, "data_dir")
+        outputs.check_writable(path, "data_dir")
         with locks.held(path.with_suffix(".lock")):
             if not path.exists():
                 logging.info("making %s: python %s", path, shlex.join(command))

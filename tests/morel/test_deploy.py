@@ -24,7 +24,7 @@ def _calibrations(**thresholds):
     }
 
 
-def _controller(limit=None, scale=None, observation=0.5, history=0.5, fallback="-0.25"):
+def _controller(limit=None, scale=None, observation=0.5, history=0.5, fallback="-0.25", **pmdp):
     task = toys.cart(limit=limit)
     ensemble, weights = toys.hinged_ensemble(task), np.ones(2, np.float32)
     cloned = toys.linear_policy([[0.0], [1.0]], [0.0]).numpy()
@@ -36,7 +36,7 @@ def _controller(limit=None, scale=None, observation=0.5, history=0.5, fallback="
         _calibrations(planning=np.inf, observation=observation, history=history),
         deploy.fallback_of(task, fallback, cloned) if fallback else None,
         pessimistic_mdp.make(
-            task, "v2", ensemble, weights, 0.5, -1.0, PmdpConfig(halt_offset=50.0)
+            task, "v2", ensemble, weights, 0.5, -1.0, PmdpConfig(halt_offset=50.0, **pmdp)
         ),
     )
 
@@ -218,6 +218,16 @@ def test_a_step_is_one_of_the_pessimistic_mdp():
     assert found["terminated"].numpy().tolist() == [False, False, True, True]
     judged = controller.is_known(states, actions)["known"]
     np.testing.assert_array_equal(found["known"], judged)
+
+
+def test_a_step_says_that_a_path_is_over_also_where_the_planner_goes_on():
+    """The authors' variant: planned with actions as drawn, paths cut without a flag."""
+    controller = _controller(halt="truncate", model_actions="drawn")
+    states, actions = tf.constant([[0.5, 1.0], [3.0, 1.0]]), tf.constant([[7.0], [1.0]])
+    found = controller.step(states, actions, tf.constant([0, 0]))
+    np.testing.assert_allclose(found["next_state"], [[0.6, 4.5], [3.0, 1.0]], rtol=1e-5)
+    assert found["known"].numpy().tolist() == [True, False]
+    assert found["terminated"].numpy().tolist() == [False, True]
 
 
 def _lite_in_this_process(path, given):

@@ -310,6 +310,18 @@ def test_members_see_other_orders_and_the_rate_falls_over_all_epochs(tmp_path, m
     assert {entry[:2] for entry in asked} == {expected}
 
 
+def test_a_fit_that_diverges_ends_in_one_line_and_keeps_nothing(tmp_path):
+    config = dataclasses.replace(SMALL, dynamics_epochs=2, dynamics_learning_rate=1e30)
+    data, ensemble, split = _problem(config)
+    record = toys.record(tmp_path / "run")
+    with pytest.raises(
+        UserError, match="^dynamics_fit: .* not finite within 1 epochs; .* --dynamics_learning_rate"
+    ):
+        dynamics.fit_or_load(ensemble, _columns(data), split, config, NAMES, 0, record)
+    assert not record.stage("dynamics").complete
+    assert not (record.folder / "checkpoints" / "dynamics_fit").exists()
+
+
 def test_members_start_differently():
     ensemble = _ensemble()
     kernels = [networks.dense_weights(member)[0][0].numpy() for member in ensemble.members]

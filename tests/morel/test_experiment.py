@@ -405,6 +405,20 @@ def test_models_that_do_not_fit_are_refused(finished, tmp_path, change, message)
         experiment.run(configs)
 
 
+def test_models_of_another_algorithm_are_refused(finished, tmp_path):
+    home, configs, _ = finished
+    other = RunRecord.create_or_continue(tmp_path / "planner", "mopp", configs.flat())
+    other.note(data_hash=RunRecord.open_existing(home / "run").manifest["data_hash"])
+    stage = other.stage("dynamics")
+    stage.track([])
+    stage.save(1)
+    stage.finish({})
+    taking = _configs(tmp_path / "run", home / "data", dynamics_from=str(tmp_path / "planner"))
+    with pytest.raises(UserError, match=r"does not fit \(its algorithm is mopp\)"):
+        experiment.run(taking)
+    assert not (tmp_path / "run").exists()
+
+
 def test_models_that_are_not_fitted_yet_are_refused(finished, tmp_path):
     home, configs, _ = finished
     data_hash = RunRecord.open_existing(home / "run").manifest["data_hash"]

@@ -191,7 +191,7 @@ def test_halt_wins_where_an_unknown_pair_also_falls():
         np.testing.assert_array_equal(found.terminated, [True, False])
 
 
-def test_truncation_keeps_the_reward_and_never_terminates():
+def test_truncation_stays_in_the_last_known_state_and_never_terminates():
     """The authors' code (spec 2.4): paths are cut at HALT and at falls, without flag or penalty."""
     task = toys.cart(bound=3.0)
     pmdp = toys.pessimistic(
@@ -200,7 +200,9 @@ def test_truncation_keeps_the_reward_and_never_terminates():
     block = _roll_out(pmdp, IDLE, [[2.0, 1.0], [0.0, 1.0], [2.9, 8.0]])
     # Path 0 meets an unknown pair, path 2 falls as well (2.9 + 0.8 > 3), path 1 goes on.
     np.testing.assert_array_equal(block.valid[1], [False, True, False])
-    np.testing.assert_allclose(block.rewards[0], [1 + 2.1 + 0.3, 1.4, 1 + 3.7 + 2.4], rtol=1e-5)
+    # What the models say of an unknown pair, 2.1 and 3.7, enters neither rewards nor states.
+    np.testing.assert_allclose(block.rewards[0], [1 + 2.0 + 0.3, 1.4, 1 + 2.9 + 2.4], rtol=1e-5)
+    np.testing.assert_allclose(block.next_observations[0], [[2, 1], [0.1, 1], [2.9, 8]], rtol=1e-5)
     assert not block.terminated.any()
     np.testing.assert_array_equal(block.unknown[0], [True, False, True])
     np.testing.assert_array_equal(block.rewards[1:, 0], np.zeros(4))

@@ -78,7 +78,7 @@ def _hopper_detector(data):
     [
         ({"threshold_rule": "beta", "beta": 0.0}, 3.0, 0.2),
         ({"threshold_rule": "beta", "beta": 1.5}, 3.0 + 1.5 * np.sqrt(10.0), 0.2),
-        ({"threshold_rule": "beta", "beta": 2.0}, 3.0 + 2.0 * np.sqrt(10.0), 0.0),
+        ({"threshold_rule": "beta", "beta": 2.0}, 9.0, 0.0),  # beta_max is 1.9
         ({"threshold_rule": "max", "pessimism_coef": 3.0}, 3.0, 0.2),
         ({"threshold_rule": "max", "pessimism_coef": 0.5}, 18.0, 0.0),
         ({"threshold_rule": "max", "pessimism_coef": 6.0}, 1.5, 0.6),

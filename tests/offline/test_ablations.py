@@ -29,7 +29,8 @@ def test_variants_are_compared_on_their_cell_and_on_their_models():
         "MLP: return mean -37, above in 2 of 4, from -110 to +10",
         "MLP: log-likelihood of held-out dynamics, nats: -1.50 to +0.50, above in 2 of 4",
         "MLP, on one machine: return mean -50, above in 1 of 3, from -110 to +10",
-        "MLP, on one machine: log-likelihood of held-out dynamics, nats: -1.50 to +0.50, above in 1 of 3",
+        "MLP, on one machine: log-likelihood of held-out dynamics, nats: -1.50 to +0.50, above in 1 "
+        "of 3",
         "no max-Q: return mean -30, above in 0 of 2, from -50 to -10",
     ]
     with pytest.raises(ValueError, match="has other models than the whole planner"):

@@ -580,6 +580,22 @@ def test_a_bad_command_line_ends_in_one_line_and_status_2(argv, monkeypatch, cap
     assert not found.out and found.err.startswith("error: ") and found.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", [["--dataset", "x" * 300], ["--dataset=README.md/x.hdf5"]])
+def test_what_a_path_refuses_ends_in_one_line_and_status_2(words):
+    code = (
+        "import pathlib, sys; from flags import schema\n"
+        "from offline_tf.knobs import knob; import dataclasses\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Given:\n  dataset: str = knob('', 'x')\n"
+        "schema.run(lambda given: pathlib.Path(given.dataset).open(), [Given], 'usage')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 2 and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
+    assert "choose another path" in run.stderr
+
+
 def test_bad_input_of_a_binary_ends_in_one_line_and_status_2(tmp_path):
     (tmp_path / "damaged.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64))
     run = subprocess.run(

@@ -102,6 +102,10 @@ def test_save_and_load_keep_bits(tmp_path):
 def garbage(kind):
     if kind == "truncated":
         return policy.shipped("hopper").read_bytes()[:5000]
+    if kind == "deflated":  # a byte within compressed data, as a bad disk leaves
+        good = bytearray(policy.shipped("hopper").read_bytes())
+        good[len(good) // 2] ^= 0xFF
+        return bytes(good)
     if kind == "npy":
         file = io.BytesIO()
         np.save(file, np.zeros(3))
@@ -109,7 +113,7 @@ def garbage(kind):
     return {"text": b"garbage", "empty": b""}[kind]
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "npy"])
+@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "deflated", "npy"])
 def test_loading_garbage_is_the_users_error(tmp_path, kind):
     path = tmp_path / "policy.npz"
     path.write_bytes(garbage(kind))
@@ -245,12 +249,12 @@ def linear_data(rows=2000):
     return x, np.clip(x @ (0.2 * normal(4, 2, seed=1)) + np.float32([0.1, -0.3]), -1, 1)
 
 
-def clone(folder, epochs):
+def clone(folder, epochs, rate=0.01):
     made = policy.GaussianPolicy(
         toys.plain_units(4, 2), (), -0.5, generator=np.random.default_rng(0)
     )
     stage = RunRecord.create_or_continue(folder, "toy", {"seed": 0}).stage("cloning")
-    fitted = behavior_cloning.fit_or_load(made, *linear_data(), epochs, 100, 0.01, 0, stage)
+    fitted = behavior_cloning.fit_or_load(made, *linear_data(), epochs, 100, rate, 0, stage)
     return made, fitted, stage
 
 
@@ -275,6 +279,14 @@ def test_cloning_goes_on_where_it_stopped(tmp_path):
     assert_same_bits(straight, continued)
     _, again, _ = clone(tmp_path / "stopped", 4)
     assert_same_bits(straight, again)
+
+
+def test_cloning_that_diverges_ends_in_one_line(tmp_path):
+    with pytest.raises(
+        UserError, match="^cloning: .* not finite within 1 epochs.*--bc_learning_rate"
+    ):
+        clone(tmp_path / "run", 2, rate=1e30)
+    assert clone(tmp_path / "run", 1)[2].complete  # what it wrote before can be gone on from
 
 
 def test_no_epochs_leave_the_policy_random(tmp_path):

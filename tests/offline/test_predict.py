@@ -201,6 +201,38 @@ def test_a_planner_takes_each_row_as_the_first_decision(planner, tmp_path):
     assert set(found) == {"action", "kept_share", "disagreement", "expected_return"}
 
 
+def test_a_planner_is_not_asked_about_no_rows(planner, tmp_path):
+    np.savez(tmp_path / "nothing.npz", observations=np.zeros((0, 2)))
+    with pytest.raises(UserError, match="expected rows of observations, .* has none"):
+        _run(planner, tmp_path / "nothing.npz", tmp_path / "out.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["nothing.npz"]
+
+
+def test_processes_with_one_output_do_not_write_into_one_file(controller, tmp_path, monkeypatch):
+    given, output = _inputs(tmp_path)["csv"], tmp_path / "out.csv"
+    seen = []
+    plain = predict.predict
+
+    def while_writing(*arguments):
+        seen.append([path for path in tmp_path.iterdir() if path.name.startswith("out.csv")])
+        return plain(*arguments)
+
+    monkeypatch.setattr(predict, "predict", while_writing)
+    for process in (7, 8):
+        monkeypatch.setattr(predict.os, "getpid", lambda: process)  # noqa: B023
+        _run(controller, given, output)
+        output.unlink()
+    assert [path.name for (path,) in seen] == ["out.csv.7.partial", "out.csv.8.partial"]
+
+
+def test_an_output_that_cannot_be_is_refused_before_anything_is_read(controller, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(
+        UserError, match="--output: .*/x.csv cannot be written, as .*/file takes no"
+    ):
+        _run(controller, _inputs(tmp_path)["csv"], tmp_path / "file" / "x.csv")
+
+
 def test_planners_are_given_fewer_rows_at_once(controller, planner, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(predict, "predict", lambda model, rows, *_: seen.append(len(rows)) or {})

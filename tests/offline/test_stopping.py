@@ -152,9 +152,24 @@ def test_no_reader_takes_the_end_of_the_time_for_a_damaged_file(tmp_path, monkey
 )
 def test_a_dry_run_refuses_what_is_not_there(tmp_path, flag, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimate.process, "use_threads", lambda threads: 1)
     name, value = flag.removeprefix("--").split("=")
     with pytest.raises(UserError, match="expected"):
         estimate.plan(*_configs(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("plan", "stages"), [(estimate.plan, config.STAGES), (mopp_estimate.plan, mopp_config.STAGES)]
+)
+def test_a_task_file_may_make_tensors_before_a_dry_run(tmp_path, monkeypatch, plan, stages):
+    """TensorFlow takes no number of threads any more once there is a tensor."""
+    (tmp_path / "plant.py").write_text("from nowhere import the_file_was_run")
+    asked = []
+    monkeypatch.setattr(estimate.process, "use_threads", lambda threads: asked.append(threads) or 1)
+    run = stages[0](env=f"{tmp_path / 'plant.py'}:SPEC")
+    with pytest.raises(UserError, match="the_file_was_run|nowhere"):
+        plan(run, *(stage() for stage in stages[1:]))
+    assert asked == [0]
 
 
 def test_a_process_that_makes_data_stops_with_the_run(tmp_path):
