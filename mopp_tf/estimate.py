@@ -36,9 +36,7 @@ def plan(*stages: object) -> list[str]:
     old = RunRecord.check_folder(
         folder, run.algorithm, configs.flat(), experiment.FREE_FLAGS, experiment.flags_of
     )
-    makes = run.dataset in made.KINDS
-    rows = estimate.rows_of(task, "" if makes else run.dataset, run.data_steps)
-    rows *= 2 if run.dataset == "medium-expert-ours" else 1
+    rows = estimate.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.models_from:
         other = RunRecord.open_existing(pathlib.Path(run.models_from), "models_from")
@@ -68,7 +66,7 @@ def plan(*stages: object) -> list[str]:
     )
     episodes = run.eval_episodes * task.max_episode_steps if task.simulation else 0
     parts = [
-        Part("data", (rows / _STEPS_PER_SECOND if makes else 0.0) + 3),
+        Part("data", (rows / _STEPS_PER_SECOND if run.dataset in made.KINDS else 0.0) + 3),
         Part("dynamics", step * dynamics * configs.dynamics.dynamics_steps),
         Part(
             "behavior",

@@ -38,16 +38,20 @@ class RunConfig:
     dataset: str = knob(
         "",
         "Logged data: an HDF5 file with D4RL's keys, a D4RL name, a Minari id or folder, tfds:NAME, "
-        "a pickle of episodes, npz, CSV; empty: make data with the policy shipped.",
+        "a pickle of episodes, npz, CSV; or data that is made here: random-ours, medium-ours, "
+        "mixed-ours, expert-ours, medium-expert-ours; empty: make --exploration's.",
     )
     exploration: str = knob(
         "pure",
-        "Kind of data to make when --dataset is empty.",
+        "Kind of data to make when --dataset is empty: the paper's five, and random.",
         choices=("pure", "eps1", "eps3", "gauss1", "gauss3", "random"),
         source="paper sec. 5",
     )
     data_steps: int = knob(
-        1_000_000, "Steps of data to make when --dataset is empty.", low=1000, source="paper sec. 5"
+        1_000_000,
+        "Steps of data to make (twice that for medium-expert-ours).",
+        low=1000,
+        source="paper sec. 5",
     )
     data_dir: str = knob(
         "", "Folder for data that is made; empty: $OFFLINE_TF_DATA or ~/.cache/offline_tf."

@@ -6,7 +6,7 @@ import pathlib
 
 from morel_tf import experiment
 from offline_tf import estimate, networks, process, tasks
-from offline_tf.datasets import sources
+from offline_tf.datasets import made, sources
 from offline_tf.estimate import Part
 from offline_tf.run_record import RunRecord
 
@@ -33,10 +33,11 @@ def plan(*stages: object) -> list[str]:
     task = tasks.get(run.env, run.simulator)
     folder = experiment.folder_of(configs)
     if run.dataset:
-        sources.check(run.dataset)
+        sources.check(run.dataset, made.KINDS)
     old = RunRecord.check_folder(
         folder, "morel", configs.flat(), experiment.FREE_FLAGS, experiment.flags_of
     )
+    makes = not run.dataset or run.dataset in made.KINDS
     rows = estimate.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.dynamics_from:
@@ -61,7 +62,7 @@ def plan(*stages: object) -> list[str]:
     evaluations = configs.planner.iterations / run.eval_every * 2 * run.eval_episodes
     simulated = task.max_episode_steps if task.simulation else 0
     parts = [
-        Part("data", 0.0 if run.dataset else rows / _STEPS_PER_SECOND + 5),
+        Part("data", rows / _STEPS_PER_SECOND + 5 if makes else 0.0),
         Part(
             "dynamics",
             6.0 * model * rows * configs.dynamics.dynamics_epochs / (_TRAINING * training),

@@ -129,8 +129,11 @@ def folder_of(configs: Configs) -> pathlib.Path:
 def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
     """Loads --dataset, or the data that this run makes for itself; returns it with its name."""
     if run.dataset:
-        data, name = sources.load(run.dataset, task)
-        return checks.with_own_states(data, task), name
+        data, name = sources.load_named(
+            run.dataset, task, run.physics, run.data_steps, run.seed, run.data_dir, threads
+        )
+        ours = run.dataset in made.KINDS
+        return data if ours else checks.with_own_states(data, task), name
     return made.load_or_make(
         task, run.physics, run.exploration, run.data_steps, run.seed, run.data_dir, threads
     )

@@ -27,7 +27,8 @@ class ValueBaseline(tf.Module):
     """V(s, t) = scale * MLP(features) + shift.
 
     Differs: targets are standardised with running statistics of the returns seen so far, because
-    returns of 10^2 to 10^4 are far from what a fresh network puts out; the authors fit them raw.
+    returns of 10^2 to 10^4 are far from what a fresh network puts out; the authors fit them raw, where
+    the same weight_decay is weaker by up to the variance of the returns.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ import toys
 
 from morel_tf import algorithm, config, deploy, experiment
 from offline_tf import evaluation, inspector, policy_value, reporting, tasks
-from offline_tf.datasets import d4rl
+from offline_tf.datasets import d4rl, made
 from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
 
@@ -403,6 +403,17 @@ def test_models_that_do_not_fit_are_refused(finished, tmp_path, change, message)
     configs = _configs(tmp_path / "run", home / "data", dynamics_from=str(home / "run"), **change)
     with pytest.raises(UserError, match=message):
         experiment.run(configs)
+
+
+def test_data_of_d4rls_kinds_are_made_here_for_morel_too(monkeypatch):
+    monkeypatch.setattr(made, "load_or_make_kind", lambda *given: (given, "hopper-medium-ours"))
+    monkeypatch.setattr(experiment.checks, "with_own_states", None)  # they have theirs
+    task, run = (
+        tasks.get("hopper"),
+        config.RunConfig(dataset="medium-ours", data_steps=3000, seed=4),
+    )
+    given, name = experiment.load_data(run, task, 1)
+    assert given == (task, "v2", "medium-ours", 3000, 4, "", 1) and name == "hopper-medium-ours"
 
 
 def test_models_of_another_algorithm_are_refused(finished, tmp_path):

@@ -128,6 +128,20 @@ def test_other_data_and_no_detector_have_a_folder_of_their_own(flags, rule, expe
     assert experiment.folder_of(away) == pathlib.Path("away")
 
 
+@pytest.mark.parametrize(
+    ("flags", "rows"),
+    [
+        ({}, "3,000"),
+        ({"dataset": "medium-ours"}, "3,000"),
+        ({"dataset": "medium-expert-ours"}, "6,000"),
+    ],
+)
+def test_a_dry_run_counts_the_rows_that_would_be_made(tmp_path, monkeypatch, flags, rows):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimate.process, "use_threads", lambda threads: 1)
+    assert f"{rows} rows" in "\n".join(estimate.plan(*_configs(data_steps=3000, **flags)))
+
+
 def test_a_dry_run_of_mopp_refuses_what_the_run_would(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stages = [stage() for stage in mopp_config.STAGES]
