@@ -57,7 +57,10 @@ class ValueBaseline(tf.Module):
         self._batch = batch_size
         self.shift = tf.Variable(0.0, trainable=False)
         self.scale = tf.Variable(0.0, trainable=False)
-        self._fit = fitting.Fit(networks.variables(self.network), self._loss, weight_decay)
+        # Paths end early, so that no two updates have as many rows.
+        self._fit = fitting.Fit(
+            networks.variables(self.network), self._loss, weight_decay, same_shapes=False
+        )
 
     @property
     def state(self) -> list[tf.Variable]:

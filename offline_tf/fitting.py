@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import process
+from offline_tf import graphs, process
 from offline_tf.blocks import largest_resident
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, Tensor, UserError
@@ -94,6 +94,7 @@ class Fit(tf.Module):
         weight_decay: float = 0.0,
         decay_biases: bool = True,
         before_step: Callable[[], None] | None = None,
+        same_shapes: bool = True,
     ) -> None:
         """Prepares the optimiser; nothing runs yet.
 
@@ -102,13 +103,16 @@ class Fit(tf.Module):
           loss: see above.
           weight_decay, decay_biases: see `Adam`.
           before_step: called before each gradient, inside the graph (target networks move here).
+          same_shapes: whether nearly all calls of `run` have as many rows and steps; where not, XLA,
+            which compiles each shape anew, is not used.
         """
         super().__init__()
         self._weights = list(weights)
         self._loss = loss
         self._before_step = before_step
         self.adam = Adam(self._weights, weight_decay=weight_decay, decay_biases=decay_biases)
-        self._graph = process.compiled(self._steps, reduce_retracing=True)
+        made = process.compiled if same_shapes else graphs.function
+        self._graph = made(self._steps, reduce_retracing=True)
 
     def run(self, arrays: tuple[Tensor, ...], rows: Tensor, learning_rates: Tensor) -> Tensor:
         """Runs one Adam step per row of `rows`, all in one graph.
@@ -197,6 +201,8 @@ class Feed:
         if self._held is not None:
             return self._held, tf.constant(chunk)
         wanted, positions = np.unique(chunk, return_inverse=True)
+        if process.compiler() == "xla":  # which compiles each number of rows anew
+            wanted = np.resize(wanted, chunk.size)
         columns = tuple(tf.constant(column) for column in self._gather(self._rows[wanted]))
         return columns, tf.constant(positions.reshape(chunk.shape), tf.int32)
 

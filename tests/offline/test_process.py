@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+import toys
 
+from morel_tf.value_baseline import ValueBaseline
 from offline_tf import fitting, networks, process
 
 
@@ -40,6 +42,13 @@ def test_xla_fits_the_same_weights(compiler):
     np.testing.assert_allclose(other_means, means, rtol=1e-4)
     for found, expected in zip(other_weights, weights, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_xla_is_left_alone_where_every_call_has_another_shape(compiler):
+    compiler("xla")
+    units = toys.plain_units(2, 1)
+    baseline = ValueBaseline(units, (4,), 1e-3, 0.0, 1, 8, np.random.default_rng(0))
+    assert not baseline._fit._graph._jit_compile
 
 
 def test_auto_takes_xla_where_there_is_a_gpu(compiler, monkeypatch):
