@@ -393,8 +393,11 @@ class Stage:
     def restore(self) -> int:
         """Loads the newest checkpoint, if any; returns its step, or 0.
 
+        Where a power cut, say, has damaged it, the one before, unless the stage is complete.
+
         Raises:
-          UserError: the stage is complete and its checkpoint is gone; nothing is changed.
+          UserError: there are checkpoints and none can be read, or the stage is complete and its last
+            one cannot; nothing in the folder is changed.
         """
         assert self._manager is not None
         path = self._manager.latest_checkpoint
@@ -406,7 +409,7 @@ class Stage:
         if path is None:
             self._truncate_metrics(0)
             return 0
-        self._manager.checkpoint.restore(path).assert_consumed()
+        self._read_newest()
         self._spent_before = float(self._spent)
         self._began = time.monotonic()
         self._first_done = None
@@ -415,6 +418,21 @@ class Stage:
         if not self.complete:
             logging.info("%s: going on from step %d", self.name, step)
         return step
+
+    def _read_newest(self) -> None:
+        assert self._manager is not None
+        paths = list(reversed(self._manager.checkpoints))
+        for path in paths[:1] if self.complete else paths:
+            try:
+                self._manager.checkpoint.restore(path).assert_consumed()
+                return
+            except (tf.errors.OpError, IndexError) as error:  # IndexError: too few bytes
+                reason = str(error).strip().splitlines()[0]
+                logging.warning("%s: %s cannot be read (%s)", self.name, path, reason)
+        raise UserError(
+            f"--workdir: expected a checkpoint of {self.name} that can be read in "
+            f"{self._manager.directory}, found none; copy the run's whole folder, or train again"
+        )
 
     def save(self, step: int, may_stop: bool = True) -> None:
         """Writes a checkpoint.

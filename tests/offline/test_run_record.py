@@ -335,6 +335,42 @@ def test_restore_drops_rows_after_the_checkpoint(record, half_line):
     assert table(record, "fit")[1:] == [*expected, ["4", "44"]]
 
 
+def damage(record, number, how):
+    (path,) = (record.folder / "checkpoints" / "fit").glob(f"ckpt-{number}.data*")
+    path.unlink() if how == "gone" else path.write_bytes(path.read_bytes()[:5])
+
+
+@pytest.mark.parametrize("how", ["gone", "cut"])
+def test_a_damaged_checkpoint_leaves_the_one_before(record, how):
+    stage, (variable, _) = tracked(record)
+    for step in (1, 2, 3):
+        variable.assign(tf.fill(variable.shape, float(step)))
+        stage.log(step, {"loss": float(step)})
+        stage.save(step)
+    damage(record, 3, how)
+    fresh, (variable, _) = tracked(record)
+    assert fresh.restore() == 2
+    np.testing.assert_array_equal(variable, np.full(variable.shape, 2.0))
+    assert table(record, "fit")[1:] == [["1", "1"], ["2", "2"]]
+    damage(record, 2, how)
+    with pytest.raises(
+        UserError, match="^--workdir: expected a checkpoint of fit that can be read"
+    ):
+        tracked(record)[0].restore()
+
+
+def test_a_complete_stage_does_not_take_an_older_checkpoint(record):
+    stage, _ = tracked(record)
+    stage.save(1)
+    stage.save(2)
+    stage.finish({})
+    damage(record, 2, "cut")
+    with pytest.raises(
+        UserError, match="^--workdir: expected a checkpoint of fit that can be read"
+    ):
+        tracked(record)[0].restore()
+
+
 def test_a_complete_stage_whose_weights_are_gone_is_refused_and_keeps_its_table(record):
     stage, _ = tracked(record)
     stage.log(1, {"loss": 1.0})
