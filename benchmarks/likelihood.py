@@ -37,7 +37,7 @@ def curve(folder: pathlib.Path, stage: str) -> dict[int, float]:
     if not path.exists():
         return {}
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if all(row.values())]  # the last may be torn
     if rows and "held_out" not in rows[0]:
         raise UserError(f"{folder}: expected a run with --holdout_share above 0, got none held out")
     steps = np.array([int(row["step"]) for row in rows])

@@ -35,6 +35,8 @@ _COLOURS = {stdlib_logging.WARNING: "33", stdlib_logging.ERROR: "31"}  # yellow,
 _NOT_OURS = (
     errno.EACCES,
     errno.EDQUOT,
+    errno.EEXIST,
+    errno.EISDIR,
     errno.ENAMETOOLONG,
     errno.ENOSPC,
     errno.ENOTDIR,

@@ -183,7 +183,7 @@ def cpu() -> dict[str, Any]:
     """Model, cores that may be used, and features; of other systems than Linux, cores alone."""
     text = _read("/proc/cpuinfo")
     model = re.search(r"^model name\s*: (.+)$", text, re.M)
-    flags = re.search(r"^(?:flags|Features)\s*: (.+)$", text, re.M)
+    flags = re.search(r"^flags\s*: (.+)$", text, re.M)  # x86; other processors have other names
     has = set(flags[1].split()) if flags else set()
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import deployed, foreign_policy, packages, rendering, seeds, tasks
+from offline_tf import deployed, foreign_policy, outputs, packages, rendering, seeds, tasks
 from offline_tf.knobs import check, knob
 from offline_tf.policy import NumpyPolicy
 from offline_tf.rendering import Said
@@ -183,6 +183,9 @@ def run(config: RenderConfig, choose: Callable[[], rendering.Choice]) -> pathlib
     task = tasks.get(env)
     if task.simulation is None:
         raise UserError(f"--env={env}: this task declares no simulator; there is nothing to film")
+    named = f"render-{tasks.short_name(env)}"
+    folder = pathlib.Path(config.output or (record.folder / "render" if record else named))
+    outputs.check_writable(folder / "episode.gif", "output" if config.output else "workdir")
     act, begin = load_actor(path, task, config.seed, config.guarded)
     simulator, model, look, dt = _stage(task, config.physics or flags.get("physics", "v2"))
     back_end = rendering.Choice("", "")
@@ -220,8 +223,6 @@ def run(config: RenderConfig, choose: Callable[[], rendering.Choice]) -> pathlib
     if model is not None:
         size, states = (config.width, config.height), np.stack(list(pictures))
         pictures = rendering.draw(model, states, size, config.camera, back_end.name)
-    named = f"render-{tasks.short_name(env)}"
-    folder = pathlib.Path(config.output or (record.folder / "render" if record else named))
     fps = 1.0 / (dt * stride)
     kept = rendering.write(folder, pictures, moments, fps, _IN_TENSORBOARD)
     if not rendering.can_write_mp4():

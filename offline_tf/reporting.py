@@ -222,7 +222,10 @@ def write(runs: Sequence[Run], path: pathlib.Path) -> int:
     drawn: list[pathlib.Path] = []
 
     def picture(name: str, figure: Figure, caption: str = "") -> str:
-        file = pictures / f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', name)}.png"
+        stem, number = re.sub(r"[^\w.-]+", "-", name), 2
+        file = pictures / f"{stem}.png"
+        while file in drawn:  # of runs whose names differ in what no file may be called
+            file, number = pictures / f"{stem}-{number}.png", number + 1
         file.write_bytes(figures.png(figure))
         drawn.append(file)
         words = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
@@ -244,7 +247,7 @@ def write(runs: Sequence[Run], path: pathlib.Path) -> int:
         "</body></html>"
     )
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(page)
+    partial.write_text(page, encoding="utf-8")
     partial.replace(path)
     return len(drawn)
 

@@ -222,18 +222,30 @@ def render(folder: pathlib.Path) -> str:
     return "\n".join(parts)
 
 
+def _summary(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"--add: expected a summary.json at {path}, got no JSON ({error})"
+        ) from None
+
+
 def main(config: ResultsConfig) -> None:
     """Adds, then writes the page."""
     folder, page = pathlib.Path(config.folder), pathlib.Path(config.page)
     if config.add:
-        missing = [name for name in config.add if not pathlib.Path(name).exists()]
+        missing = [name for name in config.add if not pathlib.Path(name).is_file()]
         if missing:
             raise UserError(f"--add: expected summary files, found none at {', '.join(missing)}")
-        summaries = [json.loads(pathlib.Path(name).read_text()) for name in config.add]
-        campaign_record.add(folder / f"{config.record}.json", summaries, config.command)
     text = page.read_text() if page.exists() else ""
     if BEGIN not in text or END not in text:
         raise UserError(f"--page: expected the lines {BEGIN} and {END} in {page}, found none")
+    if config.add:
+        summaries = [_summary(pathlib.Path(name)) for name in config.add]
+        campaign_record.add(folder / f"{config.record}.json", summaries, config.command)
+    if not any(folder.glob("*.json")):
+        raise UserError(f"--folder: expected records, *.json, in {folder}, found none")
     head, rest = text.split(BEGIN, 1)
     _, tail = rest.split(END, 1)
     page.write_text(f"{head}{BEGIN}\n\n{render(folder)}\n{END}{tail}")

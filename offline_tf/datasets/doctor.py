@@ -56,7 +56,7 @@ def run(config: DoctorConfig) -> int:
     stem = config.output or f"doctor-{pathlib.PurePath(name.replace('/', '-')).stem}"
     text = overview.in_words(report, name)
     pathlib.Path(stem).parent.mkdir(parents=True, exist_ok=True)
-    pathlib.Path(f"{stem}.txt").write_text(text + "\n")
+    pathlib.Path(f"{stem}.txt").write_text(text + "\n", encoding="utf-8")
     write_json(pathlib.Path(f"{stem}.json"), report)
     logging.info("%s", text)
     worst = max((checks.SEVERITIES.index(f["severity"]) for f in report["findings"]), default=0)

@@ -19,7 +19,7 @@ from offline_tf import policy as policy_file
 from offline_tf.blocks import cache_folder
 from offline_tf.datasets import collection, d4rl
 from offline_tf.tasks import environments
-from offline_tf.types import TaskSpec, Transitions, UserError
+from offline_tf.types import EnvironmentSpec, TaskSpec, Transitions, UserError
 
 # D4RL's kinds of data, made here; the names say that they are not D4RL's own files.
 KINDS = ("random-ours", "medium-ours", "mixed-ours", "expert-ours", "medium-expert-ours")
@@ -108,7 +108,12 @@ def load_or_make(
 def _stem(task: TaskSpec, physics: str) -> str:
     """What data of a task are called in the cache: another simulator's data are other data."""
     where = environments.physics_of(task, physics).partition(" ")[0]
-    return f"{tasks.short_name(task.name)}-{where}"
+    stem = f"{tasks.short_name(task.name)}-{where}"
+    if not isinstance(task.simulation, EnvironmentSpec):
+        return stem
+    # Plants of two modules may have one name.
+    who = f"{task.name} {task.simulation}"
+    return f"{stem}-{hashlib.blake2b(who.encode(), digest_size=4).hexdigest()}"
 
 
 def _cached(

@@ -57,9 +57,14 @@ def from_episodes(
         there is then left out too.
       state_dim: S of the task, checked when given.
     """
-    return episodes.join(
-        (_episode(one["steps"], last_is_wrong) for one in found), source, state_dim
-    )
+    return episodes.join((_episode(_steps(one), last_is_wrong) for one in found), source, state_dim)
+
+
+def _steps(episode: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    try:
+        return episode["steps"]
+    except KeyError as error:
+        raise _not_rlds(error) from None
 
 
 def _episode(steps: Iterable[Mapping[str, Any]], last_is_wrong: bool) -> dict[str, Array]:
@@ -77,4 +82,14 @@ def _episode(steps: Iterable[Mapping[str, Any]], last_is_wrong: bool) -> dict[st
 
 def _rows(steps: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Any, Any, Any, bool]]:
     for step in steps:
-        yield step["observation"], step["action"], step["reward"], bool(step["is_terminal"])
+        try:
+            yield step["observation"], step["action"], step["reward"], bool(step["is_terminal"])
+        except KeyError as error:
+            raise _not_rlds(error) from None
+
+
+def _not_rlds(missing: KeyError) -> UserError:
+    return UserError(
+        "--dataset: expected RLDS: episodes of steps with observation, action, reward and is_terminal, "
+        f"got none called {missing}"
+    )

@@ -14,6 +14,7 @@ from offline_tf.blocks import ColumnWriter
 from offline_tf.datasets import columns, episodes
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
+_OPTIONAL = ("reward", "terminal", "timeout")
 _ROWS_PER_BLOCK = 65536
 
 
@@ -124,8 +125,13 @@ def _from_rows(header: Sequence[str], rows: Any, path: pathlib.Path, task: TaskS
             f"--dataset: {path} lacks the columns {', '.join(missing)} of --env={task.name}, "
             f"got {', '.join(header) or 'an empty file'}"
         )
+    twice = sorted({n for n in (*needed, *nexts, *_OPTIONAL, "episode") if header.count(n) > 1})
+    if twice:
+        raise UserError(
+            f"--dataset: {path} has several columns called {', '.join(twice)}; name each once"
+        )
     recorded = all(name in header for name in nexts)
-    optional = [name for name in ("reward", "terminal", "timeout") if name in header]
+    optional = [name for name in _OPTIONAL if name in header]
     wanted = needed + (nexts if recorded else []) + optional
     at = [header.index(name) for name in wanted]
     episode_at = header.index("episode") if "episode" in header else None

@@ -118,9 +118,16 @@ def _check(name: str, spec: TaskSpec) -> None:
     """Checks what a user has written.
 
     Raises:
-      UserError: the bounds are no A finite numbers each, the lower below the upper; or the times are
-        no times.
+      UserError: the bounds are no A finite numbers each, the lower below the upper; the times are no
+        times; or two columns have one name.
     """
+    columns = [*spec.observation_names, *spec.action_names]
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise UserError(
+            f"--env: {name}: expected observations and actions of different names, got "
+            f"{', '.join(twice)} twice; a command and its measured value need two names"
+        )
     if not (isinstance(spec.max_episode_steps, numbers.Integral) and spec.max_episode_steps > 0):
         raise UserError(
             f"--env: {name}: expected max_episode_steps as a positive whole number, got "

@@ -13,7 +13,7 @@ from offline_tf import policy, tasks
 from offline_tf.datasets import collection, d4rl, made
 from offline_tf.policy import NumpyPolicy
 from offline_tf.tasks.simulator import Simulator
-from offline_tf.types import UserError
+from offline_tf.types import EnvironmentSpec, UserError
 
 STEPS = 1000
 
@@ -291,6 +291,16 @@ def test_data_of_a_run_is_made_once(hopper, tmp_path):
         np.testing.assert_array_equal(file["infos/component"], direct.components)
         assert file.attrs["task"] == "hopper" and file.attrs["seed"] == 5
         assert file.attrs["behavior_policy"] == "none"
+
+
+def test_plants_of_one_name_do_not_share_their_data():
+    one, other, robot = (
+        dataclasses.replace(
+            toys.cart(), simulation=EnvironmentSpec("gymnasium", module + ":Cart-v0")
+        )
+        for module in ("mod_a", "mod_b", "mod_a")
+    )
+    assert made._stem(one, "v2") == made._stem(robot, "v2") != made._stem(other, "v2")
 
 
 def test_another_behaviour_policy_means_other_data(hopper, tmp_path, monkeypatch):

@@ -98,6 +98,7 @@ BROKEN = {
     "constant/actions/all": {"actions": np.zeros_like(D.actions)},
     "constant/rewards": {"rewards": np.zeros_like(D.rewards)},
     "actions_outside": {"actions": put(D.actions, slice(100), 3.0)},
+    "actions_large": {"actions": 100.0 * D.actions},  # percent
     "actions_small": {"actions": 0.01 * D.actions},
     "one_episode": {"timeouts": np.zeros_like(D.timeouts)},
     "long_episodes": {"timeouts": put(D.timeouts, 49, False)},
@@ -149,8 +150,35 @@ def test_few_rows_and_repeated_rows():
 
 def test_unmarked_falls_are_named():
     found = codes(D, FALLS)
-    share = 100 * (np.abs(D.next_observations[:, 0]) > 2.0).mean()
-    assert f"{share:.2f} % of the rows" in found["terminals_missing"].what
+    falls = np.abs(D.next_observations[:, 0]) > 2.0
+    assert f"{falls.sum()} of {falls.sum()} rows" in found["terminals_missing"].what
+    # Five of ten falls in as many rows as long episodes have: 0.05 % of them.
+    rare = np.zeros(len(D), bool)
+    rare[np.arange(10) * 1000] = True
+    some = rare & (np.arange(len(D)) < 5000)
+    away = np.where(rare[:, None], 5.0, 0.0).astype(np.float32)
+    data = dataclasses.replace(D, terminals=some, next_observations=0.0 * D.observations + away)
+    assert (
+        "5 of 10 rows"
+        in {f.code: f for f in checks.termination(data, FALLS)}["terminals_missing"].what
+    )
+    few = dataclasses.replace(data, terminals=rare & (np.arange(len(D)) < 8000))
+    assert not list(checks.termination(few, FALLS))  # rounding at the limit
+
+
+def test_a_few_borders_do_not_hide_next_observations_after_resets():
+    """As of parallel recorders one after the other: at a border the next row is another one's."""
+    nexts = jump_to_next_episode(D)
+    borders = np.flatnonzero(D.timeouts)[[20, 90]]
+    nexts[borders] = D.next_observations[borders]
+    assert "next_of_other_episode" in codes(dataclasses.replace(D, next_observations=nexts))
+
+
+def test_a_time_limit_that_is_called_terminal_is_told_though_the_recording_stops_within_an_episode():
+    flags = np.where(D.timeouts, True, False)
+    flags[-1] = False
+    found = codes(dataclasses.replace(D, terminals=flags, timeouts=np.zeros_like(flags)))
+    assert "limit_as_terminal" in found
 
 
 def test_clipped_velocities_are_named_with_what_restores_them():

@@ -190,3 +190,9 @@ def test_the_containers_quota_counts(monkeypatch):
     )
     assert doctor.cpu()["cores_usable"] == 0.5 and doctor.cpu()["features"] == {}
     assert set(doctor.memory().values()) == {None}
+
+
+def test_a_processor_that_is_not_x86_lacks_nothing(monkeypatch):
+    text = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes\n"
+    monkeypatch.setattr(doctor, "_read", lambda path: text)
+    assert doctor.cpu()["features"] == {}

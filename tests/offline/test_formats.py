@@ -223,6 +223,15 @@ def test_rlds_steps_become_the_same_transitions():
 
 
 @pytest.mark.slow
+def test_what_is_no_rlds_is_named():
+    with pytest.raises(UserError, match="expected RLDS: .* got none called 'steps'"):
+        rlds.from_episodes([{"image": 0}], "mnist", False, 2)
+    (first, *_) = rlds_episodes(logged(0))
+    bare = [{"steps": [{"observation": s["observation"]} for s in first["steps"]]}]
+    with pytest.raises(UserError, match="expected RLDS: .* got none called 'action'"):
+        rlds.from_episodes(bare, "toy", False, 2)
+
+
 def test_rlds_written_by_tensorflow_datasets_is_read_through_it(tmp_path):
     """Needs requirements-formats.txt."""
     tfds = pytest.importorskip("tensorflow_datasets")
@@ -566,6 +575,7 @@ def test_episodes_of_minari_come_in_the_order_of_their_numbers(tmp_path):
         ("x,v,force\n1,2\n", "line 2: expected a number, got force='nothing'"),
         ("x,v,force,timeout\n1,2,3,nan\n", "expected flags in 'timeout', got NaN"),
         ("x,v,force\n", "expected rows under the header, found none"),
+        ("x,v,force,v\n1,2,3,4\n", "has several columns called v; name each once"),
         ("", "got an empty file"),
     ],
 )

@@ -92,6 +92,14 @@ def test_several_runs_stand_side_by_side(tmp_path):
     assert "Return, final controller 10 20" in words  # the first run first
 
 
+def test_runs_whose_names_are_no_file_names_keep_their_pictures(tmp_path):
+    runs = [run_folder(tmp_path / name) for name in ("run 1", "run-1", "模型")]
+    out = tmp_path / "three.html"
+    pictures = reporting.write([reporting.read(run) for run in runs], out)
+    assert len(list((tmp_path / "three-pictures").glob("*.png"))) == pictures
+    assert "模型" in out.read_text(encoding="utf-8")
+
+
 def test_an_unfinished_run_is_shown_as_such(tmp_path):
     run = run_folder(tmp_path / "run", summary=False)
     reporting.write([reporting.read(run)], tmp_path / "report.html")

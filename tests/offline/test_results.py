@@ -174,6 +174,23 @@ def test_data_sets_that_differ_in_the_seed_alone_are_one():
     assert len({campaign_record.key(run)[2] for run in record}) == 1
 
 
+def test_a_page_is_not_emptied_by_a_folder_without_records(tmp_path):
+    page = tmp_path / "PAGE.md"
+    page.write_text(f"{results.BEGIN}\nold\n{results.END}\n")
+    (tmp_path / "typo").mkdir()
+    with pytest.raises(UserError, match="--folder: expected records"):
+        results.main(results.ResultsConfig(folder=str(tmp_path / "typo"), page=str(page)))
+    (tmp_path / "summary.json").write_text("{")
+    for name, message in (("typo", "found none at"), ("summary.json", "got no JSON")):
+        with pytest.raises(UserError, match=f"--add: expected .*{message}"):
+            results.main(
+                results.ResultsConfig(
+                    folder=str(tmp_path), page=str(page), add=(str(tmp_path / name),), record="one"
+                )
+            )
+    assert "old" in page.read_text() and not (tmp_path / "one.json").exists()
+
+
 def test_the_page_keeps_what_is_around_the_markers(tmp_path):
     folder, page = tmp_path / "results", tmp_path / "PAGE.md"
     campaign_record.add(folder / "one.json", [summary(0, 10.0)], "")

@@ -388,6 +388,12 @@ def test_a_task_can_stand_in_a_file(tmp_path):
             tasks.get(f"{path}:TANK")
     path.write_text("import toys, numpy as np\nTANK = toys.cart(max_episode_steps=np.int64(7))\n")
     assert tasks.get(f"{path}:TANK").max_episode_steps == 7
+    path.write_text(
+        "import toys\nimport dataclasses\n"
+        "TANK = dataclasses.replace(toys.cart(), action_names=('v',))\n"
+    )
+    with pytest.raises(UserError, match="different names, got v twice"):
+        tasks.get(f"{path}:TANK")
     path.write_text("raise RuntimeError('no licence')")
     with pytest.raises(UserError, match="fails when it is run: no licence"):
         tasks.get(f"{path}:TANK")
