@@ -30,8 +30,8 @@ class RunConfig:
         "default",
         "Set of knob values for the task and data set; flags that you give win over it. default: "
         "what works best here; authors: their published settings, with another implementation's where "
-        "there are none; authors-20k: the same with 20,000 steps. Tasks of yours have the default one "
-        "only.",
+        "there are none, and with --algorithm=mbop MOPP's members and steps; authors-20k: the same "
+        "with 20,000 steps. Tasks of yours have the default one only.",
     )
     algorithm: str = knob(
         "mopp",
@@ -125,12 +125,13 @@ class ModelConfig:
     patience: int = knob(
         0,
         "Stop fitting after this many looks at held-out rows (one per 1000 steps) without a better "
-        "one, and keep the best; 0: never.",
+        "one, and keep the best; 0: never. Not of Q, whose held-out error says little of its values.",
         low=0,
     )
     precision: str = knob(
         "auto",
-        "Products in training: float32, bfloat16, or auto (bfloat16 where the CPU has it).",
+        "Products in training: float32, bfloat16, or auto (bfloat16 where the CPU has it, but with "
+        "XLA).",
         choices=("auto", "float32", "bfloat16"),
     )
 
@@ -336,6 +337,11 @@ class PlannerConfig:
         check(self)
         if self.noise == "after" and self.proposals == "ancestral":
             raise UserError("--noise: expected before with --proposals=ancestral, got after")
+        if self.uncertainty_penalty and not self.prune:
+            raise UserError(
+                "--uncertainty_penalty: expected 0 with --noprune, which knows no limit L, got "
+                f"{self.uncertainty_penalty:g}"
+            )
 
     @property
     def least(self) -> int:

@@ -40,8 +40,8 @@ class EvaluateConfig:
     output: str = knob("", "Name of the report; empty: RUN/evaluation.json and .npz.")
     engine: str = knob(
         "tensorflow",
-        "What computes decisions: tensorflow, litert (planner.tflite, one environment after the "
-        "other), or litert-int8.",
+        "What computes decisions: tensorflow, litert (what planner.tflite computes, converted anew; "
+        "one environment after the other), or litert-int8.",
         choices=("tensorflow", "litert", "litert-int8"),
     )
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)

@@ -307,7 +307,7 @@ def make_planner(
 
     Raises:
       UserError: see `objectives.make` and `config.changed_planner`; or another limit is asked for by
-        a quantile, which only the data could tell.
+        a quantile, which only the data could tell, or another horizon of MBOP's value.
     """
     control = control or config.ControlConfig()
     knobs, of_mbop = config.changed_planner(
@@ -317,6 +317,12 @@ def make_planner(
     scale = learned.scale if isinstance(learned, algorithm.Learned) else learned.prepared.scale
     objective = objectives.make(task, scale, control, reward, constraint)
     if isinstance(learned, mbop.MbopLearned):
+        fitted = configs.mbop.mbop_horizon
+        if of_mbop.mbop_horizon != fitted and knobs.terminal_value:
+            raise UserError(
+                f"--planner: the value beyond the horizon was fitted for mbop_horizon={fitted}, got "
+                f"{of_mbop.mbop_horizon}; give terminal_value=false as well, or train with it"
+            )
         knobs = config.for_mbop(knobs, of_mbop)
         return mbop.MbopPlanner(task, learned, knobs, of_mbop, objective, dtype)
     limit = _changed_limit(configs.planner, knobs) or learned.limit

@@ -118,15 +118,16 @@ def propose(
       behavior: one member.
       inputs: normalised states [B, S].
       noise: [K_Q, B, A], or [K_Q, 1, A] where all rows share it.
-      knobs: `proposals` and `noise`.
-      sigma_max: sigma_M; 0 keeps the model's own spread.
+      knobs: `proposals` and `noise`; after the squash, noise is that of the likeliest component.
+      sigma_max: sigma_M, of the widest component; 0 keeps the model's own spread.
 
     Returns:
       [K_Q, B, A].
     """
     parameters, modes = behavior.modes(inputs)
     _, std = autoregressive.best_component(parameters)
-    scale = boost(std, sigma_max)
+    widest = std if noise.uniform is None else tf.reduce_max(parameters.std, axis=-1)
+    scale = boost(widest, sigma_max)
     count = noise.normal.shape[0]
     if knobs.proposals == "ancestral":
         rows = tf.shape(inputs)[0]

@@ -27,8 +27,8 @@ class Rows(NamedTuple):
     """Columns of N transitions; actions in the units of the bounds, that is in [-1, 1].
 
     Differs: every transition is there, terminal ones with their reward, which count in the scale of
-    rewards too; the authors' reader drops those and pairs the last row of an episode that was cut with
-    the first of the next.
+    rewards too (in data without next observations they are not: see `datasets.columns`); the authors'
+    reader drops those and pairs the last row of an episode that was cut with the first of the next.
 
     Attributes:
       states, next_states: [N, S].

@@ -118,7 +118,8 @@ class DynamicsConfig:
     )
     precision: str = knob(
         "auto",
-        "Products in training: float32, bfloat16, or auto (bfloat16 where the CPU has it).",
+        "Products in training: float32, bfloat16, or auto (bfloat16 where the CPU has it, but with "
+        "XLA).",
         choices=("auto", "float32", "bfloat16"),
     )
 

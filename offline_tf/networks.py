@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from offline_tf import process
 from offline_tf.types import Tensor
 
 _LARGEST = 1e15  # what a few layers keep within float32
@@ -189,8 +190,14 @@ def bind(
 
 
 def product_dtype(precision: str) -> tf.DType:
-    """Resolves "float32", "bfloat16" or "auto" (bfloat16 where this CPU multiplies it natively)."""
+    """Resolves "float32", "bfloat16" or "auto".
+
+    auto: bfloat16 where TensorFlow's own kernels compute on a CPU that multiplies it natively; XLA
+    has no such kernels there, and on a GPU 7 bits would save little.
+    """
     if precision == "auto":
+        if process.compiler() == "xla":
+            return tf.float32
         flags = pathlib.Path("/proc/cpuinfo")
         text = flags.read_text() if flags.exists() else ""
         native = "avx512_bf16" in text or "amx_bf16" in text

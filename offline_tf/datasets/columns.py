@@ -177,7 +177,8 @@ def from_columns(
         if terminals.any():
             logging.warning(
                 "--dataset: %s has no next_observations, so its %d terminal rows are left out with "
-                "their rewards; add them (CSV: next_NAME) where falls or trips are to be learned",
+                "their rewards, and Q goes on from the rows before as if nothing had ended; add them "
+                "(CSV: next_NAME) where falls or trips are to be learned",
                 source,
                 int(terminals.sum()),
             )

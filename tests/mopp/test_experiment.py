@@ -675,10 +675,18 @@ def test_mbop_runs_in_the_same_harness(finished, tmp_path):
     assert summary["dynamics_mse"] > 0.0 and summary["kept_share"] == 1.0
     record = RunRecord.open_existing(tmp_path / "run")
     task = tasks.get("hopper")
-    planner = experiment.make_planner(task, configs, experiment.load(configs, task, record))
+    learned = experiment.load(configs, task, record)
+    planner = experiment.make_planner(task, configs, learned)
     decide = graphs.function(planner.decide)
     found = experiment.evaluate_planner(planner, decide, "v2", 2, 3, "planner", threads=1)
     np.testing.assert_allclose(found.returns.mean(), summary["true_return_mean"], rtol=1e-6)
+    far = config.ControlConfig(planner=("mbop_horizon=3",))
+    with pytest.raises(
+        UserError, match="value beyond the horizon was fitted for mbop_horizon=2, got 3"
+    ):
+        experiment.make_planner(task, configs, learned, far)
+    far = config.ControlConfig(planner=("mbop_horizon=3", "terminal_value=false"))
+    assert experiment.make_planner(task, configs, learned, far).knobs.horizon == 3
 
 
 class _CheapPlanner(tf.Module):

@@ -403,6 +403,19 @@ def test_boosted_proposals_have_the_asked_spread_before_the_squash(sigma):
     np.testing.assert_allclose(np.arctanh(natural.numpy()).std(), np.exp(-2.5), rtol=0.03)
 
 
+def test_no_component_of_a_mixture_is_boosted_beyond_sigma():
+    """The likeliest has exp(-2.5), the other, which one draw in twenty takes, 1."""
+    model = BehaviorModel(TASK, MODEL, BehaviorConfig(behavior_members=1, components=2), UNITS, 0)
+    for variable in model.weights:
+        variable.assign(tf.zeros_like(variable))
+    model.members[0].heads[0].layers[-1].bias.value.assign([3.0, 0.0, 0.0, 0.0, 0.0, 50.0])
+    noise = autoregressive.Noise.draw([1, 4000, 1], 2, [0, 1])
+    (drawn,) = rollout.propose(model.densities()[0], tf.zeros([4000, 2]), noise, KNOBS, 0.2)
+    before, narrow = np.abs(np.arctanh(drawn.numpy()[:, 0])), 0.2 * np.exp(-2.5)
+    assert (before > 5 * narrow).mean() > 0.01  # the wide one has been drawn
+    assert before.max() < 5 * 0.2 and np.median(before) < narrow
+
+
 def test_noise_after_the_squash_is_added_to_the_mode():
     knobs = dataclasses.replace(KNOBS, noise="after")
     found = rollout.propose(
@@ -451,6 +464,8 @@ def test_ancestral_proposals_equal_a_loop_over_draws_rows_and_heads(shared):
 
 
 def test_noise_after_the_squash_and_ancestral_draws_exclude_each_other():
+    with pytest.raises(UserError, match="^--uncertainty_penalty: expected 0 with --noprune"):
+        PlannerConfig(prune=False, uncertainty_penalty=1.0)
     with pytest.raises(UserError, match="^--noise: expected before with --proposals=ancestral"):
         dataclasses.replace(KNOBS, noise="after", proposals="ancestral")
 

@@ -105,6 +105,14 @@ def test_product_dtype():
     assert networks.product_dtype("auto") in (tf.float32, tf.bfloat16)
 
 
+def test_auto_is_float32_where_xla_computes(monkeypatch):
+    monkeypatch.setattr(networks.pathlib.Path, "read_text", lambda path: "flags : amx_bf16")
+    assert networks.product_dtype("auto") == tf.bfloat16
+    monkeypatch.setattr(networks.process, "compiler", lambda: "xla")
+    assert networks.product_dtype("auto") == tf.float32
+    assert networks.product_dtype("bfloat16") == tf.bfloat16
+
+
 def test_of_members_takes_each_row_from_its_own_member():
     outputs = np.arange(3 * 4 * 2, dtype=np.float32).reshape(3, 4, 2)
     member = np.array([2, 0, 2, 1], np.int32)
