@@ -65,6 +65,7 @@ SETTINGS = {
     "inspection": False,
     "encoder_hidden": (16,),
     "head_hidden": (8,),
+    "mlp_hidden": (32,),
     "batch_size": 16,
     "precision": "float32",
     "holdout_share": 0.1,
@@ -258,7 +259,8 @@ def test_a_run_killed_in_every_fit_ends_with_the_same_weights(fitted, cart, tmp_
 @pytest.mark.usefixtures("no_export")
 @pytest.mark.parametrize("name", ["mopp", pytest.param("mbop", marks=pytest.mark.slow)])
 def test_data_on_disk_give_the_bits_of_data_in_memory(name, cart, tmp_path, monkeypatch):
-    change = {"fqe_actions": "behavior", "return_weighting": 1.0, "dynamics_members": 1}
+    change = {"fqe_actions": "behavior", "return_weighting": 1.0, "network": "mlp"}
+    change |= {"behavior_members": 1, "dynamics_members": 1}
     configs = cart(tmp_path / "run", **change)
     task = tasks.get("cart")
     found = []
@@ -483,7 +485,7 @@ def test_taken_models_keep_the_orderings_of_their_own_seed(cart, tmp_path):
 
 
 def test_without_held_out_rows_numbers_say_so(fitted, cart, tmp_path, no_export):
-    summary = experiment.run(cart(tmp_path / "none", holdout_share=0.0))
+    summary = experiment.run(cart(tmp_path / "none", holdout_share=0.0, network="mlp"))
     assert summary["judged_rows"] == "training_rows"
     for name in ("dynamics_fit", "behavior_fit", "q_fit"):
         header = (tmp_path / "none" / "metrics" / f"{name}.csv").read_text().splitlines()[0]
@@ -557,7 +559,7 @@ def test_another_objective_from_python_changes_what_is_done(finished):
         seen.append((s.shape[1], a.shape[1], n.shape[1]))
         return -100.0 * a[:, 0]
 
-    plain = mopp_tf.with_objective(home / "run", seed=7, population=32)
+    plain = one_step(seed=7, population=32)
     change = {"max_q": False, "terminal_value": False}
     backward = one_step(forward, replace=True, seed=7, population=32, **change)
     assert set(seen) == {(11, 3, 11)}
@@ -566,10 +568,8 @@ def test_another_objective_from_python_changes_what_is_done(finished):
     assert actions[0].shape == (3, 3)
     assert (actions[1][:, 0] < actions[0][:, 0]).all()
     assert plain.decision["kept_share"].shape == (3,)
-    again = mopp_tf.with_objective(home / "run", seed=7, population=32)
+    again = one_step(seed=7, population=32)
     np.testing.assert_array_equal(again.act(states), actions[0])
-    again.reset()
-    assert again.act(states[0]).shape == (3,)
     # Nothing obeys this: the fallback decides.
     never = one_step(constraint=lambda s, a, n: 1.0 + 0.0 * s[:, 0])
     assert np.isfinite(never.act(states)).all()
@@ -578,8 +578,8 @@ def test_another_objective_from_python_changes_what_is_done(finished):
     # The plan obeys this where candidates do, against what the reward asks for.
     onwards = {"reward": lambda s, a, n: 100.0 * a[:, 0], "seed": 7, "population": 64}
     free = one_step(**onwards, max_q=False)
-    held = one_step(**onwards, max_q=False, constraint=lambda s, a, n: a[:, 0] + 0.1)
-    assert (free.act(states)[:, 0] > 0.0).all() and (held.act(states)[:, 0] <= -0.1).all()
+    held = one_step(**onwards, max_q=False, constraint=lambda s, a, n: a[:, 0] - 0.4)
+    assert (free.act(states)[:, 0] > 0.4).all() and (held.act(states)[:, 0] <= 0.4).all()
     soft = mopp_tf.with_objective(home / "run", constraint=lambda s, a, n: s[:, 0], price=5.0)
     assert soft.planner._objective.price == 5.0
     with pytest.raises(UserError, match="^price: expected a constraint"):
@@ -738,14 +738,14 @@ def test_an_exported_step_is_paid_in_the_units_of_the_data():
     assert found["terminated"].numpy().tolist() == [False, True] == [not k for k in found["known"]]
 
 
-def test_without_a_simulator_a_plan_is_exported(cart, tmp_path):
-    summary = experiment.run(cart(tmp_path / "run"))
+def test_without_a_simulator_a_plan_is_exported(fitted, cart, tmp_path):
+    configs = cart(tmp_path / "run", models_from=str(fitted[0].run.workdir), horizon=1)
+    summary = experiment.run(configs)
     assert summary.get("true_return_mean") is None
     words = experiment.in_words(summary)
     assert "nothing was run in a real environment" in words
     assert f"fitted {summary['fqe_value']:.2f}" in words
     # In the data's units: rewards of the cart are small, their range in the models is 1.
-    configs = cart(tmp_path / "run")
     record = RunRecord.open_existing(tmp_path / "run")
     learned = experiment.load(configs, tasks.get("cart"), record)
     planner = experiment.make_planner(tasks.get("cart"), configs, learned)
@@ -823,6 +823,15 @@ def test_what_the_planner_did_is_logged_step_by_step(finished):
     assert rows["alive"][0] == 1.0 and len(rows) <= 400
     assert 0.0 < rows["kept_share"].min() <= rows["kept_share"].max() <= 1.0
     assert (rows["weight_entropy"] >= 0.0).all() and (rows["decision_ms"] > 0.0).all()
+    # Means over the episodes that are alive: as many rows as steps, as no episode is longer than 400.
+    assert rows["step"].tolist() == list(range(1, len(rows) + 1))
+    alive = rows["alive"]
+    np.testing.assert_allclose(rows["reward"] @ alive, summary["true_return_mean"], rtol=1e-5)
+    np.testing.assert_allclose(alive.sum(), summary["episode_length"], rtol=1e-6)
+    np.testing.assert_allclose(
+        rows["kept_share"] @ alive / alive.sum(), summary["kept_share"], rtol=1e-5
+    )
+    assert experiment._std(np.array([1.0, 3.0])) == pytest.approx(2**0.5)
     kept = inspector.load(home / "run", "episodes")["observations"]
     assert kept.shape[0] == 2 and kept.shape[2] == 11
 
@@ -833,7 +842,9 @@ def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path, monk
         "def lower(s, a, n, limit):\n    return n[:, 0] - limit\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    control = config.ControlConfig(constraint="my_rules:lower", constraint_arg=-100.0)
+    control = config.ControlConfig(
+        constraint="my_rules:lower", constraint_arg=-100.0, planner=("horizon=1",)
+    )
     evaluate_binary.main(
         evaluate_binary.EvaluateConfig(
             workdir=str(home / "run"),
@@ -867,7 +878,7 @@ def test_evaluation_in_litert(finished, tmp_path):
             engine="litert-int8",
             output=str(tmp_path / "report"),
         ),
-        config.ControlConfig(),
+        config.ControlConfig(planner=("horizon=1",)),
     )
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["engine"] == "litert-int8" and report["episode_length"] > 1

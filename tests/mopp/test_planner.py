@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from mopp_tf import algorithm, autoregressive, experiment, rollout, rows
+from mopp_tf import algorithm, autoregressive, averaging, experiment, pruning, rollout, rows
 from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig
 from mopp_tf.dynamics import DynamicsModel
@@ -177,17 +177,18 @@ def test_each_proposal_is_drawn_and_valued_at_its_own_state():
     """A behaviour and a Q function that depend on the state, against a loop over rows."""
 
     class Curved(Value):
-        """Q_j(s, a) = -(a - x)^2 + j v."""
+        """Q_j(s, a) = -(a - x)^2 + j (v + 2 a)."""
 
         def bind(self, dtype=tf.float32, constant=False):
             def values(states, actions, twins=2):
                 base = -tf.square(actions[:, 0] - states[:, 0])
-                return tf.stack([base + j * states[:, 1] for j in range(twins)])
+                tilt = states[:, 1] + 2.0 * actions[:, 0]
+                return tf.stack([base + j * tilt for j in range(twins)])
 
             return values
 
     def curved(state, action):
-        return -((action - state[0]) ** 2) + np.array([0.0, state[1]])
+        return -((action - state[0]) ** 2) + np.array([0.0, state[1] + 2.0 * action])
 
     units = UNITS._replace(
         states=Statistics(np.array([0.3, -0.2], np.float32), np.array([0.5, 2.0], np.float32))
@@ -248,11 +249,7 @@ def test_a_decisions_numbers_are_those_of_its_candidates():
     np.testing.assert_allclose(found.kept_share, keep.mean(axis=1), rtol=1e-6)
     for env in range(3):
         returns, kept = found.returns[env].numpy(), keep[env]
-        weights = np.exp(
-            (returns - returns[kept].max())[kept]
-            * 0.5
-            / (returns[kept].std() if knobs.temperature_units == "relative" else 1.0)
-        )
+        weights = np.exp((returns - returns[kept].max())[kept] * 0.5 / returns[kept].std())
         weights /= weights.sum()
         np.testing.assert_allclose(found.weights[env].numpy()[kept], weights, rtol=1e-4)
         np.testing.assert_allclose(found.expected_return[env], weights @ returns[kept], rtol=1e-4)
@@ -520,6 +517,44 @@ def test_terminal_value_is_the_mean_of_both_twins_and_can_be_left_out():
     np.testing.assert_allclose(with_value - without, expected, atol=0.01)
 
 
+def test_the_planners_knobs_reach_what_they_are_of(monkeypatch):
+    """With the values of --preset=authors, which are no defaults."""
+    seen = {"units": set(), "rules": set()}
+
+    class Units(LinearDynamics):
+        def uncertainty(self, outputs, units):
+            seen["units"].add(units)
+            return super().uncertainty(outputs, units)
+
+    def noted(module, name, note):
+        plain = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given: note(given) or plain(*given))
+
+    noted(pruning, "prune", lambda given: seen.update(prune=given[2:]))
+    noted(averaging, "weighted_average", lambda given: seen.update(average=given[3:]))
+    noted(rollout, "choose_by_q", lambda given: seen["rules"].add(given[3]))
+    knobs = dataclasses.replace(
+        KNOBS,
+        horizon=1,
+        population=10,
+        max_q=True,
+        q_of_proposals="first",
+        temperature_units="absolute",
+        fallback="replace",
+        uncertainty_units="raw",
+        least_kept=0.4,
+    )
+    made = planner(knobs, Units((0.0, 0.2)), limit=0.7)
+    decide(made, STATES)
+    made.step(tf.constant(STATES), tf.zeros([3, 1]))
+    assert seen == {
+        "units": {"raw"},
+        "rules": {"first"},
+        "prune": (0.7, 4, "replace"),
+        "average": (3.0, False),
+    }
+
+
 def test_a_predicted_fall_ends_rewards_and_value():
     narrow = toys.cart(bound=0.55)
     start = np.array([[0.5, 5.0]], np.float32)  # x' = 1.0 at the first step
@@ -555,13 +590,16 @@ def test_pruned_candidates_have_no_weight_and_the_fallback_is_told():
     np.testing.assert_array_equal(decide(everything, at_rest).kept_share, [1.0, 1.0])
 
 
-@pytest.mark.parametrize("limit", [-10.0, 10.0])
-def test_the_penalty_is_paid_for_doubt_above_the_limit_where_the_fallback_chose(limit):
+@pytest.mark.parametrize(
+    ("limit", "least", "fell"),
+    [(-10.0, 0.2, [1, 1, 1]), (10.0, 0.2, [0, 0, 0]), (0.3, 0.8, [1, 1, 0])],
+)
+def test_the_penalty_is_paid_for_doubt_above_the_limit_where_the_fallback_chose(limit, least, fell):
     class Doubtful(LinearDynamics):
         def uncertainty(self, outputs, units):
             return outputs[0, :, 1]
 
-    knobs = dataclasses.replace(KNOBS, horizon=2)
+    knobs = dataclasses.replace(KNOBS, horizon=2, least_kept=least)
     found, paid = (
         decide(
             planner(dataclasses.replace(knobs, uncertainty_penalty=p), Doubtful(), limit=limit),
@@ -569,17 +607,15 @@ def test_the_penalty_is_paid_for_doubt_above_the_limit_where_the_fallback_chose(
         )
         for p in (0.0, 2.0)
     )
-    assert paid.fallback.numpy().all() == (limit < 0.0)
+    np.testing.assert_array_equal(paid.fallback, fell)
     models = rollout.Models(behavior(), Doubtful(), Value(W))
     noise = planner(knobs).noise(3, tf.constant([1, 2]))
     flat = noise.proposals.each(lambda x: tf.reshape(x, [2, 1, 1500, 1]))
     noise = noise._replace(proposals=flat)
     doubt = roll_out(models, knobs, noise, np.repeat(STATES, 500, axis=0)).uncertainty
     doubt = doubt.numpy().reshape(3, 500, 2)
-    expected = 2.0 * np.where(doubt > limit, doubt, 0.0).sum(axis=2) if limit < 0.0 else 0.0
-    np.testing.assert_allclose(
-        found.returns - paid.returns, expected + 0 * found.returns, atol=1e-4
-    )
+    expected = 2.0 * np.where(doubt > limit, doubt, 0.0).sum(axis=2) * np.array(fell)[:, None]
+    np.testing.assert_allclose(found.returns - paid.returns, expected, atol=1e-4)
 
 
 def test_a_broken_prediction_does_not_reach_the_plan():

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -148,6 +150,7 @@ def _killed_in_update(monkeypatch, at):
     real, calls = policy_update.update, []
 
     def update(*arguments, **options):
+        assert options == {"bootstrap_targets": True}  # paths are pieces of episodes
         calls.append(1)
         if len(calls) == at:
             raise KeyboardInterrupt
@@ -219,6 +222,15 @@ def test_training_stops_at_the_target_return(training):
     summary = training("run", target_return=1.0, **settings)
     assert summary["steps"] in (1200, 2400, 3600)
     assert f"--num_steps={summary['steps']} " in summary["command"]
+
+
+def test_the_target_is_the_mean_of_the_last_hundred_episodes():
+    def reached(target, values=(1.0,) * 50 + (3.0,) * 50):
+        recent = types.SimpleNamespace(recent_returns=collections.deque(values, maxlen=100))
+        return behavior_experiment._reached(BehaviorConfig(target_return=target), recent)
+
+    assert reached(2.0) and not reached(2.01) and not reached(None)
+    assert not reached(2.0, (3.0,) * 99)
 
 
 def test_a_checkpoint_is_the_end_of_the_shorter_run_that_its_file_names(training, tmp_path):

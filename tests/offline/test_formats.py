@@ -222,7 +222,6 @@ def test_rlds_steps_become_the_same_transitions():
         assert_transitions(data, expected(recorded))
 
 
-@pytest.mark.slow
 def test_what_is_no_rlds_is_named():
     with pytest.raises(UserError, match="expected RLDS: .* got none called 'steps'"):
         rlds.from_episodes([{"image": 0}], "mnist", False, 2)
@@ -232,6 +231,7 @@ def test_what_is_no_rlds_is_named():
         rlds.from_episodes(bare, "toy", False, 2)
 
 
+@pytest.mark.slow
 def test_rlds_written_by_tensorflow_datasets_is_read_through_it(tmp_path):
     """Needs requirements-formats.txt."""
     tfds = pytest.importorskip("tensorflow_datasets")

@@ -102,10 +102,11 @@ def test_mlp_repeats_by_generator():
 def test_product_dtype():
     assert networks.product_dtype("float32") == tf.float32
     assert networks.product_dtype("bfloat16") == tf.bfloat16
-    assert networks.product_dtype("auto") in (tf.float32, tf.bfloat16)
 
 
-def test_auto_is_float32_where_xla_computes(monkeypatch):
+def test_auto_is_what_the_cpu_has_and_float32_where_xla_computes(monkeypatch):
+    monkeypatch.setattr(networks.pathlib.Path, "read_text", lambda path: "flags : avx2 avx512f")
+    assert networks.product_dtype("auto") == tf.float32
     monkeypatch.setattr(networks.pathlib.Path, "read_text", lambda path: "flags : amx_bf16")
     assert networks.product_dtype("auto") == tf.bfloat16
     monkeypatch.setattr(networks.process, "compiler", lambda: "xla")

@@ -83,7 +83,8 @@ def test_a_report_is_one_file_with_numbers_curves_and_times(tmp_path):
     assert len(pictures) == 4 and all(p.read_bytes()[:4] == b"\x89PNG" for p in pictures)
 
 
-def test_several_runs_stand_side_by_side(tmp_path):
+def test_several_runs_stand_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting.figures, "png", lambda *_: b"")
     runs = [run_folder(tmp_path / f"run{i}", 10.0 * i) for i in (1, 2)]
     out = tmp_path / "both.html"
     report.main(report.ReportConfig(workdir=tuple(map(str, runs)), output=str(out)))
@@ -94,19 +95,31 @@ def test_several_runs_stand_side_by_side(tmp_path):
 
 def test_runs_whose_names_are_no_file_names_keep_their_pictures(tmp_path):
     runs = [run_folder(tmp_path / name) for name in ("run 1", "run-1", "模型")]
+    for run in runs:
+        (run / "inspection").mkdir()
+        np.savez(
+            run / "inspection" / "candidates.npz",
+            names=["x", "v"],
+            titles=["step 0"],
+            states=np.zeros((1, 2, 3, 2)),
+            keep=np.ones((1, 2), bool),
+            weights=np.full((1, 2), 0.5),
+        )
     out = tmp_path / "three.html"
     pictures = reporting.write([reporting.read(run) for run in runs], out)
-    assert len(list((tmp_path / "three-pictures").glob("*.png"))) == pictures
+    assert len(list((tmp_path / "three-pictures").glob("*.png"))) == pictures == 4 + 3
     assert "模型" in out.read_text(encoding="utf-8")
 
 
-def test_an_unfinished_run_is_shown_as_such(tmp_path):
+def test_an_unfinished_run_is_shown_as_such(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting.figures, "png", lambda *_: b"")
     run = run_folder(tmp_path / "run", summary=False)
     reporting.write([reporting.read(run)], tmp_path / "report.html")
     assert "not finished" in page_of(tmp_path / "report.html")
 
 
-def test_a_run_that_was_killed_while_writing_is_read(tmp_path):
+def test_a_run_that_was_killed_while_writing_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(reporting.figures, "png", lambda *_: b"")
     run = run_folder(tmp_path / "run", summary=False)
     table = run / "metrics" / "planning.csv"
     table.write_text(table.read_text() + "6,0.06,0.0")

@@ -132,3 +132,11 @@ def test_nothing_flows_back_across_an_end():
     np.testing.assert_array_equal(first[: last + 1], second[: last + 1])
     np.testing.assert_array_equal(first[:, 1:], second[:, 1:])
     assert (first[last + 1 :, 0] != second[last + 1 :, 0]).all()
+
+
+def test_an_interval_is_196_standard_errors_each_way():
+    half = 1.96 * np.sqrt(20 / 3) / 2
+    found = returns.with_interval("r", np.array([1.0, 3.0, 5.0, 7.0]))
+    assert found == pytest.approx({"r": 4.0, "r_low": 4.0 - half, "r_high": 4.0 + half})
+    alone = returns.with_interval("r", np.array([2.0]))
+    assert alone == {"r": 2.0, "r_low": 2.0, "r_high": 2.0}

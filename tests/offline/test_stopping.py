@@ -168,7 +168,7 @@ def test_a_dry_run_refuses_what_is_not_there(tmp_path, flag, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(estimate.process, "use_threads", lambda threads: 1)
     name, value = flag.removeprefix("--").split("=")
-    with pytest.raises(UserError, match="expected"):
+    with pytest.raises(UserError, match=f"^--{name}: expected"):
         estimate.plan(*_configs(**{name: value}))
 
 
