@@ -3,17 +3,65 @@
 from __future__ import annotations
 
 import pathlib
+from typing import NamedTuple
 
-from mopp_tf import experiment
+from mopp_tf import experiment, mbop
 from offline_tf import estimate, networks, process, tasks
 from offline_tf.datasets import made, sources
 from offline_tf.estimate import Part
 from offline_tf.run_record import RunRecord
+from offline_tf.types import TaskSpec
 
 # Rough shares of the machine's products that the stages reach. Estimated and measured minutes, two
 # cores with other work beside: MOReL 24.9 and 20.9 (Hopper), 22.0 and 27.6 (Walker2d); MOPP 10.1, 10.6.
 _TRAINING, _PLANNING = 0.3, 0.45
 _STEPS_PER_SECOND = 15_000.0  # of the simulator with a policy, files written
+
+
+class _Work(NamedTuple):
+    """Weights that a row passes through: in a step of each fit, and in a decision."""
+
+    dynamics: float
+    behavior: float
+    q: float
+    decision: float
+
+
+def _of_mopp(task: TaskSpec, configs: experiment.Configs) -> _Work:
+    s, a = task.state_dim, task.action_dim
+    model, planner = configs.model, configs.planner
+
+    def density(inputs: int, outputs: int, latent: int) -> int:
+        if model.network == "mlp":
+            return estimate.weights(inputs, *model.mlp_hidden, 2 * outputs)
+        latent = model.latent_dim or latent
+        encoder = estimate.weights(inputs, *model.encoder_hidden, latent)
+        heads = sum(estimate.weights(latent + i, *model.head_hidden, 2) for i in range(outputs))
+        return encoder + heads
+
+    dynamics = configs.dynamics.dynamics_members * density(s + a, s + 1, s)
+    behavior = density(s, a, 2 * a)
+    q = 2 * estimate.weights(s + a, *configs.q.q_hidden, 1)
+    choosing = planner.q_proposals * q if planner.max_q else 0
+    valuing = planner.q_proposals * q if planner.terminal_value else 0
+    return _Work(
+        dynamics,
+        configs.behavior.behavior_members * behavior,
+        1.5 * q + behavior,
+        planner.population * (planner.horizon * (dynamics + behavior + choosing) + valuing),
+    )
+
+
+def _of_mbop(task: TaskSpec, configs: experiment.Configs) -> _Work:
+    """All members see every row of a decision."""
+    s, a = task.state_dim, task.action_dim
+    planner, members = configs.knobs.planner, configs.dynamics.dynamics_members
+    dynamics, behavior, value = (
+        count * estimate.weights(s + a, *mbop.HIDDEN, width)
+        for count, width in ((members, s + 1), (configs.behavior.behavior_members, a), (members, 1))
+    )
+    decision = planner.population * (planner.horizon * (dynamics + behavior) + value)
+    return _Work(dynamics, behavior, value, decision)
 
 
 def plan(*stages: object) -> list[str]:
@@ -47,33 +95,15 @@ def plan(*stages: object) -> list[str]:
     training = estimate.operations_per_second(dtype, threads)
     acting = networks.product_dtype(planner.planner_precision)
     speed = training if acting == dtype else estimate.operations_per_second(acting, threads)
-    s, a = task.state_dim, task.action_dim
-    latent = model.latent_dim or s
-
-    def density(inputs: int, outputs: int) -> int:
-        if model.network == "mlp":
-            return estimate.weights(inputs, *model.mlp_hidden, 2 * outputs)
-        encoder = estimate.weights(inputs, *model.encoder_hidden, latent)
-        heads = sum(estimate.weights(latent + i, *model.head_hidden, 2) for i in range(outputs))
-        return encoder + heads
-
-    dynamics = configs.dynamics.dynamics_members * density(s + a, s + 1)
-    behavior = density(s, a)
-    q = 2 * estimate.weights(s + a, *configs.q.q_hidden, 1)
+    work = _of_mbop(task, configs) if run.algorithm == "mbop" else _of_mopp(task, configs)
     step = 6.0 * model.batch_size / (_TRAINING * training)
-    decision = planner.population * (
-        planner.horizon * (dynamics + behavior + planner.q_proposals * q) + planner.q_proposals * q
-    )
     episodes = run.eval_episodes * task.max_episode_steps if task.simulation else 0
     parts = [
         Part("data", (rows / _STEPS_PER_SECOND if run.dataset in made.KINDS else 0.0) + 3),
-        Part("dynamics", step * dynamics * configs.dynamics.dynamics_steps),
-        Part(
-            "behavior",
-            step * configs.behavior.behavior_members * behavior * configs.behavior.behavior_steps,
-        ),
-        Part("q", step * (1.5 * q + behavior) * configs.q.q_steps),
-        Part("evaluation", 2.0 * decision * episodes / (_PLANNING * speed)),
+        Part("dynamics", step * work.dynamics * configs.dynamics.dynamics_steps),
+        Part("behavior", step * work.behavior * configs.behavior.behavior_steps),
+        Part("q", step * work.q * configs.q.q_steps),
+        Part("evaluation", 2.0 * work.decision * episodes / (_PLANNING * speed)),
         Part("inspection", 10.0 if run.inspection else 0.0),
         Part("export", 50.0),
     ]

@@ -27,7 +27,7 @@ from offline_tf.holdout import Split
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions, UserError
 
-_HIDDEN = (500, 500)
+HIDDEN = (500, 500)
 
 
 def truncated_returns(rewards: Array, ends: Array, terminals: Array, horizon: int) -> Array:
@@ -118,7 +118,7 @@ def build(
         return [
             networks.mlp(
                 width,
-                _HIDDEN,
+                HIDDEN,
                 output,
                 activation,
                 seeds.generator(seed, f"mbop/{name}/init", member),

@@ -17,6 +17,7 @@ import toys
 
 from mopp_tf import config as mopp_config
 from mopp_tf import estimate as mopp_estimate
+from mopp_tf import experiment as mopp_experiment
 from morel_tf import config, estimate, experiment
 from offline_tf import stopping, tasks
 from offline_tf.datasets import made, sources
@@ -140,6 +141,41 @@ def test_a_dry_run_counts_the_rows_that_would_be_made(tmp_path, monkeypatch, fla
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(estimate.process, "use_threads", lambda threads: 1)
     assert f"{rows} rows" in "\n".join(estimate.plan(*_configs(data_steps=3000, **flags)))
+
+
+def test_a_dry_run_prices_each_planner_by_its_own_networks():
+    def work(of, **changes):
+        fields = {f.name for stage in mopp_config.STAGES for f in dataclasses.fields(stage)}
+        assert set(changes) <= fields
+        configs = mopp_experiment.Configs(
+            *(
+                stage(
+                    **{
+                        f.name: changes[f.name]
+                        for f in dataclasses.fields(stage)
+                        if f.name in changes
+                    }
+                )
+                for stage in mopp_config.STAGES
+            )
+        )
+        return of(toys.cart(), configs)
+
+    sizes = {"dynamics_members": 3, "behavior_members": 2, "population": 10, "horizon": 2}
+    sizes |= {"mlp_hidden": (7,), "q_hidden": (5,), "q_proposals": 4, "network": "mlp"}
+    # Two states, one action: 3 inputs.
+    dynamics, behavior, q = 3 * (21 + 42), 14 + 14, 2 * (15 + 5)
+    found = work(mopp_estimate._of_mopp, **sizes)
+    decision = 10 * (2 * (dynamics + behavior + 4 * q) + 4 * q)
+    assert found == (dynamics, 2 * behavior, 1.5 * q + behavior, decision)
+    found = work(mopp_estimate._of_mopp, **sizes, max_q=False, terminal_value=False)
+    assert found.decision == 10 * 2 * (dynamics + behavior)
+    # MBOP: 500-500 everywhere, a value for each model of the dynamics, no max-Q.
+    dynamics, behavior, value = (
+        count * (1500 + 250_000 + 500 * width) for count, width in ((3, 3), (2, 1), (3, 1))
+    )
+    found = work(mopp_estimate._of_mbop, **sizes, algorithm="mbop", mbop_horizon=6)
+    assert found == (dynamics, behavior, value, 10 * (6 * (dynamics + behavior) + value))
 
 
 def test_a_dry_run_of_mopp_refuses_what_the_run_would(tmp_path, monkeypatch):
