@@ -104,6 +104,21 @@ def test_weight_decay_shrinks_the_weights():
     assert norm(0.3) < 0.8 * norm(0.0)
 
 
+def test_the_loss_is_the_minibatchs_mean_and_the_decay_is_added_to_its_gradient():
+    """Read from Adam's first moment, as its steps hardly depend on a factor."""
+    baseline = _baseline(learning_rate=0.0, weight_decay=0.3, batch=600)
+    observations, times, returns = _samples()
+    baseline.fit(observations, times, returns, np.random.default_rng(0))
+    weights = networks.variables(baseline.network)
+    with tf.GradientTape() as tape:
+        values = networks.bind(baseline.network)(features(observations, times))[:, 0]
+        targets = (returns - float(baseline.shift)) / float(baseline.scale)
+        loss = tf.reduce_mean(tf.square(values - targets))
+    firsts = baseline._fit.adam.moments[1 : 1 + len(weights)]
+    for first, gradient, weight in zip(firsts, tape.gradient(loss, weights), weights, strict=True):
+        np.testing.assert_allclose(first, 0.1 * (gradient + 0.3 * weight), rtol=1e-3, atol=1e-6)
+
+
 def test_the_state_is_all_that_a_second_fit_depends_on():
     original, copy = _baseline(), _baseline()
     original.fit(*_samples(), np.random.default_rng(0))
