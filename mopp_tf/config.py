@@ -125,7 +125,7 @@ class ModelConfig:
     patience: int = knob(
         0,
         "Stop fitting after this many looks at held-out rows (one per 1000 steps) without a better "
-        "one, and keep the best; 0: never. Not of Q, whose held-out error says little of its values.",
+        "one, and keep the best; 0: never. Not of Q.",
         low=0,
     )
     precision: str = knob(

@@ -192,8 +192,8 @@ def bind(
 def product_dtype(precision: str) -> tf.DType:
     """Resolves "float32", "bfloat16" or "auto".
 
-    auto: bfloat16 where TensorFlow's own kernels compute on a CPU that multiplies it natively; XLA
-    has no such kernels there, and on a GPU 7 bits would save little.
+    auto: bfloat16 where TensorFlow's own kernels compute on a CPU that multiplies it natively;
+    float32 with XLA, which has no such kernels on CPUs, and on GPUs nobody here tried it.
     """
     if precision == "auto":
         if process.compiler() == "xla":

@@ -482,6 +482,12 @@ def test_every_knob_has_help():
             assert len(field.metadata["help"]) > 4 and field.metadata["help"].endswith("."), field
 
 
+def run_python(*words, **options):
+    """A Python of its own in the project's folder, with what it prints."""
+    words = [sys.executable, *words]
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, **options)
+
+
 def test_help_of_a_binary():
     run = subprocess.run(
         [sys.executable, "-m", "morel_tf.train", "--help"],
@@ -507,7 +513,7 @@ def test_help_needs_no_tensorflow():
         "offline_tf.doctor_environment",
     ]
     code = f"import sys, {', '.join(names)}; sys.exit('tensorflow' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    run = run_python("-c", code)
     assert run.returncode == 0, run.stderr
 
 
@@ -526,9 +532,7 @@ def test_quiet_and_verbose_choose_what_is_printed(words, levels):
         "  logging.warning('W'); logging.info('I'); logging.debug('D')\n"
         "schema.run(main, [], 'usage')"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True
-    )
+    run = run_python("-c", code, *words)
     assert run.returncode == 0 and "".join(run.stderr.split()) == levels
 
 
@@ -538,15 +542,13 @@ def test_max_hours_ends_any_command(tmp_path):
         "def main():\n  while True: time.sleep(0.01)\n"
         "schema.run(main, [], 'usage')"
     )
-    words = [sys.executable, "-c", code, "--max_hours=0.00001"]
-    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    run = run_python("-c", code, "--max_hours=0.00001", timeout=60)
     assert run.returncode == 75 and run.stderr.startswith("--max_hours are over"), run.stderr
 
 
 def test_a_dry_run_refuses_to_read_what_is_not_there():
-    words = [sys.executable, "-m", "offline_tf.predict", "--export=nowhere", "--dry_run"]
-    words += ["--input=README.md", "--output=o.csv"]
-    run = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    words = ["--export=nowhere", "--dry_run", "--input=README.md", "--output=o.csv"]
+    run = run_python("-m", "offline_tf.predict", *words)
     assert run.returncode == 2 and run.stderr.startswith("error: --")
 
 
@@ -589,9 +591,7 @@ def test_what_a_path_refuses_ends_in_one_line_and_status_2(words):
         "class Given:\n  dataset: str = knob('', 'x')\n"
         "schema.run(lambda given: pathlib.Path(given.dataset).open(), [Given], 'usage')"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True
-    )
+    run = run_python("-c", code, *words)
     assert run.returncode == 2 and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
     assert "choose another path" in run.stderr
 
