@@ -23,8 +23,9 @@ from mopp_tf import algorithm, deploy, rollout, rows
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
 from mopp_tf.objectives import Objective
 from mopp_tf.planner import Planner
-from offline_tf import export, process, standardize, tasks
-from offline_tf.knobs import check, knob
+from offline_tf import export, process, tasks
+from offline_tf.config.knobs import check, knob
+from offline_tf.numerics import standardize
 from offline_tf.run_record import write_json
 
 USAGE = """

@@ -24,7 +24,7 @@ from mopp_tf import config as mopp_config
 from mopp_tf import experiment as mopp
 from morel_tf import experiment as morel
 from offline_tf import export, run_record
-from offline_tf.knobs import check, knob
+from offline_tf.config.knobs import check, knob
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.types import UserError
 

@@ -22,7 +22,8 @@ import tensorflow as tf
 from benchmarks import decision
 from benchmarks.run import machine
 from morel_tf import config, dynamics, usad
-from offline_tf import fitting, graphs, networks, process, standardize, tasks
+from offline_tf import fitting, graphs, networks, process, tasks
+from offline_tf.numerics import standardize
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -21,8 +21,9 @@ from absl import logging
 import morel_tf
 from flags import schema
 from morel_tf import experiment
-from offline_tf import process, seeds, tasks
-from offline_tf.knobs import check, knob
+from offline_tf import process, tasks
+from offline_tf.config.knobs import check, knob
+from offline_tf.numerics import seeds
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.tasks import environments
 from offline_tf.types import Array, UserError

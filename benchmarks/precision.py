@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from morel_tf import experiment, usad
-from offline_tf import process, seeds
+from offline_tf import process
+from offline_tf.numerics import seeds
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Array
 

@@ -175,7 +175,8 @@ def make_npg(precision: str) -> Npg:
     import tensorflow as tf
 
     from morel_tf import config, dynamics, pessimistic_mdp, planner, policy_update
-    from offline_tf import process, seeds, standardize, tasks
+    from offline_tf import process, tasks
+    from offline_tf.numerics import seeds, standardize
 
     process.use_threads(0)
     task = tasks.get("hopper")

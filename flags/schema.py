@@ -1,7 +1,7 @@
 """Turns frozen stage dataclasses into absl flags, presets and back.
 
-A knob is a dataclass field made with `offline_tf.knobs.knob`: its default, help, unit, bounds and
-source stand there and nowhere else. A preset is an absl flagfile that holds differences only.
+A knob is a dataclass field made with `offline_tf.config.knobs.knob`. Its default, help, unit, bounds
+and source stand there and nowhere else. A preset is an absl flagfile that holds differences only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 
 from offline_tf import stopping
-from offline_tf.knobs import check, knob
+from offline_tf.config.knobs import check, knob
 from offline_tf.types import UserError
 
 # TensorFlow's C++ start-up messages drown a run's own lines; a value that the user set stands.

@@ -19,7 +19,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from offline_tf import networks, seeds
+from offline_tf import networks
+from offline_tf.numerics import seeds
 from offline_tf.types import Array, Tensor
 
 tfd, tfb = tfp.distributions, tfp.bijectors

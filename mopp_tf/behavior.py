@@ -13,8 +13,9 @@ import tensorflow as tf
 from mopp_tf import autoregressive, training
 from mopp_tf.config import BehaviorConfig, ModelConfig
 from mopp_tf.rows import Normalizer, Rows
-from offline_tf import networks, seeds
-from offline_tf.holdout import Split
+from offline_tf import networks
+from offline_tf.numerics import seeds
+from offline_tf.numerics.holdout import Split
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, TaskSpec, Tensor
 

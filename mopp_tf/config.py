@@ -10,8 +10,8 @@ import difflib
 from typing import Any
 
 from offline_tf import tasks
-from offline_tf.config import compile_knob
-from offline_tf.knobs import check, knob
+from offline_tf.config.knobs import check, knob
+from offline_tf.config.shared_knobs import compile_knob
 from offline_tf.types import UserError
 
 

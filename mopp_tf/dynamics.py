@@ -13,8 +13,9 @@ import tensorflow as tf
 from mopp_tf import autoregressive, training
 from mopp_tf.config import DynamicsConfig, ModelConfig
 from mopp_tf.rows import Normalizer, Rows, dynamics_targets
-from offline_tf import disagreement, graphs, networks, seeds, standardize
-from offline_tf.holdout import Split
+from offline_tf import disagreement, graphs, networks
+from offline_tf.numerics import seeds, standardize
+from offline_tf.numerics.holdout import Split
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 

@@ -11,8 +11,8 @@ from absl import logging
 from flags import schema
 from mopp_tf import config
 from offline_tf import tasks
-from offline_tf.config import compile_knob
-from offline_tf.knobs import check, knob
+from offline_tf.config.knobs import check, knob
+from offline_tf.config.shared_knobs import compile_knob
 from offline_tf.types import UserError
 
 USAGE = """

@@ -31,12 +31,12 @@ from offline_tf import (
     policy_value,
     process,
     run_record,
-    seeds,
     tasks,
 )
+from offline_tf.config.knobs import rebuild
 from offline_tf.dashboards import Chart
 from offline_tf.datasets import sources
-from offline_tf.knobs import rebuild
+from offline_tf.numerics import seeds
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.tasks import environments
 from offline_tf.types import TaskSpec, Tensor, Transitions, UserError

@@ -10,7 +10,7 @@ from absl import logging
 from flags import schema
 from mopp_tf import config
 from offline_tf import outputs
-from offline_tf.knobs import check, knob
+from offline_tf.config.knobs import check, knob
 from offline_tf.types import UserError
 
 USAGE = """

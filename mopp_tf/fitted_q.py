@@ -20,9 +20,10 @@ from mopp_tf import training
 from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import ModelConfig, QConfig
 from mopp_tf.rows import Rows, windows
-from offline_tf import critics, fitting, graphs, networks, seeds
-from offline_tf.blocks import ColumnWriter, blocks, derive
-from offline_tf.holdout import Split
+from offline_tf import critics, fitting, graphs, networks
+from offline_tf.numerics import seeds
+from offline_tf.numerics.holdout import Split
+from offline_tf.numerics.large_columns import ColumnWriter, blocks, derive
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, Tensor
 

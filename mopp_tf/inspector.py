@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from mopp_tf import algorithm, mbop, planner
 from mopp_tf.dynamics import DynamicsModel
-from offline_tf import figures, graphs, inspector, seeds
+from offline_tf import figures, graphs, inspector
 from offline_tf.inspection import Prediction, Rows, View, compiled
+from offline_tf.numerics import seeds
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 

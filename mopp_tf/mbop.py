@@ -22,8 +22,9 @@ from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
 from mopp_tf.planner import Decision
 from mopp_tf.rows import Normalizer
-from offline_tf import graphs, networks, run_record, seeds
-from offline_tf.holdout import Split
+from offline_tf import graphs, networks, run_record
+from offline_tf.numerics import seeds
+from offline_tf.numerics.holdout import Split
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions, UserError
 

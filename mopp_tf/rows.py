@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from offline_tf import standardize
-from offline_tf.blocks import derive
+from offline_tf.numerics import standardize
+from offline_tf.numerics.large_columns import derive
 from offline_tf.types import Array, TaskSpec, Transitions
 
 

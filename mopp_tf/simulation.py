@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import seeds
+from offline_tf.numerics import seeds
 from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 

@@ -11,8 +11,9 @@ import tensorflow as tf
 
 from mopp_tf import autoregressive
 from mopp_tf.config import ModelConfig
-from offline_tf import fitting, graphs, networks, seeds
-from offline_tf.holdout import Split
+from offline_tf import fitting, graphs, networks
+from offline_tf.numerics import seeds
+from offline_tf.numerics.holdout import Split
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, Tensor, UserError
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from morel_tf import dynamics, pessimistic_mdp, planner, usad
 from morel_tf.config import CloningConfig, DynamicsConfig, PlannerConfig, PmdpConfig, UsadConfig
 from morel_tf.pessimistic_mdp import PessimisticMdp, RollOut
-from offline_tf import behavior_cloning, blocks, holdout
+from offline_tf import behavior_cloning
 from offline_tf.datasets import velocities
+from offline_tf.numerics import holdout, large_columns
 from offline_tf.policy import GaussianPolicy, NumpyPolicy
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Array, TaskSpec, Transitions
@@ -146,7 +147,7 @@ def morel(
     cloned = behavior_cloning.fit_or_load(
         policy,
         data.observations,
-        blocks.derive(task.clip_actions, data.actions),
+        large_columns.derive(task.clip_actions, data.actions),
         knobs.cloning.bc_epochs,
         knobs.cloning.bc_batch_size,
         knobs.cloning.bc_learning_rate,

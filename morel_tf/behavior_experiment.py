@@ -13,9 +13,10 @@ from absl import logging
 from morel_tf import planner, policy_update
 from morel_tf.config import BehaviorConfig, PlannerConfig
 from morel_tf.online import OnlineSampler
-from offline_tf import evaluation, process, seeds, tasks
+from offline_tf import evaluation, process, tasks
 from offline_tf import policy as policy_file
 from offline_tf.datasets import d4rl
+from offline_tf.numerics import seeds
 from offline_tf.policy import raw_units
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.tasks.simulator import Simulator

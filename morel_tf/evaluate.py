@@ -9,7 +9,7 @@ from absl import logging
 
 from flags import schema
 from offline_tf import tasks
-from offline_tf.knobs import check, knob
+from offline_tf.config.knobs import check, knob
 from offline_tf.types import UserError
 
 USAGE = """

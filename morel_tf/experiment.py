@@ -21,14 +21,14 @@ from offline_tf import (
     outcome,
     policy_value,
     process,
-    seeds,
     tasks,
 )
+from offline_tf.config.knobs import rebuild
 from offline_tf.dashboards import Chart
 from offline_tf.datasets import checks, made, sources
-from offline_tf.knobs import rebuild
+from offline_tf.numerics import seeds
+from offline_tf.numerics.returns import with_interval
 from offline_tf.policy import GaussianPolicy, NumpyPolicy
-from offline_tf.returns import with_interval
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Transitions, UserError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flags import schema
-from offline_tf.config import InspectConfig
+from offline_tf.config.shared_knobs import InspectConfig
 
 USAGE = """
 usage: python -m morel_tf.inspect --workdir=RUN [--against=expert-ours] [--against=FILE]

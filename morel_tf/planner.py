@@ -14,10 +14,11 @@ from morel_tf.natural_gradient import NaturalGradient
 from morel_tf.pessimistic_mdp import PessimisticMdp, RollOut
 from morel_tf.policy_update import Paths
 from morel_tf.value_baseline import ValueBaseline
-from offline_tf import process, returns, seeds, tasks
+from offline_tf import process, tasks
+from offline_tf.numerics import returns, seeds
+from offline_tf.numerics.standardize import Statistics
 from offline_tf.policy import GaussianPolicy, NumpyPolicy, Units, data_units, raw_units
 from offline_tf.run_record import Stage
-from offline_tf.standardize import Statistics
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 _SAVE_EVERY = 5

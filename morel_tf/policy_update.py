@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from morel_tf.natural_gradient import NaturalGradient
 from morel_tf.value_baseline import ValueBaseline
-from offline_tf import returns
+from offline_tf.numerics import returns
 from offline_tf.types import Array
 
 

@@ -15,9 +15,10 @@ from absl import logging
 
 from morel_tf.config import UsadConfig
 from morel_tf.dynamics import DynamicsEnsemble
-from offline_tf import blocks, disagreement, graphs, standardize
+from offline_tf import disagreement, graphs
 from offline_tf.datasets import velocities
-from offline_tf.ranks import auroc, rank_correlation
+from offline_tf.numerics import large_columns, standardize
+from offline_tf.numerics.rank_statistics import auroc, rank_correlation
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 
@@ -90,7 +91,7 @@ def batched(
         return disagreement_of(ensemble, ensemble.bind()(s, a), weights)
 
     out = np.empty(len(rows), np.float32)
-    for part in blocks.blocks(len(rows), batch_size):
+    for part in large_columns.blocks(len(rows), batch_size):
         at = rows[part]
         out[part] = chunk(tf.constant(states[at]), tf.constant(actions[at])).numpy()
         if progress:
@@ -237,7 +238,7 @@ def calibrate_or_load(
 
 def _rows_that_differ(first: Array, second: Array) -> Array:
     """[N, S], [N, S] -> [N] bool."""
-    return blocks.derive(lambda one, other: (one != other).any(axis=1), first, second)
+    return large_columns.derive(lambda one, other: (one != other).any(axis=1), first, second)
 
 
 def error_prediction(

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from offline_tf import networks, seeds
-from offline_tf.standardize import Statistics
+from offline_tf import networks
+from offline_tf.numerics import seeds
+from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import Tensor
 
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from offline_tf.packages import install
+from offline_tf.install_hints import install
 
 USAGE = """
 Prints versions (pinned and installed), devices, CPU, memory, rendering and caches, and what is wrong.
@@ -215,7 +215,7 @@ def memory() -> dict[str, float | None]:
 def folders() -> dict[str, Any]:
     """Cache folders: path, GiB in them, GiB free on their disk."""
     wanted = {
-        "offline_tf": ("offline_tf.blocks", "cache_folder"),
+        "offline_tf": ("offline_tf.numerics.large_columns", "cache_folder"),
         "d4rl": ("offline_tf.datasets.download", "folder"),
         "minari": ("offline_tf.datasets.minari", "root"),
     }

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from offline_tf import blocks, graphs
+from offline_tf import graphs
 from offline_tf.datasets import made as made_here
+from offline_tf.numerics import large_columns
 from offline_tf.types import TaskSpec
 
 _GIB = 1 << 30
@@ -63,7 +64,7 @@ def memory(task: TaskSpec, rows: int) -> float:
     """Bytes at the peak, by the rule of RESULTS.md."""
     row = 4 * (2 * task.state_dim + task.action_dim + 2)
     column = 4 * rows * task.state_dim
-    if column > blocks.largest_resident():
+    if column > large_columns.largest_resident():
         return _BASE + _BYTES_PER_ROW * rows
     return _BASE + _COPIES * row * rows
 
@@ -73,7 +74,7 @@ def in_words(parts: Sequence[Part], needed: float) -> list[str]:
     total = sum(part.seconds for part in parts)
     lines = [f"  {part.name:18s} {part.seconds / 60:6.1f} min" for part in parts]
     lines.append(f"  {'in all, about':18s} {total / 60:6.1f} min (half to twice that)")
-    have = blocks.machine_memory()
+    have = large_columns.machine_memory()
     lines.append(f"  memory, about      {needed / _GIB:6.1f} GiB of {have / _GIB:.0f} GiB")
     if needed > have:
         lines.append("  that is too much: lower $OFFLINE_TF_COLUMN_MB, or take fewer rows")

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from offline_tf import graphs, process
-from offline_tf.blocks import largest_resident
+from offline_tf.numerics.large_columns import largest_resident
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, Tensor, UserError
 

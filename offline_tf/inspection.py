@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import blocks, graphs
-from offline_tf.ranks import auroc
+from offline_tf import graphs
+from offline_tf.numerics import large_columns
+from offline_tf.numerics.rank_statistics import auroc
 from offline_tf.types import Array, TaskSpec, Tensor
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
@@ -80,7 +81,7 @@ def predict(view: View, states: Array, actions: Array) -> Prediction:
     """`view.predict` of many pairs, in numpy."""
     parts = [
         [x.numpy() for x in view.predict(tf.constant(states[part]), tf.constant(actions[part]))]
-        for part in blocks.blocks(len(states), _ROWS_PER_CALL)
+        for part in large_columns.blocks(len(states), _ROWS_PER_CALL)
     ]
     next_states, doubt = (list(x) for x in zip(*parts, strict=True))
     return Prediction(np.concatenate(next_states, axis=1), np.concatenate(doubt))

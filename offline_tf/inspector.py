@@ -11,10 +11,11 @@ import tensorflow as tf
 from absl import logging
 from matplotlib.figure import Figure
 
-from offline_tf import figures, inspection, process, seeds
-from offline_tf.config import InspectConfig
-from offline_tf.holdout import Split
+from offline_tf import figures, inspection, process
+from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.inspection import Rows, View
+from offline_tf.numerics import seeds
+from offline_tf.numerics.holdout import Split
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Array, TaskSpec
 

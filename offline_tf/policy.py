@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from offline_tf import networks, standardize
-from offline_tf.standardize import Statistics
+from offline_tf import networks
+from offline_tf.numerics import standardize
+from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 tfd = tfp.distributions

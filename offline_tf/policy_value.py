@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import critics, fitting, holdout, networks, seeds, standardize
-from offline_tf.blocks import derive
+from offline_tf import critics, fitting, networks
+from offline_tf.numerics import holdout, seeds, standardize
+from offline_tf.numerics.large_columns import derive
 from offline_tf.policy import NumpyPolicy
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions

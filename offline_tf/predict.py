@@ -15,9 +15,10 @@ import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import blocks, outputs
+from offline_tf import outputs
+from offline_tf.config.knobs import check, knob
 from offline_tf.datasets import columns
-from offline_tf.knobs import check, knob
+from offline_tf.numerics import large_columns
 from offline_tf.types import Array, UserError
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _from_columns(path: pathlib.Path, names: tuple[str, ...], size: int) -> Iter
                 f"--input: {path}: expected observations of shape (rows, {len(names)}), got "
                 f"{values.shape}"
             )
-        for rows in blocks.blocks(len(values), size):
+        for rows in large_columns.blocks(len(values), size):
             yield np.asarray(values[rows], np.float32)
 
 
@@ -224,11 +225,11 @@ class _CsvWriter(_Writer):
 class _NpzWriter(_Writer):
     def __init__(self, path: pathlib.Path) -> None:
         super().__init__(path)
-        self._columns: dict[str, blocks.ColumnWriter] = {}
+        self._columns: dict[str, large_columns.ColumnWriter] = {}
 
     def write(self, found: dict[str, Array]) -> None:
         for name, values in found.items():
-            self._columns.setdefault(name, blocks.ColumnWriter()).append(values)
+            self._columns.setdefault(name, large_columns.ColumnWriter()).append(values)
 
     def close(self, complete: bool) -> None:
         if complete:

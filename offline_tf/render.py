@@ -15,8 +15,9 @@ import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import deployed, foreign_policy, outputs, packages, rendering, seeds, tasks
-from offline_tf.knobs import check, knob
+from offline_tf import deployed, foreign_policy, install_hints, outputs, rendering, tasks
+from offline_tf.config.knobs import check, knob
+from offline_tf.numerics import seeds
 from offline_tf.policy import NumpyPolicy
 from offline_tf.rendering import Said
 from offline_tf.run_record import RunRecord
@@ -226,7 +227,7 @@ def run(config: RenderConfig, choose: Callable[[], rendering.Choice]) -> pathlib
     fps = 1.0 / (dt * stride)
     kept = rendering.write(folder, pictures, moments, fps, _IN_TENSORBOARD)
     if not rendering.can_write_mp4():
-        logging.info("no mp4, only gif: %s", packages.install("requirements-render.txt"))
+        logging.info("no mp4, only gif: %s", install_hints.install("requirements-render.txt"))
     if record is not None:
         tf = importlib.import_module("tensorflow")  # after flags.schema, which silences its start
         with record.writer.as_default():

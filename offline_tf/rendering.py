@@ -23,7 +23,7 @@ import gymnasium
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from offline_tf import packages
+from offline_tf import install_hints
 from offline_tf.types import Array, EnvironmentSpec, TaskSpec, UserError
 
 BACK_ENDS = ("egl", "osmesa")
@@ -224,7 +224,7 @@ class Filmed:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"--env: Gymnasium's {name} makes no pictures here: {reason}; its classic environments "
-                f"need {packages.install('requirements-render.txt')}"
+                f"need {install_hints.install('requirements-render.txt')}"
             ) from None
         rate = self._environment.metadata.get("render_fps") or 30
         self.dt = task.dt if hasattr(self._environment, "dt") else 1.0 / rate

@@ -8,7 +8,7 @@ import pathlib
 from absl import logging
 
 from flags import schema
-from offline_tf.knobs import check, knob
+from offline_tf.config.knobs import check, knob
 from offline_tf.types import UserError
 
 USAGE = """

@@ -16,7 +16,7 @@ from absl import logging
 
 from flags import schema
 from offline_tf import campaign_record, tasks
-from offline_tf.knobs import check, knob
+from offline_tf.config.knobs import check, knob
 from offline_tf.types import UserError
 
 USAGE = """

@@ -13,8 +13,8 @@ import sys
 from absl import logging
 
 from flags import schema
-from offline_tf import packages
-from offline_tf.knobs import check, knob
+from offline_tf import install_hints
+from offline_tf.config.knobs import check, knob
 from offline_tf.types import UserError
 
 USAGE = """
@@ -88,7 +88,7 @@ def main(config: ServeConfig) -> None:
     missing = [name for name in _OPTIONAL if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"serving needs {', '.join(missing)}; {packages.install('requirements-serve.txt')}"
+            f"serving needs {', '.join(missing)}; {install_hints.install('requirements-serve.txt')}"
         )
     import uvicorn
 

@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from offline_tf import standardize, tasks
-from offline_tf.blocks import derive
+from offline_tf import tasks
+from offline_tf.numerics import standardize
+from offline_tf.numerics.large_columns import derive
 from offline_tf.types import Array, SimulationSpec, TaskSpec, Transitions, UserError
 
 SEVERITIES = ("note", "warning", "error")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from offline_tf.blocks import (
+from offline_tf.numerics.large_columns import (
     ColumnWriter,
     blocks,
     largest_resident,

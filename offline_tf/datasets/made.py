@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from offline_tf import foreign_policy, locks, outputs, seeds, stopping, tasks
+from offline_tf import foreign_policy, locks, outputs, stopping, tasks
 from offline_tf import policy as policy_file
-from offline_tf.blocks import cache_folder
 from offline_tf.datasets import collection, d4rl
+from offline_tf.numerics import seeds
+from offline_tf.numerics.large_columns import cache_folder
 from offline_tf.tasks import environments
 from offline_tf.types import EnvironmentSpec, TaskSpec, Transitions, UserError
 

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import h5py
 import numpy as np
 
-from offline_tf import blocks, packages
+from offline_tf import install_hints
 from offline_tf.datasets import columns, d4rl, episodes
+from offline_tf.numerics import large_columns
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _MAIN = pathlib.Path("data", "main_data.hdf5")
@@ -44,8 +45,9 @@ def find(name: str) -> pathlib.Path:
         return path
     if importlib.util.find_spec("minari") is None:
         raise UserError(
-            f"--dataset: {name} is not in {root()}; {packages.install('requirements-formats.txt')} "
-            "and try again, or give the folder of a copy"
+            f"--dataset: {name} is not in {root()}; "
+            f"{install_hints.install('requirements-formats.txt')} and try again, or give the folder "
+            "of a copy"
         )
     import minari
 
@@ -127,7 +129,7 @@ def write(folder: pathlib.Path, data: Transitions, task: TaskSpec, dataset_id: s
     if folder.exists():
         raise UserError(f"--output: {folder} exists; it is not replaced")
     inside = ~(data.terminals | data.timeouts)[:-1]
-    broken = inside & blocks.derive(
+    broken = inside & large_columns.derive(
         lambda promised, following: (promised != following).any(axis=1),
         data.next_observations[:-1],
         data.observations[1:],

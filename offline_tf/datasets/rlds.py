@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from offline_tf import packages
+from offline_tf import install_hints
 from offline_tf.datasets import episodes
 from offline_tf.types import Array, Transitions, UserError
 
@@ -24,7 +24,7 @@ def read(name: str, state_dim: int | None = None) -> Transitions:
     if importlib.util.find_spec("tensorflow_datasets") is None:
         raise UserError(
             f"--dataset: {name} needs tensorflow-datasets; "
-            + packages.install("requirements-formats.txt")
+            + install_hints.install("requirements-formats.txt")
         )
     import tensorflow_datasets as tfds
 

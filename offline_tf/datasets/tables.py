@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from offline_tf.blocks import ColumnWriter
 from offline_tf.datasets import columns, episodes
+from offline_tf.numerics.large_columns import ColumnWriter
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _OPTIONAL = ("reward", "terminal", "timeout")

@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from offline_tf.blocks import derive
+from offline_tf.numerics.large_columns import derive
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 

@@ -13,7 +13,7 @@ from mopp_tf import autoregressive, training
 from mopp_tf.autoregressive import AutoregressiveNetwork, Density, DiagonalDensity, Parameters
 from mopp_tf.config import ModelConfig
 from offline_tf import networks
-from offline_tf.holdout import Split
+from offline_tf.numerics.holdout import Split
 
 ORDERS = [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)]
 STDS = np.array([0.3, 0.6, 0.9, 0.15])

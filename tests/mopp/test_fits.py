@@ -8,8 +8,8 @@ import toys
 
 from mopp_tf import behavior, dynamics, rows
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig
-from offline_tf.holdout import Split
-from offline_tf.standardize import Statistics
+from offline_tf.numerics.holdout import Split
+from offline_tf.numerics.standardize import Statistics
 
 TASK = dataclasses.replace(
     toys.cart(), action_low=np.array([-2.0], np.float32), action_high=np.array([4.0], np.float32)

@@ -8,7 +8,7 @@ import toys
 from mopp_tf import inspector, rows
 from mopp_tf.config import DynamicsConfig, ModelConfig
 from mopp_tf.dynamics import DynamicsModel
-from offline_tf.standardize import Statistics
+from offline_tf.numerics.standardize import Statistics
 
 TASK = toys.cart()
 SCALE = np.array([2.0, 0.5, 3.0], np.float32)

@@ -12,7 +12,7 @@ from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerC
 from mopp_tf.objectives import Objective
 from mopp_tf.planner import Planner
 from offline_tf import tasks
-from offline_tf.standardize import Statistics
+from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import UserError
 
 TASK = tasks.get("hopper")

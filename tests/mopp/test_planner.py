@@ -12,7 +12,7 @@ from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
 from mopp_tf.planner import Planner
 from offline_tf import graphs
-from offline_tf.standardize import Statistics
+from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import UserError
 
 UNITS = rows.Normalizer(toys.identity(2), toys.identity(1), toys.identity(3))

@@ -8,9 +8,9 @@ import toys
 
 from morel_tf import inspector, pessimistic_mdp
 from morel_tf.usad import Calibration
-from offline_tf import holdout
 from offline_tf import inspector as common
 from offline_tf.inspection import Rows
+from offline_tf.numerics import holdout
 
 CART = toys.cart()
 DETECTOR = Calibration(1.0, "delta", 0.0, 1.0, 3.0, 0.0, 3.0)

@@ -9,8 +9,8 @@ from morel_tf import pessimistic_mdp
 from morel_tf.config import DynamicsConfig, PmdpConfig
 from morel_tf.dynamics import DynamicsEnsemble
 from morel_tf.pessimistic_mdp import RollOut
+from offline_tf.numerics.standardize import Statistics
 from offline_tf.policy import GaussianPolicy
-from offline_tf.standardize import Statistics
 
 IDLE = toys.linear_policy(np.zeros((2, 1)), [0.0])
 

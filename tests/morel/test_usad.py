@@ -13,7 +13,7 @@ from morel_tf.dynamics import DynamicsEnsemble, data_statistics
 from morel_tf.usad import Calibration
 from offline_tf import tasks
 from offline_tf.datasets import velocities
-from offline_tf.standardize import Statistics
+from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import Transitions
 
 HOPPER = tasks.get("hopper")

@@ -11,8 +11,9 @@ import tensorflow as tf
 import toys
 
 from mopp_tf import rows
-from offline_tf import blocks, fitting, standardize
+from offline_tf import fitting
 from offline_tf.datasets import checks, columns, d4rl, made, velocities
+from offline_tf.numerics import large_columns, standardize
 from offline_tf.types import UserError
 
 ROWS = 150_000  # more than two blocks
@@ -27,7 +28,7 @@ def on_disk(monkeypatch, tmp_path):
 
 
 def written(parts):
-    writer = blocks.ColumnWriter()
+    writer = large_columns.ColumnWriter()
     for part in parts:
         writer.append(part)
     return writer.finish()
@@ -76,7 +77,7 @@ def test_more_than_half_of_the_free_disk_is_refused_unwritten(on_disk, monkeypat
     path = tmp_path / "data.hdf5"
     d4rl.write(path, toys.transitions())
     monkeypatch.setattr(columns, "scratch_bytes", lambda: 1000)
-    monkeypatch.setattr(blocks.ColumnWriter, "append", lambda *_: pytest.fail("written"))
+    monkeypatch.setattr(large_columns.ColumnWriter, "append", lambda *_: pytest.fail("written"))
     with pytest.raises(UserError, match="would take .* set OFFLINE_TF_SCRATCH"):
         d4rl.read(path)
     monkeypatch.setenv("OFFLINE_TF_COLUMN_MB", "1")
@@ -111,7 +112,7 @@ def test_nothing_changes_where_blocks_end(on_disk, monkeypatch, tmp_path, record
         ]
 
     whole = made()
-    monkeypatch.setattr(blocks, "_ROWS", 7)
+    monkeypatch.setattr(large_columns, "_ROWS", 7)
     monkeypatch.setattr(columns, "_BLOCK_BYTES", 28)
     for a, b in zip(whole, made(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -121,7 +122,7 @@ def test_nothing_changes_where_blocks_end(on_disk, monkeypatch, tmp_path, record
 def test_a_bad_limit_is_named(given, monkeypatch):
     monkeypatch.setenv("OFFLINE_TF_COLUMN_MB", given)
     with pytest.raises(UserError, match="OFFLINE_TF_COLUMN_MB: expected a positive number"):
-        blocks.largest_resident()
+        large_columns.largest_resident()
 
 
 @pytest.mark.parametrize("mapped", [False, True])
@@ -129,10 +130,10 @@ def test_derive_is_the_function_of_the_whole(mapped, request):
     if mapped:
         request.getfixturevalue("on_disk")
     one, two = np.arange(ROWS), np.arange(2.0 * ROWS).reshape(ROWS, 2)
-    found = blocks.derive(lambda a, b: b + a[:, None], one, two)
+    found = large_columns.derive(lambda a, b: b + a[:, None], one, two)
     np.testing.assert_array_equal(found, two + one[:, None])
     assert isinstance(found, np.memmap) is mapped
-    assert blocks.derive(lambda a: a > 1, np.empty(0)).shape == (0,)
+    assert large_columns.derive(lambda a: a > 1, np.empty(0)).shape == (0,)
 
 
 def test_statistics_by_blocks_are_those_of_the_whole():

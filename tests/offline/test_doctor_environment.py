@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from offline_tf import doctor_environment as doctor
-from offline_tf import packages
+from offline_tf import install_hints
 
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="the original tooling's Python has pins of its own"
@@ -92,7 +92,7 @@ def test_a_needed_package_that_is_missing_or_different_is_a_problem(here, monkey
     assert doctor.main([]) == 1
     text = capsys.readouterr().out
     problems = [line for line in text.splitlines() if line.startswith("PROBLEM")]
-    fix = packages.install("requirements.txt")
+    fix = install_hints.install("requirements.txt")
     assert fix.endswith("-m pip install -r requirements.txt") or "/requirements.txt" in fix
     assert problems == [
         f"PROBLEM h5py is missing, expected {_pin('h5py')}; {fix}",
@@ -100,7 +100,7 @@ def test_a_needed_package_that_is_missing_or_different_is_a_problem(here, monkey
     ]
     assert text.count("<- differs") == 2 and "no problem found" not in text
     assert "not installed: tensorflow-datasets\n" in text
-    assert packages.install("requirements-formats.txt") in text
+    assert install_hints.install("requirements-formats.txt") in text
 
 
 def _pin(name):

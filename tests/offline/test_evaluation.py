@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import toys
 
-from offline_tf import evaluation, seeds
+from offline_tf import evaluation
+from offline_tf.numerics import seeds
 from offline_tf.policy import NumpyPolicy
 from offline_tf.tasks.simulator import Simulator
 

@@ -12,8 +12,8 @@ import pytest
 from flags import schema
 from morel_tf import config
 from offline_tf import tasks
-from offline_tf.config import InspectConfig
-from offline_tf.knobs import check, knob
+from offline_tf.config.knobs import check, knob
+from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.types import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -586,7 +586,7 @@ def test_a_bad_command_line_ends_in_one_line_and_status_2(argv, monkeypatch, cap
 def test_what_a_path_refuses_ends_in_one_line_and_status_2(words):
     code = (
         "import pathlib, sys; from flags import schema\n"
-        "from offline_tf.knobs import knob; import dataclasses\n"
+        "from offline_tf.config.knobs import knob; import dataclasses\n"
         "@dataclasses.dataclass(frozen=True)\n"
         "class Given:\n  dataset: str = knob('', 'x')\n"
         "schema.run(lambda given: pathlib.Path(given.dataset).open(), [Given], 'usage')"

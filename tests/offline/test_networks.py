@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from offline_tf import disagreement, fitting, networks, seeds, standardize
+from offline_tf import disagreement, fitting, networks
+from offline_tf.numerics import seeds, standardize
 
 
 def normal(*shape, seed=0):

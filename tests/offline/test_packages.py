@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from offline_tf import packages
+from offline_tf import install_hints
 
 
 @pytest.mark.parametrize(
@@ -24,15 +24,15 @@ def test_what_is_missing_is_installed_into_the_python_that_runs(
     tmp_path, monkeypatch, here, expected
 ):
     root = tmp_path / "my project"
-    monkeypatch.setattr(packages, "_ROOT", root)
-    monkeypatch.setattr(packages.sys, "executable", str(root / ".venv" / "bin" / "python"))
-    monkeypatch.setattr(packages.pathlib.Path, "cwd", lambda: tmp_path / here)
-    assert packages.install("x.txt") == expected.format(home=tmp_path)
+    monkeypatch.setattr(install_hints, "_ROOT", root)
+    monkeypatch.setattr(install_hints.sys, "executable", str(root / ".venv" / "bin" / "python"))
+    monkeypatch.setattr(install_hints.pathlib.Path, "cwd", lambda: tmp_path / here)
+    assert install_hints.install("x.txt") == expected.format(home=tmp_path)
 
 
 def test_the_command_runs_and_the_files_are_there(monkeypatch):
     monkeypatch.chdir(pathlib.Path(sys.prefix))
-    words = shlex.split(packages.install("requirements.txt", "--help"))
+    words = shlex.split(install_hints.install("requirements.txt", "--help"))
     assert pathlib.Path(words[-1]).is_file()
     said = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "pip install" in said.stdout

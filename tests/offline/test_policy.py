@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 import toys
 
-from offline_tf import behavior_cloning, policy, standardize, tasks
+from offline_tf import behavior_cloning, policy, tasks
+from offline_tf.numerics import standardize
 from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
 

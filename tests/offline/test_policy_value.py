@@ -5,7 +5,8 @@ import pytest
 import toys
 
 from morel_tf import experiment
-from offline_tf import holdout, policy_value
+from offline_tf import policy_value
+from offline_tf.numerics import holdout
 from offline_tf.policy import NumpyPolicy
 
 TASK = toys.cart()

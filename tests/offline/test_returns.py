@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from offline_tf import returns
+from offline_tf.numerics import returns
 
 DISCOUNT = 0.9
 

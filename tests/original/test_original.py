@@ -9,8 +9,9 @@ import pytest
 from mopp_tf import evaluate as mopp_evaluate
 from mopp_tf import experiment
 from mopp_tf.config import STAGES, ControlConfig
-from offline_tf import evaluation, policy, seeds, tasks
+from offline_tf import evaluation, policy, tasks
 from offline_tf.datasets import collection, d4rl
+from offline_tf.numerics import seeds
 from offline_tf.tasks import environments
 
 if "MUJOCO_PY_MUJOCO_PATH" not in os.environ:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from offline_tf import seeds
+from offline_tf.numerics import seeds
 from offline_tf.types import Array
 
 

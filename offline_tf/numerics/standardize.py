@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from offline_tf.blocks import blocks
+from offline_tf.numerics.large_columns import blocks
 from offline_tf.types import Array
 
 EPSILON = 1e-8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from offline_tf.knobs import check, knob
+from offline_tf.config.knobs import check, knob
 from offline_tf.types import UserError
 
 

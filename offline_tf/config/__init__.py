@@ -1,0 +1,1 @@
+"""How a knob is declared, and the knobs that both algorithms share."""

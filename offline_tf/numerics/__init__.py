@@ -1,0 +1,1 @@
+"""Arithmetic on data: seeds, units, splits, returns, columns larger than memory."""
