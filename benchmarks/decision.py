@@ -23,8 +23,9 @@ from mopp_tf import algorithm, deploy, rollout, rows
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
 from mopp_tf.objectives import Objective
 from mopp_tf.planner import Planner
-from offline_tf import export, process, tasks
+from offline_tf import export, tasks
 from offline_tf.config.knobs import check, knob
+from offline_tf.models import compilation
 from offline_tf.numerics import standardize
 from offline_tf.run_record import write_json
 
@@ -114,7 +115,7 @@ def make_planner(
 
 def main(config: BenchmarkConfig) -> None:
     """Measures and prints."""
-    process.use_threads(config.threads)
+    compilation.use_threads(config.threads)
     planner, scale = make_planner(config)
     task = planner.task
     observation = tf.random.stateless_normal([1, task.state_dim], [0, 0])

@@ -22,7 +22,8 @@ import tensorflow as tf
 from benchmarks import decision
 from benchmarks.run import machine
 from morel_tf import config, dynamics, usad
-from offline_tf import fitting, graphs, networks, process, tasks
+from offline_tf import tasks
+from offline_tf.models import compilation, fitting, networks
 from offline_tf.numerics import standardize
 
 matplotlib.use("Agg")
@@ -106,7 +107,7 @@ def plan(environments: int = 1, **sizes: int) -> float:
     planner, _ = decision.make_planner(decision.BenchmarkConfig(env="hopper", **sizes))
     observation = tf.random.stateless_normal([environments, _STATE], [0, 0])
     start = planner.initial_plan(observation)
-    graph = graphs.function(planner.decide)
+    graph = compilation.function(planner.decide)
     return _median(lambda: graph(observation, start, tf.constant([0, 1])).action.numpy(), 5)
 
 
@@ -168,7 +169,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if not arguments.draw_only:
-        process.use_threads(0)
+        compilation.use_threads(0)
         curves = []
         kept = json.loads(arguments.numbers.read_text())["curves"] if arguments.only else []
         for number, panel in enumerate(PANELS):

@@ -21,8 +21,9 @@ from absl import logging
 import morel_tf
 from flags import schema
 from morel_tf import experiment
-from offline_tf import process, tasks
+from offline_tf import tasks
 from offline_tf.config.knobs import check, knob
+from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.tasks import environments
@@ -81,7 +82,7 @@ def falls(
 
 def main(config: BenchmarkConfig) -> None:
     """Prints a table and writes it."""
-    threads = process.use_threads(config.threads)
+    threads = compilation.use_threads(config.threads)
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
     configs = experiment.from_manifest(record.manifest)
     task = tasks.get(configs.run.env)

@@ -40,12 +40,12 @@ def _decision() -> Callable[[], Any]:
     import tensorflow as tf
 
     from benchmarks import decision
-    from offline_tf import graphs, process
+    from offline_tf.models import compilation
 
-    process.use_threads(0)
+    compilation.use_threads(0)
     planner, _ = decision.make_planner(decision.BenchmarkConfig(env="hopper"))
     observation = tf.random.stateless_normal([1, planner.task.state_dim], [0, 0])
-    start, graph = planner.initial_plan(observation), graphs.function(planner.decide)
+    start, graph = planner.initial_plan(observation), compilation.function(planner.decide)
     return lambda: graph(observation, start, tf.constant([0, 1])).action.numpy()
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from morel_tf import experiment, usad
-from offline_tf import process
+from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Array
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--numbers", type=pathlib.Path)
     parser.add_argument("runs", nargs="+", type=pathlib.Path)
     arguments = parser.parse_args()
-    threads = process.use_threads(0)
+    threads = compilation.use_threads(0)
     found: list[dict[str, Any]] = []
     reference: dict[str, Array] = {}
     for folder in arguments.runs:

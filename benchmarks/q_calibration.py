@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from mopp_tf import algorithm, experiment
-from offline_tf import outcome, process, tasks
+from offline_tf import tasks
+from offline_tf.models import compilation, learned_task
 from offline_tf.run_record import RunRecord
 
 _STEPS_TO_FALL = (0, 3, 10, 20, 40, 80, 160, 10_000)
@@ -28,7 +29,7 @@ def calibration(folder: pathlib.Path) -> dict[str, object]:
     """Correlation and means by the number of steps to the fall."""
     record = RunRecord.open_existing(folder)
     configs = experiment.from_manifest(record.manifest)
-    task = outcome.of_run(tasks.get(configs.run.env), configs.run.seed, record)
+    task = learned_task.of_run(tasks.get(configs.run.env), configs.run.seed, record)
     data, _ = experiment.load_data(configs.run, task, 2)
     prepared = algorithm.prepare(task, data, configs.knobs, configs.run.seed, record)
     learned = algorithm.load(task, configs.knobs, record)
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--numbers", type=pathlib.Path, required=True)
     parser.add_argument("runs", nargs="+", help="NAME=RUN")
     arguments = parser.parse_args()
-    process.use_threads(2)
+    compilation.use_threads(2)
     found = {}
     for given in arguments.runs:
         name, path = given.split("=", 1)

@@ -175,10 +175,11 @@ def make_npg(precision: str) -> Npg:
     import tensorflow as tf
 
     from morel_tf import config, dynamics, pessimistic_mdp, planner, policy_update
-    from offline_tf import process, tasks
+    from offline_tf import tasks
+    from offline_tf.models import compilation
     from offline_tf.numerics import seeds, standardize
 
-    process.use_threads(0)
+    compilation.use_threads(0)
     task = tasks.get("hopper")
     knobs, pmdp_knobs = config.PlannerConfig(), config.PmdpConfig(rollout_precision=precision)
     s, a = task.state_dim, task.action_dim
@@ -248,9 +249,10 @@ def decision(robot: str, precision: str) -> Numbers:
 
     from benchmarks import decision as parts
     from mopp_tf import deploy
-    from offline_tf import export, process
+    from offline_tf import export
+    from offline_tf.models import compilation
 
-    process.use_threads(0)
+    compilation.use_threads(0)
     dtype = tf.bfloat16 if precision == "bfloat16" else tf.float32
     config = parts.BenchmarkConfig(env=robot)
     planner, scale = parts.make_planner(config, dtype)
@@ -291,9 +293,10 @@ def small_decision(robot: str) -> Numbers:
     """`plan` of planner_int8.tflite: the same networks, their products in 8-bit integers."""
     from benchmarks import decision as parts
     from mopp_tf import deploy, lite
-    from offline_tf import export, process
+    from offline_tf import export
+    from offline_tf.models import compilation
 
-    process.use_threads(0)
+    compilation.use_threads(0)
     planner, _ = parts.make_planner(parts.BenchmarkConfig(env=robot))
     observation = np.random.default_rng(0).normal(size=planner.task.state_dim).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
@@ -326,9 +329,9 @@ def make_mopp_training(precision: str) -> Callable[[int], Any]:
 
     from mopp_tf import autoregressive, config
     from mopp_tf import training as parts
-    from offline_tf import fitting, networks, process
+    from offline_tf.models import compilation, fitting, networks
 
-    process.use_threads(0)
+    compilation.use_threads(0)
     dtype = tf.bfloat16 if precision == "bfloat16" else tf.float32
     knobs, s, a = config.ModelConfig(), 17, 6
     orders = autoregressive.orderings(s + 1, True, 3, 0, "dynamics")
@@ -371,11 +374,12 @@ def mopp_training(precision: str) -> Numbers:
 
 def collection() -> Numbers:
     """The shipped policy in Hopper, a million steps."""
-    from offline_tf import policy, tasks
+    from offline_tf import tasks
     from offline_tf.datasets import collection as parts
+    from offline_tf.policies import gaussian
 
     threads, steps = os.cpu_count() or 1, 1_000_000
-    shipped = policy.load(policy.shipped("hopper"))[0]
+    shipped = gaussian.load(gaussian.shipped("hopper"))[0]
     began = time.perf_counter()
     parts.collect(tasks.get("hopper"), "v2", shipped, "pure", steps, 0, threads=threads)
     return {"million_s": time.perf_counter() - began}

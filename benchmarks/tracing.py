@@ -24,19 +24,19 @@ def _one(autograph: bool) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from offline_tf import graphs
+    from offline_tf.models import compilation
 
-    graphs.function = functools.partial(tf.function, autograph=autograph)
+    compilation.function = functools.partial(tf.function, autograph=autograph)
 
     from benchmarks import decision
-    from offline_tf import fitting, networks, process
+    from offline_tf.models import compilation, fitting, networks
 
-    process.use_threads(0)
+    compilation.use_threads(0)
     planner, _ = decision.make_planner(decision.BenchmarkConfig(env="hopper"))
     observation = tf.random.stateless_normal([1, planner.task.state_dim], [0, 0])
     plan = planner.initial_plan(observation)
     began = time.process_time()
-    decided = graphs.function(planner.decide)(observation, plan, tf.constant([0, 1]))
+    decided = compilation.function(planner.decide)(observation, plan, tf.constant([0, 1]))
     seconds = [time.process_time() - began]
 
     draws = np.random.default_rng(0)

@@ -38,7 +38,7 @@ def make(kind: str) -> tuple[Callable[[int], Any], int]:
     """Returns an epoch, the first of which compiles, and the member-samples in it."""
     import tensorflow as tf
 
-    from offline_tf import fitting, networks
+    from offline_tf.models import fitting, networks
 
     dtype = tf.bfloat16 if kind == "bfloat16" else tf.float32
     generator = np.random.default_rng(0)

@@ -10,7 +10,8 @@ from absl import logging
 from mopp_tf import behavior, dynamics, fitted_q, rows
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
 from mopp_tf.rollout import Models
-from offline_tf import critics, run_record
+from offline_tf import run_record
+from offline_tf.models import critics
 from offline_tf.numerics import holdout, standardize
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import Array, TaskSpec, Transitions, UserError

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from offline_tf import networks
+from offline_tf.models import networks
 from offline_tf.numerics import seeds
 from offline_tf.types import Array, Tensor
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from mopp_tf import autoregressive, training
 from mopp_tf.config import BehaviorConfig, ModelConfig
 from mopp_tf.rows import Normalizer, Rows
-from offline_tf import networks
+from offline_tf.models import networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_record import Stage

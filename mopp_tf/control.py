@@ -9,7 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from mopp_tf import config, deploy, experiment, objectives
-from offline_tf import deployed, outcome, process, tasks
+from offline_tf import deployed, tasks
+from offline_tf.models import compilation, learned_task
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Array, UserError
 
@@ -36,7 +37,7 @@ class ControlledPlanner(deployed.PlanningLoop):
         record = RunRecord.open_existing(pathlib.Path(run))
         configs = experiment.from_manifest(record.manifest)
         task = tasks.get(configs.run.env, configs.run.simulator)
-        task = outcome.of_run(task, configs.run.seed, record)
+        task = learned_task.of_run(task, configs.run.seed, record)
         if price is not None and constraint is None:
             raise UserError("price: expected a constraint with it, got none")
         control = config.ControlConfig(
@@ -47,7 +48,7 @@ class ControlledPlanner(deployed.PlanningLoop):
             control = dataclasses.replace(control, constraint_mode="soft", constraint_weight=price)
         learned = experiment.load(configs, task, record)
         self.planner = experiment.make_planner(task, configs, learned, control, reward, constraint)
-        graph = process.compiled(self.planner.decide)
+        graph = compilation.compiled(self.planner.decide)
 
         def begin(rows: Array) -> Array:
             return self.planner.initial_plan(tf.constant(rows)).numpy()

@@ -13,7 +13,8 @@ from mopp_tf import autoregressive, lite, rollout
 from mopp_tf.mbop import MbopPlanner
 from mopp_tf.planner import Decision, Planner
 from mopp_tf.rows import RewardScale
-from offline_tf import export, graphs
+from offline_tf import export
+from offline_tf.models import compilation
 from offline_tf.types import Array, Tensor, UserError
 
 AnyPlanner = Planner | MbopPlanner
@@ -109,16 +110,16 @@ class Exported(tf.Module):
             )
 
         made = {
-            "plan": graphs.function(self.plan).get_concrete_function(*given(None)),
-            "plan_one": graphs.function(self.plan).get_concrete_function(*given(1)),
-            "initial_plan": graphs.function(self.initial_plan).get_concrete_function(
+            "plan": compilation.function(self.plan).get_concrete_function(*given(None)),
+            "plan_one": compilation.function(self.plan).get_concrete_function(*given(1)),
+            "initial_plan": compilation.function(self.initial_plan).get_concrete_function(
                 given(None)[0]
             ),
         }
         if isinstance(self.planner, Planner):
             action = tf.TensorSpec([None, task.action_dim], tf.float32, "action")
             for name in ("is_known", "step"):
-                function = graphs.function(getattr(self, name))
+                function = compilation.function(getattr(self, name))
                 made[name] = function.get_concrete_function(given(None)[0], action)
         return made
 
@@ -166,8 +167,8 @@ class Lite(tf.Module):
                 shapes[f"uniform_{name}"] = squeezed.uniform.shape
         specs = {name: tf.TensorSpec(shape, tf.float32, name) for name, shape in shapes.items()}
         return {
-            "plan": graphs.function(self.plan).get_concrete_function(**specs),
-            "initial_plan": graphs.function(self.initial_plan).get_concrete_function(
+            "plan": compilation.function(self.plan).get_concrete_function(**specs),
+            "initial_plan": compilation.function(self.initial_plan).get_concrete_function(
                 specs["observation"]
             ),
         }

@@ -13,7 +13,7 @@ import tensorflow as tf
 from mopp_tf import autoregressive, training
 from mopp_tf.config import DynamicsConfig, ModelConfig
 from mopp_tf.rows import Normalizer, Rows, dynamics_targets
-from offline_tf import disagreement, graphs, networks
+from offline_tf.models import compilation, disagreement, networks
 from offline_tf.numerics import seeds, standardize
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_record import Stage
@@ -199,7 +199,7 @@ class DynamicsModel(tf.Module):
         """`uncertainty` of many rows [N, S], [N, A] -> [N]."""
         predict = self.bind()
 
-        @graphs.function(reduce_retracing=True)
+        @compilation.function(reduce_retracing=True)
         def block(s: Tensor, a: Tensor) -> Tensor:
             return self.uncertainty(predict(s, a), units)
 

@@ -6,9 +6,10 @@ import pathlib
 from typing import NamedTuple
 
 from mopp_tf import experiment, mbop
-from offline_tf import estimate, networks, process, tasks
+from offline_tf import estimate, tasks
 from offline_tf.datasets import made, sources
 from offline_tf.estimate import Part
+from offline_tf.models import compilation, networks
 from offline_tf.run_record import RunRecord
 from offline_tf.types import TaskSpec
 
@@ -76,7 +77,7 @@ def plan(*stages: object) -> list[str]:
     configs = experiment.Configs(*stages)  # type: ignore[arg-type]
     experiment.check(configs)
     run, model, planner = configs.run, configs.model, configs.knobs.planner
-    threads = process.use_threads(run.threads)  # first: a user's task file may make tensors
+    threads = compilation.use_threads(run.threads)  # first: a user's task file may make tensors
     task = tasks.get(run.env, run.simulator)
     folder = experiment.folder_of(run)
     if run.dataset:

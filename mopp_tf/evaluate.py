@@ -59,12 +59,13 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     import numpy as np  # here, so that --help needs no TensorFlow
 
     from mopp_tf import deploy, experiment, simulation
-    from offline_tf import outcome, outputs, process
+    from offline_tf import outputs
+    from offline_tf.models import compilation, learned_task
     from offline_tf.run_record import RunRecord, write_json
     from offline_tf.tasks import environments
 
-    threads = process.use_threads(config_.threads)
-    process.use_compiler(config_.compile)
+    threads = compilation.use_threads(config_.threads)
+    compilation.use_compiler(config_.compile)
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
     # Only .json is taken for an ending: names such as limit=0.5 hold dots.
     stem = config_.output.removesuffix(".json") or str(record.folder / "evaluation")
@@ -72,7 +73,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     outputs.check_writable(path, "output" if config_.output else "workdir")
     configs = experiment.from_manifest(record.manifest)
     task = tasks.get(configs.run.env, config_.simulator or configs.run.simulator)
-    task = outcome.of_run(task, configs.run.seed, record)
+    task = learned_task.of_run(task, configs.run.seed, record)
     unknown = sorted(set(config_.watch) - set(task.observation_names))
     if unknown:
         raise UserError(
@@ -96,7 +97,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     }
     episodes = config_.episodes
     if config_.engine == "tensorflow":
-        graph = process.compiled(planner.decide)
+        graph = compilation.compiled(planner.decide)
         found = experiment.evaluate_planner(planner, graph, physics, episodes, **how)
     else:
         decider = deploy.LiteDecider(

@@ -22,21 +22,13 @@ from mopp_tf import (
     training,
 )
 from mopp_tf.planner import Decision, Planner
-from offline_tf import (
-    dashboards,
-    graphs,
-    networks,
-    opening,
-    outcome,
-    policy_value,
-    process,
-    run_record,
-    tasks,
-)
+from offline_tf import dashboards, opening, run_record, tasks
 from offline_tf.config.knobs import rebuild
 from offline_tf.dashboards import Chart
 from offline_tf.datasets import sources
+from offline_tf.models import compilation, learned_task, networks
 from offline_tf.numerics import seeds
+from offline_tf.policies import fitted_value
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.tasks import environments
 from offline_tf.types import TaskSpec, Tensor, Transitions, UserError
@@ -215,8 +207,8 @@ def run(configs: Configs) -> dict[str, Any]:
     """
     check(configs)
     run_config = configs.run
-    threads = process.use_threads(run_config.threads)
-    compiler = process.use_compiler(run_config.compile)
+    threads = compilation.use_threads(run_config.threads)
+    compiler = compilation.use_compiler(run_config.compile)
     task = tasks.get(run_config.env, run_config.simulator)
     folder = folder_of(run_config)
     if run_config.models_from:  # before any data are made
@@ -243,10 +235,10 @@ def run(configs: Configs) -> dict[str, Any]:
             record.note_also(training_dtype=dtype)
     if not record.stage("evaluation").complete:
         record.note_also(compiler=compiler)
-    logging.info("%s", process.in_words(threads, dtype))
+    logging.info("%s", compilation.in_words(threads, dtype))
     dashboards.show_charts(record, CHARTS)
     # The dynamics models learn the reward.
-    task = outcome.complete(task, data, run_config.seed, record, reward=False)
+    task = learned_task.complete(task, data, run_config.seed, record, reward=False)
     prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record, other)
     learned: AnyLearned
     if run_config.algorithm == "mopp":
@@ -257,7 +249,7 @@ def run(configs: Configs) -> dict[str, Any]:
     else:
         learned = mbop.learn(task, prepared, configs.knobs, run_config.seed, record, other)
     planner = make_planner(task, configs, learned)
-    decide = process.compiled(planner.decide)
+    decide = compilation.compiled(planner.decide)
     measured = evaluate_final(configs, task, data, planner, decide, learned, record, threads)
     rows = np.linspace(0, len(data) - 1, num=min(len(data), 64)).astype(np.int64)
     exported = record.folder / "export"
@@ -357,7 +349,7 @@ def export_again(
       The largest difference from the live planner, and those of LiteRT; see `deploy`.
     """
     configs = from_manifest(record.manifest)
-    task = outcome.of_run(tasks.get(configs.run.env), configs.run.seed, record)
+    task = learned_task.of_run(tasks.get(configs.run.env), configs.run.seed, record)
     planner = make_planner(task, configs, load(configs, task, record), control)
     units = algorithm.load_units(record)
     states = units.normalizer.states
@@ -389,7 +381,7 @@ def inspect_again(
     configs = from_manifest(record.manifest)
     run_config = dataclasses.replace(configs.run, data_dir=data_dir or configs.run.data_dir)
     task = tasks.get(run_config.env, run_config.simulator)
-    task = outcome.of_run(task, run_config.seed, record)
+    task = learned_task.of_run(task, run_config.seed, record)
     learned = load(configs, task, record)
     data, _ = load_data(run_config, task, threads)
     opening.check_same(record, data)
@@ -401,7 +393,7 @@ def inspect_again(
         prepared,
         learned,
         planner,
-        graphs.function(planner.decide),
+        compilation.function(planner.decide),
         inspector.DECISIONS,
         run_config.seed,
         record,
@@ -453,7 +445,7 @@ def evaluate_planner(
         }
         return found.action, found.plan, numbers
 
-    start = graphs.function(planner.initial_plan)
+    start = compilation.function(planner.initial_plan)
     nowhere = tf.zeros([episodes, planner.task.state_dim])
     graph(nowhere, start(nowhere), tf.constant([0, 0]))  # traced now, so that no decision is
     return simulation.run(
@@ -470,7 +462,7 @@ def clone_decider(task: TaskSpec, learned: algorithm.Learned) -> simulation.Deci
     middle = 0.5 * (task.action_high + task.action_low)
     half = 0.5 * (task.action_high - task.action_low)
 
-    @graphs.function
+    @compilation.function
     def act(observation: Tensor) -> Tensor:
         inputs = behavior.inputs(observation)
         modes = tf.stack([m.mode(inputs) for m in behavior.densities()])
@@ -505,7 +497,7 @@ def judge_offline(
     starts = starts[np.linspace(0, len(starts) - 1, min(len(starts), 256)).astype(np.int64)]
     rows = np.linspace(0, len(data) - 1, min(len(data), 256)).astype(np.int64)
 
-    @graphs.function
+    @compilation.function
     def decide(observation: Tensor, key: Tensor) -> Any:
         return planner.decide(observation, planner.initial_plan(observation), key)
 
@@ -524,7 +516,7 @@ def judge_offline(
     )
     return report | {
         "fqe_value": scale.scale * float(tf.reduce_mean(values)),
-        "data_value": policy_value.discounted_returns(data, starts, discount, scale.shift),
+        "data_value": fitted_value.discounted_returns(data, starts, discount, scale.shift),
     }
 
 
@@ -655,14 +647,14 @@ def summarize(
         "variant": variant(configs),
         "seed": configs.run.seed,
         "commit": record.commits,
-        "command": process.command(FREE_FLAGS),
+        "command": compilation.command(FREE_FLAGS),
         "horizon": configs.knobs.planner.horizon,
         "training_dtype": record.manifest.get("training_dtype"),
         "behavior_return": record.manifest["behavior_return"],
         **{k: v for k, v in measured.items() if k != "real_environment"},
         "normalized_score": None if value is None else task.normalized_score(value),
         **_fit_numbers(results),
-        **outcome.errors(record),
+        **learned_task.errors(record),
         "wall_seconds": round(sum(stages.values()), 1),
         "stages": stages,
         "export": exported,

@@ -1,7 +1,7 @@
 """Fitted Q evaluation of the behaviour policy (MOPP, section 4.2; Le et al. 2019).
 
-The loss stands in `offline_tf.critics`; R_k are the discounted rewards of the k logged steps from s to
-s', k = 1 in both papers.
+The loss stands in `offline_tf.models.critics`; R_k are the discounted rewards of the k logged steps
+from s to s', k = 1 in both papers.
 
 Source: the authors' mopp_agent.py. Differs: targets start as copies (theirs are drawn anew);
 terminal rows are there, with their reward and without a value beyond them; a row that a time limit
@@ -20,7 +20,7 @@ from mopp_tf import training
 from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import ModelConfig, QConfig
 from mopp_tf.rows import Rows, windows
-from offline_tf import critics, fitting, graphs, networks
+from offline_tf.models import compilation, critics, fitting, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
 from offline_tf.numerics.large_columns import ColumnWriter, blocks, derive
@@ -54,7 +54,7 @@ def next_actions(
         wanted = ~rows.has_next[at] & (rows.terminals[at] == 0.0)
     models = behavior.densities()
 
-    @graphs.function(reduce_retracing=True)
+    @compilation.function(reduce_retracing=True)
     def draw(states: Tensor, key: Tensor) -> Tensor:
         keys = tf.unstack(tf.random.split(key, len(models) + 1))
         inputs = behavior.inputs(states)
@@ -147,7 +147,7 @@ def fit(
     then = next_actions(behavior, rows, "behavior", seed, -1, beyond) if every else logged[beyond]
     held = [tf.constant(column) for column in gather(judged, then)]
 
-    @graphs.function
+    @compilation.function
     def judge() -> tuple[Tensor, Tensor]:
         return critics.errors(q, held, tf.float32)
 

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from mopp_tf import algorithm, mbop, planner
 from mopp_tf.dynamics import DynamicsModel
-from offline_tf import figures, graphs, inspector
+from offline_tf import figures, inspector
 from offline_tf.inspection import Prediction, Rows, View, compiled
+from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
@@ -120,7 +121,7 @@ def _candidates(
     observations = tf.constant(data.observations[np.resize(rows, count)])
     found = decide(
         observations,
-        graphs.function(made.initial_plan)(observations),
+        compilation.function(made.initial_plan)(observations),
         seeds.stateless(seed, "inspection", 0),
     )
     arrays = {

@@ -22,7 +22,8 @@ from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
 from mopp_tf.planner import Decision
 from mopp_tf.rows import Normalizer
-from offline_tf import graphs, networks, run_record
+from offline_tf import run_record
+from offline_tf.models import compilation, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_record import RunRecord, Stage
@@ -329,8 +330,10 @@ class MbopPlanner(tf.Module):
             returns += alive * reward
             violation += alive * broken
             if knobs.planner_termination == "task":
-                assert self.task.termination is not None, "see offline_tf/outcome.py"
-                alive *= 1.0 - tf.cast(graphs.of_task(self.task.termination)(following), tf.float32)
+                assert self.task.termination is not None, "see learned_task"
+                alive *= 1.0 - tf.cast(
+                    compilation.of_task(self.task.termination)(following), tf.float32
+                )
             taken.append(action)
             doubts.append(dynamics.uncertainty(outputs, knobs.uncertainty_units))
             trail.append(following)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from mopp_tf import autoregressive, averaging, pruning, rollout
 from mopp_tf.config import PlannerConfig
 from mopp_tf.objectives import Objective
-from offline_tf import graphs
+from offline_tf.models import compilation
 from offline_tf.types import TaskSpec, Tensor
 
 
@@ -137,11 +137,11 @@ class Planner(tf.Module):
         outputs = predict(observation, (bounded - self._middle) / self._half)
         following = tf.reduce_mean(dynamics.next_states(observation, outputs), axis=0)
         disagreement = dynamics.uncertainty(outputs, self.knobs.uncertainty_units)
-        assert self.task.termination is not None, "see offline_tf/outcome.py"
+        assert self.task.termination is not None, "see offline_tf/models/learned_task.py"
         return Step(
             following,
             tf.reduce_mean(dynamics.rewards(outputs), axis=0),
-            graphs.of_task(self.task.termination)(following),
+            compilation.of_task(self.task.termination)(following),
             disagreement,
             disagreement <= self.limit,
         )

@@ -13,8 +13,8 @@ from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import PlannerConfig
 from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
-from offline_tf import graphs, networks
-from offline_tf.critics import QFunction
+from offline_tf.models import compilation, networks
+from offline_tf.models.critics import QFunction
 from offline_tf.types import TaskSpec, Tensor
 
 
@@ -239,8 +239,8 @@ def roll_out(
         returns += alive * reward
         violation += alive * broken
         if knobs.planner_termination == "task":
-            assert task.termination is not None, "see offline_tf/outcome.py"
-            alive *= 1.0 - tf.cast(graphs.of_task(task.termination)(following), tf.float32)
+            assert task.termination is not None, "see offline_tf/models/learned_task.py"
+            alive *= 1.0 - tf.cast(compilation.of_task(task.termination)(following), tf.float32)
         taken.append(action)
         doubts.append(doubt)
         trail.append(following)

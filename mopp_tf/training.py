@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from mopp_tf import autoregressive
 from mopp_tf.config import ModelConfig
-from offline_tf import fitting, graphs, networks
+from offline_tf.models import compilation, fitting, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_record import Stage
@@ -250,7 +250,7 @@ def fit_members(
     kind = split.judged_kind
     inputs, targets = map(tf.constant, gather(split.judged(ROWS_PER_LOOK)))
 
-    @graphs.function
+    @compilation.function
     def judge() -> Tensor:
         losses = [loss_by_dimension(member, inputs, targets, tf.float32) for member in members]
         return tf.reduce_mean(tf.stack(losses), axis=0)

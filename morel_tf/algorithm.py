@@ -8,10 +8,10 @@ from typing import NamedTuple
 from morel_tf import dynamics, pessimistic_mdp, planner, usad
 from morel_tf.config import CloningConfig, DynamicsConfig, PlannerConfig, PmdpConfig, UsadConfig
 from morel_tf.pessimistic_mdp import PessimisticMdp, RollOut
-from offline_tf import behavior_cloning
 from offline_tf.datasets import velocities
 from offline_tf.numerics import holdout, large_columns
-from offline_tf.policy import GaussianPolicy, NumpyPolicy
+from offline_tf.policies import cloning
+from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Array, TaskSpec, Transitions
 
@@ -144,7 +144,7 @@ def morel(
     policy = planner.new_policy(
         planner.units_of(task, knobs.planner, ensemble.inputs), knobs.planner, seed
     )
-    cloned = behavior_cloning.fit_or_load(
+    cloned = cloning.fit_or_load(
         policy,
         data.observations,
         large_columns.derive(task.clip_actions, data.actions),

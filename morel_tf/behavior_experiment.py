@@ -13,11 +13,12 @@ from absl import logging
 from morel_tf import planner, policy_update
 from morel_tf.config import BehaviorConfig, PlannerConfig
 from morel_tf.online import OnlineSampler
-from offline_tf import evaluation, process, tasks
-from offline_tf import policy as policy_file
+from offline_tf import evaluation, tasks
 from offline_tf.datasets import d4rl
+from offline_tf.models import compilation
 from offline_tf.numerics import seeds
-from offline_tf.policy import raw_units
+from offline_tf.policies import gaussian as policy_file
+from offline_tf.policies.gaussian import raw_units
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.tasks.simulator import Simulator
 from offline_tf.types import Array, SimulationSpec, TaskSpec, Transitions, UserError
@@ -65,7 +66,7 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
     is_new = RunRecord.check_folder(folder, "behavior", flags, _FREE_FLAGS) is None
     if is_new and config.save_transitions and pathlib.Path(config.save_transitions).exists():
         raise UserError(f"--save_transitions: {config.save_transitions} exists; it is not replaced")
-    threads = process.use_threads(config.threads)
+    threads = compilation.use_threads(config.threads)
     record = RunRecord.create_or_continue(folder, "behavior", flags, _FREE_FLAGS)
     record.note_commit()
     if (folder / "summary.json").exists():

@@ -12,8 +12,9 @@ import tensorflow as tf
 from morel_tf import pessimistic_mdp, usad
 from morel_tf.dynamics import DynamicsEnsemble
 from morel_tf.pessimistic_mdp import PessimisticMdp
-from offline_tf import export, graphs
-from offline_tf.policy import GaussianPolicy, NumpyPolicy
+from offline_tf import export
+from offline_tf.models import compilation
+from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 TOLERANCE = 1e-6
@@ -161,18 +162,20 @@ class Controller(tf.Module):
         previous = tf.TensorSpec([None, self.task.state_dim], tf.float32, "previous_observation")
         seed = tf.TensorSpec([2], tf.int32, "seed")
         made = {
-            "serving_default": graphs.function(self.act).get_concrete_function(states),
-            "sample": graphs.function(self.sample).get_concrete_function(states, seed),
-            "is_known": graphs.function(self.is_known).get_concrete_function(states, actions),
+            "serving_default": compilation.function(self.act).get_concrete_function(states),
+            "sample": compilation.function(self.sample).get_concrete_function(states, seed),
+            "is_known": compilation.function(self.is_known).get_concrete_function(states, actions),
         }
         if self.task.velocity_limit is not None and self._restored:
-            made["is_known_history"] = graphs.function(self.is_known_history).get_concrete_function(
-                previous, states, actions
-            )
+            made["is_known_history"] = compilation.function(
+                self.is_known_history
+            ).get_concrete_function(previous, states, actions)
         if self._fallback is not None:
-            made["act_guarded"] = graphs.function(self.act_guarded).get_concrete_function(states)
+            made["act_guarded"] = compilation.function(self.act_guarded).get_concrete_function(
+                states
+            )
         if self._pmdp is not None:
-            made["step"] = graphs.function(self.step).get_concrete_function(
+            made["step"] = compilation.function(self.step).get_concrete_function(
                 tf.TensorSpec([None, self.task.state_dim], tf.float32, "state"),
                 actions,
                 tf.TensorSpec([None], tf.int32, "member"),

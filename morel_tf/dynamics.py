@@ -14,7 +14,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from morel_tf.config import DynamicsConfig
-from offline_tf import fitting, networks, run_record
+from offline_tf import run_record
+from offline_tf.models import fitting, networks
 from offline_tf.numerics import seeds, standardize
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_record import RunRecord, Stage

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pathlib
 
 from morel_tf import experiment
-from offline_tf import estimate, networks, process, tasks
+from offline_tf import estimate, tasks
 from offline_tf.datasets import made, sources
 from offline_tf.estimate import Part
+from offline_tf.models import compilation, networks
 from offline_tf.run_record import RunRecord
 
 # Rough shares of the machine's products that the stages reach. Estimated and measured minutes, two
@@ -29,7 +30,7 @@ def plan(*stages: object) -> list[str]:
     configs = experiment.Configs(*stages)  # type: ignore[arg-type]
     experiment.check(configs)
     run = configs.run
-    threads = process.use_threads(run.threads)  # first: a user's task file may make tensors
+    threads = compilation.use_threads(run.threads)  # first: a user's task file may make tensors
     task = tasks.get(run.env, run.simulator)
     folder = experiment.folder_of(configs)
     if run.dataset:

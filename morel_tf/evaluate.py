@@ -43,11 +43,12 @@ class EvaluateConfig:
 def main(config: EvaluateConfig) -> None:
     """Prints and writes RUN/evaluation.json."""
     from morel_tf import experiment  # here, so that --help needs no TensorFlow
-    from offline_tf import evaluation, outputs, process
+    from offline_tf import evaluation, outputs
+    from offline_tf.models import compilation
     from offline_tf.run_record import RunRecord, write_json
     from offline_tf.tasks import environments
 
-    threads = process.use_threads(config.threads)
+    threads = compilation.use_threads(config.threads)
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
     outputs.check_writable(record.folder / "evaluation.json", "workdir")
     configs = experiment.from_manifest(record.manifest)

@@ -12,23 +12,15 @@ import tensorflow as tf
 from absl import logging
 
 from morel_tf import algorithm, config, deploy, dynamics, inspector, pessimistic_mdp, planner, usad
-from offline_tf import (
-    behavior_cloning,
-    dashboards,
-    evaluation,
-    networks,
-    opening,
-    outcome,
-    policy_value,
-    process,
-    tasks,
-)
+from offline_tf import dashboards, evaluation, opening, tasks
 from offline_tf.config.knobs import rebuild
 from offline_tf.dashboards import Chart
 from offline_tf.datasets import checks, made, sources
+from offline_tf.models import compilation, learned_task, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.returns import with_interval
-from offline_tf.policy import GaussianPolicy, NumpyPolicy
+from offline_tf.policies import cloning, fitted_value
+from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
 from offline_tf.run_record import RunRecord, write_json
 from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
@@ -191,8 +183,8 @@ def run(configs: Configs) -> dict[str, Any]:
     """
     run_config = configs.run
     check(configs)
-    threads = process.use_threads(run_config.threads)
-    compiler = process.use_compiler(run_config.compile)
+    threads = compilation.use_threads(run_config.threads)
+    compiler = compilation.use_compiler(run_config.compile)
     task = tasks.get(run_config.env, run_config.simulator)
     folder = folder_of(configs)
     opened = opening.open_run(
@@ -215,9 +207,9 @@ def run(configs: Configs) -> dict[str, Any]:
         record.note_also(training_dtype=fitted)
     if not record.stage("planning").complete:
         record.note_also(compiler=compiler)
-    logging.info("%s", process.in_words(threads, dtype))
+    logging.info("%s", compilation.in_words(threads, dtype))
     dashboards.show_charts(record, CHARTS)
-    task = outcome.complete(task, data, run_config.seed, record)
+    task = learned_task.complete(task, data, run_config.seed, record)
     if configs.pmdp.horizon > task.max_episode_steps:
         logging.info("paths end with the task's time limit, after %d steps", task.max_episode_steps)
         shorter = dataclasses.replace(configs.pmdp, horizon=task.max_episode_steps)
@@ -314,7 +306,7 @@ def evaluate_final(
     if stage.complete:
         return stage.result
     if task.simulation is None:
-        value = policy_value.fit_or_load(
+        value = fitted_value.fit_or_load(
             learned.policy.numpy(), task, data, _FQE_DISCOUNT, configs.run.seed, record.stage("fqe")
         )
         known = _known_share(task, data, learned, configs.knobs)
@@ -436,7 +428,7 @@ def _new_policy(task: TaskSpec, configs: Configs, record: RunRecord) -> Gaussian
 def load_cloned(configs: Configs, task: TaskSpec, record: RunRecord) -> GaussianPolicy:
     """Rebuilds the behaviour-cloned policy of a finished run from its folder."""
     cloned = _new_policy(task, configs, record)
-    behavior_cloning.load(cloned, record.stage("behavior_cloning"))
+    cloning.load(cloned, record.stage("behavior_cloning"))
     return cloned
 
 
@@ -468,7 +460,7 @@ def load_controller(record: RunRecord, fallback: str = "cloning") -> deploy.Cont
       UserError: the run is not finished, or there is no such fallback.
     """
     configs = from_manifest(record.manifest)
-    task = outcome.of_run(tasks.get(configs.run.env), configs.run.seed, record)
+    task = learned_task.of_run(tasks.get(configs.run.env), configs.run.seed, record)
     policy = load_policy(configs, record)
     cloned = load_cloned(configs, task, record)
     ensemble = dynamics.load(task, configs.dynamics, configs.run.seed, record)
@@ -553,7 +545,7 @@ def summarize(
         "preset": configs.run.preset,
         "seed": configs.run.seed,
         "commit": record.commits,
-        "command": process.command(FREE_FLAGS),
+        "command": compilation.command(FREE_FLAGS),
         "iterations": configs.planner.iterations,
         "horizon": configs.pmdp.horizon,
         "training_dtype": record.manifest.get("training_dtype"),
@@ -564,7 +556,7 @@ def summarize(
         **last_tenth(record, configs.planner.iterations),
         "normalized_score": None if value is None else task.normalized_score(value),
         "threshold": learned.calibrations["planning"].threshold,
-        **outcome.errors(record),
+        **learned_task.errors(record),
         "wall_seconds": round(sum(stages.values()), 1),
         "stages": stages,
         "export": exported,

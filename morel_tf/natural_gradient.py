@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from offline_tf import graphs
-from offline_tf.policy import GaussianPolicy
+from offline_tf.models import compilation
+from offline_tf.policies.gaussian import GaussianPolicy
 from offline_tf.types import Tensor
 
 tfd = tfp.distributions
@@ -169,7 +169,7 @@ class NaturalGradient(tf.Module):
         unit = np.log(policy.units.output_scale)  # log_std is in the task's units
         self._bounds = (min_log_std + unit, max_log_std + unit)
 
-    @graphs.function(reduce_retracing=True)
+    @compilation.function(reduce_retracing=True)
     def step(
         self, observations: Tensor, actions: Tensor, advantages: Tensor, kl_per_update: Tensor
     ) -> StepReport:

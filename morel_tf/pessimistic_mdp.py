@@ -14,8 +14,8 @@ import tensorflow as tf
 from morel_tf import usad
 from morel_tf.config import PmdpConfig
 from morel_tf.dynamics import DynamicsEnsemble
-from offline_tf import graphs, networks
-from offline_tf.policy import GaussianPolicy
+from offline_tf.models import compilation, networks
+from offline_tf.policies.gaussian import GaussianPolicy
 from offline_tf.types import Array, TaskSpec, Tensor
 
 
@@ -168,9 +168,9 @@ def step(
     unknown = above & ~halted
     if pmdp.config.halt == "truncate":
         proposed = tf.where(unknown[:, None], states, proposed)
-    assert task.reward is not None and task.termination is not None, "see offline_tf/outcome.py"
-    fallen = graphs.of_task(task.termination)(proposed) & ~halted
-    rewards = graphs.of_task(task.reward)(states, actions, proposed, pmdp.physics)
+    assert task.reward is not None and task.termination is not None, "see learned_task"
+    fallen = compilation.of_task(task.termination)(proposed) & ~halted
+    rewards = compilation.of_task(task.reward)(states, actions, proposed, pmdp.physics)
     if pmdp.config.halt == "absorbing":
         rewards = tf.where(unknown, pmdp.halt_reward, rewards)
         terminated = unknown | fallen

@@ -14,10 +14,11 @@ from morel_tf.natural_gradient import NaturalGradient
 from morel_tf.pessimistic_mdp import PessimisticMdp, RollOut
 from morel_tf.policy_update import Paths
 from morel_tf.value_baseline import ValueBaseline
-from offline_tf import process, tasks
+from offline_tf import tasks
+from offline_tf.models import compilation
 from offline_tf.numerics import returns, seeds
 from offline_tf.numerics.standardize import Statistics
-from offline_tf.policy import GaussianPolicy, NumpyPolicy, Units, data_units, raw_units
+from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy, Units, data_units, raw_units
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
@@ -153,14 +154,14 @@ def plan(
     members = np.repeat(np.arange(pmdp.ensemble.size, dtype=np.int32), pmdp.config.paths_per_member)
 
     groups = 2 if len(members) % 2 == 0 else 1
-    whole = process.compiler() == "xla"
+    whole = compilation.compiler() == "xla"
 
     def in_groups(first: Tensor, member: Tensor, noise_seed: Tensor) -> RollOut:
         return pessimistic_mdp.roll_out_in_groups(
             pmdp, policy, first, member, noise_seed, groups, whole
         )
 
-    roll_out = process.compiled(in_groups, reduce_retracing=True)
+    roll_out = compilation.compiled(in_groups, reduce_retracing=True)
 
     def sample(iteration: int) -> RollOut:
         chosen = pessimistic_mdp.start_states(

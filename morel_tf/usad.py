@@ -15,8 +15,8 @@ from absl import logging
 
 from morel_tf.config import UsadConfig
 from morel_tf.dynamics import DynamicsEnsemble
-from offline_tf import disagreement, graphs
 from offline_tf.datasets import velocities
+from offline_tf.models import compilation, disagreement
 from offline_tf.numerics import large_columns, standardize
 from offline_tf.numerics.rank_statistics import auroc, rank_correlation
 from offline_tf.run_record import RunRecord
@@ -86,7 +86,7 @@ def batched(
     """
     rows = np.arange(len(states)) if rows is None else rows
 
-    @graphs.function(reduce_retracing=True)
+    @compilation.function(reduce_retracing=True)
     def chunk(s: Tensor, a: Tensor) -> Tensor:
         return disagreement_of(ensemble, ensemble.bind()(s, a), weights)
 

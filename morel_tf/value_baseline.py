@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import fitting, graphs, networks
-from offline_tf.policy import Units
+from offline_tf.models import compilation, fitting, networks
+from offline_tf.policies.gaussian import Units
 from offline_tf.types import Array, Tensor
 
 _TIME_SCALE = 1000.0
@@ -84,7 +84,7 @@ class ValueBaseline(tf.Module):
             for inputs, targets in batches
         ]
 
-    @graphs.function(reduce_retracing=True)
+    @compilation.function(reduce_retracing=True)
     def predict(self, observations: Tensor, times: Tensor) -> Tensor:
         """[N, S], [N] -> [N] values; zero before the first fit."""
         forward, half = networks.bind(self.network), tf.shape(observations)[0] // 2

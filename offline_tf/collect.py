@@ -74,8 +74,8 @@ def _path(config: CollectConfig) -> pathlib.Path:
 def main(config: CollectConfig) -> None:
     """Collects."""
     from offline_tf import outputs  # here, so that --help needs no TensorFlow
-    from offline_tf import policy as policy_file
     from offline_tf.datasets import made
+    from offline_tf.policies import gaussian as policy_file
 
     task = tasks.get(config.env, config.simulator)
     path = _path(config)

@@ -250,7 +250,7 @@ def mujoco() -> dict[str, Any]:
 def tensorflow() -> dict[str, Any]:
     """Devices, threads, build, and how fast products in bfloat16 are beside float32."""
     tf = importlib.import_module("tensorflow")
-    networks = importlib.import_module("offline_tf.networks")
+    networks = importlib.import_module("offline_tf.models.networks")
     build = tf.sysconfig.get_build_info()
     threading = tf.config.threading
     return {

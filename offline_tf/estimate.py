@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from offline_tf import graphs
 from offline_tf.datasets import made as made_here
+from offline_tf.models import compilation
 from offline_tf.numerics import large_columns
 from offline_tf.types import TaskSpec
 
@@ -32,7 +32,7 @@ def operations_per_second(dtype: tf.DType, threads: int) -> float:
     rows = tf.cast(tf.random.stateless_normal([1024, 512], [0, 0]), dtype)
     weights = tf.cast(tf.random.stateless_normal([512, 512], [0, 1]), dtype)
 
-    @graphs.function
+    @compilation.function
     def several(x: tf.Tensor) -> list[tf.Tensor]:
         # Different products, so that none is dropped as a copy of another.
         return [tf.matmul(x, weights + tf.cast(i, dtype)) for i in range(threads)]

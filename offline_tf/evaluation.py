@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from offline_tf.numerics import seeds
-from offline_tf.policy import NumpyPolicy
+from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec
 

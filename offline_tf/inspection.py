@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import graphs
+from offline_tf.models import compilation
 from offline_tf.numerics import large_columns
 from offline_tf.numerics.rank_statistics import auroc
 from offline_tf.types import Array, TaskSpec, Tensor
@@ -57,7 +57,7 @@ def compiled(
 ) -> Callable[[Tensor, Tensor], Any]:
     """The function as one graph for any number of pairs."""
     shapes = [tf.TensorSpec([None, n], tf.float32) for n in (task.state_dim, task.action_dim)]
-    return graphs.function(predict, input_signature=shapes)
+    return compilation.function(predict, input_signature=shapes)
 
 
 class Rows(NamedTuple):

@@ -11,9 +11,10 @@ import tensorflow as tf
 from absl import logging
 from matplotlib.figure import Figure
 
-from offline_tf import figures, inspection, process
+from offline_tf import figures, inspection
 from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.inspection import Rows, View
+from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_record import RunRecord
@@ -163,7 +164,7 @@ def look_again(
       config: which run.
       inspect_again: (run, other data sets, data folder, threads) -> numbers.
     """
-    threads = process.use_threads(config.threads)
+    threads = compilation.use_threads(config.threads)
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
     for name, value in inspect_again(record, config.against, config.data_dir, threads).items():
         logging.info("  %-30s %.3f", name, value)

@@ -15,10 +15,11 @@ import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import deployed, foreign_policy, install_hints, outputs, rendering, tasks
+from offline_tf import deployed, install_hints, outputs, rendering, tasks
 from offline_tf.config.knobs import check, knob
 from offline_tf.numerics import seeds
-from offline_tf.policy import NumpyPolicy
+from offline_tf.policies import foreign
+from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.rendering import Said
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Array, EnvironmentSpec, TaskSpec, UserError
@@ -125,7 +126,7 @@ def _without_detector(path: pathlib.Path, task: TaskSpec, guarded: bool) -> _Act
     if guarded:
         raise UserError(f"--guarded: {path} holds no detector")
     try:
-        policy, _ = foreign_policy.load(path, task)
+        policy, _ = foreign.load(path, task)
     except UserError as error:
         line = str(error).replace("--policy", "--export")
         raise UserError(

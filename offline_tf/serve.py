@@ -92,9 +92,10 @@ def main(config: ServeConfig) -> None:
         )
     import uvicorn
 
-    from offline_tf import process, serving
+    from offline_tf import serving
+    from offline_tf.models import compilation
 
-    workers = process.use_threads(config.workers)
+    workers = compilation.use_threads(config.workers)
     with listener(config.host, config.port) as ear:
         model = serving.Served(config.export, config.max_rows)
         name = config.name or model.task

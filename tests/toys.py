@@ -14,9 +14,9 @@ import tensorflow as tf
 from morel_tf.config import DynamicsConfig, PmdpConfig
 from morel_tf.dynamics import DynamicsEnsemble
 from morel_tf.pessimistic_mdp import PessimisticMdp
-from offline_tf import networks
+from offline_tf.models import networks
 from offline_tf.numerics.standardize import Statistics
-from offline_tf.policy import GaussianPolicy, Units
+from offline_tf.policies.gaussian import GaussianPolicy, Units
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Array, TaskSpec, Transitions
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from offline_tf.foreign_policy import ForeignPolicy
 from offline_tf.numerics.seeds import generator as named_generator
-from offline_tf.policy import NumpyPolicy
+from offline_tf.policies.foreign import ForeignPolicy
+from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Transitions
 

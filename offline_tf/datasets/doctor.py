@@ -44,11 +44,12 @@ class DoctorConfig:
 def run(config: DoctorConfig) -> int:
     """Examines, prints and writes; returns the exit code."""
     # Imported here, so that --help needs no TensorFlow.
-    from offline_tf import outputs, process
+    from offline_tf import outputs
     from offline_tf.datasets import checks, examination, overview, sources
+    from offline_tf.models import compilation
     from offline_tf.run_record import write_json
 
-    threads = process.use_threads(config.threads)
+    threads = compilation.use_threads(config.threads)
     task = tasks.get(config.env)
     outputs.check_writable(pathlib.Path(config.output or "doctor"), "output")
     data, name = sources.load(config.dataset, task)

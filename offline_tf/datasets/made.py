@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from offline_tf import foreign_policy, locks, outputs, stopping, tasks
-from offline_tf import policy as policy_file
+from offline_tf import locks, outputs, stopping, tasks
 from offline_tf.datasets import collection, d4rl
 from offline_tf.numerics import seeds
 from offline_tf.numerics.large_columns import cache_folder
+from offline_tf.policies import foreign
+from offline_tf.policies import gaussian as policy_file
 from offline_tf.tasks import environments
 from offline_tf.types import EnvironmentSpec, TaskSpec, Transitions, UserError
 
@@ -52,9 +53,7 @@ def make(
     Raises:
       UserError: the behaviour policy is missing.
     """
-    policy, about = (
-        (None, {}) if exploration == "random" else foreign_policy.load(policy_path, task)
-    )
+    policy, about = (None, {}) if exploration == "random" else foreign.load(policy_path, task)
     made = collection.collect(
         task,
         physics,

@@ -12,7 +12,7 @@ import toys
 from mopp_tf import autoregressive, training
 from mopp_tf.autoregressive import AutoregressiveNetwork, Density, DiagonalDensity, Parameters
 from mopp_tf.config import ModelConfig
-from offline_tf import networks
+from offline_tf.models import networks
 from offline_tf.numerics.holdout import Split
 
 ORDERS = [(0, 1, 2, 3), (3, 2, 1, 0), (2, 0, 3, 1)]

@@ -25,8 +25,9 @@ from mopp_tf import (
     training,
 )
 from mopp_tf import evaluate as evaluate_binary
-from offline_tf import graphs, inspector, reporting, tasks
+from offline_tf import inspector, reporting, tasks
 from offline_tf.datasets import d4rl, made
+from offline_tf.models import compilation
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import UserError
 
@@ -677,7 +678,7 @@ def test_mbop_runs_in_the_same_harness(finished, tmp_path):
     task = tasks.get("hopper")
     learned = experiment.load(configs, task, record)
     planner = experiment.make_planner(task, configs, learned)
-    decide = graphs.function(planner.decide)
+    decide = compilation.function(planner.decide)
     found = experiment.evaluate_planner(planner, decide, "v2", 2, 3, "planner", threads=1)
     np.testing.assert_allclose(found.returns.mean(), summary["true_return_mean"], rtol=1e-6)
     far = config.ControlConfig(planner=("mbop_horizon=3",))
@@ -766,7 +767,7 @@ def test_the_export_plans_as_the_live_planner_does_for_any_number_of_environment
     task = tasks.get("hopper")
     learned = experiment.load(configs, task, RunRecord.open_existing(home / "run"))
     planner = experiment.make_planner(task, configs, learned)
-    decide = graphs.function(planner.decide, reduce_retracing=True)
+    decide = compilation.function(planner.decide, reduce_retracing=True)
     loaded = tf.saved_model.load(str(home / "run" / "export"))
     for count in (1, 5):
         states = tf.random.stateless_normal([count, 11], [count, 0])

@@ -8,7 +8,7 @@ import toys
 from mopp_tf import algorithm, fitted_q, rows, training
 from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import BehaviorConfig, ModelConfig, QConfig
-from offline_tf import critics
+from offline_tf.models import critics
 from offline_tf.numerics.holdout import Split
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.run_record import RunRecord

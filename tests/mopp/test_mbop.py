@@ -17,7 +17,7 @@ from mopp_tf.config import (
 )
 from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
-from offline_tf import networks
+from offline_tf.models import networks
 from offline_tf.numerics.holdout import Split
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import UserError

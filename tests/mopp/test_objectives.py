@@ -8,7 +8,8 @@ import toys
 from mopp_tf import objectives
 from mopp_tf.config import ControlConfig, MbopConfig, PlannerConfig, changed_planner
 from mopp_tf.rows import RewardScale
-from offline_tf import graphs, tasks
+from offline_tf import tasks
+from offline_tf.models import compilation
 from offline_tf.types import UserError
 
 CHEETAH = tasks.get("halfcheetah")
@@ -230,7 +231,7 @@ def looping(s, a, n):
 def test_a_function_may_loop_and_branch_over_tensors():
     """The planner's graph is made without AutoGraph, the user's function with it."""
     made = objectives.make(toys.cart(), SCALE, ControlConfig(reward=f"{HERE}:looping"))
-    found = graphs.function(made.reward)(STATES, ACTIONS, NEXT)
+    found = compilation.function(made.reward)(STATES, ACTIONS, NEXT)
     np.testing.assert_array_equal(found, [2.0, 6.0])
 
 

@@ -11,7 +11,7 @@ from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerC
 from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
 from mopp_tf.planner import Planner
-from offline_tf import graphs
+from offline_tf.models import compilation
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import UserError
 
@@ -337,7 +337,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_does_not():
 def test_xla_decides_the_same():
     """The noise is given: XLA draws another one."""
     made = planner(dataclasses.replace(KNOBS, population=20), LinearDynamics((0.0, 0.2)))
-    compiled = graphs.function(made.decide_given, jit_compile=True)
+    compiled = compilation.function(made.decide_given, jit_compile=True)
     plan = made.initial_plan(tf.constant(STATES))
     for seed in range(4):  # other members at other steps
         noise = made.noise(3, tf.constant([seed, 0]))
@@ -827,7 +827,7 @@ def test_what_is_no_number_is_unknown(network, graph):
     bad = (np.nan, np.inf, -np.inf, 1e30)
     rows = tf.constant([[0.5, 0.0], *([x, 0.0] for x in bad), *([0.5, x] for x in bad)])
     actions = tf.zeros([9, 1])
-    call = graphs.function(made.step) if graph else made.step
+    call = compilation.function(made.step) if graph else made.step
     assert call(rows, actions).known.numpy().tolist() == [True] + 8 * [False]
     actions = tf.constant([[0.5], [np.nan]])
     assert call(tf.zeros([2, 2]), actions).known.numpy().tolist() == [True, False]
@@ -836,7 +836,7 @@ def test_what_is_no_number_is_unknown(network, graph):
         return dynamics.bind(constant=constant)(tf.zeros([2, 2]), actions)
 
     for constant in (False, True):  # weights that are read in the graph are fused otherwise
-        found = (graphs.function(outputs) if graph else outputs)(constant)
+        found = (compilation.function(outputs) if graph else outputs)(constant)
         assert np.isnan(found.numpy()).tolist() == [[[False] * 3, [True] * 3]] * 2
 
 

@@ -11,7 +11,7 @@ import toys
 from morel_tf import dynamics
 from morel_tf.config import DynamicsConfig
 from morel_tf.dynamics import DynamicsEnsemble
-from offline_tf import networks
+from offline_tf.models import networks
 from offline_tf.numerics import holdout
 from offline_tf.numerics.holdout import Split
 from offline_tf.numerics.standardize import Statistics

@@ -18,8 +18,9 @@ import tensorflow as tf
 import toys
 
 from morel_tf import algorithm, config, deploy, experiment
-from offline_tf import evaluation, inspector, policy_value, reporting, tasks
+from offline_tf import evaluation, inspector, reporting, tasks
 from offline_tf.datasets import d4rl, made
+from offline_tf.policies import fitted_value
 from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
 
@@ -525,7 +526,7 @@ def test_a_task_without_a_simulator_is_learned_from_a_file(tmp_path, monkeypatch
         reward=lambda s, a, n, physics: toys.reward(s, 0.01 * a, n),
     )
     monkeypatch.setitem(tasks._registered, "cart", task)
-    monkeypatch.setattr(policy_value, "_STEPS", 20)
+    monkeypatch.setattr(fitted_value, "_STEPS", 20)
     data = toys.transitions((25,) * 40)
     data = dataclasses.replace(data, actions=100.0 * data.actions)
     d4rl.write(tmp_path / "cart.hdf5", data)

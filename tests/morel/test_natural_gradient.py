@@ -17,7 +17,7 @@ from morel_tf.natural_gradient import (
     gaussian_kl,
     unflatten,
 )
-from offline_tf.policy import GaussianPolicy
+from offline_tf.policies.gaussian import GaussianPolicy
 
 tfd = tfp.distributions
 

@@ -10,7 +10,7 @@ from morel_tf.config import DynamicsConfig, PmdpConfig
 from morel_tf.dynamics import DynamicsEnsemble
 from morel_tf.pessimistic_mdp import RollOut
 from offline_tf.numerics.standardize import Statistics
-from offline_tf.policy import GaussianPolicy
+from offline_tf.policies.gaussian import GaussianPolicy
 
 IDLE = toys.linear_policy(np.zeros((2, 1)), [0.0])
 

@@ -10,7 +10,7 @@ import toys
 from morel_tf import pessimistic_mdp, planner
 from morel_tf.config import PlannerConfig
 from morel_tf.pessimistic_mdp import RollOut
-from offline_tf.policy import raw_units
+from offline_tf.policies.gaussian import raw_units
 from offline_tf.types import UserError
 
 TASK = toys.cart(bound=50.0)

@@ -6,7 +6,7 @@ import tensorflow as tf
 import toys
 
 from morel_tf.value_baseline import ValueBaseline, features
-from offline_tf import networks
+from offline_tf.models import networks
 
 
 def _baseline(epochs=1, learning_rate=1e-3, weight_decay=0.0, hidden=(32,), batch=64, units=None):

@@ -3,7 +3,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from offline_tf import policy, tasks
+from offline_tf import tasks
+from offline_tf.policies import gaussian
 from offline_tf.run_record import RunRecord
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "v2_transitions.npz"
@@ -27,7 +28,7 @@ def hopper():
 
 @pytest.fixture(scope="session")
 def hopper_policy():
-    return policy.load(policy.shipped("hopper"))[0]
+    return gaussian.load(gaussian.shipped("hopper"))[0]
 
 
 @pytest.fixture

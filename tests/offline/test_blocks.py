@@ -11,8 +11,8 @@ import tensorflow as tf
 import toys
 
 from mopp_tf import rows
-from offline_tf import fitting
 from offline_tf.datasets import checks, columns, d4rl, made, velocities
+from offline_tf.models import fitting
 from offline_tf.numerics import large_columns, standardize
 from offline_tf.types import UserError
 

@@ -9,9 +9,10 @@ import pytest
 import toys
 
 from offline_tf import collect as collect_binary
-from offline_tf import policy, tasks
+from offline_tf import tasks
 from offline_tf.datasets import collection, d4rl, made
-from offline_tf.policy import NumpyPolicy
+from offline_tf.policies import gaussian
+from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.tasks.simulator import Simulator
 from offline_tf.types import EnvironmentSpec, UserError
 
@@ -306,10 +307,10 @@ def test_plants_of_one_name_do_not_share_their_data():
 def test_another_behaviour_policy_means_other_data(hopper, tmp_path, monkeypatch):
     arguments = (hopper, "v2", "pure", 300, 5, str(tmp_path / "data"), 1)
     first, name = made.load_or_make(*arguments)
-    other, about = policy.load(policy.shipped("hopper"))
+    other, about = gaussian.load(gaussian.shipped("hopper"))
     path = tmp_path / "other.npz"
-    policy.save(path, dataclasses.replace(other, log_std=other.log_std - 1), about)
-    monkeypatch.setattr(policy, "shipped", lambda task_name: path)
+    gaussian.save(path, dataclasses.replace(other, log_std=other.log_std - 1), about)
+    monkeypatch.setattr(gaussian, "shipped", lambda task_name: path)
     second, same_name = made.load_or_make(*arguments)
     assert name == same_name
     assert len(list((tmp_path / "data").glob(f"{name}-*.hdf5"))) == 2
@@ -322,7 +323,7 @@ def test_a_few_rows_leave_components_out(hopper, hopper_policy):
 
 
 def test_a_policy_of_another_robot_and_a_folder_that_is_none_are_named(hopper, tmp_path):
-    shipped, walker = policy.shipped("hopper"), tasks.get("walker2d")
+    shipped, walker = gaussian.shipped("hopper"), tasks.get("walker2d")
     arguments = ("v2", "pure", 300, 0, True, shipped, 1)
     message = "takes 11 observations and gives 3 actions, --env=walker2d has 17 and 6"
     with pytest.raises(UserError, match=message):
@@ -379,7 +380,7 @@ def test_a_training_whose_transitions_were_deleted_gives_them_again(hopper, tmp_
 
     collected_here = collection.collect(hopper, "v2", None, "random", 300, 5, threads=1)
     monkeypatch.setattr(made, "_run", child)
-    shipped = policy.shipped("hopper-medium")
+    shipped = gaussian.shipped("hopper-medium")
     for _ in range(2):
         made._training_transitions(hopper, "v2", shipped, str(tmp_path))
     assert len(asked) == 1

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import toys
 
-from offline_tf import process, tasks
+from offline_tf import tasks
 from offline_tf.datasets import checks, d4rl, doctor, examination, replay
+from offline_tf.models import compilation
 from offline_tf.tasks.simulator import Simulator
 from offline_tf.types import EnvironmentSpec, Transitions, UserError
 
@@ -282,7 +283,7 @@ def test_transitions_of_the_original_simulator_are_recognised_as_v2(name):
 
 def test_the_report_is_written_and_the_exit_code_is_the_severity(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(process, "use_threads", lambda threads: 2)
+    monkeypatch.setattr(compilation, "use_threads", lambda threads: 2)
     task, data = recording("halfcheetah", "v4")
     d4rl.write(tmp_path / "data.hdf5", data)
     config = doctor.DoctorConfig(dataset="data.hdf5", env="halfcheetah", threads=2)

@@ -5,7 +5,7 @@ import toys
 
 from offline_tf import collect, evaluation, tasks
 from offline_tf.datasets import collection, d4rl
-from offline_tf.policy import NumpyPolicy, raw_units
+from offline_tf.policies.gaussian import NumpyPolicy, raw_units
 from offline_tf.tasks import environments
 from offline_tf.types import UserError
 

@@ -6,7 +6,7 @@ import toys
 
 from offline_tf import evaluation
 from offline_tf.numerics import seeds
-from offline_tf.policy import NumpyPolicy
+from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.tasks.simulator import Simulator
 
 EPISODES = 6

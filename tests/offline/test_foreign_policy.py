@@ -11,8 +11,9 @@ import pytest
 import tensorflow as tf
 import toys
 
-from offline_tf import collect, foreign_policy, tasks
+from offline_tf import collect, tasks
 from offline_tf.datasets import d4rl
+from offline_tf.policies import foreign
 from offline_tf.types import UserError
 
 HOPPER = tasks.get("hopper")
@@ -121,7 +122,7 @@ def act(policy, stochastic):
 
 
 def test_ppo_is_a_tanh_network_with_constant_noise(tmp_path, monkeypatch):
-    found = foreign_policy.read_sb3(sb3_file(tmp_path / "p.zip", monkeypatch, PPO), HOPPER)
+    found = foreign.read_sb3(sb3_file(tmp_path / "p.zip", monkeypatch, PPO), HOPPER)
     names = ["mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net"]
     mean = _mlp(PPO, names, np.tanh)
     np.testing.assert_allclose(act(found, False), mean, atol=1e-5)
@@ -138,12 +139,12 @@ def test_the_activation_that_the_file_names_is_used(tmp_path, monkeypatch):
         policy_kwargs={"activation_fn": "<class 'torch.nn.modules.activation.ReLU'>"},
     )
     names = ["mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net"]
-    found = foreign_policy.read_sb3(path, HOPPER)
+    found = foreign.read_sb3(path, HOPPER)
     np.testing.assert_allclose(act(found, False), _mlp(PPO, names, relu), atol=1e-5)
 
 
 def test_sac_is_squashed_with_noise_of_the_state(tmp_path, monkeypatch):
-    found = foreign_policy.read_sb3(sb3_file(tmp_path / "p.zip", monkeypatch, SAC), HOPPER)
+    found = foreign.read_sb3(sb3_file(tmp_path / "p.zip", monkeypatch, SAC), HOPPER)
     hidden = ["actor.latent_pi.0", "actor.latent_pi.2"]
     mean, log_std = (_mlp(SAC, [*hidden, last], relu) for last in ("actor.mu", "actor.log_std"))
     np.testing.assert_allclose(act(found, False), np.tanh(mean), atol=1e-5)
@@ -155,7 +156,7 @@ def test_sac_is_squashed_with_noise_of_the_state(tmp_path, monkeypatch):
 def test_td3_is_squashed_into_the_bounds_without_noise(tmp_path, monkeypatch):
     path = sb3_file(tmp_path / "p.zip", monkeypatch, TD3, policy_kwargs=None)
     task = toys.dataclasses.replace(HOPPER, action_high=np.full(A, 3.0, np.float32))
-    found = foreign_policy.read_sb3(path, task)
+    found = foreign.read_sb3(path, task)
     expected = 1.0 + 2.0 * np.tanh(_mlp(TD3, ["actor.mu.0", "actor.mu.2"], relu))
     np.testing.assert_allclose(act(found, False), expected, atol=1e-5)
     np.testing.assert_array_equal(act(found, True), act(found, False))
@@ -199,17 +200,17 @@ def _broken(kind, path, monkeypatch):
 def test_what_cannot_be_read_is_one_line_and_runs_nothing(tmp_path, monkeypatch, kind, words):
     path = _broken(kind, tmp_path / "p.zip", monkeypatch)
     with pytest.raises(UserError, match=words) as caught:
-        foreign_policy.read_sb3(path, HOPPER)
+        foreign.read_sb3(path, HOPPER)
     assert "\n" not in str(caught.value)
     assert not path.with_name("p.zip.ran").exists()
 
 
 def test_a_tensor_beyond_its_storage_is_refused():
     with pytest.raises(pickle.UnpicklingError, match="beyond"):
-        foreign_policy._rebuild(np.zeros(6, np.float32), 1, (2, 3), (3, 1))
+        foreign._rebuild(np.zeros(6, np.float32), 1, (2, 3), (3, 1))
     with pytest.raises(pickle.UnpicklingError, match="none"):
-        foreign_policy._rebuild(np.zeros(6, np.float32), -1, (2, 3), (3, 1))
-    view = foreign_policy._rebuild(np.arange(8, dtype=np.float32), 2, (2, 3), (1, 2))
+        foreign._rebuild(np.zeros(6, np.float32), -1, (2, 3), (3, 1))
+    view = foreign._rebuild(np.arange(8, dtype=np.float32), 2, (2, 3), (1, 2))
     np.testing.assert_array_equal(view, [[2, 4, 6], [3, 5, 7]])
 
 
@@ -232,9 +233,9 @@ def test_a_saved_model_makes_data(tmp_path):
     expected = np.clip(0.5 * data.observations[:, :A], -1, 1)
     np.testing.assert_allclose(data.actions, expected, atol=1e-6)
     with pytest.raises(UserError, match="takes 6"):
-        foreign_policy.load(tmp_path / "m", tasks.get("walker2d"))
+        foreign.load(tmp_path / "m", tasks.get("walker2d"))
     with pytest.raises(UserError, match="expected a SavedModel"):
-        foreign_policy.load(tmp_path, HOPPER)
+        foreign.load(tmp_path, HOPPER)
 
 
 def test_a_zip_file_makes_data_with_noise_on_top(tmp_path, monkeypatch):

@@ -6,7 +6,8 @@ import tensorflow as tf
 import toys
 
 from morel_tf import pessimistic_mdp
-from offline_tf import graphs, tasks
+from offline_tf import tasks
+from offline_tf.models import compilation
 
 
 def looping(next_states):
@@ -26,23 +27,23 @@ STATES = tf.constant([[2.0, 0.0], [4.0, 0.0]])
 
 
 def test_python_that_depends_on_a_tensor_is_refused_but_for_a_tasks_own():
-    plain = graphs.function(lambda s: looping(s))
+    plain = compilation.function(lambda s: looping(s))
     with pytest.raises(tf.errors.OperatorNotAllowedInGraphError):
         plain(STATES)
-    found = graphs.function(lambda s: graphs.of_task(looping)(s))(STATES)
+    found = compilation.function(lambda s: compilation.of_task(looping)(s))(STATES)
     np.testing.assert_array_equal(found, [False, True])
 
 
 def test_our_own_functions_and_eager_calls_are_left_alone():
     own = tasks.get("hopper").termination
 
-    @graphs.function
+    @compilation.function
     def inside(s):
-        assert graphs.of_task(own) is own and graphs.of_task(looping) is not looping
+        assert compilation.of_task(own) is own and compilation.of_task(looping) is not looping
         return s
 
     inside(STATES)
-    assert graphs.of_task(looping) is looping
+    assert compilation.of_task(looping) is looping
 
 
 def test_the_pessimistic_mdp_takes_a_tasks_loops():
@@ -56,7 +57,7 @@ def test_the_pessimistic_mdp_takes_a_tasks_loops():
         outputs = ensemble.bind()(states, actions)
         return pessimistic_mdp.step(pmdp, outputs, member, states, actions, halted, None)
 
-    found = graphs.function(step)(STATES)
+    found = compilation.function(step)(STATES)
     np.testing.assert_array_equal(found.rewards, [0.0, 1.0])
     for a, b in zip(tf.nest.flatten(step(STATES)), tf.nest.flatten(found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)

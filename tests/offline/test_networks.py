@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from offline_tf import disagreement, fitting, networks
+from offline_tf.models import disagreement, fitting, networks
 from offline_tf.numerics import seeds, standardize
 
 

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from offline_tf import outcome
+from offline_tf.models import learned_task
 from offline_tf.run_record import RunRecord
 from offline_tf.types import Transitions
 
@@ -31,9 +31,9 @@ def logged(count=8000, seed=0):
 def run(tmp_path_factory):
     record = RunRecord.create_or_continue(tmp_path_factory.mktemp("run"), "morel", {}, ())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outcome, "_STEPS", 1000)
-        patch.setattr(outcome, "_BATCH", 256)
-        return outcome.complete(PLANT, logged(), 0, record), record
+        patch.setattr(learned_task, "_STEPS", 1000)
+        patch.setattr(learned_task, "_BATCH", 256)
+        return learned_task.complete(PLANT, logged(), 0, record), record
 
 
 def test_the_learned_functions_are_those_that_made_the_data(run):
@@ -49,7 +49,7 @@ def test_the_learned_functions_are_those_that_made_the_data(run):
     # Off the bound by more than the classifier can be expected to place it.
     clear = np.abs(np.abs(fresh.next_observations[:, 0]) - BOUND) > 0.1
     np.testing.assert_array_equal(called[clear], fresh.terminals[clear])
-    report = outcome.errors(record)
+    report = learned_task.errors(record)
     assert report["learned_reward_error"] < 0.05
     assert report["learned_terminal_recall"] > 0.9
     assert report["learned_terminal_precision"] > 0.8
@@ -57,7 +57,7 @@ def test_the_learned_functions_are_those_that_made_the_data(run):
 
 def test_a_run_folder_gives_the_same_functions_back(run):
     task, record = run
-    again = outcome.of_run(PLANT, 0, RunRecord.open_existing(record.folder))
+    again = learned_task.of_run(PLANT, 0, RunRecord.open_existing(record.folder))
     fresh = logged(100, seed=2)
     given = tuple(map(tf.constant, (fresh.observations, fresh.actions, fresh.next_observations)))
     np.testing.assert_array_equal(again.reward(*given, ""), task.reward(*given, ""))
@@ -67,11 +67,11 @@ def test_a_run_folder_gives_the_same_functions_back(run):
 
 
 def test_what_a_task_declares_is_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(outcome, "_STEPS", 10)
+    monkeypatch.setattr(learned_task, "_STEPS", 10)
     record = RunRecord.create_or_continue(tmp_path / "run", "morel", {}, ())
-    assert outcome.complete(KNOWN, logged(100), 0, record) is KNOWN
-    assert outcome.errors(record) == {}
-    half = outcome.complete(
+    assert learned_task.complete(KNOWN, logged(100), 0, record) is KNOWN
+    assert learned_task.errors(record) == {}
+    half = learned_task.complete(
         dataclasses.replace(PLANT, termination=KNOWN.termination), logged(500), 0, record
     )
     assert half.termination is KNOWN.termination
@@ -79,10 +79,10 @@ def test_what_a_task_declares_is_kept(tmp_path, monkeypatch):
 
 
 def test_without_terminals_nothing_is_terminal(tmp_path, monkeypatch):
-    monkeypatch.setattr(outcome, "_STEPS", 10)
+    monkeypatch.setattr(learned_task, "_STEPS", 10)
     data = logged(500)
     never = dataclasses.replace(data, terminals=np.zeros(500, bool), timeouts=np.ones(500, bool))
     record = RunRecord.create_or_continue(tmp_path / "run", "morel", {}, ())
-    task = outcome.complete(PLANT, never, 0, record)
+    task = learned_task.complete(PLANT, never, 0, record)
     assert not task.termination(tf.constant(data.next_observations)).numpy().any()
-    assert outcome.errors(record)["learned_terminal_recall"] is None
+    assert learned_task.errors(record)["learned_terminal_recall"] is None

@@ -6,8 +6,9 @@ import pytest
 import tensorflow as tf
 import toys
 
-from offline_tf import behavior_cloning, policy, tasks
+from offline_tf import tasks
 from offline_tf.numerics import standardize
+from offline_tf.policies import cloning, gaussian
 from offline_tf.run_record import RunRecord
 from offline_tf.types import UserError
 
@@ -16,14 +17,14 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def gaussian(hidden=(8, 6), seed=0, state_dim=5, action_dim=2):
-    units = policy.Units(
+def make_policy(hidden=(8, 6), seed=0, state_dim=5, action_dim=2):
+    units = gaussian.Units(
         np.linspace(-1.0, 1.0, state_dim),
         np.linspace(0.1, 2.0, state_dim),
         np.linspace(-0.5, 0.5, action_dim),
         np.linspace(1.0, 3.0, action_dim),
     )
-    made = policy.GaussianPolicy(units, hidden, -0.5, np.random.default_rng(seed))
+    made = gaussian.GaussianPolicy(units, hidden, -0.5, np.random.default_rng(seed))
     # The output layer starts a hundred times smaller; differences would drown.
     for weight in made.weights[-3:-1]:
         weight.assign(100 * weight)
@@ -43,7 +44,7 @@ def assert_same_bits(first, second):
 
 @pytest.mark.parametrize("hidden", [(), (8,), (8, 6)])
 def test_numpy_and_tensorflow_agree(hidden):
-    made = gaussian(hidden)
+    made = make_policy(hidden)
     actor = made.numpy()
     x, actions = normal(30, 5), normal(30, 2, seed=1)
     np.testing.assert_allclose(actor.mean(x), made.mean(x), rtol=1e-4, atol=1e-5)
@@ -52,7 +53,7 @@ def test_numpy_and_tensorflow_agree(hidden):
 
 
 def test_mean_is_a_tanh_network_in_its_own_units():
-    actor = gaussian((3,)).numpy()
+    actor = make_policy((3,)).numpy()
     x = normal(4, 5)
     (k0, b0), (k1, b1) = actor.layers
     shift, scale = np.linspace(-1.0, 1.0, 5), np.linspace(0.1, 2.0, 5)
@@ -67,13 +68,13 @@ def test_mean_is_a_tanh_network_in_its_own_units():
 def test_log_prob_by_hand():
     # Mean 0, sigma (1, 2), action (1, 2): -1/2 - 1/2 - ln 2 - ln(2 pi).
     layers = ((np.zeros((1, 2), np.float32), np.zeros(2, np.float32)),)
-    actor = policy.NumpyPolicy(toys.plain_units(1, 2), layers, np.log(np.float32([1, 2])))
+    actor = gaussian.NumpyPolicy(toys.plain_units(1, 2), layers, np.log(np.float32([1, 2])))
     found = actor.log_prob(np.zeros((1, 1), np.float32), np.float32([[1, 2]]))
     np.testing.assert_allclose(found, [-1 - np.log(2) - np.log(2 * np.pi)], rtol=1e-6)
 
 
 def test_samples_have_the_policys_mean_and_spread():
-    actor = gaussian().numpy()
+    actor = make_policy().numpy()
     x = np.repeat(normal(1, 5), 4000, axis=0)
     samples = actor.sample(x, np.random.default_rng(0))
     std = np.exp(actor.log_std)
@@ -85,16 +86,16 @@ def test_samples_have_the_policys_mean_and_spread():
 def test_new_policy_is_nearly_zero():
     # Output layer scaled by 1e-2 (gaussian_mlp.py), hidden units within +-1, fan-in 6.
     units = toys.plain_units(5, 2)
-    made = policy.GaussianPolicy(units, (8, 6), -0.5, generator=np.random.default_rng(0))
+    made = gaussian.GaussianPolicy(units, (8, 6), -0.5, generator=np.random.default_rng(0))
     assert np.abs(made.mean(normal(50, 5))).max() < 0.01 / np.sqrt(6) * (6 + 1)
     np.testing.assert_array_equal(made.log_std, np.float32([-0.5, -0.5]))
 
 
 def test_save_and_load_keep_bits(tmp_path):
-    actor, path = gaussian().numpy(), tmp_path / "deep" / "policy.npz"
+    actor, path = make_policy().numpy(), tmp_path / "deep" / "policy.npz"
     about = {"env": "hopper", "mean_return": 1234.5, "nested": [1, None]}
-    policy.save(path, actor, about)
-    loaded, read = policy.load(path)
+    gaussian.save(path, actor, about)
+    loaded, read = gaussian.load(path)
     assert_same_bits(loaded, actor)
     assert read == about
     assert [p.name for p in path.parent.iterdir()] == ["policy.npz"]
@@ -102,9 +103,9 @@ def test_save_and_load_keep_bits(tmp_path):
 
 def garbage(kind):
     if kind == "truncated":
-        return policy.shipped("hopper").read_bytes()[:5000]
+        return gaussian.shipped("hopper").read_bytes()[:5000]
     if kind == "deflated":  # a byte within compressed data, as a bad disk leaves
-        good = bytearray(policy.shipped("hopper").read_bytes())
+        good = bytearray(gaussian.shipped("hopper").read_bytes())
         good[len(good) // 2] ^= 0xFF
         return bytes(good)
     if kind == "npy":
@@ -119,20 +120,20 @@ def test_loading_garbage_is_the_users_error(tmp_path, kind):
     path = tmp_path / "policy.npz"
     path.write_bytes(garbage(kind))
     with pytest.raises(UserError, match="is no policy weight file"):
-        policy.load(path)
+        gaussian.load(path)
 
 
 def test_loading_other_arrays_is_the_users_error(tmp_path):
     path = tmp_path / "policy.npz"
     np.savez(path, weights=np.zeros(3))
     with pytest.raises(UserError, match="is no policy weight file"):
-        policy.load(path)
+        gaussian.load(path)
     with pytest.raises(UserError, match="found none"):
-        policy.load(tmp_path / "none.npz")
+        gaussian.load(tmp_path / "none.npz")
 
 
 def test_assign_takes_over_another_policy():
-    first, second = gaussian(seed=0), gaussian(seed=1)
+    first, second = make_policy(seed=0), make_policy(seed=1)
     second.log_std.assign([0.25, -3.0])
     x = normal(6, 5)
     assert (first.mean(x) != second.mean(x)).numpy().all()
@@ -143,11 +144,11 @@ def test_assign_takes_over_another_policy():
 
 def test_assign_refuses_another_shape():
     with pytest.raises(ValueError):
-        gaussian((8, 6)).assign(gaussian((8,)).numpy())
+        make_policy((8, 6)).assign(make_policy((8,)).numpy())
 
 
 def test_numpy_is_a_copy():
-    made = gaussian()
+    made = make_policy()
     before = [x.copy() for x in arrays(made.numpy())]
     actor = made.numpy()
     for weight in made.weights:
@@ -161,9 +162,9 @@ def test_no_action_is_drowned_by_one_with_a_larger_range(tmp_path):
     x = rng.normal(size=(4000, 2)).astype(np.float32)
     y = np.stack([1000.0 * rng.uniform(-1, 1, 4000), 0.5 * x[:, 0]], axis=1).astype(np.float32)
     units = toys.plain_units(2, 2)._replace(output_scale=np.float32([1000.0, 1.0]))
-    made = policy.GaussianPolicy(units, (16,), -1.0, np.random.default_rng(0))
+    made = gaussian.GaussianPolicy(units, (16,), -1.0, np.random.default_rng(0))
     stage = toys.record(tmp_path / "run").stage("cloning")
-    behavior_cloning.fit_or_load(made, x, y, 5, 100, 0.01, 0, stage)
+    cloning.fit_or_load(made, x, y, 5, 100, 0.01, 0, stage)
     left = y - made.mean(x).numpy()
     assert left[:, 1].var() < 0.02 * y[:, 1].var()
     expected = np.square(left / [1000.0, 1.0]).mean()
@@ -171,8 +172,8 @@ def test_no_action_is_drowned_by_one_with_a_larger_range(tmp_path):
 
 
 def test_a_file_without_units_is_of_raw_ones():
-    loaded, _ = policy.load(policy.shipped("hopper"))
-    with np.load(policy.shipped("hopper")) as file:
+    loaded, _ = gaussian.load(gaussian.shipped("hopper"))
+    with np.load(gaussian.shipped("hopper")) as file:
         assert "output_scale" not in file.files  # made before there were others
         np.testing.assert_array_equal(loaded.units.input_scale, file["input_scale"])
     np.testing.assert_array_equal(loaded.units.input_shift, np.zeros(11))
@@ -184,13 +185,13 @@ def test_units_of_data_are_spreads_and_halves_of_ranges():
     task = dataclasses.replace(
         toys.cart(), action_low=np.float32([0.0]), action_high=np.float32([100.0])
     )
-    seen = policy.Statistics(np.float32([300.0, 5.0]), np.float32([0.25, 0.0]))
-    units = policy.data_units(task, seen)
+    seen = gaussian.Statistics(np.float32([300.0, 5.0]), np.float32([0.25, 0.0]))
+    units = gaussian.data_units(task, seen)
     np.testing.assert_array_equal(units.input_shift, [300.0, 5.0])
     np.testing.assert_array_equal(units.input_scale, [4.0, 0.0])  # what never changes is not seen
     np.testing.assert_array_equal(units.output_shift, [50.0])
     np.testing.assert_array_equal(units.output_scale, [50.0])
-    made = policy.GaussianPolicy(units, (8,), -1.0)
+    made = gaussian.GaussianPolicy(units, (8,), -1.0)
     np.testing.assert_allclose(made.log_std, [np.log(50.0) - 1.0], rtol=1e-6)
     np.testing.assert_allclose(made.mean(np.float32([[300.5, 5.0]])), [[50.0]], atol=1.0)
 
@@ -202,7 +203,7 @@ def test_actions_without_a_range_stay_in_their_own_unit():
         action_low=np.float32([2.0, -np.inf, 5.0]),
         action_high=np.float32([2.0, np.inf, np.inf]),
     )
-    units = policy.data_units(task, policy.Statistics(np.zeros(2), np.ones(2)))
+    units = gaussian.data_units(task, gaussian.Statistics(np.zeros(2), np.ones(2)))
     np.testing.assert_array_equal(units.output_shift, [2.0, 0.0, 5.0])
     np.testing.assert_array_equal(units.output_scale, [1.0, 1.0, 1.0])
 
@@ -217,12 +218,12 @@ def test_cloning_learns_in_units_far_from_one(tmp_path):
     )
     explained = {}
     for name, units in (
-        ("raw", policy.raw_units(task)),
-        ("data", policy.data_units(task, standardize.statistics(kelvin))),
+        ("raw", gaussian.raw_units(task)),
+        ("data", gaussian.data_units(task, standardize.statistics(kelvin))),
     ):
-        made = policy.GaussianPolicy(units, (16,), -1.0, np.random.default_rng(0))
+        made = gaussian.GaussianPolicy(units, (16,), -1.0, np.random.default_rng(0))
         stage = toys.record(tmp_path / name).stage("cloning")
-        behavior_cloning.fit_or_load(made, kelvin, percent, 5, 100, 0.01, 0, stage)
+        cloning.fit_or_load(made, kelvin, percent, 5, 100, 0.01, 0, stage)
         left = percent - made.mean(kelvin).numpy()
         explained[name] = 1.0 - left.var() / percent.var()
     assert explained["data"] > 0.98 and explained["raw"] < 0.5
@@ -231,7 +232,7 @@ def test_cloning_learns_in_units_far_from_one(tmp_path):
 @pytest.mark.parametrize("robot", tasks.names())
 def test_velocity_scale_touches_velocities_only(robot):
     task = tasks.get(robot)
-    units = policy.raw_units(task, 0.02)
+    units = gaussian.raw_units(task, 0.02)
     for name, value in zip(task.observation_names, units.input_scale, strict=True):
         assert value == (np.float32(0.02) if "velocity" in name else 1)
 
@@ -239,7 +240,7 @@ def test_velocity_scale_touches_velocities_only(robot):
 @pytest.mark.parametrize("robot", tasks.names())
 def test_shipped_policies_fit_their_robot(robot):
     task = tasks.get(robot)
-    actor, about = policy.load(policy.shipped(robot))
+    actor, about = gaussian.load(gaussian.shipped(robot))
     actions = actor.mean(np.zeros((2, task.state_dim), np.float32))
     assert actions.shape == (2, task.action_dim) and np.isfinite(actions).all()
     assert about["env"] == robot and f"--env={robot}" in about["command"]
@@ -251,11 +252,11 @@ def linear_data(rows=2000):
 
 
 def clone(folder, epochs, rate=0.01):
-    made = policy.GaussianPolicy(
+    made = gaussian.GaussianPolicy(
         toys.plain_units(4, 2), (), -0.5, generator=np.random.default_rng(0)
     )
     stage = RunRecord.create_or_continue(folder, "toy", {"seed": 0}).stage("cloning")
-    fitted = behavior_cloning.fit_or_load(made, *linear_data(), epochs, 100, rate, 0, stage)
+    fitted = cloning.fit_or_load(made, *linear_data(), epochs, 100, rate, 0, stage)
     return made, fitted, stage
 
 
@@ -292,7 +293,7 @@ def test_cloning_that_diverges_ends_in_one_line(tmp_path):
 
 def test_no_epochs_leave_the_policy_random(tmp_path):
     made, fitted, stage = clone(tmp_path / "run", 0)
-    fresh = policy.GaussianPolicy(
+    fresh = gaussian.GaussianPolicy(
         toys.plain_units(4, 2), (), -0.5, generator=np.random.default_rng(0)
     )
     assert_same_bits(fitted, fresh.numpy())

@@ -5,21 +5,21 @@ import pytest
 import toys
 
 from morel_tf import experiment
-from offline_tf import policy_value
 from offline_tf.numerics import holdout
-from offline_tf.policy import NumpyPolicy
+from offline_tf.policies import fitted_value
+from offline_tf.policies.gaussian import NumpyPolicy
 
 TASK = toys.cart()
 GAMMA = 0.8
-RATE = policy_value._TARGET_RATE
+RATE = fitted_value._TARGET_RATE
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Smaller networks for a shorter time, at a higher rate."""
-    monkeypatch.setattr(policy_value, "_HIDDEN", (64, 64))
-    monkeypatch.setattr(policy_value, "_BATCH", 64)
-    monkeypatch.setattr(policy_value, "_TARGET_RATE", 0.1)
+    monkeypatch.setattr(fitted_value, "_HIDDEN", (64, 64))
+    monkeypatch.setattr(fitted_value, "_BATCH", 64)
+    monkeypatch.setattr(fitted_value, "_TARGET_RATE", 0.1)
 
 
 def pushing(force, damping=0.0):
@@ -46,13 +46,13 @@ def test_a_policy_gets_its_true_value_and_not_the_datas(record):
     data.timeouts[19::20] = True
     policy = pushing(0.6, 0.5)  # towards a speed of 1.2
     arguments = (policy, TASK, data, GAMMA, 0, record.stage("fqe"))
-    found = policy_value.fit_or_load(*arguments, steps=2000)
+    found = fitted_value.fit_or_load(*arguments, steps=2000)
     exact = true_value(data.observations[::20], policy)
     assert abs(found["fqe_value"] - exact) < 0.3
     # Neither the value of doing 0.6 for ever, nor of what the data did.
     assert abs(true_value(data.observations[::20], pushing(0.6)) - exact) > 1.0
     assert found["data_value"] < exact - 1.0 and found["fqe_gap"] < 0.2
-    assert policy_value.fit_or_load(*arguments) == found
+    assert fitted_value.fit_or_load(*arguments) == found
 
 
 def test_values_have_settled_at_the_discount_that_runs_use(record):
@@ -65,9 +65,9 @@ def test_values_have_settled_at_the_discount_that_runs_use(record):
     data.timeouts[19::20] = True
     data.next_observations[:] = np.random.default_rng(1).permutation(data.observations)
     arguments = (pushing(0.0), TASK, data, 0.97, 0, record.stage("fqe"))
-    assert RATE * policy_value._STEPS * (1 - experiment._FQE_DISCOUNT) >= 10
+    assert RATE * fitted_value._STEPS * (1 - experiment._FQE_DISCOUNT) >= 10
     assert experiment._FQE_DISCOUNT == 0.97
-    found = policy_value.fit_or_load(*arguments, steps=3000)
+    found = fitted_value.fit_or_load(*arguments, steps=3000)
     np.testing.assert_allclose(found["fqe_value"], 1 / 0.03, rtol=0.05)
     assert found["data_value"] < 16.0  # up to the ends of twenty steps
 
@@ -78,11 +78,11 @@ def test_beyond_the_data_a_value_is_that_of_its_edge(record, monkeypatch):
     data.next_observations[25] = [100.0, -100.0]
     seen = []
     monkeypatch.setattr(
-        policy_value.fitting, "fit_to_draws", lambda loop, feed, *_: seen.append(feed)
+        fitted_value.fitting, "fit_to_draws", lambda loop, feed, *_: seen.append(feed)
     )
-    policy_value.fit_or_load(pushing(0.0), TASK, data, GAMMA, 0, record.stage("fqe"), steps=1)
+    fitted_value.fit_or_load(pushing(0.0), TASK, data, GAMMA, 0, record.stage("fqe"), steps=1)
     columns, _ = seen[0](np.zeros((1, 1, 1), np.int32))
-    split = holdout.split_episodes(data.episode_bounds(), policy_value._HOLDOUT_SHARE, 0)
+    split = holdout.split_episodes(data.episode_bounds(), fitted_value._HOLDOUT_SHARE, 0)
     assert 25 in split.train
     least, largest = data.observations.min(axis=0), data.observations.max(axis=0)
     expected = np.clip(data.next_observations[split.train], least, largest)
@@ -93,7 +93,7 @@ def test_beyond_the_data_a_value_is_that_of_its_edge(record, monkeypatch):
 def test_nothing_follows_a_terminal_state(record):
     data = toys.transitions((1,) * 400)
     data.terminals[:], data.timeouts[:] = True, False
-    found = policy_value.fit_or_load(
+    found = fitted_value.fit_or_load(
         pushing(0.0), TASK, data, GAMMA, 0, record.stage("fqe"), steps=1500
     )
     idle = data.observations + toys.change(data.observations, np.zeros((400, 1)))
@@ -106,5 +106,5 @@ def test_discounted_returns_by_hand():
     data = toys.transitions((2, 3))
     r = data.rewards.astype(np.float64) - 1.0
     expected = (r[0] + 0.5 * r[1] + r[2] + 0.5 * r[3] + 0.25 * r[4]) / 2
-    found = policy_value.discounted_returns(data, data.episode_bounds(), 0.5, shift=1.0)
+    found = fitted_value.discounted_returns(data, data.episode_bounds(), 0.5, shift=1.0)
     np.testing.assert_allclose(found, expected)

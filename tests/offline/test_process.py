@@ -9,13 +9,13 @@ import tensorflow as tf
 import toys
 
 from morel_tf.value_baseline import ValueBaseline
-from offline_tf import fitting, networks, process
+from offline_tf.models import compilation, fitting, networks
 
 
 @pytest.fixture
 def compiler():
-    yield process.use_compiler
-    process.use_compiler("graph")
+    yield compilation.use_compiler
+    compilation.use_compiler("graph")
 
 
 def fitted():
@@ -53,10 +53,10 @@ def test_xla_is_left_alone_where_every_call_has_another_shape(compiler):
 
 def test_auto_takes_xla_where_there_is_a_gpu(compiler, monkeypatch):
     assert compiler("auto") == "graph"  # tests run without one
-    assert process.in_words(2, "float32").startswith("2 threads, TensorFlow's own kernels")
+    assert compilation.in_words(2, "float32").startswith("2 threads, TensorFlow's own kernels")
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
     assert compiler("auto") == "xla"
-    assert process.in_words(2, "float32") == "2 threads, XLA, products in float32 while fitting"
+    assert compilation.in_words(2, "float32") == "2 threads, XLA, products in float32 while fitting"
 
 
 def test_float32_is_not_shortened_on_gpus(monkeypatch):
@@ -64,7 +64,7 @@ def test_float32_is_not_shortened_on_gpus(monkeypatch):
         setter = f"set_{name}_op_parallelism_threads"
         monkeypatch.setattr(tf.config.threading, setter, lambda _: None)
     tf.config.experimental.enable_tensor_float_32_execution(True)
-    assert process.use_threads(3) == 3
+    assert compilation.use_threads(3) == 3
     assert not tf.config.experimental.tensor_float_32_execution_enabled()
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
 
@@ -83,6 +83,6 @@ def test_float32_is_not_shortened_on_gpus(monkeypatch):
 )
 def test_a_command_names_what_decides_the_result_and_nothing_else(monkeypatch, given, kept):
     monkeypatch.setattr(sys, "argv", ["binary", *given.split()])
-    assert process.command(("workdir", "threads", "inspection")).endswith(kept)
-    assert process.command(("workdir", "threads", "inspection")).split()[0] == "python"
-    assert len(process.command(("workdir", "inspection")).split()) <= 3 + len(kept.split())
+    assert compilation.command(("workdir", "threads", "inspection")).endswith(kept)
+    assert compilation.command(("workdir", "threads", "inspection")).split()[0] == "python"
+    assert len(compilation.command(("workdir", "inspection")).split()) <= 3 + len(kept.split())

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from offline_tf import policy, tasks
+from offline_tf import tasks
+from offline_tf.policies import gaussian
 from offline_tf.tasks.simulator import Simulator, load_model
 from offline_tf.types import UserError
 
@@ -87,7 +88,7 @@ def test_reward_and_termination_agree_with_random_episodes(robot, physics):
 
 @pytest.mark.parametrize(("robot", "physics"), PHYSICS)
 def test_reward_and_termination_agree_with_trained_episodes(robot, physics):
-    actor, _ = policy.load(policy.shipped(robot))
+    actor, _ = gaussian.load(gaussian.shipped(robot))
     bounds = SHIPPED_REWARD_ERROR[robot]
     check_against_simulator(tasks.get(robot), physics, actor, 300, bounds)
 

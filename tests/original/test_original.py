@@ -9,9 +9,10 @@ import pytest
 from mopp_tf import evaluate as mopp_evaluate
 from mopp_tf import experiment
 from mopp_tf.config import STAGES, ControlConfig
-from offline_tf import evaluation, policy, tasks
+from offline_tf import evaluation, tasks
 from offline_tf.datasets import collection, d4rl
 from offline_tf.numerics import seeds
+from offline_tf.policies import gaussian
 from offline_tf.tasks import environments
 
 if "MUJOCO_PY_MUJOCO_PATH" not in os.environ:
@@ -29,7 +30,7 @@ TOLERANCES = {"hopper": 1e-12, "walker2d": 1e-11, "halfcheetah": 1e-10, "ant": 1
 def test_v2_physics_is_that_of_mujoco_py(robot):
     """Each step starts from the same state; both constraint solvers start cold."""
     task = tasks.get(robot)
-    behavior, _ = policy.load(policy.shipped(robot))
+    behavior, _ = gaussian.load(gaussian.shipped(robot))
     ours = environments.make_simulator(task, "v2", 40, 1)
     old = environments.make_simulator(tasks.get(robot, "mujoco_py"), "v2", 40)
     ours.reset(np.random.default_rng(0))
@@ -61,7 +62,7 @@ def test_v2_physics_is_that_of_mujoco_py(robot):
 @pytest.mark.parametrize("robot", ["hopper", "walker2d", "halfcheetah"])
 def test_a_policy_scores_the_same_in_both(robot):
     task, old = tasks.get(robot), tasks.get(robot, "mujoco_py")
-    behavior, _ = policy.load(policy.shipped(f"{robot}-medium"))
+    behavior, _ = gaussian.load(gaussian.shipped(f"{robot}-medium"))
     ours, theirs = (
         evaluation.evaluate(behavior, t, "v2", 40, True, 0, name, threads=2)
         for t, name in ((task, "ours"), (old, "theirs"))
@@ -74,7 +75,7 @@ def test_a_policy_scores_the_same_in_both(robot):
 def test_d4rl_reads_what_we_read(tmp_path):
     __import__("d4rl.gym_mujoco")
     task = tasks.get("walker2d")
-    behavior, _ = policy.load(policy.shipped("walker2d-medium"))
+    behavior, _ = gaussian.load(gaussian.shipped("walker2d-medium"))
     data = collection.collect(task, "v2", behavior, "pure", 3000, 0).transitions
     path = tmp_path / "walker2d_medium-v2.hdf5"
     d4rl.write(path, data)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import critics, fitting, networks
+from offline_tf.models import critics, fitting, networks
 from offline_tf.numerics import holdout, seeds, standardize
 from offline_tf.numerics.large_columns import derive
-from offline_tf.policy import NumpyPolicy
+from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import graphs, process
+from offline_tf.models import compilation
 from offline_tf.numerics.large_columns import largest_resident
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, Tensor, UserError
@@ -111,7 +111,7 @@ class Fit(tf.Module):
         self._loss = loss
         self._before_step = before_step
         self.adam = Adam(self._weights, weight_decay=weight_decay, decay_biases=decay_biases)
-        made = process.compiled if same_shapes else graphs.function
+        made = compilation.compiled if same_shapes else compilation.function
         self._graph = made(self._steps, reduce_retracing=True)
 
     def run(self, arrays: tuple[Tensor, ...], rows: Tensor, learning_rates: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class Feed:
         if self._held is not None:
             return self._held, tf.constant(chunk)
         wanted, positions = np.unique(chunk, return_inverse=True)
-        if process.compiler() == "xla":  # which compiles each number of rows anew
+        if compilation.compiler() == "xla":  # which compiles each number of rows anew
             wanted = np.resize(wanted, chunk.size)
         columns = tuple(tf.constant(column) for column in self._gather(self._rows[wanted]))
         return columns, tf.constant(positions.reshape(chunk.shape), tf.int32)

@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import policy as policy_file
 from offline_tf.datasets.columns import check_size
+from offline_tf.policies import gaussian as policy_file
 from offline_tf.types import Array, TaskSpec, UserError
 
 _STORAGES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "LongStorage": np.int64}

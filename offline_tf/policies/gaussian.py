@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from offline_tf import networks
+from offline_tf.models import networks
 from offline_tf.numerics import standardize
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
@@ -229,4 +229,4 @@ def load(path: pathlib.Path) -> tuple[NumpyPolicy, dict[str, Any]]:
 
 def shipped(task_name: str) -> pathlib.Path:
     """Where the behaviour policy that comes with the package lies."""
-    return pathlib.Path(__file__).parent / "policies" / f"{task_name}.npz"
+    return pathlib.Path(__file__).parent / f"{task_name}.npz"

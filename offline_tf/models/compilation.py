@@ -1,7 +1,8 @@
-"""The process that a run is: its threads, its compiler and its command line."""
+"""tf.function as this project uses it; threads, compiler and command line of the process."""
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import sys
@@ -10,7 +11,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from offline_tf import graphs
+# Without AutoGraph: nothing of ours branches on a tensor, and converting its Python takes long
+# (benchmarks/tracing.py). Where a graph loops or branches, say tf.while_loop and tf.cond.
+function = functools.partial(tf.function, autograph=False)
+
+
+def of_task(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A task's reward or termination, to be called in a graph: a user's may loop over tensors."""
+    ours = str(getattr(call, "__module__", "")).startswith("offline_tf.")
+    return call if ours or tf.executing_eagerly() else tf.function(call)
+
 
 _chosen = {"compiler": "graph"}
 
@@ -45,14 +55,14 @@ def compiler() -> str:
     return _chosen["compiler"]
 
 
-def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def compiled(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """A tf.function of a hot loop, by this process's compiler.
 
     Args:
-      function: its tensors have the same shapes in nearly all calls; XLA compiles each anew.
+      call: its tensors have the same shapes in nearly all calls; XLA compiles each anew.
       options: of tf.function.
     """
-    return graphs.function(function, jit_compile=_chosen["compiler"] == "xla" or None, **options)
+    return function(call, jit_compile=_chosen["compiler"] == "xla" or None, **options)
 
 
 def in_words(threads: int, dtype: str) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import fitting, networks
+from offline_tf.models import fitting, networks
 from offline_tf.numerics import seeds
-from offline_tf.policy import GaussianPolicy, NumpyPolicy
+from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
 from offline_tf.run_record import Stage
 from offline_tf.types import Array, Tensor
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import process
+from offline_tf.models import compilation
 from offline_tf.types import Tensor
 
 _LARGEST = 1e15  # what a few layers keep within float32
@@ -196,7 +196,7 @@ def product_dtype(precision: str) -> tf.DType:
     float32 with XLA, which has no such kernels on CPUs, and on GPUs nobody here tried it.
     """
     if precision == "auto":
-        if process.compiler() == "xla":
+        if compilation.compiler() == "xla":
             return tf.float32
         flags = pathlib.Path("/proc/cpuinfo")
         text = flags.read_text() if flags.exists() else ""

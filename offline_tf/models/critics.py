@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from offline_tf import networks
+from offline_tf.models import networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import Tensor

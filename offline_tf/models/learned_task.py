@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import fitting, networks, run_record
+from offline_tf import run_record
+from offline_tf.models import fitting, networks
 from offline_tf.numerics import holdout, seeds, standardize
 from offline_tf.run_record import RunRecord, Stage
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
