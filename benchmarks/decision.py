@@ -27,7 +27,7 @@ from offline_tf import export, tasks
 from offline_tf.config.knobs import check, knob
 from offline_tf.models import compilation
 from offline_tf.numerics import standardize
-from offline_tf.run_record import write_json
+from offline_tf.run_folder.files import write_json
 
 USAGE = """
 usage: python -m benchmarks.decision [--env=walker2d] [--horizon=4] [--members=3] [--numbers=FILE]

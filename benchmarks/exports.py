@@ -23,9 +23,11 @@ from flags import schema
 from mopp_tf import config as mopp_config
 from mopp_tf import experiment as mopp
 from morel_tf import experiment as morel
-from offline_tf import export, run_record
+from offline_tf import export
 from offline_tf.config.knobs import check, knob
-from offline_tf.run_record import RunRecord, write_json
+from offline_tf.run_folder import provenance
+from offline_tf.run_folder.files import write_json
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
 USAGE = "usage: python -m benchmarks.exports --python=PYTHON --workdir=RUN [--workdir=RUN]"
@@ -74,7 +76,7 @@ def main(config: BenchmarkConfig) -> None:
         [config.python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True
     ).stdout.split()
     if config.numbers:
-        about = {"commit": run_record.commit(), "packages": packages}
+        about = {"commit": provenance.commit(), "packages": packages}
         write_json(pathlib.Path(config.numbers), about | {"rows": rows})
 
 

@@ -25,7 +25,8 @@ from offline_tf import tasks
 from offline_tf.config.knobs import check, knob
 from offline_tf.models import compilation
 from offline_tf.numerics import seeds
-from offline_tf.run_record import RunRecord, write_json
+from offline_tf.run_folder.files import write_json
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.tasks import environments
 from offline_tf.types import Array, UserError
 

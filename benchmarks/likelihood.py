@@ -16,7 +16,7 @@ import pathlib
 import numpy as np
 
 from mopp_tf import experiment
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
 _STEPS = tuple(1000 * k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500))

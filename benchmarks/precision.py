@@ -20,7 +20,7 @@ import tensorflow as tf
 from morel_tf import experiment, usad
 from offline_tf.models import compilation
 from offline_tf.numerics import seeds
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array
 
 _PAIRS = 50_000

@@ -20,7 +20,7 @@ import tensorflow as tf
 from mopp_tf import algorithm, experiment
 from offline_tf import tasks
 from offline_tf.models import compilation, learned_task
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 
 _STEPS_TO_FALL = (0, 3, 10, 20, 40, 80, 160, 10_000)
 

@@ -275,7 +275,7 @@ def main(config: BenchmarkConfig) -> None:
         shown = [f"{k} {v:.4g}" for k, v in runs[-1].items() if isinstance(v, int | float)]
         logging.info("%s", ", ".join(shown))
     if config.numbers:
-        from offline_tf.run_record import write_json
+        from offline_tf.run_folder.files import write_json
 
         what = {"model": path.rpartition("/")[2], "machine": machine()}
         kept = dataclasses.asdict(config)

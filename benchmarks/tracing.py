@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-from offline_tf.run_record import commit
+from offline_tf.run_folder.provenance import commit
 
 
 def _one(autograph: bool) -> None:

@@ -22,8 +22,8 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
-from offline_tf import stopping
 from offline_tf.config.knobs import check, knob
+from offline_tf.run_folder import stopping
 from offline_tf.types import UserError
 
 # TensorFlow's C++ start-up messages drown a run's own lines; a value that the user set stands.

@@ -10,10 +10,10 @@ from absl import logging
 from mopp_tf import behavior, dynamics, fitted_q, rows
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
 from mopp_tf.rollout import Models
-from offline_tf import run_record
 from offline_tf.models import critics
 from offline_tf.numerics import holdout, standardize
-from offline_tf.run_record import RunRecord, Stage
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _LIMIT_ROWS = 20_000
@@ -160,7 +160,7 @@ def learn(
             stage,
         )
 
-    run_record.fit_or_load("dynamics", models.dynamics.weights, fit_dynamics, record, models_from)
+    record.fit_or_load("dynamics", models.dynamics.weights, fit_dynamics, models_from)
 
     # Line 2: behaviour policy f_b(a | s).
     def fit_behavior(stage: Stage) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def learn(
             stage,
         )
 
-    run_record.fit_or_load("behavior", models.behavior.weights, fit_behavior, record, models_from)
+    record.fit_or_load("behavior", models.behavior.weights, fit_behavior, models_from)
 
     # Line 3: its Q function, by fitted Q evaluation.
     settled = time_constants(knobs.q)
@@ -193,7 +193,7 @@ def learn(
             models.q, models.behavior, table, split, knobs.model, knobs.q, seed, stage
         )
 
-    run_record.fit_or_load("q", models.q.weights, fit_q, record, q_from)
+    record.fit_or_load("q", models.q.weights, fit_q, q_from)
 
     stage = record.stage("limit")
     if not stage.complete:

@@ -16,7 +16,7 @@ from mopp_tf.rows import Normalizer, Rows
 from offline_tf.models import networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
-from offline_tf.run_record import Stage
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, Tensor
 
 

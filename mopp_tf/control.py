@@ -11,7 +11,7 @@ import tensorflow as tf
 from mopp_tf import config, deploy, experiment, objectives
 from offline_tf import deployed, tasks
 from offline_tf.models import compilation, learned_task
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, UserError
 
 

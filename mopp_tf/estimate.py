@@ -6,11 +6,12 @@ import pathlib
 from typing import NamedTuple
 
 from mopp_tf import experiment, mbop
-from offline_tf import estimate, tasks
+from offline_tf import tasks
 from offline_tf.datasets import made, sources
-from offline_tf.estimate import Part
 from offline_tf.models import compilation, networks
-from offline_tf.run_record import RunRecord
+from offline_tf.pipeline import dry_run
+from offline_tf.pipeline.dry_run import Part
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import TaskSpec
 
 # Rough shares of the machine's products that the stages reach. Estimated and measured minutes, two
@@ -34,15 +35,15 @@ def _of_mopp(task: TaskSpec, configs: experiment.Configs) -> _Work:
 
     def density(inputs: int, outputs: int, latent: int) -> int:
         if model.network == "mlp":
-            return estimate.weights(inputs, *model.mlp_hidden, 2 * outputs)
+            return dry_run.weights(inputs, *model.mlp_hidden, 2 * outputs)
         latent = model.latent_dim or latent
-        encoder = estimate.weights(inputs, *model.encoder_hidden, latent)
-        heads = sum(estimate.weights(latent + i, *model.head_hidden, 2) for i in range(outputs))
+        encoder = dry_run.weights(inputs, *model.encoder_hidden, latent)
+        heads = sum(dry_run.weights(latent + i, *model.head_hidden, 2) for i in range(outputs))
         return encoder + heads
 
     dynamics = configs.dynamics.dynamics_members * density(s + a, s + 1, s)
     behavior = density(s, a, 2 * a)
-    q = 2 * estimate.weights(s + a, *configs.q.q_hidden, 1)
+    q = 2 * dry_run.weights(s + a, *configs.q.q_hidden, 1)
     choosing = planner.q_proposals * q if planner.max_q else 0
     valuing = planner.q_proposals * q if planner.terminal_value else 0
     return _Work(
@@ -58,7 +59,7 @@ def _of_mbop(task: TaskSpec, configs: experiment.Configs) -> _Work:
     s, a = task.state_dim, task.action_dim
     planner, members = configs.knobs.planner, configs.dynamics.dynamics_members
     dynamics, behavior, value = (
-        count * estimate.weights(s + a, *mbop.HIDDEN, width)
+        count * dry_run.weights(s + a, *mbop.HIDDEN, width)
         for count, width in ((members, s + 1), (configs.behavior.behavior_members, a), (members, 1))
     )
     decision = planner.population * (planner.horizon * (dynamics + behavior) + value)
@@ -85,7 +86,7 @@ def plan(*stages: object) -> list[str]:
     old = RunRecord.check_folder(
         folder, run.algorithm, configs.flat(), experiment.FREE_FLAGS, experiment.flags_of
     )
-    rows = estimate.rows_of(task, run.dataset, run.data_steps)
+    rows = dry_run.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.models_from:
         other = RunRecord.open_existing(pathlib.Path(run.models_from), "models_from")
@@ -93,9 +94,9 @@ def plan(*stages: object) -> list[str]:
         if not experiment.fits_q_again(configs, experiment.from_manifest(other.manifest)):
             done.add("q")
     dtype = networks.product_dtype(model.precision)
-    training = estimate.operations_per_second(dtype, threads)
+    training = dry_run.operations_per_second(dtype, threads)
     acting = networks.product_dtype(planner.planner_precision)
-    speed = training if acting == dtype else estimate.operations_per_second(acting, threads)
+    speed = training if acting == dtype else dry_run.operations_per_second(acting, threads)
     work = _of_mbop(task, configs) if run.algorithm == "mbop" else _of_mopp(task, configs)
     step = 6.0 * model.batch_size / (_TRAINING * training)
     episodes = run.eval_episodes * task.max_episode_steps if task.simulation else 0
@@ -112,7 +113,7 @@ def plan(*stages: object) -> list[str]:
     return [
         f"{doing}: {run.algorithm} on {task.name}, {run.dataset} ({rows:,} rows), {dtype.name}, "
         f"{threads} threads",
-        *estimate.in_words(
-            [part for part in parts if part.name not in done], estimate.memory(task, rows)
+        *dry_run.in_words(
+            [part for part in parts if part.name not in done], dry_run.memory(task, rows)
         ),
     ]

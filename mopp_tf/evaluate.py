@@ -58,10 +58,12 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     """Prints and writes the report and, per step, the traces."""
     import numpy as np  # here, so that --help needs no TensorFlow
 
-    from mopp_tf import deploy, experiment, simulation
-    from offline_tf import outputs
+    from mopp_tf import deploy, experiment
+    from offline_tf.evaluation import planner_episodes
     from offline_tf.models import compilation, learned_task
-    from offline_tf.run_record import RunRecord, write_json
+    from offline_tf.run_folder import files
+    from offline_tf.run_folder.files import write_json
+    from offline_tf.run_folder.record import RunRecord
     from offline_tf.tasks import environments
 
     threads = compilation.use_threads(config_.threads)
@@ -70,7 +72,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     # Only .json is taken for an ending: names such as limit=0.5 hold dots.
     stem = config_.output.removesuffix(".json") or str(record.folder / "evaluation")
     path = pathlib.Path(f"{stem}.json")
-    outputs.check_writable(path, "output" if config_.output else "workdir")
+    files.check_writable(path, "output" if config_.output else "workdir")
     configs = experiment.from_manifest(record.manifest)
     task = tasks.get(configs.run.env, config_.simulator or configs.run.simulator)
     task = learned_task.of_run(task, configs.run.seed, record)
@@ -103,7 +105,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
         decider = deploy.LiteDecider(
             deploy.check_lite(planner), config_.engine == "litert-int8", threads
         )
-        found = simulation.run(task, physics, episodes, decider.start, decider, **how)
+        found = planner_episodes.run(task, physics, episodes, decider.start, decider, **how)
     report = {
         "env": task.name,
         "physics": environments.physics_of(task, physics),
@@ -132,7 +134,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
 def plan(config_: EvaluateConfig, control: config.ControlConfig) -> list[str]:
     """What --dry_run prints; the time is taken from the run's own evaluation."""
     from mopp_tf import algorithm, experiment, objectives
-    from offline_tf.run_record import RunRecord
+    from offline_tf.run_folder.record import RunRecord
 
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
     configs = experiment.from_manifest(record.manifest)

@@ -11,25 +11,21 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from mopp_tf import (
-    algorithm,
-    config,
-    deploy,
-    inspector,
-    mbop,
-    objectives,
-    simulation,
-    training,
-)
+from mopp_tf import algorithm, config, deploy, inspector, mbop, objectives, training
 from mopp_tf.planner import Decision, Planner
-from offline_tf import dashboards, opening, run_record, tasks
+from offline_tf import dashboards, tasks
 from offline_tf.config.knobs import rebuild
 from offline_tf.dashboards import Chart
 from offline_tf.datasets import sources
+from offline_tf.evaluation import planner_episodes
 from offline_tf.models import compilation, learned_task, networks
 from offline_tf.numerics import seeds
+from offline_tf.pipeline import opening
 from offline_tf.policies import fitted_value
-from offline_tf.run_record import RunRecord, write_json
+from offline_tf.run_folder import provenance
+from offline_tf.run_folder.files import write_json
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.run_folder.stage import Stage
 from offline_tf.tasks import environments
 from offline_tf.types import TaskSpec, Tensor, Transitions, UserError
 
@@ -423,7 +419,7 @@ def evaluate_planner(
     watched: tuple[str, ...] = (),
     threads: int = 2,
     progress: Any = None,
-) -> simulation.Rollouts:
+) -> planner_episodes.Rollouts:
     """Runs the planner in the real simulator.
 
     Args:
@@ -448,12 +444,12 @@ def evaluate_planner(
     start = compilation.function(planner.initial_plan)
     nowhere = tf.zeros([episodes, planner.task.state_dim])
     graph(nowhere, start(nowhere), tf.constant([0, 0]))  # traced now, so that no decision is
-    return simulation.run(
+    return planner_episodes.run(
         planner.task, physics, episodes, start, decide, seed, name, watched, threads, progress
     )
 
 
-def clone_decider(task: TaskSpec, learned: algorithm.Learned) -> simulation.Decide:
+def clone_decider(task: TaskSpec, learned: algorithm.Learned) -> planner_episodes.Decide:
     """ADM behaviour cloning: the mean of the behaviour members' modes, nothing planned.
 
     Differs: the authors act by the mode of one member drawn at random.
@@ -545,7 +541,7 @@ def evaluate_final(
     episodes, limit = configs.run.eval_episodes, task.max_episode_steps
     cloning: dict[str, float] = {}
     if isinstance(learned, algorithm.Learned):
-        cloned = simulation.run(
+        cloned = planner_episodes.run(
             task,
             configs.run.physics,
             episodes,
@@ -584,7 +580,7 @@ _PATHS = 4
 
 
 def trace(
-    found: simulation.Rollouts, task: TaskSpec, record: RunRecord, stage: run_record.Stage
+    found: planner_episodes.Rollouts, task: TaskSpec, record: RunRecord, stage: Stage
 ) -> None:
     """Logs what the planner did, step by step, mean over the episodes that still run.
 
@@ -614,7 +610,7 @@ def _std(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 
-def describe(found: simulation.Rollouts) -> dict[str, float]:
+def describe(found: planner_episodes.Rollouts) -> dict[str, float]:
     """The numbers of a summary that a batch of planned episodes yields."""
     names = ("kept_share", "fallback", "effective_sample_size", "return_spread", "disagreement")
     return {
@@ -647,7 +643,7 @@ def summarize(
         "variant": variant(configs),
         "seed": configs.run.seed,
         "commit": record.commits,
-        "command": compilation.command(FREE_FLAGS),
+        "command": provenance.command(FREE_FLAGS),
         "horizon": configs.knobs.planner.horizon,
         "training_dtype": record.manifest.get("training_dtype"),
         "behavior_return": record.manifest["behavior_return"],

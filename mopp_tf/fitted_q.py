@@ -24,7 +24,7 @@ from offline_tf.models import compilation, critics, fitting, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
 from offline_tf.numerics.large_columns import ColumnWriter, blocks, derive
-from offline_tf.run_record import Stage
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, Tensor
 
 _ROWS_PER_CALL = 8192

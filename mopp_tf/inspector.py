@@ -13,7 +13,7 @@ from offline_tf import figures, inspector
 from offline_tf.inspection import Prediction, Rows, View, compiled
 from offline_tf.models import compilation
 from offline_tf.numerics import seeds
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 
 DECISIONS = 4

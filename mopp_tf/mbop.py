@@ -22,11 +22,11 @@ from mopp_tf.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
 from mopp_tf.planner import Decision
 from mopp_tf.rows import Normalizer
-from offline_tf import run_record
 from offline_tf.models import compilation, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
-from offline_tf.run_record import RunRecord, Stage
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions, UserError
 
 HIDDEN = (500, 500)
@@ -209,7 +209,7 @@ def learn(
             )
             return report | {"shift": shift, "scale": scale}
 
-        run_record.fit_or_load(name, networks.variables(*members), fit, record, models_from)
+        record.fit_or_load(name, networks.variables(*members), fit, models_from)
 
     part(
         "dynamics",

@@ -14,7 +14,7 @@ from mopp_tf.config import ModelConfig
 from offline_tf.models import compilation, fitting, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
-from offline_tf.run_record import Stage
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, Tensor, UserError
 
 STEPS_PER_LOOK = 1000

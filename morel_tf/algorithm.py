@@ -12,7 +12,7 @@ from offline_tf.datasets import velocities
 from offline_tf.numerics import holdout, large_columns
 from offline_tf.policies import cloning
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Transitions
 
 

@@ -13,13 +13,15 @@ from absl import logging
 from morel_tf import planner, policy_update
 from morel_tf.config import BehaviorConfig, PlannerConfig
 from morel_tf.online import OnlineSampler
-from offline_tf import evaluation, tasks
+from offline_tf import tasks
 from offline_tf.datasets import d4rl
+from offline_tf.evaluation import policy_episodes
 from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.policies import gaussian as policy_file
 from offline_tf.policies.gaussian import raw_units
-from offline_tf.run_record import RunRecord, write_json
+from offline_tf.run_folder.files import write_json
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.tasks.simulator import Simulator
 from offline_tf.types import Array, SimulationSpec, TaskSpec, Transitions, UserError
 
@@ -147,7 +149,7 @@ def _describe(
 ) -> dict[str, Any]:
     """What a policy's file says about it."""
     kinds = {
-        name: evaluation.evaluate(
+        name: policy_episodes.evaluate(
             policy,
             task,
             config.physics,

@@ -14,11 +14,11 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from morel_tf.config import DynamicsConfig
-from offline_tf import run_record
 from offline_tf.models import fitting, networks
 from offline_tf.numerics import seeds, standardize
 from offline_tf.numerics.holdout import Split
-from offline_tf.run_record import RunRecord, Stage
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 tfd = tfp.distributions
@@ -276,7 +276,7 @@ def fit_or_load(
         }
         return {split.judged_kind: report, "split_seed": seed, "statistics": statistics}
 
-    run_record.fit_or_load("dynamics", ensemble.weights, fit_here, record, other)
+    record.fit_or_load("dynamics", ensemble.weights, fit_here, other)
 
 
 def split_seed(record: RunRecord) -> int:

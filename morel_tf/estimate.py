@@ -5,11 +5,12 @@ from __future__ import annotations
 import pathlib
 
 from morel_tf import experiment
-from offline_tf import estimate, tasks
+from offline_tf import tasks
 from offline_tf.datasets import made, sources
-from offline_tf.estimate import Part
 from offline_tf.models import compilation, networks
-from offline_tf.run_record import RunRecord
+from offline_tf.pipeline import dry_run
+from offline_tf.pipeline.dry_run import Part
+from offline_tf.run_folder.record import RunRecord
 
 # Rough shares of the machine's products that the stages reach. Estimated and measured minutes, two
 # cores with other work beside: MOReL 24.9 and 20.9 (Hopper), 22.0 and 27.6 (Walker2d); MOPP 10.1, 10.6.
@@ -39,23 +40,23 @@ def plan(*stages: object) -> list[str]:
         folder, "morel", configs.flat(), experiment.FREE_FLAGS, experiment.flags_of
     )
     makes = not run.dataset or run.dataset in made.KINDS
-    rows = estimate.rows_of(task, run.dataset, run.data_steps)
+    rows = dry_run.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.dynamics_from:
         RunRecord.open_existing(pathlib.Path(run.dynamics_from), "dynamics_from")
         done |= {"dynamics"}
     dtype = networks.product_dtype(configs.dynamics.precision)
-    training = estimate.operations_per_second(dtype, threads)
+    training = dry_run.operations_per_second(dtype, threads)
     speed = (
         training
         if dtype.name == "float32"
-        else estimate.operations_per_second(networks.product_dtype("float32"), threads)
+        else dry_run.operations_per_second(networks.product_dtype("float32"), threads)
     )
     s, a = task.state_dim, task.action_dim
     members = configs.dynamics.ensemble_size
-    model = members * estimate.weights(s + a, *configs.dynamics.dynamics_hidden, s)
-    policy = estimate.weights(s, *configs.planner.policy_hidden, a)
-    value = estimate.weights(s + 4, *configs.planner.baseline_hidden, 1)
+    model = members * dry_run.weights(s + a, *configs.dynamics.dynamics_hidden, s)
+    policy = dry_run.weights(s, *configs.planner.policy_hidden, a)
+    value = dry_run.weights(s + 4, *configs.planner.baseline_hidden, 1)
     steps = _SHARE_OF_PATHS * members * configs.pmdp.paths_per_member
     steps *= min(configs.pmdp.horizon, task.max_episode_steps)
     products = 2 * configs.planner.cg_iterations * configs.planner.fisher_share * 6 * policy
@@ -85,7 +86,7 @@ def plan(*stages: object) -> list[str]:
     data = run.dataset or f"{run.exploration} data, made here"
     return [
         f"{doing}: MOReL on {task.name}, {data} ({rows:,} rows), {dtype.name}, {threads} threads",
-        *estimate.in_words(
-            [part for part in parts if part.name not in done], estimate.memory(task, rows)
+        *dry_run.in_words(
+            [part for part in parts if part.name not in done], dry_run.memory(task, rows)
         ),
     ]

@@ -43,14 +43,16 @@ class EvaluateConfig:
 def main(config: EvaluateConfig) -> None:
     """Prints and writes RUN/evaluation.json."""
     from morel_tf import experiment  # here, so that --help needs no TensorFlow
-    from offline_tf import evaluation, outputs
+    from offline_tf.evaluation import policy_episodes
     from offline_tf.models import compilation
-    from offline_tf.run_record import RunRecord, write_json
+    from offline_tf.run_folder import files
+    from offline_tf.run_folder.files import write_json
+    from offline_tf.run_folder.record import RunRecord
     from offline_tf.tasks import environments
 
     threads = compilation.use_threads(config.threads)
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
-    outputs.check_writable(record.folder / "evaluation.json", "workdir")
+    files.check_writable(record.folder / "evaluation.json", "workdir")
     configs = experiment.from_manifest(record.manifest)
     task = tasks.get(configs.run.env, config.simulator or configs.run.simulator)
     policy = experiment.load_policy(configs, record).numpy()
@@ -61,7 +63,7 @@ def main(config: EvaluateConfig) -> None:
         "seed": config.seed,
     }
     for kind in ("mean", "stochastic"):
-        found = evaluation.evaluate(
+        found = policy_episodes.evaluate(
             policy,
             task,
             physics,
@@ -86,7 +88,7 @@ def main(config: EvaluateConfig) -> None:
 def plan(config: EvaluateConfig) -> list[str]:
     """What --dry_run prints."""
     from morel_tf import experiment
-    from offline_tf.run_record import RunRecord
+    from offline_tf.run_folder.record import RunRecord
 
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
     task = tasks.get(experiment.from_manifest(record.manifest).run.env)

@@ -12,16 +12,20 @@ import tensorflow as tf
 from absl import logging
 
 from morel_tf import algorithm, config, deploy, dynamics, inspector, pessimistic_mdp, planner, usad
-from offline_tf import dashboards, evaluation, opening, tasks
+from offline_tf import dashboards, tasks
 from offline_tf.config.knobs import rebuild
 from offline_tf.dashboards import Chart
 from offline_tf.datasets import checks, made, sources
+from offline_tf.evaluation import policy_episodes
 from offline_tf.models import compilation, learned_task, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.returns import with_interval
+from offline_tf.pipeline import opening
 from offline_tf.policies import cloning, fitted_value
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
-from offline_tf.run_record import RunRecord, write_json
+from offline_tf.run_folder import provenance
+from offline_tf.run_folder.files import write_json
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
@@ -222,7 +226,7 @@ def run(configs: Configs) -> dict[str, Any]:
             return {}
         numbers: dict[str, float] = {}
         for kind in ("mean", "stochastic"):
-            found = evaluation.evaluate(
+            found = policy_episodes.evaluate(
                 policy,
                 task,
                 run_config.physics,
@@ -315,7 +319,7 @@ def evaluate_final(
     run_config = configs.run
 
     def measure(policy: NumpyPolicy, name: str, stochastic: bool, **where: Any) -> Any:
-        return evaluation.evaluate(
+        return policy_episodes.evaluate(
             policy,
             task,
             run_config.physics,
@@ -545,7 +549,7 @@ def summarize(
         "preset": configs.run.preset,
         "seed": configs.run.seed,
         "commit": record.commits,
-        "command": compilation.command(FREE_FLAGS),
+        "command": provenance.command(FREE_FLAGS),
         "iterations": configs.planner.iterations,
         "horizon": configs.pmdp.horizon,
         "training_dtype": record.manifest.get("training_dtype"),

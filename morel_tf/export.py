@@ -8,8 +8,8 @@ import pathlib
 from absl import logging
 
 from flags import schema
-from offline_tf import outputs
 from offline_tf.config.knobs import check, knob
+from offline_tf.run_folder import files
 from offline_tf.types import UserError
 
 USAGE = """
@@ -40,13 +40,13 @@ class ExportConfig:
             raise UserError("--workdir and --output: expected both, got a missing one")
         if pathlib.Path(self.output).exists():
             raise UserError(f"--output: expected a new folder, but {self.output} exists")
-        outputs.check_writable(pathlib.Path(self.output), "output")
+        files.check_writable(pathlib.Path(self.output), "output")
 
 
 def main(config: ExportConfig) -> None:
     """Exports."""
     from morel_tf import experiment  # here, so that --help needs no TensorFlow
-    from offline_tf.run_record import RunRecord
+    from offline_tf.run_folder.record import RunRecord
 
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
     error = experiment.export_again(

@@ -12,7 +12,7 @@ from morel_tf.dynamics import DynamicsEnsemble
 from morel_tf.pessimistic_mdp import RollOut
 from offline_tf import inspector
 from offline_tf.inspection import Prediction, Rows, View, compiled
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 
 _PATHS = 4

@@ -19,7 +19,7 @@ from offline_tf.models import compilation
 from offline_tf.numerics import returns, seeds
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy, Units, data_units, raw_units
-from offline_tf.run_record import Stage
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 _SAVE_EVERY = 5

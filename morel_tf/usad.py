@@ -19,7 +19,7 @@ from offline_tf.datasets import velocities
 from offline_tf.models import compilation, disagreement
 from offline_tf.numerics import large_columns, standardize
 from offline_tf.numerics.rank_statistics import auroc, rank_correlation
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 
 _AUTHORS_VELOCITY_SCALE = 0.02

@@ -6,7 +6,7 @@ import json
 import pathlib
 from typing import Any
 
-from offline_tf import locks
+from offline_tf.run_folder import locks
 from offline_tf.types import UserError
 
 

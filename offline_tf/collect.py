@@ -73,13 +73,13 @@ def _path(config: CollectConfig) -> pathlib.Path:
 
 def main(config: CollectConfig) -> None:
     """Collects."""
-    from offline_tf import outputs  # here, so that --help needs no TensorFlow
     from offline_tf.datasets import made
     from offline_tf.policies import gaussian as policy_file
+    from offline_tf.run_folder import files  # here, so that --help needs no TensorFlow
 
     task = tasks.get(config.env, config.simulator)
     path = _path(config)
-    outputs.check_writable(path, "output")
+    files.check_writable(path, "output")
     began = time.monotonic()
     data = made.make(
         path,

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as hparams_session
 from tensorboard.plugins.hparams import summary_v2 as hparams
 
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 
 
 class Chart(NamedTuple):

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from offline_tf import deployed
-from offline_tf.run_record import write_json
+from offline_tf.run_folder.files import write_json
 from offline_tf.types import Array, TaskSpec
 
 # Signature -> name of an input or output -> values.

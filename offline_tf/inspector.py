@@ -17,7 +17,7 @@ from offline_tf.inspection import Rows, View
 from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec
 
 STAGE = "inspection"

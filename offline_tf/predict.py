@@ -15,10 +15,10 @@ import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import outputs
 from offline_tf.config.knobs import check, knob
 from offline_tf.datasets import columns
 from offline_tf.numerics import large_columns
+from offline_tf.run_folder import files
 from offline_tf.types import Array, UserError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class PredictConfig:
             raise UserError(f"--input: expected a file at {self.input}, found none")
         if pathlib.Path(self.output).exists():
             raise UserError(f"--output: {self.output} exists; it is not replaced")
-        outputs.check_writable(pathlib.Path(self.output), "output")
+        files.check_writable(pathlib.Path(self.output), "output")
 
 
 def main(config: PredictConfig) -> None:

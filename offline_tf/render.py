@@ -15,13 +15,14 @@ import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import deployed, install_hints, outputs, rendering, tasks
+from offline_tf import deployed, install_hints, rendering, tasks
 from offline_tf.config.knobs import check, knob
 from offline_tf.numerics import seeds
 from offline_tf.policies import foreign
 from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.rendering import Said
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder import files
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, EnvironmentSpec, TaskSpec, UserError
 
 USAGE = """
@@ -187,7 +188,7 @@ def run(config: RenderConfig, choose: Callable[[], rendering.Choice]) -> pathlib
         raise UserError(f"--env={env}: this task declares no simulator; there is nothing to film")
     named = f"render-{tasks.short_name(env)}"
     folder = pathlib.Path(config.output or (record.folder / "render" if record else named))
-    outputs.check_writable(folder / "episode.gif", "output" if config.output else "workdir")
+    files.check_writable(folder / "episode.gif", "output" if config.output else "workdir")
     act, begin = load_actor(path, task, config.seed, config.guarded)
     simulator, model, look, dt = _stage(task, config.physics or flags.get("physics", "v2"))
     back_end = rendering.Choice("", "")

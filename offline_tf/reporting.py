@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from offline_tf import figures, inspector
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, UserError
 
 _PAGE = pathlib.Path(__file__).with_name("report.css")

@@ -17,7 +17,7 @@ from morel_tf.pessimistic_mdp import PessimisticMdp
 from offline_tf.models import networks
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.policies.gaussian import GaussianPolicy, Units
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Transitions
 
 DT = 0.1

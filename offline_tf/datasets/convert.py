@@ -8,9 +8,10 @@ import pathlib
 from absl import logging
 
 from flags import schema
-from offline_tf import outputs, tasks
+from offline_tf import tasks
 from offline_tf.config.knobs import check, knob
 from offline_tf.datasets import FORMS
+from offline_tf.run_folder import files
 from offline_tf.types import UserError
 
 USAGE = """
@@ -48,7 +49,7 @@ def main(config: ConvertConfig) -> None:
     path = pathlib.Path(config.output)
     if path.exists():
         raise UserError(f"--output: {path} exists; it is not replaced")
-    outputs.check_writable(path, "output")
+    files.check_writable(path, "output")
     data, name = sources.load(config.dataset, task)
     if config.form == "d4rl":
         d4rl.write(path, data, None, {"task": task.name, "converted_from": name})

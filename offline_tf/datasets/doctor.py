@@ -44,14 +44,14 @@ class DoctorConfig:
 def run(config: DoctorConfig) -> int:
     """Examines, prints and writes; returns the exit code."""
     # Imported here, so that --help needs no TensorFlow.
-    from offline_tf import outputs
     from offline_tf.datasets import checks, examination, overview, sources
     from offline_tf.models import compilation
-    from offline_tf.run_record import write_json
+    from offline_tf.run_folder import files
+    from offline_tf.run_folder.files import write_json
 
     threads = compilation.use_threads(config.threads)
     task = tasks.get(config.env)
-    outputs.check_writable(pathlib.Path(config.output or "doctor"), "output")
+    files.check_writable(pathlib.Path(config.output or "doctor"), "output")
     data, name = sources.load(config.dataset, task)
     report = examination.examine(data, task, config.replay, config.seed, threads)
     stem = config.output or f"doctor-{pathlib.PurePath(name.replace('/', '-')).stem}"

@@ -14,8 +14,8 @@ import urllib.request
 
 from absl import logging
 
-from offline_tf import locks
 from offline_tf.datasets import made
+from offline_tf.run_folder import locks
 from offline_tf.types import UserError
 
 # The one host there has been; $OFFLINE_TF_MIRRORS (URLs, comma separated) are tried before it.

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from offline_tf import locks, outputs, stopping, tasks
+from offline_tf import tasks
 from offline_tf.datasets import collection, d4rl
 from offline_tf.numerics import seeds
 from offline_tf.numerics.large_columns import cache_folder
 from offline_tf.policies import foreign
 from offline_tf.policies import gaussian as policy_file
+from offline_tf.run_folder import files, locks, stopping
 from offline_tf.tasks import environments
 from offline_tf.types import EnvironmentSpec, TaskSpec, Transitions, UserError
 
@@ -139,7 +140,7 @@ def _cached(
                 f"--dataset: --env={task.name} has no simulator or no shipped behaviour policy to "
                 "make data with; give an HDF5 file with --dataset"
             )
-        outputs.check_writable(path, "data_dir")
+        files.check_writable(path, "data_dir")
         with locks.held(path.with_suffix(".lock")):  # somebody else may be making it
             if not path.exists():
                 logging.info("making %s: %d steps in the simulator", path, num_steps)
@@ -257,7 +258,7 @@ def _training_transitions(
             raise UserError(f"--physics: {shipped.name} was trained with {about['physics']}")
         command = [*shlex.split(about["command"])[1:], f"--save_transitions={path.resolve()}"]
         command.append(f"--workdir={path.with_suffix('').resolve()}-run")
-        outputs.check_writable(path, "data_dir")
+        files.check_writable(path, "data_dir")
         with locks.held(path.with_suffix(".lock")):
             if not path.exists():
                 logging.info("making %s: python %s", path, shlex.join(command))

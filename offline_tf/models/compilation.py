@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -69,22 +67,3 @@ def in_words(threads: int, dtype: str) -> str:
     """What the user is told at the start of a run."""
     by = {"graph": "TensorFlow's own kernels", "xla": "XLA"}[_chosen["compiler"]]
     return f"{threads} threads, {by}, products in {dtype} while fitting"
-
-
-_WATCHING = ("quiet", "verbose", "dry_run", "max_hours")  # they do not decide what is made
-_SWITCHES = ("inspection", "quiet", "verbose", "dry_run")  # those left out that take no value
-
-
-def command(omitted: Sequence[str]) -> str:
-    """This process as a command line, without the flags in `omitted` and those of how it is watched."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    words = ["python", *(["-m", spec.name] if spec else [])]
-    left_out = {no + name for name in (*omitted, *_WATCHING) for no in ("", "no")}
-    given = iter(sys.argv[1:])
-    for word in given:
-        name, separator, _ = word.lstrip("-").partition("=")
-        if name not in left_out:
-            words.append(word)
-        elif not separator and name.removeprefix("no") not in _SWITCHES:
-            next(given, None)
-    return shlex.join(words)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from offline_tf.models import compilation
 from offline_tf.numerics.large_columns import largest_resident
-from offline_tf.run_record import Stage
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, Tensor, UserError
 
 _RESIDENT_COLUMNS = 4  # that many of the largest resident size

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import run_record
 from offline_tf.models import fitting, networks
 from offline_tf.numerics import holdout, seeds, standardize
-from offline_tf.run_record import RunRecord, Stage
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 
 STAGE = "outcome"
@@ -55,7 +55,7 @@ def complete(
     def fit(stage: Stage) -> dict[str, Any]:
         return _fit(learned, data, seed, stage) | {"units": units.to_json()}
 
-    result = run_record.fit_or_load(STAGE, learned.weights, fit, record, None)
+    result = record.fit_or_load(STAGE, learned.weights, fit)
     return learned.into(task, bool(result["terminals"]))
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from offline_tf.models import fitting, networks
 from offline_tf.numerics import seeds
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
-from offline_tf.run_record import Stage
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, Tensor
 
 _STEPS_PER_CALL = 1000

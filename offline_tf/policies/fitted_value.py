@@ -13,7 +13,7 @@ from offline_tf.models import critics, fitting, networks
 from offline_tf.numerics import holdout, seeds, standardize
 from offline_tf.numerics.large_columns import derive
 from offline_tf.policies.gaussian import NumpyPolicy
-from offline_tf.run_record import Stage
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 
 _HIDDEN = (256, 256)

@@ -13,22 +13,14 @@ import tensorflow as tf
 import toys
 
 import mopp_tf
-from mopp_tf import (
-    algorithm,
-    config,
-    deploy,
-    estimate,
-    experiment,
-    mbop,
-    rows,
-    simulation,
-    training,
-)
+from mopp_tf import algorithm, config, deploy, estimate, experiment, mbop, rows, training
 from mopp_tf import evaluate as evaluate_binary
 from offline_tf import inspector, reporting, tasks
 from offline_tf.datasets import d4rl, made
+from offline_tf.evaluation import planner_episodes
 from offline_tf.models import compilation
-from offline_tf.run_record import RunRecord, Stage
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import UserError
 
 KEYS = {
@@ -904,7 +896,7 @@ def test_episodes_count_until_they_end_and_actions_are_executed():
         action = tf.fill([3, 3], 0.5)
         return action, memory + 1, {"first": observation[:, 0]}
 
-    found = simulation.run(task, "v2", 3, lambda _: 0, decide, 0, "x", ("height",), threads=1)
+    found = planner_episodes.run(task, "v2", 3, lambda _: 0, decide, 0, "x", ("height",), threads=1)
     steps = len(found.decision_ms)
     assert seen == list(range(steps)) and steps == found.lengths.max() < 1000
     for episode in range(3):
@@ -917,28 +909,30 @@ def test_episodes_count_until_they_end_and_actions_are_executed():
         found.traces["first"][1 : found.lengths.min()],
         found.observed["height"][: found.lengths.min() - 1],
     )
-    other = simulation.run(
+    other = planner_episodes.run(
         task, "v2", 3, lambda _: 0, lambda o, m, k: (tf.fill([3, 3], -0.5), m + 1, {}), 0, "x"
     )
     assert np.abs(other.traces["reward"][0] - found.traces["reward"][0]).max() > 1e-3
 
 
 def test_a_reward_that_is_no_number_is_told(monkeypatch):
-    class Pays(simulation.environments.Simulator):
+    class Pays(planner_episodes.environments.Simulator):
         def step(self, actions):
             rewards, terminated = super().step(actions)
             rewards[1] = np.nan if self.elapsed[0] == 3 else rewards[1]
             return rewards, terminated
 
     monkeypatch.setattr(
-        simulation.environments, "make_simulator", lambda *a: Pays(tasks.get("hopper"), "v2", 2, 1)
+        planner_episodes.environments,
+        "make_simulator",
+        lambda *_: Pays(tasks.get("hopper"), "v2", 2, 1),
     )
 
     def idle(observation, memory, key):
         return tf.zeros([2, 3]), memory, {}
 
     with pytest.raises(UserError, match="expected finite rewards, got NaN or infinity in step 3"):
-        simulation.run(tasks.get("hopper"), "v2", 2, lambda _: None, idle, 0, "test")
+        planner_episodes.run(tasks.get("hopper"), "v2", 2, lambda _: None, idle, 0, "test")
 
 
 def test_an_observation_may_be_called_as_a_trace():
@@ -949,7 +943,7 @@ def test_an_observation_may_be_called_as_a_trace():
     def decide(observation, memory, key):
         return tf.zeros([2, 3]), memory, {"kept_share": tf.fill([2], 0.25)}
 
-    found = simulation.run(task, "v2", 2, lambda _: 0, decide, 0, "x", names, threads=1)
+    found = planner_episodes.run(task, "v2", 2, lambda _: 0, decide, 0, "x", names, threads=1)
     np.testing.assert_allclose(found.returns, np.nansum(found.traces["reward"], axis=0))
     assert np.nanmax(found.traces["kept_share"]) == np.nanmin(found.traces["kept_share"]) == 0.25
     assert 1.0 < found.observed["reward"][0, 0] < 1.5  # the hopper's height

@@ -11,7 +11,7 @@ from mopp_tf.config import BehaviorConfig, ModelConfig, QConfig
 from offline_tf.models import critics
 from offline_tf.numerics.holdout import Split
 from offline_tf.numerics.standardize import Statistics
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 
 TASK = toys.cart()
 MODEL = ModelConfig(
@@ -276,7 +276,7 @@ def test_a_fit_that_goes_on_ends_with_the_same_weights(tmp_path, monkeypatch):
             raise Killed
         return original(*arguments, **named)
 
-    from offline_tf.run_record import Stage
+    from offline_tf.run_folder.stage import Stage
 
     original = Stage.log
     monkeypatch.setattr(Stage, "log", dying)

@@ -18,10 +18,11 @@ import tensorflow as tf
 import toys
 
 from morel_tf import algorithm, config, deploy, experiment
-from offline_tf import evaluation, inspector, reporting, tasks
+from offline_tf import inspector, reporting, tasks
 from offline_tf.datasets import d4rl, made
+from offline_tf.evaluation import policy_episodes
 from offline_tf.policies import fitted_value
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -195,7 +196,7 @@ def _evaluations(monkeypatch):
 
     def evaluate(policy, *where, **options):
         asked.append((policy, *where, options))
-        return evaluation.Evaluation(len(asked) + np.float64([0, 1]), np.array([5, 5]))
+        return policy_episodes.Evaluation(len(asked) + np.float64([0, 1]), np.array([5, 5]))
 
     monkeypatch.setattr(experiment.evaluation, "evaluate", evaluate)
     return asked

@@ -5,7 +5,7 @@ import pytest
 
 from offline_tf import tasks
 from offline_tf.policies import gaussian
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "v2_transitions.npz"
 

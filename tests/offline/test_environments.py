@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 import toys
 
-from offline_tf import collect, evaluation, tasks
+from offline_tf import collect, tasks
 from offline_tf.datasets import collection, d4rl
+from offline_tf.evaluation import policy_episodes
 from offline_tf.policies.gaussian import NumpyPolicy, raw_units
 from offline_tf.tasks import environments
 from offline_tf.types import UserError
@@ -91,7 +92,9 @@ def test_an_episode_that_the_environment_cuts_ends_there(limit):
     assert simulator.elapsed[0] == 19
     assert not simulator.step(np.zeros((1, 1)))[1].any()
     assert simulator.elapsed[0] == simulator.task.max_episode_steps
-    found = evaluation.evaluate(linear(simulator.task), simulator.task, "v2", 3, False, 0, "cut")
+    found = policy_episodes.evaluate(
+        linear(simulator.task), simulator.task, "v2", 3, False, 0, "cut"
+    )
     np.testing.assert_array_equal(found.lengths, [20, 20, 20])
     data = collection.collect(simulator.task, "v2", None, "random", 50, 0).transitions
     lengths = np.diff(np.flatnonzero(data.timeouts), prepend=-1)  # in random order
@@ -122,7 +125,7 @@ def test_collect_and_evaluate_in_a_gymnasium_environment(tmp_path):
     np.testing.assert_array_equal(data.episode_bounds(), [[0, 200], [200, 400], [400, 450]])
     angles = data.observations[:, :2]
     np.testing.assert_allclose(np.square(angles).sum(axis=1), 1.0, rtol=1e-5)
-    found = evaluation.evaluate(linear(task), task, "v2", 3, False, 0, "test", horizon=15)
+    found = policy_episodes.evaluate(linear(task), task, "v2", 3, False, 0, "test", horizon=15)
     assert (found.returns < 0).all() and (found.lengths == 15).all()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import toys
 
-from offline_tf import evaluation
+from offline_tf.evaluation import policy_episodes
 from offline_tf.numerics import seeds
 from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.tasks.simulator import Simulator
@@ -18,7 +18,7 @@ def constant_policy(value, log_std=-1.0):
 
 
 def evaluate(hopper, policy, stochastic=False, seed=0, name="test", **options):
-    return evaluation.evaluate(
+    return policy_episodes.evaluate(
         policy, hopper, "v2", EPISODES, stochastic, seed, name, threads=1, **options
     )
 
@@ -111,4 +111,4 @@ def test_noise_changes_the_return(hopper):
 
 
 def test_one_episode_has_no_spread():
-    assert evaluation.Evaluation(np.array([3.0]), np.array([9])).std == 0.0
+    assert policy_episodes.Evaluation(np.array([3.0]), np.array([9])).std == 0.0

@@ -8,7 +8,7 @@ import tensorflow as tf
 import toys
 
 from offline_tf.models import learned_task
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Transitions
 
 BOUND = 2.0

@@ -9,7 +9,7 @@ import toys
 from offline_tf import tasks
 from offline_tf.numerics import standardize
 from offline_tf.policies import cloning, gaussian
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
 

@@ -10,6 +10,7 @@ import toys
 
 from morel_tf.value_baseline import ValueBaseline
 from offline_tf.models import compilation, fitting, networks
+from offline_tf.run_folder import provenance
 
 
 @pytest.fixture
@@ -83,6 +84,6 @@ def test_float32_is_not_shortened_on_gpus(monkeypatch):
 )
 def test_a_command_names_what_decides_the_result_and_nothing_else(monkeypatch, given, kept):
     monkeypatch.setattr(sys, "argv", ["binary", *given.split()])
-    assert compilation.command(("workdir", "threads", "inspection")).endswith(kept)
-    assert compilation.command(("workdir", "threads", "inspection")).split()[0] == "python"
-    assert len(compilation.command(("workdir", "inspection")).split()) <= 3 + len(kept.split())
+    assert provenance.command(("workdir", "threads", "inspection")).endswith(kept)
+    assert provenance.command(("workdir", "threads", "inspection")).split()[0] == "python"
+    assert len(provenance.command(("workdir", "inspection")).split()) <= 3 + len(kept.split())

@@ -15,7 +15,7 @@ from PIL import Image
 from offline_tf import deployed, export, render, rendering, tasks
 from offline_tf.numerics import seeds
 from offline_tf.rendering import Choice, Moment, Said
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.tasks.simulator import Simulator, load_model
 from offline_tf.types import EnvironmentSpec, UserError
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 import toys
 
 from offline_tf import dashboards, figures, report, reporting
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
 CART = toys.cart()

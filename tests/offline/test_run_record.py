@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from offline_tf import run_record
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder import files, provenance
+from offline_tf.run_folder import stage as stage_module
+from offline_tf.run_folder.files import write_json
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
 FLAGS = {"seed": 3, "env": "hopper", "hidden": (512, 512), "beta": 5.0, "workdir": "a"}
@@ -123,7 +125,7 @@ def test_folder_with_other_files_is_refused(tmp_path):
 
 def test_kill_while_the_manifest_is_written_can_be_repeated(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(run_record.os, "replace", killed)
+        patch.setattr(files.os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
     RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
@@ -132,7 +134,7 @@ def test_kill_while_the_manifest_is_written_can_be_repeated(tmp_path, monkeypatc
 def test_all_commits_that_had_a_part_are_kept(tmp_path, monkeypatch):
     both = "first, second"
     for name, expected in (("first", "first"), ("second", both), ("second", both)):
-        monkeypatch.setattr(run_record, "commit", lambda name=name: name)
+        monkeypatch.setattr(provenance, "commit", lambda name=name: name)
         record = RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
         record.note_commit()
         assert record.commits == expected == RunRecord.open_existing(tmp_path).commits
@@ -142,7 +144,7 @@ def test_all_commits_that_had_a_part_are_kept(tmp_path, monkeypatch):
         taking.note_commit(record)
         assert taking.commits == "new, first, second"
     (tmp_path / "summary.json").write_text("{}")  # finished: whoever looks at it has no part in it
-    monkeypatch.setattr(run_record, "commit", lambda: "third")
+    monkeypatch.setattr(provenance, "commit", lambda: "third")
     record = RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
     record.note_commit()
     assert record.commits == "first, second"
@@ -200,22 +202,22 @@ def test_notes_survive(tmp_path):
 
 def test_failed_dump_keeps_the_old_content(tmp_path):
     path = tmp_path / "deep" / "a.json"
-    run_record.write_json(path, {"x": 1})
+    write_json(path, {"x": 1})
     before = snapshot(tmp_path)
     with pytest.raises(TypeError):
-        run_record.write_json(path, {"x": object()})
+        write_json(path, {"x": object()})
     assert snapshot(tmp_path) == before
 
 
 def test_kill_before_the_rename_keeps_the_old_content(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    run_record.write_json(path, {"x": 1})
+    write_json(path, {"x": 1})
     with monkeypatch.context() as patch:
-        patch.setattr(run_record.os, "replace", killed)
+        patch.setattr(files.os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            run_record.write_json(path, {"x": 2})
+            write_json(path, {"x": 2})
     assert json.loads(path.read_text()) == {"x": 1}
-    run_record.write_json(path, {"x": 3})
+    write_json(path, {"x": 3})
     assert json.loads(path.read_text()) == {"x": 3}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
@@ -281,7 +283,7 @@ def test_stages_do_not_share_checkpoints(record):
 
 def test_seconds_add_up_over_restarts(record, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(run_record.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(stage_module.time, "monotonic", lambda: now[0])
     stage, _ = tracked(record)
     now[0] += 40
     stage.save(1)
@@ -437,8 +439,8 @@ def test_restart_forgets_the_metrics_of_a_killed_try(record):
 
 def test_progress_speaks_at_most_every_ten_seconds(record, monkeypatch):
     now, lines = [0.0], []
-    monkeypatch.setattr(run_record.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(run_record.logging, "info", lambda text, *a: lines.append(text % a))
+    monkeypatch.setattr(stage_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(record.logging, "info", lambda text, *a: lines.append(text % a))
     stage = record.stage("fit")
     for done in range(1, 26):
         now[0] = float(done)

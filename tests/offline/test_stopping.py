@@ -19,9 +19,10 @@ from mopp_tf import config as mopp_config
 from mopp_tf import estimate as mopp_estimate
 from mopp_tf import experiment as mopp_experiment
 from morel_tf import config, estimate, experiment
-from offline_tf import stopping, tasks
+from offline_tf import tasks
 from offline_tf.datasets import made, sources
-from offline_tf.run_record import RunRecord
+from offline_tf.run_folder import stopping
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -96,7 +97,7 @@ def _configs(**run):
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(estimate.process, "use_threads", lambda threads: 1)
+    monkeypatch.setattr(estimate.compilation, "use_threads", lambda threads: 1)
     said = "\n".join(estimate.plan(*_configs(data_steps=3000)))
     assert "make a new run in runs/morel-hopper-default-seed0" in said and "3,000 rows" in said
     assert re.search(r"in all, about +[\d.]+ min", said) and "planning" in said
@@ -139,7 +140,7 @@ def test_other_data_and_no_detector_have_a_folder_of_their_own(flags, rule, expe
 )
 def test_a_dry_run_counts_the_rows_that_would_be_made(tmp_path, monkeypatch, flags, rows):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(estimate.process, "use_threads", lambda threads: 1)
+    monkeypatch.setattr(estimate.compilation, "use_threads", lambda threads: 1)
     assert f"{rows} rows" in "\n".join(estimate.plan(*_configs(data_steps=3000, **flags)))
 
 
@@ -202,7 +203,7 @@ def test_no_reader_takes_the_end_of_the_time_for_a_damaged_file(tmp_path, monkey
 )
 def test_a_dry_run_refuses_what_is_not_there(tmp_path, flag, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(estimate.process, "use_threads", lambda threads: 1)
+    monkeypatch.setattr(estimate.compilation, "use_threads", lambda threads: 1)
     name, value = flag.removeprefix("--").split("=")
     with pytest.raises(UserError, match=f"^--{name}: expected"):
         estimate.plan(*_configs(**{name: value}))
@@ -215,7 +216,9 @@ def test_a_task_file_may_make_tensors_before_a_dry_run(tmp_path, monkeypatch, pl
     """TensorFlow takes no number of threads any more once there is a tensor."""
     (tmp_path / "plant.py").write_text("from nowhere import the_file_was_run")
     asked = []
-    monkeypatch.setattr(estimate.process, "use_threads", lambda threads: asked.append(threads) or 1)
+    monkeypatch.setattr(
+        estimate.compilation, "use_threads", lambda threads: asked.append(threads) or 1
+    )
     run = stages[0](env=f"{tmp_path / 'plant.py'}:SPEC")
     with pytest.raises(UserError, match="the_file_was_run|nowhere"):
         plan(run, *(stage() for stage in stages[1:]))

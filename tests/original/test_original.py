@@ -9,8 +9,9 @@ import pytest
 from mopp_tf import evaluate as mopp_evaluate
 from mopp_tf import experiment
 from mopp_tf.config import STAGES, ControlConfig
-from offline_tf import evaluation, tasks
+from offline_tf import tasks
 from offline_tf.datasets import collection, d4rl
+from offline_tf.evaluation import policy_episodes
 from offline_tf.numerics import seeds
 from offline_tf.policies import gaussian
 from offline_tf.tasks import environments
@@ -64,7 +65,7 @@ def test_a_policy_scores_the_same_in_both(robot):
     task, old = tasks.get(robot), tasks.get(robot, "mujoco_py")
     behavior, _ = gaussian.load(gaussian.shipped(f"{robot}-medium"))
     ours, theirs = (
-        evaluation.evaluate(behavior, t, "v2", 40, True, 0, name, threads=2)
+        policy_episodes.evaluate(behavior, t, "v2", 40, True, 0, name, threads=2)
         for t, name in ((task, "ours"), (old, "theirs"))
     )
     error = np.hypot(ours.std, theirs.std) / np.sqrt(40)

@@ -13,14 +13,11 @@ Layout of a run folder:
 
 from __future__ import annotations
 
-import csv
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
-import subprocess
-import time
 from collections.abc import Callable, Sequence
 from typing import IO, Any
 
@@ -28,39 +25,14 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from offline_tf import locks, stopping
+from offline_tf.run_folder import locks, provenance
+from offline_tf.run_folder.files import write_json
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, UserError
 
 FlagsOf = Callable[[dict[str, Any]], dict[str, Any]]
 _PACKAGES = ("tensorflow", "tensorflow-probability", "keras", "gymnasium", "mujoco", "numpy")
-_PROGRESS_SECONDS = 10.0
 _LOCK = "run.lock"
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes JSON so that a kill leaves either the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
-    os.replace(partial, path)
-
-
-def commit() -> str:
-    """Returns the commit of the code, with "+changes" where files differ, or "unknown"."""
-    root = pathlib.Path(__file__).resolve().parent.parent
-    try:
-        run = ["git", "-C", str(root)]
-        head = subprocess.run(
-            [*run, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
-        )
-        if head.returncode:
-            return "unknown"
-        status = subprocess.run(
-            [*run, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
-        )
-        return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
-    except OSError:
-        return "unknown"
 
 
 def _locked(folder: pathlib.Path) -> IO[str] | None:
@@ -156,7 +128,7 @@ class RunRecord:
                 "algorithm": algorithm,
                 "flags": flags,
                 "seed": flags.get("seed"),
-                "commit": commit(),
+                "commit": provenance.commit(),
                 "versions": {
                     "python": platform.python_version(),
                     **{name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -265,7 +237,7 @@ class RunRecord:
           other: a run whose models are taken over; its code has a part then.
         """
         known = self.commits.split(", ")
-        new = [commit()] if other is None else other.commits.split(", ")
+        new = [provenance.commit()] if other is None else other.commits.split(", ")
         every = list(dict.fromkeys([*known, *new]))
         if not (self.folder / "summary.json").exists() and every != known:
             self.note(commits=every)
@@ -294,7 +266,41 @@ class RunRecord:
 
     def stage(self, name: str) -> Stage:
         """Returns a stage of this run."""
-        return Stage(self, name)
+        return Stage(self.folder, name, lambda: self.writer)
+
+    def fit_or_load(
+        self,
+        name: str,
+        weights: Sequence[tf.Variable],
+        fit: Callable[[Stage], Any],
+        other: RunRecord | None = None,
+    ) -> Any:
+        """Fits a model, or reads it where this run, or another, has fitted it.
+
+        Args:
+          name: of the stage that keeps the fitted weights; NAME_fit keeps the fit's own checkpoints.
+          weights: of the model.
+          fit: changes the weights; returns the stage's result.
+          other: a run whose fitted model is taken over; the caller has checked that it fits.
+
+        Returns:
+          The stage's result.
+        """
+        stage = self.stage(name)
+        stage.track(weights)
+        if stage.complete:
+            stage.restore()
+            return stage.result
+        if other is None:
+            work = self.stage(f"{name}_fit")
+            result, seconds = fit(work), work.seconds()
+        else:
+            source = other.stage(name)
+            source.track(weights)
+            source.restore()
+            result, seconds = source.result, stage.seconds()
+        stage.save(1, may_stop=False)
+        return stage.finish(result, seconds)
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Returns stage name -> {"result", "seconds"} of all complete stages."""
@@ -331,243 +337,3 @@ class RunRecord:
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
         return self._writer
-
-
-class Stage:
-    """One stage of a run: runs once, checkpoints on the way, keeps its result."""
-
-    def __init__(self, record: RunRecord, name: str) -> None:
-        """Use `RunRecord.stage`."""
-        self.name = name
-        self._record = record
-        self._file = record.folder / "stages" / f"{name}.json"
-        self._began = self._last_progress = time.monotonic()
-        self._spent_before = 0.0
-        self._first_done: float | None = None
-        self._manager: tf.train.CheckpointManager | None = None
-        self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._spent = tf.Variable(0.0, dtype=tf.float64, trainable=False)
-
-    @property
-    def complete(self) -> bool:
-        """Whether an earlier run finished this stage."""
-        return self._file.exists()
-
-    @property
-    def result(self) -> Any:
-        """What `finish` stored."""
-        return json.loads(self._file.read_text())["result"]
-
-    def finish(self, result: Any, seconds: float | None = None) -> Any:
-        """Marks the stage complete; returns the result.
-
-        Args:
-          result: JSON types only.
-          seconds: that the stage took, where it was done before its record was opened.
-
-        Raises:
-          stopping.Stopped: the run was asked to stop; the stage is complete.
-        """
-        spent = self.seconds() if seconds is None else seconds
-        write_json(self._file, {"result": result, "seconds": round(spent, 2)})
-        logging.debug("%s: done in %.1f s", self.name, spent)
-        stopping.check()
-        return result
-
-    def seconds(self) -> float:
-        """Wall-clock time spent on this stage, earlier tries up to their checkpoint included."""
-        return self._spent_before + time.monotonic() - self._began
-
-    def restart(self) -> None:
-        """Forgets the metrics of a try that was killed, for a stage without checkpoints."""
-        self._truncate_metrics(0)
-
-    def track(self, variables: Sequence[tf.Variable]) -> None:
-        """Names the variables that checkpoints of this stage hold."""
-        checkpoint = tf.train.Checkpoint(
-            variables=list(variables), step=self._step, spent=self._spent
-        )
-        folder = self._record.folder / "checkpoints" / self.name
-        self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=2)
-
-    def restore(self) -> int:
-        """Loads the newest checkpoint, if any; returns its step, or 0.
-
-        Where a power cut, say, has damaged it, the one before, unless the stage is complete.
-
-        Raises:
-          UserError: there are checkpoints and none can be read, or the stage is complete and its last
-            one cannot; nothing in the folder is changed.
-        """
-        assert self._manager is not None
-        path = self._manager.latest_checkpoint
-        if path is None and self.complete:
-            raise UserError(
-                f"--workdir: expected the weights of {self.name} in {self._manager.directory}, found "
-                "none; copy the run's whole folder, or train again"
-            )
-        if path is None:
-            self._truncate_metrics(0)
-            return 0
-        self._read_newest()
-        self._spent_before = float(self._spent)
-        self._began = time.monotonic()
-        self._first_done = None
-        step = int(self._step)
-        self._truncate_metrics(step)
-        if not self.complete:
-            logging.info("%s: going on from step %d", self.name, step)
-        return step
-
-    def _read_newest(self) -> None:
-        assert self._manager is not None
-        paths = list(reversed(self._manager.checkpoints))
-        for path in paths[:1] if self.complete else paths:
-            try:
-                self._manager.checkpoint.restore(path).assert_consumed()
-                return
-            except (tf.errors.OpError, IndexError) as error:  # IndexError: too few bytes
-                reason = str(error).strip().splitlines()[0]
-                logging.warning("%s: %s cannot be read (%s)", self.name, path, reason)
-        raise UserError(
-            f"--workdir: expected a checkpoint of {self.name} that can be read in "
-            f"{self._manager.directory}, found none; copy the run's whole folder, or train again"
-        )
-
-    def save(self, step: int, may_stop: bool = True) -> None:
-        """Writes a checkpoint.
-
-        Args:
-          step: that it belongs to.
-          may_stop: whether the run may stop after it, if it was asked to.
-
-        Raises:
-          stopping.Stopped: it was.
-        """
-        assert self._manager is not None
-        self._step.assign(step)
-        self._spent.assign(self.seconds())
-        self._manager.save(checkpoint_number=step)
-        if may_stop:
-            stopping.check()
-
-    def _tables(self) -> list[pathlib.Path]:
-        folder = self._record.folder / "metrics"
-        return [p for p in folder.glob(f"{self.name}*.csv") if p.stem.split(".")[0] == self.name]
-
-    def _truncate_metrics(self, step: int) -> None:
-        """Drops rows of steps that will be done again."""
-        for path in self._tables():
-            lines = path.read_text().splitlines(keepends=True)
-            if step == 0 or not lines or not lines[0].endswith("\n"):
-                path.unlink()
-                continue
-            kept = [lines[0]] + [
-                line
-                for line in lines[1:]
-                if line.endswith("\n") and line.split(",")[0].isdigit()
-                if int(line.split(",")[0]) <= step
-            ]
-            if len(kept) != len(lines):
-                partial = path.with_name(path.name + ".partial")
-                partial.write_text("".join(kept))
-                os.replace(partial, path)
-
-    def log(self, step: int, metrics: dict[str, float], table: str = "") -> None:
-        """Writes numbers to TensorBoard and to metrics/STAGE[.TABLE].csv.
-
-        Args:
-          step: of the stage, from 1.
-          metrics: name -> value; the same names at every call for one table.
-          table: groups numbers that are logged at other steps than the rest.
-        """
-        path = self._record.folder / "metrics" / f"{self.name}{'.' + table if table else ''}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        names = list(metrics)
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        logging.debug("%s %d: %s", path.stem, step, shown)
-        is_new = not path.exists() or path.stat().st_size == 0
-        if not is_new:  # a table begun by an older version keeps its columns
-            with path.open(newline="") as file:
-                names = next(csv.reader(file))[1:]
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if is_new:
-                writer.writerow(["step", *names])
-            writer.writerow([step, *(f"{metrics.get(name, np.nan):.9g}" for name in names)])
-        with self._record.writer.as_default(step=step):
-            for name, value in metrics.items():
-                tf.summary.scalar(f"{self.name}/{table + '/' if table else ''}{name}", value)
-        self._record.writer.flush()
-
-    def histograms(self, step: int, values: dict[str, Array]) -> None:
-        """Shows distributions in TensorBoard."""
-        with self._record.writer.as_default(step=step):
-            for name, drawn in values.items():
-                # A tag belongs to one kind of summary: no scalar may have this one.
-                tf.summary.histogram(f"{self.name}/{name}/distribution", drawn)
-        self._record.writer.flush()
-
-    def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        """Prints a line with rate and time left, every ten seconds; every second if verbose.
-
-        Raises:
-          stopping.Stopped: the run was asked to stop, and this stage has no checkpoints to wait for.
-        """
-        if self._manager is None:
-            stopping.check()
-        now = time.monotonic()
-        every = 1.0 if logging.level_debug() else _PROGRESS_SECONDS
-        if self._first_done is None or done < self._first_done:
-            self._first_done, self._first_time = done, now
-        if now - self._last_progress < every and done < total:
-            return
-        self._last_progress = now
-        rate = (done - self._first_done) / max(now - self._first_time, 1e-9)
-        left = f"{(total - done) / rate:.0f} s left" if rate > 0 else "time left unknown"
-        logging.info(
-            "%s: %.4g of %.4g %s, %.3g/s, %s%s",
-            self.name,
-            done,
-            total,
-            unit,
-            rate,
-            left,
-            f" | {note}" if note else "",
-        )
-
-
-def fit_or_load(
-    name: str,
-    weights: Sequence[tf.Variable],
-    fit: Callable[[Stage], Any],
-    record: RunRecord,
-    other: RunRecord | None,
-) -> Any:
-    """Fits a model, or reads it where this run, or another, has fitted it.
-
-    Args:
-      name: of the stage that keeps the fitted weights; NAME_fit keeps the fit's own checkpoints.
-      weights: of the model.
-      fit: changes the weights; returns the stage's result.
-      record: the run folder.
-      other: a run whose fitted model is taken over; the caller has checked that it fits.
-
-    Returns:
-      The stage's result.
-    """
-    stage = record.stage(name)
-    stage.track(weights)
-    if stage.complete:
-        stage.restore()
-        return stage.result
-    if other is None:
-        work = record.stage(f"{name}_fit")
-        result, seconds = fit(work), work.seconds()
-    else:
-        source = other.stage(name)
-        source.track(weights)
-        source.restore()
-        result, seconds = source.result, stage.seconds()
-    stage.save(1, may_stop=False)
-    return stage.finish(result, seconds)

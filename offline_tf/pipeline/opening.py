@@ -11,7 +11,7 @@ from absl import logging
 
 from offline_tf import dashboards
 from offline_tf.datasets import checks, d4rl, overview
-from offline_tf.run_record import FlagsOf, RunRecord
+from offline_tf.run_folder.record import FlagsOf, RunRecord
 from offline_tf.types import TaskSpec, Transitions, UserError
 
 

@@ -10,7 +10,7 @@ from typing import IO
 
 from absl import logging
 
-from offline_tf import stopping
+from offline_tf.run_folder import stopping
 
 try:
     import fcntl

@@ -1,0 +1,1 @@
+"""Episodes in the simulator, for reporting only."""

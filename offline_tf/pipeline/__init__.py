@@ -1,0 +1,1 @@
+"""What a run of either algorithm does: open, reuse, dry run, summary."""

@@ -1,0 +1,1 @@
+"""One run on disk: record, stages, files, locks, stops."""
