@@ -12,7 +12,7 @@ import os
 import pathlib
 
 from offline_tf import tasks
-from offline_tf.datasets import made
+from offline_tf.datasets.simulated import generated
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     for env in ("hopper", "walker2d", "halfcheetah"):
         for kind in ("random-ours", "mixed-ours", "medium-ours", "expert-ours"):
             task = tasks.get(env)
-            data, name = made.load_or_make_kind(
+            data, name = generated.load_or_make_kind(
                 task,
                 "v2",
                 kind,

@@ -375,7 +375,7 @@ def mopp_training(precision: str) -> Numbers:
 def collection() -> Numbers:
     """The shipped policy in Hopper, a million steps."""
     from offline_tf import tasks
-    from offline_tf.datasets import collection as parts
+    from offline_tf.datasets.simulated import collection as parts
     from offline_tf.policies import gaussian
 
     threads, steps = os.cpu_count() or 1, 1_000_000

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from mopp_tf import experiment, mbop
 from offline_tf import tasks
-from offline_tf.datasets import made, sources
+from offline_tf.datasets import sources
+from offline_tf.datasets.names import KINDS
 from offline_tf.models import compilation, networks
 from offline_tf.pipeline import dry_run
 from offline_tf.pipeline.dry_run import Part
@@ -82,7 +83,7 @@ def plan(*stages: object) -> list[str]:
     task = tasks.get(run.env, run.simulator)
     folder = experiment.folder_of(run)
     if run.dataset:
-        sources.check(run.dataset, made.KINDS)
+        sources.check(run.dataset, KINDS)
     old = RunRecord.check_folder(
         folder, run.algorithm, configs.flat(), experiment.FREE_FLAGS, experiment.flags_of
     )
@@ -101,7 +102,7 @@ def plan(*stages: object) -> list[str]:
     step = 6.0 * model.batch_size / (_TRAINING * training)
     episodes = run.eval_episodes * task.max_episode_steps if task.simulation else 0
     parts = [
-        Part("data", (rows / _STEPS_PER_SECOND if run.dataset in made.KINDS else 0.0) + 3),
+        Part("data", (rows / _STEPS_PER_SECOND if run.dataset in KINDS else 0.0) + 3),
         Part("dynamics", step * work.dynamics * configs.dynamics.dynamics_steps),
         Part("behavior", step * work.behavior * configs.behavior.behavior_steps),
         Part("q", step * work.q * configs.q.q_steps),

@@ -14,7 +14,7 @@ from morel_tf import planner, policy_update
 from morel_tf.config import BehaviorConfig, PlannerConfig
 from morel_tf.online import OnlineSampler
 from offline_tf import tasks
-from offline_tf.datasets import d4rl
+from offline_tf.datasets.formats import d4rl
 from offline_tf.evaluation import policy_episodes
 from offline_tf.models import compilation
 from offline_tf.numerics import seeds

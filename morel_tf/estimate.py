@@ -6,7 +6,8 @@ import pathlib
 
 from morel_tf import experiment
 from offline_tf import tasks
-from offline_tf.datasets import made, sources
+from offline_tf.datasets import sources
+from offline_tf.datasets.names import KINDS
 from offline_tf.models import compilation, networks
 from offline_tf.pipeline import dry_run
 from offline_tf.pipeline.dry_run import Part
@@ -35,11 +36,11 @@ def plan(*stages: object) -> list[str]:
     task = tasks.get(run.env, run.simulator)
     folder = experiment.folder_of(configs)
     if run.dataset:
-        sources.check(run.dataset, made.KINDS)
+        sources.check(run.dataset, KINDS)
     old = RunRecord.check_folder(
         folder, "morel", configs.flat(), experiment.FREE_FLAGS, experiment.flags_of
     )
-    makes = not run.dataset or run.dataset in made.KINDS
+    makes = not run.dataset or run.dataset in KINDS
     rows = dry_run.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.dynamics_from:

@@ -15,7 +15,10 @@ from morel_tf import algorithm, config, deploy, dynamics, inspector, pessimistic
 from offline_tf import dashboards, tasks
 from offline_tf.config.knobs import rebuild
 from offline_tf.dashboards import Chart
-from offline_tf.datasets import checks, made, sources
+from offline_tf.datasets import sources
+from offline_tf.datasets.names import KINDS
+from offline_tf.datasets.quality import checks
+from offline_tf.datasets.simulated import generated
 from offline_tf.evaluation import policy_episodes
 from offline_tf.models import compilation, learned_task, networks
 from offline_tf.numerics import seeds
@@ -128,9 +131,9 @@ def load_data(run: config.RunConfig, task: TaskSpec, threads: int) -> tuple[Tran
         data, name = sources.load_named(
             run.dataset, task, run.physics, run.data_steps, run.seed, run.data_dir, threads
         )
-        ours = run.dataset in made.KINDS
+        ours = run.dataset in KINDS
         return data if ours else checks.with_own_states(data, task), name
-    return made.load_or_make(
+    return generated.load_or_make(
         task, run.physics, run.exploration, run.data_steps, run.seed, run.data_dir, threads
     )
 

@@ -12,7 +12,7 @@ from absl import logging
 from flags import schema
 from offline_tf import tasks
 from offline_tf.config.knobs import check, knob
-from offline_tf.datasets import EXPLORATIONS
+from offline_tf.datasets.names import EXPLORATIONS
 from offline_tf.types import UserError
 
 USAGE = """
@@ -73,7 +73,7 @@ def _path(config: CollectConfig) -> pathlib.Path:
 
 def main(config: CollectConfig) -> None:
     """Collects."""
-    from offline_tf.datasets import made
+    from offline_tf.datasets.simulated import generated
     from offline_tf.policies import gaussian as policy_file
     from offline_tf.run_folder import files  # here, so that --help needs no TensorFlow
 
@@ -81,7 +81,7 @@ def main(config: CollectConfig) -> None:
     path = _path(config)
     files.check_writable(path, "output")
     began = time.monotonic()
-    data = made.make(
+    data = generated.make(
         path,
         task,
         config.physics,

@@ -216,8 +216,8 @@ def folders() -> dict[str, Any]:
     """Cache folders: path, GiB in them, GiB free on their disk."""
     wanted = {
         "offline_tf": ("offline_tf.numerics.large_columns", "cache_folder"),
-        "d4rl": ("offline_tf.datasets.download", "folder"),
-        "minari": ("offline_tf.datasets.minari", "root"),
+        "d4rl": ("offline_tf.datasets.formats.d4rl_download", "folder"),
+        "minari": ("offline_tf.datasets.formats.minari", "root"),
     }
     found = {}
     for name, (module, function) in wanted.items():

@@ -16,7 +16,7 @@ from absl import logging
 
 from flags import schema
 from offline_tf.config.knobs import check, knob
-from offline_tf.datasets import columns
+from offline_tf.datasets.formats import columns
 from offline_tf.numerics import large_columns
 from offline_tf.run_folder import files
 from offline_tf.types import Array, UserError

@@ -10,7 +10,7 @@ from absl import logging
 from flags import schema
 from offline_tf import tasks
 from offline_tf.config.knobs import check, knob
-from offline_tf.datasets import FORMS
+from offline_tf.datasets.names import FORMS
 from offline_tf.run_folder import files
 from offline_tf.types import UserError
 
@@ -43,7 +43,8 @@ class ConvertConfig:
 
 def main(config: ConvertConfig) -> None:
     """Reads and writes."""
-    from offline_tf.datasets import d4rl, minari, sources  # here: --help needs no TensorFlow
+    from offline_tf.datasets import sources
+    from offline_tf.datasets.formats import d4rl, minari  # here: --help needs no TensorFlow
 
     task = tasks.get(config.env)
     path = pathlib.Path(config.output)

@@ -11,7 +11,7 @@ from absl import logging
 from flags import schema
 from offline_tf import tasks
 from offline_tf.config.knobs import check, knob
-from offline_tf.datasets import FORMS
+from offline_tf.datasets.names import FORMS
 from offline_tf.types import UserError
 
 USAGE = """
@@ -44,7 +44,8 @@ class DoctorConfig:
 def run(config: DoctorConfig) -> int:
     """Examines, prints and writes; returns the exit code."""
     # Imported here, so that --help needs no TensorFlow.
-    from offline_tf.datasets import checks, examination, overview, sources
+    from offline_tf.datasets import sources
+    from offline_tf.datasets.quality import checks, examination, overview
     from offline_tf.models import compilation
     from offline_tf.run_folder import files
     from offline_tf.run_folder.files import write_json

@@ -8,7 +8,17 @@ from collections.abc import Callable, Sequence
 import h5py
 import numpy as np
 
-from offline_tf.datasets import FORMS, d4rl, download, episodes, made, minari, paths, rlds, tables
+from offline_tf.datasets.formats import (
+    csv_tables,
+    d4rl,
+    d4rl_download,
+    episodes,
+    minari,
+    pickled_episodes,
+    rlds,
+)
+from offline_tf.datasets.names import FORMS, KINDS
+from offline_tf.datasets.simulated import generated
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _PAIRS = 5000
@@ -48,7 +58,7 @@ def check(name: str, kinds: tuple[str, ...] = ()) -> None:
       UserError: it cannot: no such file, and no name that somebody else's data have.
     """
     path = pathlib.Path(name)
-    elsewhere = name.startswith(rlds.PREFIX) or download.is_name(name) or minari.is_id(name)
+    elsewhere = name.startswith(rlds.PREFIX) or d4rl_download.is_name(name) or minari.is_id(name)
     if name in kinds or path.exists() or elsewhere:
         return
     if not path.suffix:
@@ -69,8 +79,8 @@ def _read(name: str, task: TaskSpec) -> tuple[Transitions, str]:
     if not path.exists():
         if name.startswith(rlds.PREFIX):
             return rlds.read(name, task.state_dim), name.removeprefix(rlds.PREFIX)
-        if download.is_name(name):
-            return d4rl.read(download.find(name), task.state_dim), name
+        if d4rl_download.is_name(name):
+            return d4rl.read(d4rl_download.find(name), task.state_dim), name
         if minari.is_id(name):
             return minari.read(minari.find(name), task.state_dim), name
         check(name)
@@ -92,11 +102,11 @@ def read_file(path: pathlib.Path, task: TaskSpec) -> Transitions:
             grouped = False
         return (minari if grouped else d4rl).read(path, task.state_dim)
     if suffix in _PICKLES:
-        return paths.read(path, task.state_dim)
+        return pickled_episodes.read(path, task.state_dim)
     if suffix == ".npz":
-        return tables.read_npz(path, task.state_dim)
+        return csv_tables.read_npz(path, task.state_dim)
     if suffix == ".csv":
-        return tables.read_csv(path, task)
+        return csv_tables.read_csv(path, task)
     raise UserError(f"--dataset: expected {FORMS}, got {path}")
 
 
@@ -115,9 +125,9 @@ def load_named(
       name: of the data.
       task, physics, steps, seed, data_dir, threads: see `made.load_or_make_kind`.
     """
-    if name in made.KINDS:
-        return made.load_or_make_kind(task, physics, name, steps, seed, data_dir, threads)
-    check(name, made.KINDS)
+    if name in KINDS:
+        return generated.load_or_make_kind(task, physics, name, steps, seed, data_dir, threads)
+    check(name, KINDS)
     return load(name, task)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from offline_tf.datasets import made as made_here
+from offline_tf.datasets.names import KINDS
 from offline_tf.models import compilation
 from offline_tf.numerics import large_columns
 from offline_tf.types import TaskSpec
@@ -52,7 +52,7 @@ def weights(*widths: int) -> int:
 
 def rows_of(task: TaskSpec, dataset: str, made: int) -> int:
     """Rows of a data set: of the file by its size, else those that would be made."""
-    if dataset in made_here.KINDS:
+    if dataset in KINDS:
         return made * (2 if dataset == "medium-expert-ours" else 1)
     path = pathlib.Path(dataset)
     if not dataset or not path.is_file():

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from offline_tf import dashboards
-from offline_tf.datasets import checks, d4rl, overview
+from offline_tf.datasets.formats import d4rl
+from offline_tf.datasets.quality import checks, overview
 from offline_tf.run_folder.record import FlagsOf, RunRecord
 from offline_tf.types import TaskSpec, Transitions, UserError
 

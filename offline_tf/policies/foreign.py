@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from offline_tf.datasets.columns import check_size
+from offline_tf.numerics.size_limits import check_size
 from offline_tf.policies import gaussian as policy_file
 from offline_tf.types import Array, TaskSpec, UserError
 

@@ -16,7 +16,8 @@ import mopp_tf
 from mopp_tf import algorithm, config, deploy, estimate, experiment, mbop, rows, training
 from mopp_tf import evaluate as evaluate_binary
 from offline_tf import inspector, reporting, tasks
-from offline_tf.datasets import d4rl, made
+from offline_tf.datasets.formats import d4rl
+from offline_tf.datasets.simulated import generated
 from offline_tf.evaluation import planner_episodes
 from offline_tf.models import compilation
 from offline_tf.run_folder.record import RunRecord
@@ -951,8 +952,8 @@ def test_an_observation_may_be_called_as_a_trace():
 
 def test_named_data_is_made_once(tmp_path, monkeypatch):
     task = tasks.get("hopper")
-    first, name = made.load_or_make_kind(task, "v2", "random-ours", 500, 0, str(tmp_path), 1)
+    first, name = generated.load_or_make_kind(task, "v2", "random-ours", 500, 0, str(tmp_path), 1)
     assert name == "hopper-random-ours" and len(first) == 500
-    monkeypatch.setattr(made, "make", lambda *_, **__: pytest.fail("made again"))
-    again, _ = made.load_or_make_kind(task, "v2", "random-ours", 500, 0, str(tmp_path), 1)
+    monkeypatch.setattr(generated, "make", lambda *_, **__: pytest.fail("made again"))
+    again, _ = generated.load_or_make_kind(task, "v2", "random-ours", 500, 0, str(tmp_path), 1)
     np.testing.assert_array_equal(first.observations, again.observations)

@@ -19,7 +19,8 @@ import toys
 
 from morel_tf import algorithm, config, deploy, experiment
 from offline_tf import inspector, reporting, tasks
-from offline_tf.datasets import d4rl, made
+from offline_tf.datasets.formats import d4rl
+from offline_tf.datasets.simulated import generated
 from offline_tf.evaluation import policy_episodes
 from offline_tf.policies import fitted_value
 from offline_tf.run_folder.record import RunRecord
@@ -411,7 +412,9 @@ def test_models_that_do_not_fit_are_refused(finished, tmp_path, change, message)
 
 
 def test_data_of_d4rls_kinds_are_made_here_for_morel_too(monkeypatch):
-    monkeypatch.setattr(made, "load_or_make_kind", lambda *given: (given, "hopper-medium-ours"))
+    monkeypatch.setattr(
+        generated, "load_or_make_kind", lambda *given: (given, "hopper-medium-ours")
+    )
     monkeypatch.setattr(experiment.checks, "with_own_states", None)  # they have theirs
     task, run = (
         tasks.get("hopper"),

@@ -14,7 +14,7 @@ from morel_tf import behavior_experiment, policy_update
 from morel_tf.config import BehaviorConfig, PlannerConfig
 from morel_tf.online import OnlineSampler
 from offline_tf import tasks
-from offline_tf.datasets import d4rl
+from offline_tf.datasets.formats import d4rl
 from offline_tf.policies import gaussian as policy_file
 from offline_tf.policies.gaussian import GaussianPolicy
 from offline_tf.tasks.simulator import Simulator

@@ -11,7 +11,10 @@ import tensorflow as tf
 import toys
 
 from mopp_tf import rows
-from offline_tf.datasets import checks, columns, d4rl, made, velocities
+from offline_tf.datasets import velocities
+from offline_tf.datasets.formats import columns, d4rl
+from offline_tf.datasets.quality import checks
+from offline_tf.datasets.simulated import generated
 from offline_tf.models import fitting
 from offline_tf.numerics import large_columns, standardize
 from offline_tf.types import UserError
@@ -207,7 +210,7 @@ def test_large_data_are_checked_in_stretches_and_for_nan_everywhere(monkeypatch)
     data.terminals[:], data.timeouts[ends] = False, True
     found = checks.cheap(dataclasses.replace(data, next_observations=wrong), task)
     assert "next_of_other_episode" in [finding.code for finding in found]
-    twice = made.joined(data, data)
+    twice = generated.joined(data, data)
     assert "duplicates" in [finding.code for finding in checks.thorough(twice, task)]
     data.rewards[777] = np.nan
     assert [finding.code for finding in checks.cheap(data, task)] == ["not_finite/rewards"]

@@ -10,7 +10,8 @@ import toys
 
 from offline_tf import collect as collect_binary
 from offline_tf import tasks
-from offline_tf.datasets import collection, d4rl, made
+from offline_tf.datasets.formats import d4rl
+from offline_tf.datasets.simulated import collection, generated
 from offline_tf.policies import gaussian
 from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.tasks.simulator import Simulator
@@ -258,10 +259,10 @@ def test_progress_is_reported(hopper):
 
 def test_who_waited_for_data_reads_what_the_other_made(hopper, tmp_path, monkeypatch):
     arguments = (hopper, "v2", "random", 300, 5, str(tmp_path), 1)
-    made.load_or_make(*arguments)
+    generated.load_or_make(*arguments)
     (path,) = tmp_path.glob("*.hdf5")
     path.rename(tmp_path / "kept")
-    monkeypatch.setattr(made, "make", lambda *_: pytest.fail("made twice"))
+    monkeypatch.setattr(generated, "make", lambda *_: pytest.fail("made twice"))
     asked = []
 
     @contextlib.contextmanager
@@ -270,18 +271,18 @@ def test_who_waited_for_data_reads_what_the_other_made(hopper, tmp_path, monkeyp
         (tmp_path / "kept").rename(path)
         yield
 
-    monkeypatch.setattr(made.locks, "held", held)
-    assert len(made.load_or_make(*arguments)[0]) == 300
+    monkeypatch.setattr(generated.locks, "held", held)
+    assert len(generated.load_or_make(*arguments)[0]) == 300
     assert asked == [path.with_suffix(".lock").name]
 
 
 def test_data_of_a_run_is_made_once(hopper, tmp_path):
     arguments = (hopper, "v2", "random", 300, 5, str(tmp_path), 1)
-    first, name = made.load_or_make(*arguments)
+    first, name = generated.load_or_make(*arguments)
     (path,) = tmp_path.glob("*.hdf5")
     assert path.name == f"{name}.hdf5" == "hopper-v2-random-300-seed5.hdf5"
     changed = path.stat().st_mtime_ns
-    second, _ = made.load_or_make(*arguments)
+    second, _ = generated.load_or_make(*arguments)
     assert path.stat().st_mtime_ns == changed
     assert d4rl.content_hash(first) == d4rl.content_hash(second)
     np.testing.assert_array_equal(first.qvel, second.qvel)
@@ -301,17 +302,19 @@ def test_plants_of_one_name_do_not_share_their_data():
         )
         for module in ("mod_a", "mod_b", "mod_a")
     )
-    assert made._stem(one, "v2") == made._stem(robot, "v2") != made._stem(other, "v2")
+    assert (
+        generated._stem(one, "v2") == generated._stem(robot, "v2") != generated._stem(other, "v2")
+    )
 
 
 def test_another_behaviour_policy_means_other_data(hopper, tmp_path, monkeypatch):
     arguments = (hopper, "v2", "pure", 300, 5, str(tmp_path / "data"), 1)
-    first, name = made.load_or_make(*arguments)
+    first, name = generated.load_or_make(*arguments)
     other, about = gaussian.load(gaussian.shipped("hopper"))
     path = tmp_path / "other.npz"
     gaussian.save(path, dataclasses.replace(other, log_std=other.log_std - 1), about)
     monkeypatch.setattr(gaussian, "shipped", lambda task_name: path)
-    second, same_name = made.load_or_make(*arguments)
+    second, same_name = generated.load_or_make(*arguments)
     assert name == same_name
     assert len(list((tmp_path / "data").glob(f"{name}-*.hdf5"))) == 2
     assert d4rl.content_hash(first) != d4rl.content_hash(second)
@@ -327,7 +330,7 @@ def test_a_policy_of_another_robot_and_a_folder_that_is_none_are_named(hopper, t
     arguments = ("v2", "pure", 300, 0, True, shipped, 1)
     message = "takes 11 observations and gives 3 actions, --env=walker2d has 17 and 6"
     with pytest.raises(UserError, match=message):
-        made.make(tmp_path / "data.hdf5", walker, *arguments)
+        generated.make(tmp_path / "data.hdf5", walker, *arguments)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="--output: .* cannot be written, as .*file takes no files"):
         collect_binary.main(
@@ -335,25 +338,25 @@ def test_a_policy_of_another_robot_and_a_folder_that_is_none_are_named(hopper, t
         )
     for kind in ("expert-ours", "mixed-ours"):
         with pytest.raises(UserError, match="--data_dir: .*file takes no files"):
-            made.load_or_make_kind(hopper, "v2", kind, 300, 0, str(tmp_path / "file"), 1)
+            generated.load_or_make_kind(hopper, "v2", kind, 300, 0, str(tmp_path / "file"), 1)
 
 
 def test_two_data_sets_one_after_the_other(tmp_path):
     first, second = toys.transitions((5, 4)), toys.transitions((3,), seed=1)
     first.terminals[-1], first.timeouts[-1] = False, False  # cut without a word
-    both = made.joined(first, second)
+    both = generated.joined(first, second)
     np.testing.assert_array_equal(both.episode_bounds(), [[0, 5], [5, 9], [9, 12]])
     np.testing.assert_array_equal(both.observations[9:], second.observations)
     assert both.timeouts[8] and not both.terminals[8]
     first.terminals[-1] = True
-    assert not made.joined(first, second).timeouts[8]
+    assert not generated.joined(first, second).timeouts[8]
 
 
 def test_mixed_data_are_whole_episodes_up_to_the_budget():
     data = toys.transitions((20, 7, 20, 9, 6))  # 7 and 9 end in a terminal state, 6 was cut
     lengths, orders = set(), set()
     for seed in range(8):
-        found = made.whole_episodes(data, 50, seed)
+        found = generated.whole_episodes(data, 50, seed)
         bounds = found.episode_bounds()
         sizes = tuple((bounds[:, 1] - bounds[:, 0]).tolist())
         assert len(found) <= 50 and 6 not in sizes
@@ -365,7 +368,7 @@ def test_mixed_data_are_whole_episodes_up_to_the_budget():
         lengths.add(len(found))
         orders.add(sizes)
     assert max(lengths) > 40 and len(orders) > 1
-    assert len(made.whole_episodes(data, 1000, 0)) == 56
+    assert len(generated.whole_episodes(data, 1000, 0)) == 56
 
 
 def test_a_training_whose_transitions_were_deleted_gives_them_again(hopper, tmp_path, monkeypatch):
@@ -379,13 +382,13 @@ def test_a_training_whose_transitions_were_deleted_gives_them_again(hopper, tmp_
         return 0
 
     collected_here = collection.collect(hopper, "v2", None, "random", 300, 5, threads=1)
-    monkeypatch.setattr(made, "_run", child)
+    monkeypatch.setattr(generated, "_run", child)
     shipped = gaussian.shipped("hopper-medium")
     for _ in range(2):
-        made._training_transitions(hopper, "v2", shipped, str(tmp_path))
+        generated._training_transitions(hopper, "v2", shipped, str(tmp_path))
     assert len(asked) == 1
     next(tmp_path.glob("*.hdf5")).unlink()
-    made._training_transitions(hopper, "v2", shipped, str(tmp_path))
+    generated._training_transitions(hopper, "v2", shipped, str(tmp_path))
     assert len(asked) == 2
 
 
@@ -394,5 +397,5 @@ def test_data_cannot_be_made_without_a_simulator_or_a_policy(hopper, tmp_path):
     unshipped = dataclasses.replace(hopper, name="mine")
     for task, exploration in ((bare, "random"), (bare, "pure"), (unshipped, "pure")):
         with pytest.raises(UserError, match="give an HDF5 file with --dataset"):
-            made.load_or_make(task, "v2", exploration, 300, 0, str(tmp_path), 1)
+            generated.load_or_make(task, "v2", exploration, 300, 0, str(tmp_path), 1)
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from offline_tf import tasks
-from offline_tf.datasets import d4rl, velocities
+from offline_tf.datasets import velocities
+from offline_tf.datasets.formats import d4rl
 from offline_tf.tasks.simulator import Simulator
 from offline_tf.types import Transitions, UserError
 

@@ -10,7 +10,9 @@ import pytest
 import toys
 
 from offline_tf import tasks
-from offline_tf.datasets import checks, d4rl, doctor, examination, replay
+from offline_tf.datasets import doctor
+from offline_tf.datasets.formats import d4rl
+from offline_tf.datasets.quality import checks, examination, physics_replay
 from offline_tf.models import compilation
 from offline_tf.tasks.simulator import Simulator
 from offline_tf.types import EnvironmentSpec, Transitions, UserError
@@ -250,14 +252,14 @@ def test_logged_states_of_the_simulator_have_to_be_those_observed(name, caplog):
 @pytest.mark.parametrize("physics", ["v2", "v4"])
 def test_the_physics_of_a_recording_is_found(name, physics):
     task, data = recording(name, physics)
-    found = replay.find_physics(data, task)
+    found = physics_replay.find_physics(data, task)
     assert found.explained_by[0] == physics
     other = "v4" if physics == "v2" else "v2"
     assert other not in found.explained_by
     noise = np.random.default_rng(1).normal(size=data.observations.shape)
     noisy = data.next_observations + 0.1 * noise * data.next_observations.std(axis=0)
     blurred = dataclasses.replace(data, next_observations=noisy.astype(np.float32))
-    assert replay.find_physics(blurred, task).explained_by == ()
+    assert physics_replay.find_physics(blurred, task).explained_by == ()
 
 
 @pytest.mark.parametrize("name", ["hopper", "walker2d", "halfcheetah", "ant"])
@@ -278,7 +280,7 @@ def test_transitions_of_the_original_simulator_are_recognised_as_v2(name):
         qpos,
         qvel,
     )
-    assert replay.find_physics(data, task).explained_by == ("v2",)
+    assert physics_replay.find_physics(data, task).explained_by == ("v2",)
 
 
 def test_the_report_is_written_and_the_exit_code_is_the_severity(tmp_path, monkeypatch):

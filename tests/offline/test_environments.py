@@ -4,7 +4,8 @@ import pytest
 import toys
 
 from offline_tf import collect, tasks
-from offline_tf.datasets import collection, d4rl
+from offline_tf.datasets.formats import d4rl
+from offline_tf.datasets.simulated import collection
 from offline_tf.evaluation import policy_episodes
 from offline_tf.policies.gaussian import NumpyPolicy, raw_units
 from offline_tf.tasks import environments

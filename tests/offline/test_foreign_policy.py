@@ -12,7 +12,7 @@ import tensorflow as tf
 import toys
 
 from offline_tf import collect, tasks
-from offline_tf.datasets import d4rl
+from offline_tf.datasets.formats import d4rl
 from offline_tf.policies import foreign
 from offline_tf.types import UserError
 

@@ -20,17 +20,17 @@ import toys
 from hypothesis import strategies as st
 
 from offline_tf import tasks
-from offline_tf.datasets import (
+from offline_tf.datasets import convert, sources
+from offline_tf.datasets.formats import (
     columns,
-    convert,
     d4rl,
-    download,
+    d4rl_download,
     episodes,
     minari,
-    paths,
+    pickled_episodes,
     rlds,
-    sources,
 )
+from offline_tf.numerics import size_limits
 from offline_tf.types import UserError
 
 TASK = toys.cart()
@@ -295,7 +295,7 @@ def test_without_next_observations_nothing_crosses_an_end(seed, tmp_path):
     path.write_bytes(pickle.dumps(short))
     if not known:
         with pytest.raises(UserError, match="episodes with steps"):
-            paths.read(path, 2)
+            pickled_episodes.read(path, 2)
         return
     cut = [
         one
@@ -303,7 +303,7 @@ def test_without_next_observations_nothing_crosses_an_end(seed, tmp_path):
         | {"terminated": False}
         for one in known
     ]
-    assert_transitions(paths.read(path, 2), expected(cut))
+    assert_transitions(pickled_episodes.read(path, 2), expected(cut))
 
 
 def test_columns_without_a_next_row_are_named(tmp_path):
@@ -325,7 +325,7 @@ def test_a_dict_of_unequal_episodes_is_named(tmp_path):
     keys = ("observations", "actions", "rewards")
     path.write_bytes(pickle.dumps({key: [one[key] for one in recorded] for key in keys}))
     with pytest.raises(UserError, match="got lists of unequal lengths; give a list of episodes"):
-        paths.read(path, 2)
+        pickled_episodes.read(path, 2)
 
 
 def test_a_file_of_another_process_is_left_until_it_is_old(tmp_path):
@@ -393,7 +393,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
     marker, path = tmp_path / "was_here", tmp_path / "evil.pkl"
     path.write_bytes(pickle.dumps([{"observations": Evil(marker)}]))
     with pytest.raises(UserError, match=r"it refers to posix\.system; only numpy arrays are read"):
-        paths.read(path)
+        pickled_episodes.read(path)
     assert not marker.exists()
 
 
@@ -417,7 +417,7 @@ def test_hostile_pickles_end_in_one_line(payload, tmp_path):
     path = tmp_path / "hostile.pkl"
     path.write_bytes(payload)
     with pytest.raises(UserError) as caught:
-        paths.read(path)
+        pickled_episodes.read(path)
     assert "\n" not in str(caught.value)
 
 
@@ -435,24 +435,24 @@ def test_arrays_of_all_kinds_survive_the_restricted_reader(protocol, tmp_path):
     }
     path = tmp_path / "arrays.pkl"
     path.write_bytes(pickle.dumps(arrays, protocol=protocol))
-    found = paths.unpickle(path)
+    found = pickled_episodes.unpickle(path)
     for name, values in arrays.items():
         np.testing.assert_array_equal(found[name], values, name)
 
 
 def test_one_array_under_many_entries_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(columns, "largest_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(size_limits, "largest_bytes", lambda: 1 << 20)
     monkeypatch.setattr(columns, "scratch_bytes", lambda: 1 << 20)
     one = logged(0, (100,))[0]
     path = tmp_path / "bomb.pkl"
     path.write_bytes(pickle.dumps([one] * 10_000))
     assert path.stat().st_size < 1 << 16
     with pytest.raises(UserError, match="would take"):
-        paths.read(path)
+        pickled_episodes.read(path)
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(columns, "largest_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(size_limits, "largest_bytes", lambda: 1 << 20)
     monkeypatch.setattr(columns, "scratch_bytes", lambda: 1 << 20)
     path = tmp_path / "bomb.npz"
     flags = {name: np.zeros(1 << 20, bool) for name in ("terminals", "timeouts")}
@@ -616,8 +616,8 @@ def test_a_table_without_flags_is_one_episode(tmp_path):
     ],
 )
 def test_names_of_d4rl(name, remote):
-    assert download.is_name(name)
-    assert download.remote_path(name) == remote
+    assert d4rl_download.is_name(name)
+    assert d4rl_download.remote_path(name) == remote
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -661,9 +661,9 @@ def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path):
     Server.body, Server.broken = os.urandom(100_000), 1
     path = tmp_path / "data" / "file.hdf5"
     with pytest.raises(OSError):
-        download.fetch(f"{server}/file.hdf5", path)
+        d4rl_download.fetch(f"{server}/file.hdf5", path)
     assert not path.exists()
-    download.fetch(f"{server}/file.hdf5", path)
+    d4rl_download.fetch(f"{server}/file.hdf5", path)
     assert path.read_bytes() == Server.body
     assert Server.ranges == [None, "bytes=50000-"]
 
@@ -677,8 +677,8 @@ def test_what_another_process_has_downloaded_is_left_alone(server, tmp_path, mon
         path.write_bytes(b"theirs")  # while this process waited
         yield
 
-    monkeypatch.setattr(download.locks, "held", waited_for)
-    download.fetch(f"{server}/file.hdf5", path)
+    monkeypatch.setattr(d4rl_download.locks, "held", waited_for)
+    d4rl_download.fetch(f"{server}/file.hdf5", path)
     assert path.read_bytes() == b"theirs" and Server.ranges == []
 
 
@@ -698,7 +698,7 @@ def test_a_name_of_d4rl_is_downloaded_once(server, tmp_path, monkeypatch):
 
 def test_without_a_network_the_error_says_where_to_put_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("D4RL_DATASET_DIR", str(tmp_path))
-    monkeypatch.setattr(download, "MIRRORS", ("http://127.0.0.1:9",))
+    monkeypatch.setattr(d4rl_download, "MIRRORS", ("http://127.0.0.1:9",))
     with pytest.raises(
         UserError, match=r"hopper_random-v1\.hdf5 and could not be downloaded.*put the"
     ):

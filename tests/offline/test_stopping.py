@@ -20,7 +20,8 @@ from mopp_tf import estimate as mopp_estimate
 from mopp_tf import experiment as mopp_experiment
 from morel_tf import config, estimate, experiment
 from offline_tf import tasks
-from offline_tf.datasets import made, sources
+from offline_tf.datasets import sources
+from offline_tf.datasets.simulated import generated
 from offline_tf.run_folder import stopping
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
@@ -242,9 +243,9 @@ def test_a_process_that_makes_data_stops_with_the_run(tmp_path):
 
     threading.Thread(target=ask).start()
     with pytest.raises(stopping.Stopped), stopping.allowed():
-        made._run(made_here)
+        generated._run(made_here)
     assert (tmp_path / "ended").exists()
-    assert made._run([sys.executable, "-c", "import sys; sys.exit(3)"]) == 3
+    assert generated._run([sys.executable, "-c", "import sys; sys.exit(3)"]) == 3
 
 
 @pytest.mark.slow

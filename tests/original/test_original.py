@@ -10,7 +10,8 @@ from mopp_tf import evaluate as mopp_evaluate
 from mopp_tf import experiment
 from mopp_tf.config import STAGES, ControlConfig
 from offline_tf import tasks
-from offline_tf.datasets import collection, d4rl
+from offline_tf.datasets.formats import d4rl
+from offline_tf.datasets.simulated import collection
 from offline_tf.evaluation import policy_episodes
 from offline_tf.numerics import seeds
 from offline_tf.policies import gaussian

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from offline_tf.datasets import columns
+from offline_tf.datasets.formats import columns
 from offline_tf.types import Array, Transitions, UserError
 
 _ABANDONED_SECONDS = 3600.0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from offline_tf import install_hints
-from offline_tf.datasets import episodes
+from offline_tf.datasets.formats import episodes
 from offline_tf.types import Array, Transitions, UserError
 
 PREFIX = "tfds:"

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from offline_tf.datasets import columns, episodes
+from offline_tf.datasets.formats import columns, episodes
+from offline_tf.numerics.size_limits import check_size
 from offline_tf.types import Array, Transitions, UserError
 
 
@@ -90,7 +91,7 @@ def unpickle(path: pathlib.Path) -> Any:
     Raises:
       UserError: it holds something else, or is damaged.
     """
-    columns.check_size(path.stat().st_size, str(path))
+    check_size(path.stat().st_size, str(path))
     try:
         with path.open("rb") as file:
             return _ArraysOnly(file, encoding="latin1").load()

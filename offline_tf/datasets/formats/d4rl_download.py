@@ -14,8 +14,8 @@ import urllib.request
 
 from absl import logging
 
-from offline_tf.datasets import made
 from offline_tf.run_folder import locks
+from offline_tf.run_folder.progress import show_progress
 from offline_tf.types import UserError
 
 # The one host there has been; $OFFLINE_TF_MIRRORS (URLs, comma separated) are tried before it.
@@ -138,7 +138,7 @@ def _fetch(url: str, path: pathlib.Path) -> None:
                 file.write(block)
                 have += len(block)
                 rate = (have - start) / max(time.monotonic() - began, 1e-9)
-                made.show_progress(have, total or have, rate, "bytes")
+                show_progress(have, total or have, rate, "bytes")
         if sys.stderr.isatty():
             sys.stderr.write("\n")
     if total is not None and have != total:

@@ -200,7 +200,7 @@ def collect(
       task: the task.
       physics: "v2", "v4" or "v5".
       policy: the behaviour policy; None only for exploration "random".
-      exploration: one of datasets.EXPLORATIONS.
+      exploration: one of names.EXPLORATIONS.
       num_steps: N.
       seed: the same seed gives the same data on one machine.
       stochastic: whether the behaviour policy draws from its Gaussian.

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from offline_tf.datasets import columns
+from offline_tf.datasets.formats import columns
 from offline_tf.numerics.large_columns import ColumnWriter, scratch_bytes
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from offline_tf.datasets import checks, overview, replay
+from offline_tf.datasets.quality import checks, overview, physics_replay
 from offline_tf.types import TaskSpec, Transitions
 
 
@@ -18,7 +18,7 @@ def examine(
     replayed = None
     if with_replay and finite:
         part = checks.with_own_states(checks.stretches(data), task)
-        replayed = replay.find_physics(part, task, seed, threads)
+        replayed = physics_replay.find_physics(part, task, seed, threads)
     if replayed is not None:
         report["replay"] = replayed._asdict()
         if replayed.explained_by and "v2" not in replayed.explained_by:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from offline_tf.datasets import columns, episodes
+from offline_tf.datasets.formats import columns, episodes
 from offline_tf.numerics.large_columns import ColumnWriter
+from offline_tf.numerics.size_limits import check_size
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _OPTIONAL = ("reward", "terminal", "timeout")
@@ -84,7 +85,7 @@ def read_npz(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
             found = episodes.renamed({name: name for name in members})
             arrays = {name: _Member(archive, members[key]) for name, key in found.items()}
-            columns.check_size(sum(column.resident for column in arrays.values()), str(path))
+            check_size(sum(column.resident for column in arrays.values()), str(path))
             return columns.from_columns(arrays, str(path), state_dim)
     except UserError:
         raise

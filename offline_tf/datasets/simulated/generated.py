@@ -15,27 +15,16 @@ import numpy as np
 from absl import logging
 
 from offline_tf import tasks
-from offline_tf.datasets import collection, d4rl
+from offline_tf.datasets.formats import d4rl
+from offline_tf.datasets.simulated import collection
 from offline_tf.numerics import seeds
 from offline_tf.numerics.large_columns import cache_folder
 from offline_tf.policies import foreign
 from offline_tf.policies import gaussian as policy_file
 from offline_tf.run_folder import files, locks, stopping
+from offline_tf.run_folder.progress import show_progress
 from offline_tf.tasks import environments
 from offline_tf.types import EnvironmentSpec, TaskSpec, Transitions, UserError
-
-# D4RL's kinds of data, made here; the names say that they are not D4RL's own files.
-KINDS = ("random-ours", "medium-ours", "mixed-ours", "expert-ours", "medium-expert-ours")
-
-
-def show_progress(done: int, total: int, rate: float, unit: str = "steps") -> None:
-    """A progress line that rewrites itself on a terminal, and is silent elsewhere."""
-    if sys.stderr.isatty():
-        filled = int(30 * done / total)
-        bar = "#" * filled + "." * (30 - filled)
-        left = (total - done) / max(rate, 1e-9)
-        sys.stderr.write(f"\r[{bar}] {done}/{total} {unit}, {rate:.0f}/s, {left:.0f} s left ")
-        sys.stderr.flush()
 
 
 def make(

@@ -14,8 +14,9 @@ import h5py
 import numpy as np
 
 from offline_tf import install_hints
-from offline_tf.datasets import columns, d4rl, episodes
+from offline_tf.datasets.formats import columns, d4rl, episodes
 from offline_tf.numerics import large_columns
+from offline_tf.numerics.size_limits import check_size
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _MAIN = pathlib.Path("data", "main_data.hdf5")
@@ -102,7 +103,7 @@ def _episodes(file: h5py.File, path: pathlib.Path) -> Iterator[dict[str, Array]]
                 "them with minari first"
             )
         found = d4rl.hdf5_columns(group, f"{path}, {name}")
-        columns.check_size(sum(column.nbytes for column in found.values()), f"{path}, {name}")
+        check_size(sum(column.nbytes for column in found.values()), f"{path}, {name}")
         for key in ("qpos", "qvel"):
             # T + 1 of them, like the observations.
             if f"infos/{key}" in found:

@@ -13,10 +13,10 @@ from offline_tf.numerics.large_columns import (
     ColumnWriter,
     blocks,
     largest_resident,
-    machine_memory,
     scratch_bytes,
     scratch_folder,
 )
+from offline_tf.numerics.size_limits import check_size
 from offline_tf.types import Array, Transitions, UserError
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -34,29 +34,6 @@ _ANT_WITH_CONTACT_FORCES, _ANT = 111, 27
 _RESIDENT_PER_ROW = 64  # bytes of flags, rewards and row numbers that stay in memory
 _WIDE = 1024  # bytes of a row above which blocks are cut by bytes
 _BLOCK_BYTES = 2**25
-
-
-def largest_bytes() -> int:
-    """Half of this machine's memory: what a reader agrees to unpack there."""
-    return machine_memory() // 2
-
-
-def check_size(total: int, source: str, flag: str = "dataset") -> None:
-    """Refuses what would not fit in memory, before any of it is unpacked.
-
-    Args:
-      total: bytes after unpacking.
-      source, flag: what to name in the error.
-
-    Raises:
-      UserError: more than `largest_bytes`.
-    """
-    if total > largest_bytes():
-        raise UserError(
-            f"--{flag}: {source} would take {total / 2**30:.1f} GiB of memory, this machine allows "
-            f"{largest_bytes() / 2**30:.1f} GiB; split it, or write it as HDF5 with D4RL's keys, which "
-            "is read by blocks"
-        )
 
 
 def check_scratch(sizes: Iterable[int], source: str, allowed: int | None = None) -> None:

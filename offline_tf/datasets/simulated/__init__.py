@@ -1,0 +1,1 @@
+"""Data made in the simulator."""
