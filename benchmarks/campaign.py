@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 
-from offline_tf import campaign_record
+from offline_tf.reports import campaign_record
 
 
 def main() -> int:

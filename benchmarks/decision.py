@@ -23,8 +23,9 @@ from mopp_tf import algorithm, deploy, rollout, rows
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
 from mopp_tf.objectives import Objective
 from mopp_tf.planner import Planner
-from offline_tf import export, tasks
+from offline_tf import tasks
 from offline_tf.config.knobs import check, knob
+from offline_tf.export import saved_model
 from offline_tf.models import compilation
 from offline_tf.numerics import standardize
 from offline_tf.run_folder.files import write_json
@@ -127,7 +128,7 @@ def main(config: BenchmarkConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "export"
         exported = deploy.Exported(planner, scale)
-        export.save(exported, path, exported.signatures(), task, "")
+        saved_model.save(exported, path, exported.signatures(), task, "")
         signatures = tf.saved_model.load(str(path)).signatures
 
         def exported_ms(name: str) -> float:

@@ -5,7 +5,8 @@ python -m benchmarks.exports --python=bare/bin/python --workdir=MOREL_RUN --work
     --numbers=results/tables/exports.json
 
 The other Python needs TensorFlow and nothing else. Runs are exported to a temporary folder anew,
-MOReL's with LiteRT files, and `offline_tf.export.verify` compares, as it does after every export.
+MOReL's with LiteRT files, and `offline_tf.export.saved_model.verify` compares, as it does after
+every export.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from flags import schema
 from mopp_tf import config as mopp_config
 from mopp_tf import experiment as mopp
 from morel_tf import experiment as morel
-from offline_tf import export
 from offline_tf.config.knobs import check, knob
+from offline_tf.export import saved_model
 from offline_tf.run_folder import provenance
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
@@ -51,7 +52,7 @@ class BenchmarkConfig:
 def main(config: BenchmarkConfig) -> None:
     """Compares and prints."""
     rows: list[dict[str, Any]] = []
-    verify = export.verify
+    verify = saved_model.verify
 
     def noted(made: Any, path: pathlib.Path, given: Any, *rest: Any) -> float:
         found = verify(made, path, given, *rest)
@@ -59,7 +60,7 @@ def main(config: BenchmarkConfig) -> None:
         logging.info("%s", rows[-1])
         return found
 
-    export.verify = noted
+    saved_model.verify = noted
     own, sys.executable = sys.executable, config.python
     try:
         for number, folder in enumerate(config.workdir):
@@ -71,7 +72,7 @@ def main(config: BenchmarkConfig) -> None:
                 else:
                     mopp.export_again(record, target, mopp_config.ControlConfig(), True)
     finally:
-        sys.executable, export.verify = own, verify
+        sys.executable, saved_model.verify = own, verify
     packages = subprocess.run(
         [config.python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -249,7 +249,7 @@ def decision(robot: str, precision: str) -> Numbers:
 
     from benchmarks import decision as parts
     from mopp_tf import deploy
-    from offline_tf import export
+    from offline_tf.export import saved_model
     from offline_tf.models import compilation
 
     compilation.use_threads(0)
@@ -260,7 +260,7 @@ def decision(robot: str, precision: str) -> Numbers:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "export"
         exported = deploy.Exported(planner, scale)
-        export.save(exported, path, exported.signatures(), planner.task, "")
+        saved_model.save(exported, path, exported.signatures(), planner.task, "")
         signatures = tf.saved_model.load(str(path)).signatures
         start = signatures["initial_plan"](observation=observation)["plan"]
 
@@ -293,7 +293,7 @@ def small_decision(robot: str) -> Numbers:
     """`plan` of planner_int8.tflite: the same networks, their products in 8-bit integers."""
     from benchmarks import decision as parts
     from mopp_tf import deploy, lite
-    from offline_tf import export
+    from offline_tf.export import saved_model
     from offline_tf.models import compilation
 
     compilation.use_threads(0)
@@ -304,7 +304,7 @@ def small_decision(robot: str) -> Numbers:
         made = deploy.Lite(planner).signatures()
 
         def call(eight_bits: bool) -> Callable[[int], Any]:
-            export.save_constant_lite(made, path, eight_bits)
+            saved_model.save_constant_lite(made, path, eight_bits)
             acting = lite.Planner(path, threads=os.cpu_count() or 1)
             return lambda _: acting.act(observation)
 

@@ -194,11 +194,11 @@ def difference(config: BenchmarkConfig, sent: list[Sent], bodies: list[bytes]) -
     """Largest difference of answers to the SavedModel's own, relative to values above 1."""
     import tensorflow as tf
 
-    from offline_tf import deployed
+    from offline_tf.export import loaded
     from offline_tf.models import compilation
 
     compilation.use_threads(0)
-    model = tf.saved_model.load(str(deployed.find(config.export)))
+    model = tf.saved_model.load(str(loaded.find(config.export)))
     worst = 0.0
     for request, body in zip(sent, bodies, strict=True):
         function = model.signatures[request.signature]

@@ -13,7 +13,7 @@ import offline_tf  # noqa: F401 (before TensorFlow, see there)
 if TYPE_CHECKING:
     from mopp_tf.control import ControlledPlanner
     from mopp_tf.objectives import UserFunction
-    from offline_tf.deployed import Planner
+    from offline_tf.export.loaded import Planner
 
 
 def load(path: str | pathlib.Path, seed: int = 0) -> Planner:
@@ -24,12 +24,12 @@ def load(path: str | pathlib.Path, seed: int = 0) -> Planner:
       seed: of the proposals.
 
     Returns:
-      An object with act(observation), reset() and decision; see `offline_tf.deployed.Planner`.
+      An object with act(observation), reset() and decision; see `offline_tf.export.loaded.Planner`.
 
     Raises:
       UserError: there is no export of MOPP.
     """
-    from offline_tf.deployed import Planner
+    from offline_tf.export.loaded import Planner
 
     return Planner(path, seed)
 

@@ -9,13 +9,14 @@ from typing import Any
 import tensorflow as tf
 
 from mopp_tf import config, deploy, experiment, objectives
-from offline_tf import deployed, tasks
+from offline_tf import tasks
+from offline_tf.export import loaded
 from offline_tf.models import compilation, learned_task
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, UserError
 
 
-class ControlledPlanner(deployed.PlanningLoop):
+class ControlledPlanner(loaded.PlanningLoop):
     """Acts step by step, as `mopp_tf.load` does, with another objective.
 
     Attributes:

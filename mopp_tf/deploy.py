@@ -13,7 +13,7 @@ from mopp_tf import autoregressive, lite, rollout
 from mopp_tf.mbop import MbopPlanner
 from mopp_tf.planner import Decision, Planner
 from mopp_tf.rows import RewardScale
-from offline_tf import export
+from offline_tf.export import saved_model
 from offline_tf.models import compilation
 from offline_tf.types import Array, Tensor, UserError
 
@@ -211,7 +211,7 @@ def write_lite(planner: Planner, folder: pathlib.Path, observations: Array) -> d
     made = Lite(planner).signatures()
     paths = {kind: folder / f"{name}.tflite" for kind, name in LITE_FILES.items()}
     for kind, path in paths.items():
-        export.save_constant_lite(made, path, kind == "int8")
+        saved_model.save_constant_lite(made, path, kind == "int8")
     half = 0.5 * (planner.task.action_high - planner.task.action_low)
     generator = np.random.default_rng(0)
     files = {kind: lite.Planner(path) for kind, path in paths.items()}
@@ -231,7 +231,7 @@ def write_lite(planner: Planner, folder: pathlib.Path, observations: Array) -> d
         inputs.append(given)
     usual = int(np.argsort(differences["float32"])[len(inputs) // 2])
     samples = {"plan": inputs[usual]}
-    export.verify(made, paths["float32"], samples, LITE_TOLERANCE, ("action", "plan"))
+    saved_model.verify(made, paths["float32"], samples, LITE_TOLERANCE, ("action", "plan"))
     means = {kind: float(np.mean(differences[kind])) for kind in ("int8", "noise")}
     return {"float32": differences["float32"][usual], **means}
 
@@ -248,7 +248,7 @@ class LiteDecider:
         with tempfile.TemporaryDirectory() as scratch:
             path = pathlib.Path(scratch, "planner.tflite")
             made = Lite(planner).signatures()
-            export.save_constant_lite(made, path, eight_bits)
+            saved_model.save_constant_lite(made, path, eight_bits)
             self._file = lite.Planner(path, threads=threads)
         self._initial = made["initial_plan"]
 
@@ -300,8 +300,8 @@ def export_and_verify(
         disagreement=_DISAGREEMENTS[planner.knobs.uncertainty_units],
     )
     whole = _MBOP if isinstance(planner, MbopPlanner) else _MOPP
-    words = export.readme("Planner", f"{whole} {_WORDS}\n\n{units}", planner.task, made, _SAYS)
-    export.save(exported, folder, made, planner.task, words)
+    words = saved_model.readme("Planner", f"{whole} {_WORDS}\n\n{units}", planner.task, made, _SAYS)
+    saved_model.save(exported, folder, made, planner.task, words)
     given: dict[str, dict[str, Array]] = {"initial_plan": {"observation": observations}}
     start = made["initial_plan"](observation=tf.constant(observations))["plan"].numpy()
     given["plan"] = {
@@ -313,4 +313,4 @@ def export_and_verify(
     if "step" in made:
         pairs = {"observation": observations, "action": start[:, 0]}
         given |= {"is_known": pairs, "step": pairs}
-    return export.verify(made, folder, given, TOLERANCE)
+    return saved_model.verify(made, folder, given, TOLERANCE)

@@ -13,15 +13,16 @@ from absl import logging
 
 from mopp_tf import algorithm, config, deploy, inspector, mbop, objectives, training
 from mopp_tf.planner import Decision, Planner
-from offline_tf import dashboards, tasks
+from offline_tf import tasks
 from offline_tf.config.knobs import rebuild
-from offline_tf.dashboards import Chart
 from offline_tf.datasets import sources
 from offline_tf.evaluation import planner_episodes
 from offline_tf.models import compilation, learned_task, networks
 from offline_tf.numerics import seeds
 from offline_tf.pipeline import opening
 from offline_tf.policies import fitted_value
+from offline_tf.reports import tensorboard
+from offline_tf.reports.tensorboard import Chart
 from offline_tf.run_folder import provenance
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
@@ -232,7 +233,7 @@ def run(configs: Configs) -> dict[str, Any]:
     if not record.stage("evaluation").complete:
         record.note_also(compiler=compiler)
     logging.info("%s", compilation.in_words(threads, dtype))
-    dashboards.show_charts(record, CHARTS)
+    tensorboard.show_charts(record, CHARTS)
     # The dynamics models learn the reward.
     task = learned_task.complete(task, data, run_config.seed, record, reward=False)
     prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record, other)
@@ -657,7 +658,7 @@ def summarize(
     }
     write_json(record.folder / "summary.json", summary)
     flags = {name: value for name, value in configs.flat().items() if name not in FREE_FLAGS}
-    dashboards.show_run(record, flags, dashboards.results(summary))
+    tensorboard.show_run(record, flags, tensorboard.results(summary))
     logging.info("%s", in_words(summary))
     return summary
 

@@ -1,4 +1,4 @@
-"""What MOPP's models, pruning and candidates look like; see `offline_tf.inspector`."""
+"""What MOPP's models, pruning and candidates look like; see `offline_tf.inspection.inspect_stage`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from mopp_tf import algorithm, mbop, planner
 from mopp_tf.dynamics import DynamicsModel
-from offline_tf import figures, inspector
-from offline_tf.inspection import Prediction, Rows, View, compiled
+from offline_tf.inspection import figures, inspect_stage
+from offline_tf.inspection.measures import Prediction, Rows, View, compiled
 from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.run_folder.record import RunRecord
@@ -71,7 +71,7 @@ def inspect(
     record: RunRecord,
     others: dict[str, tuple[Array, Array]] | None = None,
 ) -> dict[str, float]:
-    """Looks at the models and candidates of a run; see `offline_tf.inspector.inspect`.
+    """Looks at the models and candidates of a run; see `offline_tf.inspection.inspect_stage.inspect`.
 
     Args:
       task, data, prepared, learned, seed, record, others: of the run.
@@ -81,9 +81,9 @@ def inspect(
     """
     assert prepared.split is not None
     rows = Rows(data.observations, data.actions, data.next_observations)
-    kept = inspector.load(record.folder, "episodes")
+    kept = inspect_stage.load(record.folder, "episodes")
     paths = [("planned", kept["observations"])] if kept else []
-    numbers = inspector.inspect(
+    numbers = inspect_stage.inspect(
         view(
             task,
             learned.models.dynamics,
@@ -133,4 +133,4 @@ def _candidates(
         "returns": found.returns[:wanted].numpy(),
     }
     record.arrays("candidates", arrays)
-    record.image("candidates", figures.png(inspector.draw_candidates(arrays)))
+    record.image("candidates", figures.png(inspect_stage.draw_candidates(arrays)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import offline_tf  # noqa: F401 (before TensorFlow, see there)
 
 if TYPE_CHECKING:
-    from offline_tf.deployed import Controller
+    from offline_tf.export.loaded import Controller
 
 
 def load(path: str | pathlib.Path) -> Controller:
@@ -18,11 +18,11 @@ def load(path: str | pathlib.Path) -> Controller:
       path: of a run folder, or of an export.
 
     Returns:
-      An object with act(observation), act_guarded, is_known; see `offline_tf.deployed.Controller`.
+      An object with act(observation), act_guarded, is_known; see `offline_tf.export.loaded.Controller`.
 
     Raises:
       UserError: there is no export of MOReL.
     """
-    from offline_tf.deployed import Controller
+    from offline_tf.export.loaded import Controller
 
     return Controller(path)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from morel_tf import pessimistic_mdp, usad
 from morel_tf.dynamics import DynamicsEnsemble
 from morel_tf.pessimistic_mdp import PessimisticMdp
-from offline_tf import export
+from offline_tf.export import saved_model
 from offline_tf.models import compilation
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
@@ -267,12 +267,12 @@ def export_and_verify(
         name: {spec.name: samples[spec.name] for spec in function.structured_input_signature[0]}
         for name, function in made.items()
     }
-    words = export.readme("Controller", _WORDS, controller.task, made, _SAYS)
-    export.save(controller, folder, made, controller.task, words)
-    worst = export.verify(made, folder, given, TOLERANCE)
+    words = saved_model.readme("Controller", _WORDS, controller.task, made, _SAYS)
+    saved_model.save(controller, folder, made, controller.task, words)
+    worst = saved_model.verify(made, folder, given, TOLERANCE)
     if lite:
         for name, signature in (("policy", "serving_default"), ("detector", "is_known")):
             path = folder / f"{name}.tflite"
-            export.save_lite(controller, path, made[signature])
-            export.verify(made, path, {signature: given[signature]}, LITE_TOLERANCE)
+            saved_model.save_lite(controller, path, made[signature])
+            saved_model.verify(made, path, {signature: given[signature]}, LITE_TOLERANCE)
     return worst

@@ -12,9 +12,8 @@ import tensorflow as tf
 from absl import logging
 
 from morel_tf import algorithm, config, deploy, dynamics, inspector, pessimistic_mdp, planner, usad
-from offline_tf import dashboards, tasks
+from offline_tf import tasks
 from offline_tf.config.knobs import rebuild
-from offline_tf.dashboards import Chart
 from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS
 from offline_tf.datasets.quality import checks
@@ -26,6 +25,8 @@ from offline_tf.numerics.returns import with_interval
 from offline_tf.pipeline import opening
 from offline_tf.policies import cloning, fitted_value
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
+from offline_tf.reports import tensorboard
+from offline_tf.reports.tensorboard import Chart
 from offline_tf.run_folder import provenance
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
@@ -215,7 +216,7 @@ def run(configs: Configs) -> dict[str, Any]:
     if not record.stage("planning").complete:
         record.note_also(compiler=compiler)
     logging.info("%s", compilation.in_words(threads, dtype))
-    dashboards.show_charts(record, CHARTS)
+    tensorboard.show_charts(record, CHARTS)
     task = learned_task.complete(task, data, run_config.seed, record)
     if configs.pmdp.horizon > task.max_episode_steps:
         logging.info("paths end with the task's time limit, after %d steps", task.max_episode_steps)
@@ -570,7 +571,7 @@ def summarize(
     }
     write_json(record.folder / "summary.json", summary)
     flags = {name: value for name, value in configs.flat().items() if name not in FREE_FLAGS}
-    dashboards.show_run(record, flags, dashboards.results(summary))
+    tensorboard.show_run(record, flags, tensorboard.results(summary))
     logging.info("%s", in_words(summary))
     return summary
 

@@ -1,4 +1,7 @@
-"""What MOReL's models, detector and planned paths look like; see `offline_tf.inspector`."""
+"""What MOReL's models, detector and planned paths look like.
+
+See `offline_tf.inspection.inspect_stage`.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from morel_tf import usad
 from morel_tf.algorithm import Prepared
 from morel_tf.dynamics import DynamicsEnsemble
 from morel_tf.pessimistic_mdp import RollOut
-from offline_tf import inspector
-from offline_tf.inspection import Prediction, Rows, View, compiled
+from offline_tf.inspection import inspect_stage
+from offline_tf.inspection.measures import Prediction, Rows, View, compiled
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 
@@ -60,7 +63,7 @@ def _kept_paths(record: RunRecord) -> list[tuple[str, Array]]:
     found = []
     for file in files:
         iteration = int(file.stem.removeprefix("paths-"))
-        observations = inspector.load(record.folder, file.stem)["observations"]
+        observations = inspect_stage.load(record.folder, file.stem)["observations"]
         found.append((f"iteration {iteration}", observations))
     return found
 
@@ -74,8 +77,8 @@ def inspect(
     record: RunRecord,
     others: dict[str, tuple[Array, Array]] | None = None,
 ) -> dict[str, float]:
-    """Looks at the models of a run; see `offline_tf.inspector.inspect`."""
-    return inspector.inspect(
+    """Looks at the models of a run; see `offline_tf.inspection.inspect_stage.inspect`."""
+    return inspect_stage.inspect(
         seen,
         task,
         Rows(prepared.states, data.actions, prepared.next_states),

@@ -235,7 +235,7 @@ def folders() -> dict[str, Any]:
 
 def rendering() -> dict[str, Any]:
     """The back end that render would take."""
-    module = importlib.import_module("offline_tf.rendering")
+    module = importlib.import_module("offline_tf.rendering.film")
     choice = module.choose(os.environ.get("MUJOCO_GL", ""))
     found = {"back_end": choice.name, "reason": choice.reason, "mp4": module.can_write_mp4()}
     return found | ({} if choice.name else {"install": module.INSTALL})

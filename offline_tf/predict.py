@@ -22,7 +22,7 @@ from offline_tf.run_folder import files
 from offline_tf.types import Array, UserError
 
 if TYPE_CHECKING:
-    from offline_tf import deployed
+    from offline_tf.export import loaded
 
 USAGE = """
 usage: python -m offline_tf.predict --export=FOLDER --input=FILE --output=FILE [--guarded]
@@ -68,10 +68,10 @@ class PredictConfig:
 
 def main(config: PredictConfig) -> None:
     """Predicts."""
-    from offline_tf import deployed  # here, so that --help needs no TensorFlow
+    from offline_tf.export import loaded  # here, so that --help needs no TensorFlow
 
     try:
-        model = deployed.Deployed(config.export)
+        model = loaded.Deployed(config.export)
     except UserError as error:
         raise UserError(f"--export: {error}") from None
     if config.guarded and "act_guarded" not in model.signatures:
@@ -94,7 +94,7 @@ def main(config: PredictConfig) -> None:
 
 
 def predict(
-    model: deployed.Deployed, rows: Array, guarded: bool, seed: tuple[int, int]
+    model: loaded.Deployed, rows: Array, guarded: bool, seed: tuple[int, int]
 ) -> dict[str, Array]:
     """Actions and verdicts for [B, S] observations; see USAGE.
 

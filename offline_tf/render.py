@@ -15,12 +15,14 @@ import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import deployed, install_hints, rendering, tasks
+from offline_tf import install_hints, tasks
 from offline_tf.config.knobs import check, knob
+from offline_tf.export import loaded
 from offline_tf.numerics import seeds
 from offline_tf.policies import foreign
 from offline_tf.policies.gaussian import NumpyPolicy
-from offline_tf.rendering import Said
+from offline_tf.rendering import film
+from offline_tf.rendering.film import Said
 from offline_tf.run_folder import files
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, EnvironmentSpec, TaskSpec, UserError
@@ -63,7 +65,7 @@ class RenderConfig:
         low=0.0,
     )
     camera: str = knob(
-        rendering.FOLLOW,
+        film.FOLLOW,
         "follow: beside the robot, moving with it; or the name of a camera of its model.",
     )
 
@@ -91,10 +93,10 @@ def load_actor(path: pathlib.Path, task: TaskSpec, seed: int, guarded: bool) -> 
     """
     inner = path / "export" if (path / "export").is_dir() else path
     is_model = inner.is_file() or (inner / "saved_model.pb").exists()
-    if is_model and not (inner / deployed.INTERFACE).exists():
+    if is_model and not (inner / loaded.INTERFACE).exists():
         return _without_detector(inner, task, guarded)
-    model = deployed.Deployed(path)
-    wanted, got = deployed.Interface.of(task), model.interface
+    model = loaded.Deployed(path)
+    wanted, got = loaded.Interface.of(task), model.interface
     if (len(wanted.observation_names), len(wanted.action_names)) != (
         len(got.observation_names),
         len(got.action_names),
@@ -103,7 +105,7 @@ def load_actor(path: pathlib.Path, task: TaskSpec, seed: int, guarded: bool) -> 
     if guarded and "act_guarded" not in model.signatures:
         raise UserError(f"--guarded: the export in {model.folder} has no act_guarded")
     if "plan" in model.signatures:
-        planner = deployed.Planner(path, seed)
+        planner = loaded.Planner(path, seed)
 
         def plan(observation: Array) -> Said:
             action = planner.act(observation)
@@ -161,7 +163,7 @@ def _stage(task: TaskSpec, physics: str) -> tuple[Any, Any, Callable[[], Array],
     MuJoCo is imported here: by then main has taken MUJOCO_GL away from it.
     """
     if isinstance(task.simulation, EnvironmentSpec):
-        filmed = rendering.Filmed(task)
+        filmed = film.Filmed(task)
         return filmed, filmed.model, filmed.look, filmed.dt
     simulator = importlib.import_module("offline_tf.tasks.simulator").Simulator(
         task, physics, 1, threads=1
@@ -169,7 +171,7 @@ def _stage(task: TaskSpec, physics: str) -> tuple[Any, Any, Callable[[], Array],
     return simulator, simulator.model, lambda: simulator.qpos[0].copy(), task.dt
 
 
-def run(config: RenderConfig, choose: Callable[[], rendering.Choice]) -> pathlib.Path | None:
+def run(config: RenderConfig, choose: Callable[[], film.Choice]) -> pathlib.Path | None:
     """Films; returns the folder, or None where nothing can draw.
 
     Args:
@@ -182,7 +184,7 @@ def run(config: RenderConfig, choose: Callable[[], rendering.Choice]) -> pathlib
     record = RunRecord.open_existing(pathlib.Path(config.workdir)) if config.workdir else None
     flags = _flags(config, record)
     path = pathlib.Path(config.export or config.workdir)
-    env = config.env or flags.get("env") or deployed.Deployed(path).interface.task
+    env = config.env or flags.get("env") or loaded.Deployed(path).interface.task
     task = tasks.get(env)
     if task.simulation is None:
         raise UserError(f"--env={env}: this task declares no simulator; there is nothing to film")
@@ -191,25 +193,25 @@ def run(config: RenderConfig, choose: Callable[[], rendering.Choice]) -> pathlib
     files.check_writable(folder / "episode.gif", "output" if config.output else "workdir")
     act, begin = load_actor(path, task, config.seed, config.guarded)
     simulator, model, look, dt = _stage(task, config.physics or flags.get("physics", "v2"))
-    back_end = rendering.Choice("", "")
+    back_end = film.Choice("", "")
     if model is not None:
         cameras = [model.camera(i).name for i in range(model.ncam)]
-        if config.camera not in (rendering.FOLLOW, *cameras):
+        if config.camera not in (film.FOLLOW, *cameras):
             raise UserError(
-                f"--camera: expected one of {', '.join((rendering.FOLLOW, *cameras))}, "
+                f"--camera: expected one of {', '.join((film.FOLLOW, *cameras))}, "
                 f"got {config.camera!r}"
             )
         back_end = choose()
         if not back_end.name:
             logging.warning(
-                "skipped: nothing can draw here (%s). %s", back_end.reason, rendering.INSTALL
+                "skipped: nothing can draw here (%s). %s", back_end.reason, film.INSTALL
             )
             return None
     stride = max(round(1.0 / (dt * (config.fps or _PICTURES_PER_SECOND))), 1)
-    moments: list[rendering.Moment] = []
+    moments: list[film.Moment] = []
     for index in range(config.episodes):
         begin()
-        moments += rendering.play(
+        moments += film.play(
             task,
             simulator,
             act,
@@ -225,10 +227,10 @@ def run(config: RenderConfig, choose: Callable[[], rendering.Choice]) -> pathlib
     pictures: Iterable[Array] = (moment.drawn for moment in moments)
     if model is not None:
         size, states = (config.width, config.height), np.stack(list(pictures))
-        pictures = rendering.draw(model, states, size, config.camera, back_end.name)
+        pictures = film.draw(model, states, size, config.camera, back_end.name)
     fps = 1.0 / (dt * stride)
-    kept = rendering.write(folder, pictures, moments, fps, _IN_TENSORBOARD)
-    if not rendering.can_write_mp4():
+    kept = film.write(folder, pictures, moments, fps, _IN_TENSORBOARD)
+    if not film.can_write_mp4():
         logging.info("no mp4, only gif: %s", install_hints.install("requirements-render.txt"))
     if record is not None:
         tf = importlib.import_module("tensorflow")  # after flags.schema, which silences its start
@@ -244,7 +246,7 @@ def main(config: RenderConfig) -> None:
     """Films."""
     # MuJoCo would load the library that it names beside TensorFlow, and crash: see rendering.py.
     asked = os.environ.pop("MUJOCO_GL", "")
-    run(config, lambda: rendering.choose(asked))
+    run(config, lambda: film.choose(asked))
 
 
 if __name__ == "__main__":

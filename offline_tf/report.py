@@ -37,12 +37,12 @@ class ReportConfig:
 
 def main(config: ReportConfig) -> None:
     """Writes the report."""
-    from offline_tf import reporting  # here, so that --help needs no TensorFlow
+    from offline_tf.reports import html_page  # here, so that --help needs no TensorFlow
 
-    runs = [reporting.read(pathlib.Path(folder)) for folder in config.workdir]
+    runs = [html_page.read(pathlib.Path(folder)) for folder in config.workdir]
     first = runs[0].folder / "report" / "report.html"
     path = pathlib.Path(config.output) if config.output else first
-    pictures = reporting.write(runs, path)
+    pictures = html_page.write(runs, path)
     logging.info("%s, and %d pictures beside it", path, pictures)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from absl import logging
 
 from flags import schema
-from offline_tf import campaign_record, tasks
+from offline_tf import tasks
 from offline_tf.config.knobs import check, knob
+from offline_tf.reports import campaign_record
 from offline_tf.types import UserError
 
 USAGE = """

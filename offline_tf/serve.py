@@ -92,14 +92,14 @@ def main(config: ServeConfig) -> None:
         )
     import uvicorn
 
-    from offline_tf import serving
+    from offline_tf.export import http_server
     from offline_tf.models import compilation
 
     workers = compilation.use_threads(config.workers)
     with listener(config.host, config.port) as ear:
-        model = serving.Served(config.export, config.max_rows)
+        model = http_server.Served(config.export, config.max_rows)
         name = config.name or model.task
-        app = serving.application(
+        app = http_server.application(
             model,
             name,
             max_body_bytes=config.max_body_bytes,

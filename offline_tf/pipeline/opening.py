@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from offline_tf import dashboards
 from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.quality import checks, overview
+from offline_tf.reports import tensorboard
 from offline_tf.run_folder.record import FlagsOf, RunRecord
 from offline_tf.types import TaskSpec, Transitions, UserError
 
@@ -69,7 +69,7 @@ def open_run(
     if not stage.complete:
         seen = overview.overview(data, task) | {"env": task.name}
         seen["findings"] = overview.as_json(findings)
-        record.text("run/flags", dashboards.as_table(record.manifest["flags"]))
+        record.text("run/flags", tensorboard.as_table(record.manifest["flags"]))
         record.text("run/data", f"```\n{overview.in_words(seen, name)}\n```")
         stage.finish({"rows": len(data), "overview": seen}, time.monotonic() - began)
     logging.info(

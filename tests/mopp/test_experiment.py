@@ -15,11 +15,13 @@ import toys
 import mopp_tf
 from mopp_tf import algorithm, config, deploy, estimate, experiment, mbop, rows, training
 from mopp_tf import evaluate as evaluate_binary
-from offline_tf import inspector, reporting, tasks
+from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.simulated import generated
 from offline_tf.evaluation import planner_episodes
+from offline_tf.inspection import inspect_stage
 from offline_tf.models import compilation
+from offline_tf.reports import html_page
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.run_folder.stage import Stage
 from offline_tf.types import UserError
@@ -299,8 +301,8 @@ def test_a_variant_is_named_after_what_differs(flags, expected):
 
 def test_the_report_finds_its_lines_in_a_run(finished):
     home, _, _ = finished
-    tables = reporting.read(home / "run").tables
-    lines = [line for panel in reporting._PANELS for line in panel.lines]
+    tables = html_page.read(home / "run").tables
+    lines = [line for panel in html_page._PANELS for line in panel.lines]
     drawn = [line for line in lines if line[1].endswith("_fit") or line[1] == "evaluation"]
     # Of MOReL, and of runs without held-out rows.
     others = ("held_out_mse", "training_rows_mse")
@@ -786,12 +788,12 @@ def test_a_finished_run_can_be_looked_at_again(finished, tmp_path, monkeypatch):
     home, _, _ = finished
     folder = tmp_path / "run"
     shutil.copytree(home / "run", folder)
-    before = inspector.load(folder, "models")
+    before = inspect_stage.load(folder, "models")
     shutil.rmtree(folder / "inspection")
     numbers = experiment.inspect_again(
         RunRecord.open_existing(folder), ["random-ours"], str(home / "data"), 1
     )
-    again = inspector.load(folder, "models")
+    again = inspect_stage.load(folder, "models")
     for name in ("error", "coverage", "drift", "group/held out", "map/ratio"):
         np.testing.assert_allclose(again[name], before[name], rtol=1e-4, atol=1e-6)
     assert {"known/hopper-random-ours", "auroc/hopper-random-ours"} <= set(numbers)
@@ -826,7 +828,7 @@ def test_what_the_planner_did_is_logged_step_by_step(finished):
         rows["kept_share"] @ alive / alive.sum(), summary["kept_share"], rtol=1e-5
     )
     assert experiment._std(np.array([1.0, 3.0])) == pytest.approx(2**0.5)
-    kept = inspector.load(home / "run", "episodes")["observations"]
+    kept = inspect_stage.load(home / "run", "episodes")["observations"]
     assert kept.shape[0] == 2 and kept.shape[2] == 11
 
 

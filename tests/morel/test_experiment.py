@@ -18,11 +18,13 @@ import tensorflow as tf
 import toys
 
 from morel_tf import algorithm, config, deploy, experiment
-from offline_tf import inspector, reporting, tasks
+from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.simulated import generated
 from offline_tf.evaluation import policy_episodes
+from offline_tf.inspection import inspect_stage
 from offline_tf.policies import fitted_value
+from offline_tf.reports import html_page
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
@@ -205,8 +207,8 @@ def _evaluations(monkeypatch):
 
 def test_the_report_finds_its_lines_in_a_run(finished):
     home, _, _ = finished
-    tables = reporting.read(home / "run").tables
-    lines = [line for panel in reporting._PANELS for line in panel.lines]
+    tables = html_page.read(home / "run").tables
+    lines = [line for panel in html_page._PANELS for line in panel.lines]
     own = {("dynamics_fit", "loss"), ("dynamics_fit", "held_out_mse")}
     drawn = [line for line in lines if line[1].startswith("planning") or line[1:] in own]
     assert len(drawn) >= 12
@@ -335,13 +337,13 @@ def test_a_finished_run_can_be_looked_at_again(finished, tmp_path):
     home, _, _ = finished
     folder = tmp_path / "run"
     shutil.copytree(home / "run", folder)
-    before = inspector.load(folder, "models")
+    before = inspect_stage.load(folder, "models")
     (folder / "inspection" / "models.npz").unlink()
     data_dir = str(home / "data")
     numbers = experiment.inspect_again(
         RunRecord.open_existing(folder), [str(made_file(home))], data_dir, 1
     )
-    again = inspector.load(folder, "models")
+    again = inspect_stage.load(folder, "models")
     for name in ("error", "coverage", "drift", "group/held out", "map/ratio"):
         np.testing.assert_allclose(again[name], before[name], rtol=1e-4, atol=1e-6)
     assert sum(name.startswith("auroc/") for name in numbers) == 3

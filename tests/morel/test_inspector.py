@@ -8,8 +8,8 @@ import toys
 
 from morel_tf import inspector, pessimistic_mdp
 from morel_tf.usad import Calibration
-from offline_tf import inspector as common
-from offline_tf.inspection import Rows
+from offline_tf.inspection import inspect_stage as common
+from offline_tf.inspection.measures import Rows
 from offline_tf.numerics import holdout
 
 CART = toys.cart()

@@ -170,7 +170,7 @@ def test_a_feed_gives_the_same_minibatches_held_or_gathered(monkeypatch):
         np.testing.assert_array_equal(tf.gather(first, positions), table[rows[chunk]])
         np.testing.assert_array_equal(tf.gather(second, positions), 2.0 * table[rows[chunk], 0])
     assert asked[3:] == [len(np.unique(chunk))]
-    monkeypatch.setattr(fitting.process, "compiler", lambda: "xla")  # compiles for each shape
+    monkeypatch.setattr(fitting.compilation, "compiler", lambda: "xla")  # compiles for each shape
     (first, _), positions = gathered(chunk)
     assert len(first) == chunk.size
     np.testing.assert_array_equal(tf.gather(first, positions), table[rows[chunk]])

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks import campaign
-from offline_tf import campaign_record
+from offline_tf.reports import campaign_record
 
 
 def _summary(seed, **more):

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 import toys
 
-from offline_tf import figures, inspection
-from offline_tf.inspection import Prediction, Rows, View
+from offline_tf.inspection import figures, measures
+from offline_tf.inspection.measures import Prediction, Rows, View
 
 CART = toys.cart()
 # Two-sided quantiles of the standard normal for inspection.LEVELS, from tables.
@@ -25,7 +25,7 @@ def view(gains=(0.0, 1.0), limit=1.0, drift=(0.0, 0.0)) -> View:
         told = tf.stack([states + change + tf.stack([o, 0.0 * o], axis=1) for o in off])
         return Prediction(told, (max(gains) - min(gains)) * beyond)
 
-    return View(inspection.compiled(look, CART), limit, CART.observation_names)
+    return View(measures.compiled(look, CART), limit, CART.observation_names)
 
 
 def rows_at(x) -> Rows:
@@ -38,7 +38,7 @@ def rows_at(x) -> Rows:
 
 def test_errors_are_in_units_of_the_changes_spread():
     rows = rows_at([-3.0, 0.0, 0.5, 2.0])  # |x| - 1: 2, 0, 0, 1
-    found = inspection.errors(rows, inspection.predict(view(), rows.states, rows.actions))
+    found = measures.errors(rows, measures.predict(view(), rows.states, rows.actions))
     unit = (rows.next_states - rows.states).std(axis=0)
     root = np.sqrt((2**2 + 1**2) / 4)
     np.testing.assert_allclose(found["member_error"][:, 0], [0.0, root / unit[0]], atol=1e-5)
@@ -48,7 +48,7 @@ def test_errors_are_in_units_of_the_changes_spread():
 def test_a_dimension_that_never_changes_has_no_unit():
     rows = rows_at([0.0, 0.1])
     still = rows._replace(next_states=rows.states)
-    found = inspection.errors(still, inspection.predict(view(), rows.states, rows.actions))
+    found = measures.errors(still, measures.predict(view(), rows.states, rows.actions))
     assert np.isfinite(found["error"]).all()
 
 
@@ -58,18 +58,18 @@ def test_coverage_is_the_chance_of_the_gaussian(told):
     rows = rows_at(np.linspace(-1, 1, 4000))
     noise = 0.3 * np.random.default_rng(1).normal(size=rows.states.shape)
     truth = rows._replace(next_states=rows.next_states + noise.astype(np.float32))
-    said = inspection.predict(view(), rows.states, rows.actions).next_states
-    found = inspection.calibration(truth, said, np.full(said.shape, 0.3 * told))
+    said = measures.predict(view(), rows.states, rows.actions).next_states
+    found = measures.calibration(truth, said, np.full(said.shape, 0.3 * told))
     expected = np.array([math.erf(told * bound / math.sqrt(2)) for bound in QUANTILES])
-    np.testing.assert_array_equal(found["level"], inspection.LEVELS)
+    np.testing.assert_array_equal(found["level"], measures.LEVELS)
     # Standard error at most 0.5 / sqrt(4000).
     np.testing.assert_allclose(found["coverage"], expected[:, None].repeat(2, 1), atol=0.03)
 
 
 def test_members_that_differ_widen_the_interval():
     rows = rows_at(np.full(50, 3.0))  # members are 2 apart around a mean that is 1 off
-    said = inspection.predict(view(), rows.states, rows.actions).next_states
-    found = inspection.calibration(rows, said, np.full(said.shape, 1e-3))
+    said = measures.predict(view(), rows.states, rows.actions).next_states
+    found = measures.calibration(rows, said, np.full(said.shape, 1e-3))
     # Spread sqrt(1e-6 + 1): 1 off is one standard deviation, within 75 % and not within 50 %.
     at = {level: found["coverage"][i, 0] for i, level in enumerate(found["level"])}
     assert at[0.5] == 0.0 and at[0.75] == 1.0
@@ -79,7 +79,7 @@ def test_open_loops_run_each_member_on_its_own_states():
     data = toys.transitions((30, 30))
     steps, starts = 12, np.array([0, 5, 35])
     columns = (data.observations, data.actions, data.next_observations)
-    found = inspection.open_loop(view(gains=(0.0, 0.0), drift=(0.0, 0.01)), *columns, starts, steps)
+    found = measures.open_loop(view(gains=(0.0, 0.0), drift=(0.0, 0.01)), *columns, starts, steps)
     for step in range(steps + 1):
         here = columns[0][starts + step] if step < steps else columns[2][starts + step - 1]
         np.testing.assert_allclose(found["recorded"][step], here, atol=1e-6)
@@ -95,20 +95,20 @@ def test_open_loops_run_each_member_on_its_own_states():
 def test_open_loops_stay_within_held_out_episodes_and_take_all_of_them():
     bounds = np.array([[0, 10], [10, 14], [14, 30], [30, 60]])
     held_out = np.concatenate([np.arange(0, 14), np.arange(30, 60)])
-    starts = inspection.open_loop_starts(bounds, held_out, 6, 40)
+    starts = measures.open_loop_starts(bounds, held_out, 6, 40)
     assert set(np.searchsorted(bounds[:, 1], starts, side="right")) == {0, 3}
     assert starts[starts < 10].max() == 4 and 50 < starts.max() <= 54
     # As many of the short episode as it has, and up to half of all of the long one.
     assert (starts < 10).sum() == 5 and 15 <= (starts >= 30).sum() <= 20
-    assert len(inspection.open_loop_starts(bounds, held_out, 6, 2)) == 2
-    assert not len(inspection.open_loop_starts(bounds, np.arange(10, 14), 6, 4))
-    assert inspection.open_loop_steps(bounds, held_out, 50) == 10
-    assert inspection.open_loop_steps(bounds, held_out, 7) == 7
+    assert len(measures.open_loop_starts(bounds, held_out, 6, 2)) == 2
+    assert not len(measures.open_loop_starts(bounds, np.arange(10, 14), 6, 4))
+    assert measures.open_loop_steps(bounds, held_out, 50) == 10
+    assert measures.open_loop_steps(bounds, held_out, 7) == 7
 
 
 def test_separation_knows_what_lies_beyond_the_limit():
     near, far = rows_at(np.linspace(-1, 1, 40)), rows_at([3.0, -3.0, 1.5])
-    groups = inspection.separation(
+    groups = measures.separation(
         view(limit=0.7),
         near,
         CART.action_low,
@@ -117,7 +117,7 @@ def test_separation_knows_what_lies_beyond_the_limit():
         {"other": (far.states, far.actions)},
     )
     np.testing.assert_allclose(groups["other"], [2.0, 2.0, 0.5], atol=1e-6)
-    numbers = inspection.separation_numbers(groups, 0.7)
+    numbers = measures.separation_numbers(groups, 0.7)
     assert numbers["known/held out"] == 1.0 and numbers["auroc/other"] == 1.0
     assert numbers["known/other"] == pytest.approx(1 / 3)
     # This detector does not look at actions.
@@ -129,7 +129,7 @@ def test_the_plane_holds_what_varies_most():
     base = rng.normal(size=(500, 1)) @ np.array([[1.0, 2.0, -1.0]])
     second = rng.normal(size=(500, 1)) @ np.array([[0.5, -0.2, 0.1]])
     states = (base + second + [5.0, 0.0, -2.0]).astype(np.float32)
-    plane = inspection.principal_plane(states)
+    plane = measures.principal_plane(states)
     np.testing.assert_allclose(plane.axes @ plane.axes.T, np.eye(2), atol=1e-6)
     assert plane.share.sum() == pytest.approx(1.0, abs=1e-5) and plane.share[0] > plane.share[1]
     # Two axes hold everything here: places give the states back.
@@ -139,8 +139,8 @@ def test_the_plane_holds_what_varies_most():
 
 def test_the_map_shows_the_detector_in_the_plane():
     rows = rows_at(np.linspace(-2, 2, 300))
-    plane = inspection.principal_plane(rows.states)
-    found = inspection.known_map(view(limit=0.5), plane, rows.states, rows.actions, cells=12)
+    plane = measures.principal_plane(rows.states)
+    found = measures.known_map(view(limit=0.5), plane, rows.states, rows.actions, cells=12)
     for i, y in enumerate(found["y"]):
         for j, x in enumerate(found["x"]):
             state = plane.shift + (np.array([x, y]) @ plane.axes) * plane.scale
@@ -151,7 +151,7 @@ def test_the_map_shows_the_detector_in_the_plane():
 
 def test_one_dimension_has_a_plane_and_a_map_too():
     states = np.linspace(-2, 2, 90, dtype=np.float32)[:, None]
-    plane = inspection.principal_plane(states)
+    plane = measures.principal_plane(states)
     assert plane.axes.shape == (2, 1) and plane.share[0] == pytest.approx(1.0)
     np.testing.assert_array_equal(plane.place(states)[:, 1], 0.0)
 
@@ -160,7 +160,7 @@ def test_one_dimension_has_a_plane_and_a_map_too():
 
     seen = View(look, 0.0, ("x",))  # a limit of 0, as of a single member
     actions = np.zeros((90, 1), np.float32)
-    found = inspection.known_map(seen, plane, states, actions, cells=5)
+    found = measures.known_map(seen, plane, states, actions, cells=5)
     assert np.isfinite(found["ratio"]).all()
     (axis, bar) = figures.known_map(**found, share=plane.share, limited=False).axes
     assert axis.get_title() == "Disagreement; no limit"

@@ -110,7 +110,7 @@ def test_auto_is_what_the_cpu_has_and_float32_where_xla_computes(monkeypatch):
     assert networks.product_dtype("auto") == tf.float32
     monkeypatch.setattr(networks.pathlib.Path, "read_text", lambda path: "flags : amx_bf16")
     assert networks.product_dtype("auto") == tf.bfloat16
-    monkeypatch.setattr(networks.process, "compiler", lambda: "xla")
+    monkeypatch.setattr(networks.compilation, "compiler", lambda: "xla")
     assert networks.product_dtype("auto") == tf.float32
     assert networks.product_dtype("bfloat16") == tf.bfloat16
 

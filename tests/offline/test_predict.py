@@ -14,7 +14,8 @@ import toys
 
 import mopp_tf
 import morel_tf
-from offline_tf import deployed, export, predict
+from offline_tf import predict
+from offline_tf.export import loaded, saved_model
 from offline_tf.types import UserError
 
 TASK = toys.cart()
@@ -66,7 +67,7 @@ def _save(module, folder, **inputs):
     }
     if "act" in made:
         made["serving_default"] = made.pop("act")
-    export.save(module, folder, made, TASK, "words")
+    saved_model.save(module, folder, made, TASK, "words")
 
 
 @pytest.fixture(scope="module")
@@ -89,35 +90,35 @@ def planner(tmp_path_factory):
 
 def test_a_controller_acts_for_one_and_for_many(controller):
     for path in (controller, controller.parent):
-        loaded = morel_tf.load(path)
-        np.testing.assert_allclose(loaded.act([0.5, 0.0]), [0.125])
-        np.testing.assert_allclose(loaded.act([[0.5, 0.0], [8.0, 0.0]]), [[0.125], [1.0]])
-    found = loaded.act_guarded([2.0, 0.0])
+        controller = morel_tf.load(path)
+        np.testing.assert_allclose(controller.act([0.5, 0.0]), [0.125])
+        np.testing.assert_allclose(controller.act([[0.5, 0.0], [8.0, 0.0]]), [[0.125], [1.0]])
+    found = controller.act_guarded([2.0, 0.0])
     assert not found["known"] and found["fallback_used"] and found["action"].tolist() == [0.0]
-    assert loaded.act_guarded([[2.0, 0.0], [0.0, 0.0]])["known"].tolist() == [False, True]
-    assert loaded.is_known([0.5, 0.0], [0.0]) and not loaded.is_known([1.5, 0.0], [0.0])
-    assert loaded.interface == deployed.Interface.of(TASK)
+    assert controller.act_guarded([[2.0, 0.0], [0.0, 0.0]])["known"].tolist() == [False, True]
+    assert controller.is_known([0.5, 0.0], [0.0]) and not controller.is_known([1.5, 0.0], [0.0])
+    assert controller.interface == loaded.Interface.of(TASK)
     for bad in ([0.5], [[[0.5, 0.0]]], 0.5):
         with pytest.raises(ValueError, match=r"expected shape \[2\] or \[B, 2\]"):
-            loaded.act(bad)
+            controller.act(bad)
 
 
 def test_a_planner_remembers_its_plan_and_takes_a_new_seed_each_step(planner):
-    loaded = mopp_tf.load(planner, seed=7)
-    acted = [float(loaded.act([x, 0.5])[0]) for x in (1.0, 2.0, 3.0, 4.0, 5.0)]
+    acting = mopp_tf.load(planner, seed=7)
+    acted = [float(acting.act([x, 0.5])[0]) for x in (1.0, 2.0, 3.0, 4.0, 5.0)]
     # The first plan is 1 1 1; what is seen at step t is executed three later. Seeds count the steps.
     np.testing.assert_allclose(acted, [1.0, 101.0, 201.0, 301.0, 402.0])
-    assert loaded.decision["expected_return"] == 0.5
+    assert acting.decision["expected_return"] == 0.5
     with pytest.raises(ValueError, match="expected 1 observations as before, got 2; call reset"):
-        loaded.act([[0.0, 0.0]] * 2)
-    before = loaded.decision
+        acting.act([[0.0, 0.0]] * 2)
+    before = acting.decision
     for bad in (np.nan, np.inf):  # it would stay in the plan
         with pytest.raises(ValueError, match="expected an observation of finite numbers"):
-            loaded.act([bad, 0.0])
-    assert loaded.decision is before
-    loaded.reset()
-    assert loaded.decision == {}
-    np.testing.assert_allclose(loaded.act([[9.0, 0.0]] * 2), [[509.0]] * 2)
+            acting.act([bad, 0.0])
+    assert acting.decision is before
+    acting.reset()
+    assert acting.decision == {}
+    np.testing.assert_allclose(acting.act([[9.0, 0.0]] * 2), [[509.0]] * 2)
 
 
 def test_the_wrong_export_and_none_are_named(controller, planner, tmp_path):
@@ -127,7 +128,7 @@ def test_the_wrong_export_and_none_are_named(controller, planner, tmp_path):
         morel_tf.load(planner)
     with pytest.raises(UserError, match=r"expected a run folder or an export .* at "):
         morel_tf.load(tmp_path)
-    for name, content in ((deployed.INTERFACE, "{"), ("saved_model.pb", "cut")):
+    for name, content in ((loaded.INTERFACE, "{"), ("saved_model.pb", "cut")):
         shutil.copytree(controller, tmp_path / name)
         (tmp_path / name / name).write_text(content)
         with pytest.raises(UserError, match=f"the export in .*{name} cannot be read: "):

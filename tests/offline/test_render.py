@@ -12,9 +12,11 @@ import tensorflow as tf
 import toys
 from PIL import Image
 
-from offline_tf import deployed, export, render, rendering, tasks
+from offline_tf import render, tasks
+from offline_tf.export import loaded, saved_model
 from offline_tf.numerics import seeds
-from offline_tf.rendering import Choice, Moment, Said
+from offline_tf.rendering import film
+from offline_tf.rendering.film import Choice, Moment, Said
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.tasks.simulator import Simulator, load_model
 from offline_tf.types import EnvironmentSpec, UserError
@@ -26,9 +28,9 @@ MOMENT = Moment("", 1.25, 42.0, "known", False, np.zeros(1))
 
 @pytest.fixture(scope="module")
 def back_end():
-    choice = rendering.choose()
+    choice = film.choose()
     if not choice.name:
-        pytest.skip(f"no back end draws here: {choice.reason}; {rendering.INSTALL}")
+        pytest.skip(f"no back end draws here: {choice.reason}; {film.INSTALL}")
     return choice.name
 
 
@@ -51,13 +53,13 @@ def test_the_first_back_end_that_works_is_taken_and_the_users_alone(asked, worki
         calls.append(back_end)
         return "" if back_end in working else f"no {back_end} here"
 
-    choice = rendering.choose(asked, fake)
+    choice = film.choose(asked, fake)
     assert (choice.name, calls) == (name, tried)
     assert all(f"no {x} here" in choice.reason for x in tried if x not in working)
 
 
 def test_a_back_end_that_fails_in_its_process_is_told_in_one_line():
-    reason = rendering.probe("nonsense")
+    reason = film.probe("nonsense")
     assert "MUJOCO_GL" in reason and "\n" not in reason
 
 
@@ -88,14 +90,14 @@ def test_an_episodes_pictures_carry_time_return_and_every_doubt():
 
     look = lambda: np.array([simulator.at])  # noqa: E731
     given = toys.cart(), simulator, act
-    moments = rendering.play(*given, 20, 3, 0.5, seeds.generator(0, "x"), look, "#1 ")
+    moments = film.play(*given, 20, 3, 0.5, seeds.generator(0, "x"), look, "#1 ")
     assert [m.drawn[0] for m in moments] == [0, 3, 6, 8]
     assert [m.seconds for m in moments] == [0.0, 1.5, 3.0, 4.0]
     assert [m.reward for m in moments] == [0, 6, 21, 36]  # n (n + 1) / 2
     assert [m.verdict for m in moments] == ["known", "unknown", "unknown", "ended"]
     assert [m.doubtful for m in moments] == [False, True, True, False]
     assert simulator.actions.tolist() == [[1.0]] and {m.title for m in moments} == {"#1 "}
-    cut = rendering.play(*given, 2, 3, 0.5, seeds.generator(0, "x"), look)
+    cut = film.play(*given, 2, 3, 0.5, seeds.generator(0, "x"), look)
     assert [m.drawn[0] for m in cut] == [0, 2] and cut[-1].verdict == ""
 
 
@@ -103,7 +105,7 @@ def _without_robot(model, qpos, back_end, camera="follow"):
     """Pictures, and those of the same places with the robot below the floor."""
     sunk = qpos.copy()
     sunk[:, 1] -= 50.0
-    frames = list(rendering.draw(model, np.concatenate([qpos, sunk]), SIZE, camera, back_end))
+    frames = list(film.draw(model, np.concatenate([qpos, sunk]), SIZE, camera, back_end))
     return np.array(frames[: len(qpos)], int), np.array(frames[len(qpos) :], int)
 
 
@@ -128,17 +130,17 @@ def test_the_robot_is_in_the_middle_wherever_it_runs(back_end, hopper):
 def test_a_camera_of_the_model_looks_from_elsewhere(back_end, hopper):
     model = load_model(hopper, "v2")
     qpos = np.stack([model.qpos0])
-    (own,) = rendering.draw(model, qpos, SIZE, "track", back_end)
-    (ours,) = rendering.draw(model, qpos, SIZE, "follow", back_end)
+    (own,) = film.draw(model, qpos, SIZE, "track", back_end)
+    (ours,) = film.draw(model, qpos, SIZE, "follow", back_end)
     assert own.std() > 10 and np.abs(own.astype(int) - ours).mean() > 5
     with pytest.raises(UserError, match="back end nonsense fails: "):
-        list(rendering.draw(model, qpos, SIZE, "follow", "nonsense"))
+        list(film.draw(model, qpos, SIZE, "follow", "nonsense"))
 
 
 def test_an_unknown_picture_has_a_frame_and_other_words():
     picture = np.full((72, 300, 3), 128, np.uint8)
     known, unknown, none = (
-        np.asarray(rendering.annotate(picture, MOMENT._replace(verdict=verdict, doubtful=doubt)))
+        np.asarray(film.annotate(picture, MOMENT._replace(verdict=verdict, doubtful=doubt)))
         for verdict, doubt in (("known", False), ("unknown", True), ("", False))
     )
     assert (known[24:] == 128).all() and (known[:2] == 20).all()
@@ -160,17 +162,17 @@ def _squares(count):
 def test_a_gif_is_in_real_time_and_has_the_colours_of_doubt(tmp_path, count, fps, every):
     doubtful = every
     moments = [MOMENT._replace(seconds=i / fps, doubtful=i == doubtful) for i in range(count)]
-    kept = rendering.write(tmp_path / "a" / "b", _squares(count), moments, fps, 3)
-    assert sorted(kept) == rendering.evenly(count, 3)
+    kept = film.write(tmp_path / "a" / "b", _squares(count), moments, fps, 3)
+    assert sorted(kept) == film.evenly(count, 3)
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
     numbers = range(0, count, every)
     times, pictures = [], []
-    with Image.open(tmp_path / "a" / "b" / "episode.gif") as film:
-        assert (film.n_frames, film.size) == (len(numbers), (64, 48))
-        for index in range(film.n_frames):
-            film.seek(index)
-            times.append(film.info["duration"])
-            pictures.append(np.asarray(film.convert("RGB"), int))
+    with Image.open(tmp_path / "a" / "b" / "episode.gif") as gif:
+        assert (gif.n_frames, gif.size) == (len(numbers), (64, 48))
+        for index in range(gif.n_frames):
+            gif.seek(index)
+            times.append(gif.info["duration"])
+            pictures.append(np.asarray(gif.convert("RGB"), int))
     assert sum(times) == 10 * round(100 * every * len(numbers) / fps)
     assert max(times) - min(times) <= 10 and min(times) >= 20
     for number, picture in zip(numbers, pictures, strict=True):
@@ -184,7 +186,7 @@ def test_a_gif_is_in_real_time_and_has_the_colours_of_doubt(tmp_path, count, fps
 def test_an_mp4_has_all_pictures_in_real_time(tmp_path):
     av = pytest.importorskip("av", reason="requirements-render.txt is not installed")
     moments = [MOMENT._replace(seconds=i / 31.25) for i in range(9)]
-    rendering.write(tmp_path / "film", _squares(9), moments, 31.25, 1)
+    film.write(tmp_path / "film", _squares(9), moments, 31.25, 1)
     with av.open(str(tmp_path / "film" / "episode.mp4")) as file:
         stream = file.streams.video[0]
         assert float(stream.average_rate) == 31.25
@@ -199,7 +201,7 @@ def test_a_film_that_fails_half_way_leaves_nothing(tmp_path):
         raise UserError("the back end fails")
 
     with pytest.raises(UserError):
-        rendering.write(tmp_path / "film", broken(), [MOMENT] * 3, 20.0, 1)
+        film.write(tmp_path / "film", broken(), [MOMENT] * 3, 20.0, 1)
     assert not list(tmp_path.iterdir())
 
 
@@ -208,7 +210,7 @@ def test_a_film_that_fails_half_way_leaves_nothing(tmp_path):
     [(1, 8, [0]), (3, 8, [0, 1, 2]), (9, 3, [0, 4, 8]), (250, 2, [0, 249])],
 )
 def test_pictures_are_chosen_evenly(count, wanted, expected):
-    assert rendering.evenly(count, wanted) == expected
+    assert film.evenly(count, wanted) == expected
 
 
 class _Controller(tf.Module):
@@ -255,7 +257,7 @@ def _save(module, folder, task, names):
         ).get_concrete_function(*inputs[n])
         for n in names
     }
-    export.save(module, folder, made, task, "words")
+    saved_model.save(module, folder, made, task, "words")
     return folder
 
 
@@ -293,16 +295,16 @@ def _images(folder):
 def test_a_run_is_filmed_in_its_own_physics(back_end, exports, tmp_path, monkeypatch):
     _record(tmp_path / "run")
     seen = []
-    monkeypatch.setattr(rendering, "draw", _noted(rendering.draw, seen))
+    monkeypatch.setattr(film, "draw", _noted(film.draw, seen))
     config = _config(workdir=tmp_path / "run", export=exports["morel"], env="", episodes=2)
     folder = render.run(config, lambda: Choice(back_end, ""))
     assert folder == tmp_path / "run" / "render"
     names = {path.name for path in folder.iterdir()}
     assert {"episode.gif", "frames.png"} <= names <= {"episode.gif", "episode.mp4", "frames.png"}
     # 20 steps of 0.008 s, every fourth drawn, and the last state; twice.
-    with Image.open(folder / "episode.gif") as film:
-        assert film.n_frames == 12
-        assert np.asarray(film.convert("RGB")).std() > 10
+    with Image.open(folder / "episode.gif") as gif:
+        assert gif.n_frames == 12
+        assert np.asarray(gif.convert("RGB")).std() > 10
     assert len(_images(tmp_path / "run" / "tensorboard")) == 10
     assert {tag for _, tag in _images(tmp_path / "run" / "tensorboard")} == {"render/episode"}
     ((model, states),) = seen
@@ -347,7 +349,7 @@ def test_what_the_pictures_say_of_each_kind_of_export(exports, tmp_path):
         np.testing.assert_allclose(said.action, [-0.1] * 3, atol=1e-6)
         with pytest.raises(UserError, match="--guarded: "):
             render.load_actor(path, task, 0, True)
-        (old / deployed.INTERFACE).unlink(missing_ok=True)
+        (old / loaded.INTERFACE).unlink(missing_ok=True)
 
 
 def test_nothing_is_written_where_nothing_draws(exports, tmp_path, monkeypatch, caplog):
@@ -381,7 +383,7 @@ def test_bad_input_is_named(exports, tmp_path, monkeypatch, change, message):
     tf.saved_model.save(tf.Module(), "other")
     before = sorted(p.name for p in tmp_path.rglob("*"))
     with pytest.raises(UserError, match=message):
-        render.run(_config(**({"export": exports["morel"]} | change)), rendering.choose)
+        render.run(_config(**({"export": exports["morel"]} | change)), film.choose)
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
 
@@ -430,16 +432,16 @@ def test_an_environment_that_draws_itself_is_filmed_without_a_back_end(drawn, tm
     tf.saved_model.save(still, str(tmp_path / "still"), signatures={"serving_default": still.act})
     config = _config(export=tmp_path / "still", env=drawn, output=tmp_path / "film", steps=0)
     render.run(config, lambda: pytest.fail("asked for a back end"))
-    with Image.open(tmp_path / "film" / "episode.gif") as film:
-        assert film.n_frames == 7 and film.info["duration"] == 200
-        film.seek(6)
-        assert (np.asarray(film.convert("L"))[40] > 128).sum() == 6
+    with Image.open(tmp_path / "film" / "episode.gif") as gif:
+        assert gif.n_frames == 7 and gif.info["duration"] == 200
+        gif.seek(6)
+        assert (np.asarray(gif.convert("L"))[40] > 128).sum() == 6
     with pytest.raises(UserError, match="Broken-v0 makes no pictures here: no brush"):
-        render.run(dataclasses.replace(config, env="Broken-v0"), rendering.choose)
+        render.run(dataclasses.replace(config, env="Broken-v0"), film.choose)
 
 
 def test_a_gymnasium_robot_is_drawn_from_its_states():
-    filmed = rendering.Filmed(tasks.get("InvertedPendulum-v5"))
+    filmed = film.Filmed(tasks.get("InvertedPendulum-v5"))
     filmed.reset(seeds.generator(0, "x"))
     before = filmed.look()
     filmed.step(np.ones((1, 1), np.float32))

@@ -9,7 +9,9 @@ import pytest
 import tensorflow as tf
 import toys
 
-from offline_tf import dashboards, figures, report, reporting
+from offline_tf import report
+from offline_tf.inspection import figures
+from offline_tf.reports import html_page, tensorboard
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
@@ -84,7 +86,7 @@ def test_a_report_is_one_file_with_numbers_curves_and_times(tmp_path):
 
 
 def test_several_runs_stand_side_by_side(tmp_path, monkeypatch):
-    monkeypatch.setattr(reporting.figures, "png", lambda *_: b"")
+    monkeypatch.setattr(html_page.figures, "png", lambda *_: b"")
     runs = [run_folder(tmp_path / f"run{i}", 10.0 * i) for i in (1, 2)]
     out = tmp_path / "both.html"
     report.main(report.ReportConfig(workdir=tuple(map(str, runs)), output=str(out)))
@@ -106,29 +108,29 @@ def test_runs_whose_names_are_no_file_names_keep_their_pictures(tmp_path):
             weights=np.full((1, 2), 0.5),
         )
     out = tmp_path / "three.html"
-    pictures = reporting.write([reporting.read(run) for run in runs], out)
+    pictures = html_page.write([html_page.read(run) for run in runs], out)
     assert len(list((tmp_path / "three-pictures").glob("*.png"))) == pictures == 4 + 3
     assert "模型" in out.read_text(encoding="utf-8")
 
 
 def test_an_unfinished_run_is_shown_as_such(tmp_path, monkeypatch):
-    monkeypatch.setattr(reporting.figures, "png", lambda *_: b"")
+    monkeypatch.setattr(html_page.figures, "png", lambda *_: b"")
     run = run_folder(tmp_path / "run", summary=False)
-    reporting.write([reporting.read(run)], tmp_path / "report.html")
+    html_page.write([html_page.read(run)], tmp_path / "report.html")
     assert "not finished" in page_of(tmp_path / "report.html")
 
 
 def test_a_run_that_was_killed_while_writing_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(reporting.figures, "png", lambda *_: b"")
+    monkeypatch.setattr(html_page.figures, "png", lambda *_: b"")
     run = run_folder(tmp_path / "run", summary=False)
     table = run / "metrics" / "planning.csv"
     table.write_text(table.read_text() + "6,0.06,0.0")
     (run / "metrics" / "other.csv").write_text("")
     (run / "metrics" / "head.csv").write_text("step,a\n")
-    found = reporting.read(run).tables
+    found = html_page.read(run).tables
     assert set(found) == {"planning", "planning.evaluation"}
     np.testing.assert_array_equal(found["planning"]["step"], np.arange(1, 6))
-    reporting.write([reporting.read(run)] * 2, tmp_path / "report.html")
+    html_page.write([html_page.read(run)] * 2, tmp_path / "report.html")
     words = page_of(tmp_path / "report.html")
     assert "run (1): HALT share" in words and "run (2): HALT share" in words
 
@@ -136,17 +138,17 @@ def test_a_run_that_was_killed_while_writing_is_read(tmp_path, monkeypatch):
 def test_flags_are_shown_as_they_are(tmp_path):
     record = RunRecord.create_or_continue(tmp_path / "run", "toy", {"discount": 0.9995, "n": 1234})
     record.stage("look").finish({})
-    reporting.write([reporting.read(tmp_path / "run")], tmp_path / "report.html")
+    html_page.write([html_page.read(tmp_path / "run")], tmp_path / "report.html")
     words = page_of(tmp_path / "report.html")
     assert "0.9995" in words and "1234" in words
 
 
 def test_a_folder_without_a_run_or_a_stage_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected a run folder"):
-        reporting.read(tmp_path)
+        html_page.read(tmp_path)
     toys.record(tmp_path / "run")
     with pytest.raises(UserError, match="finished stage"):
-        reporting.read(tmp_path / "run")
+        html_page.read(tmp_path / "run")
     with pytest.raises(UserError, match=r"\.html"):
         report.ReportConfig(workdir=("run",), output="report.pdf")
 
@@ -168,7 +170,7 @@ def _events(folder):
 def test_finished_runs_fill_the_table_of_runs(tmp_path):
     """HParams shows a metric only if its scalar lies in the run folder of the session."""
     record = toys.record(tmp_path / "run")
-    dashboards.show_run(record, {"seed": 3, "hidden": [4, 5], "none": None}, {"return": 7.5})
+    tensorboard.show_run(record, {"seed": 3, "hidden": [4, 5], "none": None}, {"return": 7.5})
     tags = {}
     for event in _events(tmp_path / "run" / "tensorboard" / "hparams"):
         for value in event.summary.value:
@@ -180,7 +182,7 @@ def test_finished_runs_fill_the_table_of_runs(tmp_path):
     }
     assert float(tf.make_ndarray(tags["result/return"].tensor)) == 7.5
     content = tags["_hparams_/session_start_info"].metadata.plugin_data.content
-    started = dashboards.hparams.plugin_data_pb2.HParamsPluginData.FromString(content)
+    started = tensorboard.hparams.plugin_data_pb2.HParamsPluginData.FromString(content)
     values = started.session_start_info.hparams
     assert values["seed"].number_value == 3 and values["hidden"].string_value == "4,5"
     assert "none" not in values
@@ -189,18 +191,18 @@ def test_finished_runs_fill_the_table_of_runs(tmp_path):
 def test_charts_stand_in_groups(tmp_path):
     record = toys.record(tmp_path / "run")
     charts = [
-        dashboards.Chart("A", "first", ("^a$",)),
-        dashboards.Chart("B", "second", margins=(("b", "b_low", "b_high"),)),
-        dashboards.Chart("A", "third", ("^c$",)),
+        tensorboard.Chart("A", "first", ("^a$",)),
+        tensorboard.Chart("B", "second", margins=(("b", "b_low", "b_high"),)),
+        tensorboard.Chart("A", "third", ("^c$",)),
     ]
-    dashboards.show_charts(record, charts)
+    tensorboard.show_charts(record, charts)
     (value,) = [
         v
         for event in _events(tmp_path / "run" / "tensorboard")
         for v in event.summary.value
         if v.tag == "custom_scalars__config__"
     ]
-    layout = dashboards.layout_pb2.Layout.FromString(value.tensor.string_val[0])
+    layout = tensorboard.layout_pb2.Layout.FromString(value.tensor.string_val[0])
     titles = [(group.title, [chart.title for chart in group.chart]) for group in layout.category]
     assert titles == [("A", ["first", "third"]), ("B", ["second"])]
     assert layout.category[1].chart[0].margin.series[0].upper == "b_high"

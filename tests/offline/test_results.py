@@ -4,7 +4,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from offline_tf import campaign_record, results, tasks
+from offline_tf import results, tasks
+from offline_tf.reports import campaign_record
 from offline_tf.types import UserError
 
 

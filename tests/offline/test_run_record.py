@@ -440,7 +440,7 @@ def test_restart_forgets_the_metrics_of_a_killed_try(record):
 def test_progress_speaks_at_most_every_ten_seconds(record, monkeypatch):
     now, lines = [0.0], []
     monkeypatch.setattr(stage_module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(record.logging, "info", lambda text, *a: lines.append(text % a))
+    monkeypatch.setattr(stage_module.logging, "info", lambda text, *a: lines.append(text % a))
     stage = record.stage("fit")
     for done in range(1, 26):
         now[0] = float(done)

@@ -18,13 +18,14 @@ import pytest
 import tensorflow as tf
 import toys
 
-from offline_tf import export, serve
+from offline_tf import serve
+from offline_tf.export import saved_model
 from offline_tf.types import UserError
 
 pytest.importorskip("prometheus_client", reason="pip install -r requirements-serve.txt")
 pytest.importorskip("starlette", reason="pip install -r requirements-serve.txt")
 uvicorn = pytest.importorskip("uvicorn", reason="pip install -r requirements-serve.txt")
-from offline_tf import serving  # noqa: E402
+from offline_tf.export import http_server  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TASK = toys.cart()
@@ -80,13 +81,13 @@ def folder(tmp_path_factory):
         for name, specs in given.items()
     }
     made["serving_default"] = made.pop("scale")
-    export.save(toy, path, made, TASK, "words")
+    saved_model.save(toy, path, made, TASK, "words")
     return path
 
 
 @pytest.fixture(scope="module")
 def model(folder):
-    loaded = serving.Served(folder.parent, MAX_ROWS)
+    loaded = http_server.Served(folder.parent, MAX_ROWS)
     loaded.warm_up()
     return loaded
 
@@ -94,7 +95,9 @@ def model(folder):
 @contextlib.contextmanager
 def _serving(model, workers=2, queue=8):
     """A server in a thread; gives its port."""
-    app = serving.application(model, "cart", max_body_bytes=MAX_BYTES, workers=workers, queue=queue)
+    app = http_server.application(
+        model, "cart", max_body_bytes=MAX_BYTES, workers=workers, queue=queue
+    )
     settings = uvicorn.Config(app, lifespan="off", log_config=None, log_level="critical")
     server = uvicorn.Server(settings)
     with serve.listener("127.0.0.1", 0) as ear:
@@ -394,12 +397,12 @@ def test_a_failing_model_gets_500_without_its_words(model, monkeypatch):
 def test_numbered_folders_are_versions_and_no_model_is_one_line(folder, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "12").symlink_to(folder)
-    assert serving.Served(folder, 1).version == "1"
+    assert http_server.Served(folder, 1).version == "1"
     with pytest.raises(UserError, match="expected a run folder or an export with saved_model.pb"):
-        serving.Served(tmp_path, 1)
+        http_server.Served(tmp_path, 1)
     (tmp_path / "saved_model.pb").write_bytes(b"no")
     with pytest.raises(UserError, match="is damaged: "):
-        serving.Served(tmp_path, 1)
+        http_server.Served(tmp_path, 1)
 
 
 def test_lists_too_deep_for_python_are_refused(model):
@@ -414,7 +417,7 @@ def test_strings_are_not_served(tmp_path):
     made = module.f.get_concrete_function(tf.TensorSpec([None], tf.string, "x"))
     tf.saved_model.save(module, str(tmp_path / "3"), signatures={"f": made})
     with pytest.raises(UserError, match=r"signature 'f': expected numbers in '[xy]', got string"):
-        serving.Served(tmp_path / "3", 1)
+        http_server.Served(tmp_path / "3", 1)
 
 
 def test_bad_flags_are_one_line():

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import deployed
+from offline_tf.export import loaded
 from offline_tf.run_folder.files import write_json
 from offline_tf.types import Array, TaskSpec
 
@@ -61,8 +61,8 @@ def save(
     shutil.rmtree(partial, ignore_errors=True)
     tf.saved_model.save(module, str(partial), signatures=dict(signatures))
     (partial / "README.md").write_text(readme)
-    interface = deployed.Interface.of(task)
-    write_json(partial / deployed.INTERFACE, dataclasses.asdict(interface))
+    interface = loaded.Interface.of(task)
+    write_json(partial / loaded.INTERFACE, dataclasses.asdict(interface))
     if folder.exists():
         shutil.rmtree(folder)
     partial.replace(folder)

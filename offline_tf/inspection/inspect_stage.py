@@ -11,9 +11,9 @@ import tensorflow as tf
 from absl import logging
 from matplotlib.figure import Figure
 
-from offline_tf import figures, inspection
 from offline_tf.config.shared_knobs import InspectConfig
-from offline_tf.inspection import Rows, View
+from offline_tf.inspection import figures, measures
+from offline_tf.inspection.measures import Rows, View
 from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
@@ -73,35 +73,33 @@ def inspect(
         )
     arrays: dict[str, Any] = {"names": np.array(view.names), "limit": np.array(view.limit)}
     judged = rows.at(split.judged(_PAIRS))
-    found = inspection.predict(view, judged.states, judged.actions)
-    arrays |= inspection.errors(judged, found)
+    found = measures.predict(view, judged.states, judged.actions)
+    arrays |= measures.errors(judged, found)
     numbers = {"error": float(np.sqrt(np.mean(arrays["error"] ** 2)))}
     if view.spread is not None:
-        few = judged.at(inspection.spread_out(np.arange(len(judged.states)), _SPREAD_PAIRS))
-        told = inspection.predict(view, few.states, few.actions).next_states
+        few = judged.at(measures.spread_out(np.arange(len(judged.states)), _SPREAD_PAIRS))
+        told = measures.predict(view, few.states, few.actions).next_states
         std = view.spread(tf.constant(few.states), tf.constant(few.actions)).numpy()
-        arrays |= inspection.calibration(few, told, std)
+        arrays |= measures.calibration(few, told, std)
         numbers["coverage_90"] = float(arrays["coverage"][arrays["level"] == 0.9].mean())
 
     held_out = split.held_out if len(split.held_out) else split.train
-    steps = inspection.open_loop_steps(bounds, held_out, _STEPS)
-    starts = inspection.open_loop_starts(bounds, held_out, steps, _OPEN_LOOPS)
+    steps = measures.open_loop_steps(bounds, held_out, _STEPS)
+    starts = measures.open_loop_starts(bounds, held_out, steps, _OPEN_LOOPS)
     numbers["open_loops"] = float(len(starts))
     if len(starts):
-        arrays |= inspection.open_loop(view, *rows, starts, steps)
+        arrays |= measures.open_loop(view, *rows, starts, steps)
         for after in sorted({min(10, steps), steps}):
             numbers[f"drift/{after}"] = float(np.median(arrays["drift"][after]))
 
     generator = seeds.generator(seed, "inspection")
-    groups = inspection.separation(
-        view, judged, task.action_low, task.action_high, generator, others
-    )
-    numbers |= inspection.separation_numbers(groups, view.limit)
+    groups = measures.separation(view, judged, task.action_low, task.action_high, generator, others)
+    numbers |= measures.separation_numbers(groups, view.limit)
     arrays |= {f"group/{name}": values for name, values in groups.items()}
 
-    plane = inspection.principal_plane(rows.states)
-    near = inspection.spread_out(np.arange(len(rows.states)), _POINTS)
-    found_map = inspection.known_map(view, plane, rows.states[near], rows.actions[near])
+    plane = measures.principal_plane(rows.states)
+    near = measures.spread_out(np.arange(len(rows.states)), _POINTS)
+    found_map = measures.known_map(view, plane, rows.states[near], rows.actions[near])
     arrays |= {f"map/{name}": values for name, values in found_map.items()}
     arrays["map/share"] = plane.share
     for label, places in paths:
@@ -133,7 +131,7 @@ def drawings(arrays: dict[str, Array]) -> dict[str, Figure]:
     names = [str(name) for name in arrays["names"]]
     drawn = {"errors": figures.errors(names, arrays["error"], arrays["member_error"])}
     groups, limit = _under(arrays, "group/"), float(arrays["limit"])
-    numbers = inspection.separation_numbers(groups, limit)
+    numbers = measures.separation_numbers(groups, limit)
     drawn["separation"] = figures.separation(groups, limit, numbers)
     paths = list(_under(arrays, "path/").items())
     drawn["known_map"] = figures.known_map(

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from offline_tf import figures, inspector
+from offline_tf.inspection import figures, inspect_stage
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, UserError
 
@@ -299,7 +299,7 @@ def _lead(runs: Sequence[Run]) -> str:
 
 def _results(runs: Sequence[Run]) -> str:
     """Cards for one run, a table for several."""
-    found = [run.stages.get(inspector.STAGE, {}).get("result", {}) for run in runs]
+    found = [run.stages.get(inspect_stage.STAGE, {}).get("result", {}) for run in runs]
     others = {key for numbers in found for key in numbers if key.startswith(("auroc/", "known/"))}
     told = dict(_FOUND)
     for key in sorted(others - set(told)):
@@ -349,14 +349,14 @@ def _curves(runs: Sequence[Run]) -> list[tuple[Panel, Figure]]:
 
 def _run_section(run: Run, picture: Any, several: bool) -> str:
     parts = []
-    arrays = inspector.load(run.folder, "models")
-    shown = inspector.drawings(arrays) if arrays else {}
-    thought = inspector.load(run.folder, "candidates")
+    arrays = inspect_stage.load(run.folder, "models")
+    shown = inspect_stage.drawings(arrays) if arrays else {}
+    thought = inspect_stage.load(run.folder, "candidates")
     if thought:
-        shown["candidates"] = inspector.draw_candidates(thought)
+        shown["candidates"] = inspect_stage.draw_candidates(thought)
     if shown:
         made = "".join(
-            picture(f"{run.name}-{name}", figure, inspector.CAPTIONS[name])
+            picture(f"{run.name}-{name}", figure, inspect_stage.CAPTIONS[name])
             for name, figure in shown.items()
         )
         parts.append(f'<h3>What the models know</h3><div class="grid large">{made}</div>')

@@ -29,7 +29,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from tensorflow.core.protobuf import saved_model_pb2
 
-from offline_tf import deployed
+from offline_tf.export import loaded
 from offline_tf.types import Array, UserError
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -110,7 +110,7 @@ class Served:
         try:
             self._model = tf.saved_model.load(str(folder))  # signatures die with their model
             self.metadata = _metadata(folder)
-            interface = folder / deployed.INTERFACE
+            interface = folder / loaded.INTERFACE
             kept = json.loads(interface.read_text()) if interface.exists() else {}
             self.task = str(kept.get("task", "default"))
         except Exception as error:  # TensorFlow, protobuf and json raise many kinds

@@ -30,7 +30,7 @@ BACK_ENDS = ("egl", "osmesa")
 INSTALL = "Debian: apt install libegl1 libgl1 libgl1-mesa-dri, or libosmesa6"
 FOLLOW = "follow"
 _OFF = ("0", "disable", "disabled", "false", "no", "off")
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 _PROBE_SECONDS = 60
 _IN_A_ROW, _SIDE = 8, 240
 _GIF_FPS = 50.0  # browsers play faster ones slowly
@@ -271,7 +271,7 @@ def draw(
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as words:
         mujoco.mj_saveModel(model, f"{folder}/model.mjb")
         np.save(f"{folder}/states.npy", np.asarray(states, np.float64))
-        code = "from offline_tf import rendering; rendering.serve()"
+        code = "from offline_tf.rendering import film; film.serve()"
         given = [folder, str(width), str(height), camera]
         child = subprocess.Popen(
             [sys.executable, "-c", code, *given],

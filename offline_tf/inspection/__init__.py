@@ -1,0 +1,1 @@
+"""What models know: numbers, pictures, the stage that keeps them."""

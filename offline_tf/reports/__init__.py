@@ -1,0 +1,1 @@
+"""TensorBoard, the HTML page, records of campaigns."""
