@@ -23,7 +23,7 @@ from absl import logging
 from flags import schema
 from mopp_tf import config as mopp_config
 from mopp_tf import experiment as mopp
-from morel_tf import experiment as morel
+from morel_tf.experiment import recipe as morel
 from offline_tf.config.knobs import check, knob
 from offline_tf.export import saved_model
 from offline_tf.run_folder import provenance

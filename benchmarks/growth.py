@@ -21,7 +21,8 @@ import tensorflow as tf
 
 from benchmarks import decision
 from benchmarks.run import machine
-from morel_tf import config, dynamics, usad
+from morel_tf import config
+from morel_tf.models import dynamics, usad
 from offline_tf import tasks
 from offline_tf.models import compilation, fitting, networks
 from offline_tf.numerics import standardize

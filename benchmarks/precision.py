@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from morel_tf import experiment, usad
+from morel_tf.experiment import recipe
+from morel_tf.models import usad
 from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.run_folder.record import RunRecord
@@ -54,10 +55,10 @@ def main() -> None:
     reference: dict[str, Array] = {}
     for folder in arguments.runs:
         record = RunRecord.open_existing(folder)
-        configs = experiment.from_manifest(record.manifest)
-        controller = experiment.load_controller(record)
+        configs = recipe.from_manifest(record.manifest)
+        controller = recipe.load_controller(record)
         task = controller.task
-        data, _ = experiment.load_data(configs.run, task, threads)
+        data, _ = recipe.load_data(configs.run, task, threads)
         draws = seeds.generator(0, "benchmark/precision")
         rows = np.sort(draws.choice(len(data), _PAIRS, replace=False))
         states = np.asarray(data.observations[rows], np.float32)

@@ -174,7 +174,9 @@ def make_npg(precision: str) -> Npg:
     """Builds the update; the models' products in "float32" or "bfloat16"."""
     import tensorflow as tf
 
-    from morel_tf import config, dynamics, pessimistic_mdp, planner, policy_update
+    from morel_tf import config
+    from morel_tf.models import dynamics
+    from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update
     from offline_tf import tasks
     from offline_tf.models import compilation
     from offline_tf.numerics import seeds, standardize
@@ -195,10 +197,10 @@ def make_npg(precision: str) -> Npg:
     pmdp = pessimistic_mdp.make(
         task, "v2", ensemble, np.ones(s, np.float32), np.inf, 0.0, pmdp_knobs
     )
-    units = planner.units_of(task, knobs, ensemble.inputs)
-    policy = planner.new_policy(units, knobs, 0)
-    update = planner.new_natural_gradient(policy, knobs)
-    baseline = planner.new_baseline(units, knobs, 0)
+    units = npg_planner.units_of(task, knobs, ensemble.inputs)
+    policy = npg_planner.new_policy(units, knobs, 0)
+    update = npg_planner.new_natural_gradient(policy, knobs)
+    baseline = npg_planner.new_baseline(units, knobs, 0)
     paths = ensemble.size * pmdp_knobs.paths_per_member
     member = tf.repeat(tf.range(ensemble.size), pmdp_knobs.paths_per_member)
     start = np.tile(np.eye(1, s, dtype=np.float32) * 1.25, (paths, 1))  # upright: nobody falls
@@ -212,7 +214,7 @@ def make_npg(precision: str) -> Npg:
     model = ensemble.size * ((s + a) * 512 + 512 * 512 + 512 * s)
 
     def whole(number: int) -> None:
-        found = planner.to_paths(roll_out(tf.constant([1, number])))
+        found = npg_planner.to_paths(roll_out(tf.constant([1, number])))
         policy_update.update(
             found, update, baseline, 0.995, 0.97, 0.01, seeds.generator(0, "benchmark", number)
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from morel_tf import dynamics, pessimistic_mdp, planner, usad
 from morel_tf.config import CloningConfig, DynamicsConfig, PlannerConfig, PmdpConfig, UsadConfig
-from morel_tf.pessimistic_mdp import PessimisticMdp, RollOut
+from morel_tf.models import dynamics, usad
+from morel_tf.planning import npg_planner, pessimistic_mdp
+from morel_tf.planning.pessimistic_mdp import PessimisticMdp, RollOut
 from offline_tf.datasets import velocities
 from offline_tf.numerics import holdout, large_columns
 from offline_tf.policies import cloning
@@ -141,8 +142,8 @@ def morel(
     )
 
     # Line 5: plan in it, from a behaviour-cloned start.
-    policy = planner.new_policy(
-        planner.units_of(task, knobs.planner, ensemble.inputs), knobs.planner, seed
+    policy = npg_planner.new_policy(
+        npg_planner.units_of(task, knobs.planner, ensemble.inputs), knobs.planner, seed
     )
     cloned = cloning.fit_or_load(
         policy,
@@ -155,7 +156,7 @@ def morel(
         record.stage("behavior_cloning"),
     )
     starts = states[bounds[:, 0]]
-    pmdp_return = planner.plan(
+    pmdp_return = npg_planner.plan(
         pmdp,
         policy,
         starts,

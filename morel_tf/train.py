@@ -16,16 +16,16 @@ The same command again continues a run that was interrupted.
 
 def main(*configs: object) -> None:
     """Runs the experiment."""
-    from morel_tf import experiment  # here, so that --help needs no TensorFlow
+    from morel_tf.experiment import recipe  # here, so that --help needs no TensorFlow
 
-    experiment.run(experiment.Configs(*configs))  # type: ignore[arg-type]
+    recipe.run(recipe.Configs(*configs))  # type: ignore[arg-type]
 
 
 def plan(*configs: object) -> list[str]:
     """What --dry_run prints."""
-    from morel_tf import estimate
+    from morel_tf.experiment import dry_run
 
-    return estimate.plan(*configs)
+    return dry_run.plan(*configs)
 
 
 if __name__ == "__main__":

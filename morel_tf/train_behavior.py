@@ -14,9 +14,9 @@ Trains a policy in the real simulator by natural policy gradient, to serve as a 
 
 def main(behavior: config.BehaviorConfig) -> None:
     """Trains, or continues."""
-    from morel_tf import behavior_experiment  # here, so that --help needs no TensorFlow
+    from morel_tf.behavior_policy import training  # here, so that --help needs no TensorFlow
 
-    behavior_experiment.run(behavior)
+    training.run(behavior)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from morel_tf.config import DynamicsConfig, PmdpConfig
-from morel_tf.dynamics import DynamicsEnsemble
-from morel_tf.pessimistic_mdp import PessimisticMdp
+from morel_tf.models.dynamics import DynamicsEnsemble
+from morel_tf.planning.pessimistic_mdp import PessimisticMdp
 from offline_tf.models import networks
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.policies.gaussian import GaussianPolicy, Units

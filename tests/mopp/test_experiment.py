@@ -102,8 +102,8 @@ def _in_this_process(folder, given):
 def one_process():
     """A process sets its threads only once; fresh processes are tests/offline's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deploy.export, "run_in_fresh_process", _in_this_process)
-        patch.setattr(experiment.process, "use_threads", lambda threads: 1)
+        patch.setattr(deploy.saved_model, "run_in_fresh_process", _in_this_process)
+        patch.setattr(experiment.compilation, "use_threads", lambda threads: 1)
         patch.setattr(training, "STEPS_PER_LOOK", 10)
         yield
 
@@ -635,7 +635,7 @@ def test_the_limit_is_a_quantile_or_what_is_asked_for(
     part = types.SimpleNamespace(weights=[], uncertainties=uncertainties)
     models = types.SimpleNamespace(dynamics=part, behavior=part, q=part)
     monkeypatch.setattr(algorithm, "build", lambda *_: models)
-    monkeypatch.setattr(algorithm.run_record, "fit_or_load", lambda *_: None)
+    monkeypatch.setattr(record, "fit_or_load", lambda *_: None)
     assert algorithm.learn(task, prepared, knobs, 0, record).limit == limit
     kept = record.stage("limit").result
     np.testing.assert_allclose([kept["rejected"], kept["limit"]], [rejected, limit])
@@ -709,7 +709,7 @@ def test_an_export_that_differs_is_an_error(tmp_path, monkeypatch, signature, ou
         found[signature][output] = found[signature][output] + 1e-2
         return found
 
-    monkeypatch.setattr(deploy.export, "run_in_fresh_process", off)
+    monkeypatch.setattr(deploy.saved_model, "run_in_fresh_process", off)
     scale = rows.RewardScale(0.0, 1.0)
     arguments = (_CheapPlanner(), scale, tmp_path / "export", np.zeros((4, 2), np.float32))
     with pytest.raises(RuntimeError, match=r"differ by 0\.0"):
@@ -804,7 +804,7 @@ def test_a_finished_run_can_be_looked_at_again(finished, tmp_path, monkeypatch):
     assert json.loads((stages / "inspection.json").read_text())["seconds"] == old["seconds"]
     for name in ("inspection", "evaluation"):
         (stages / f"{name}.json").unlink()
-    monkeypatch.setattr(experiment.inspector, "inspect", lambda *_: {"error": 1.0})
+    monkeypatch.setattr(experiment.inspection, "inspect", lambda *_: {"error": 1.0})
     experiment.inspect_again(RunRecord.open_existing(folder), [], str(home / "data"), 1)
     assert not (stages / "inspection.json").exists()
     manifest = json.loads((folder / "manifest.json").read_text())

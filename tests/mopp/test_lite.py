@@ -52,7 +52,7 @@ def written(tmp_path_factory):
 def live(planner, given):
     """`decide_given` with a file's inputs."""
     noise = [
-        rollout.autoregressive.Noise(given[f"normal_{name}"], given.get(f"uniform_{name}"))
+        rollout.density.Noise(given[f"normal_{name}"], given.get(f"uniform_{name}"))
         for name in ("proposals", "value")
     ]
     return planner.decide_given(
@@ -81,7 +81,7 @@ def test_a_file_decides_as_the_live_planner_does_with_the_same_noise(
     planner = make_planner(dataclasses.replace(KNOBS, **changes), components, network)
     path = tmp_path / "planner.tflite"
     made = deploy.Lite(planner).signatures()
-    deploy.export.save_constant_lite(made, path)
+    deploy.saved_model.save_constant_lite(made, path)
     file, generator = lite.Planner(path), np.random.default_rng(0)
     plan = np.random.default_rng(1).uniform(-1, 1, (1, 2, 3)).astype(np.float32)
     shares = []
@@ -113,9 +113,9 @@ def test_a_file_that_differs_is_an_error(written, tmp_path, monkeypatch):
     def off(path, given):
         return {"plan": {"action": given["plan"]["plan"][:, 0], "plan": given["plan"]["plan"]}}
 
-    monkeypatch.setattr(deploy.export, "run_in_fresh_process", off)
+    monkeypatch.setattr(deploy.saved_model, "run_in_fresh_process", off)
     made = shutil.copytree(folder, tmp_path / "made")
-    monkeypatch.setattr(deploy.export, "save_constant_lite", lambda *_: None)  # takes seconds
+    monkeypatch.setattr(deploy.saved_model, "save_constant_lite", lambda *_: None)  # takes seconds
     with pytest.raises(RuntimeError, match="differ by"):
         deploy.write_lite(planner, made, STATES[:1])
 

@@ -5,10 +5,11 @@ import pytest
 import tensorflow as tf
 import toys
 
-from morel_tf import deploy, pessimistic_mdp
 from morel_tf.config import PmdpConfig
-from morel_tf.deploy import Controller
-from morel_tf.usad import Calibration
+from morel_tf.experiment import export_controller
+from morel_tf.experiment.export_controller import Controller
+from morel_tf.models.usad import Calibration
+from morel_tf.planning import pessimistic_mdp
 from offline_tf import tasks
 from offline_tf.datasets import velocities
 from offline_tf.types import UserError
@@ -34,7 +35,7 @@ def _controller(limit=None, scale=None, observation=0.5, history=0.5, fallback="
         ensemble,
         weights,
         _calibrations(planning=np.inf, observation=observation, history=history),
-        deploy.fallback_of(task, fallback, cloned) if fallback else None,
+        export_controller.fallback_of(task, fallback, cloned) if fallback else None,
         pessimistic_mdp.make(
             task, "v2", ensemble, weights, 0.5, -1.0, PmdpConfig(halt_offset=50.0, **pmdp)
         ),
@@ -147,7 +148,7 @@ def test_finite_difference_is_the_one_of_the_data(name):
         now[:, position] = before[:, position] + slope * task.dt
         del velocity
     expected = velocities.finite_difference(task, before, now)
-    found = deploy.finite_difference(task, tf.constant(before), tf.constant(now))
+    found = export_controller.finite_difference(task, tf.constant(before), tf.constant(now))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     changed = (expected != now).mean()
     assert changed == 0.0 if task.velocity_limit is None else changed > 0.05
@@ -202,7 +203,7 @@ def test_a_fallback_that_sees_no_number_gives_none_but_a_constant_does():
 def test_a_bad_fallback_is_named(bad):
     cloned = toys.linear_policy(KERNEL, BIAS).numpy()
     with pytest.raises(UserError, match="--fallback: expected cloning, or 1 numbers within"):
-        deploy.fallback_of(toys.cart(), bad, cloned)
+        export_controller.fallback_of(toys.cart(), bad, cloned)
 
 
 def test_a_step_is_one_of_the_pessimistic_mdp():
@@ -238,15 +239,17 @@ def _lite_in_this_process(path, given):
 
 def test_a_fresh_process_computes_the_same(tmp_path, monkeypatch):
     """The SavedModel in a process that has never seen this project; the LiteRT files in this one."""
-    real, called = deploy.export.run_in_fresh_process, []
+    real, called = export_controller.saved_model.run_in_fresh_process, []
 
     def run(path, given):
         called.append((path.name, sorted(given)))
         return (_lite_in_this_process if path.suffix else real)(path, given)
 
-    monkeypatch.setattr(deploy.export, "run_in_fresh_process", run)
+    monkeypatch.setattr(export_controller.saved_model, "run_in_fresh_process", run)
     controller = _controller(limit=2.0)
-    error = deploy.export_and_verify(controller, tmp_path / "export", *_samples(), lite=True)
+    error = export_controller.export_and_verify(
+        controller, tmp_path / "export", *_samples(), lite=True
+    )
     assert 0.0 <= error <= 1e-6
     names = sorted(controller.signatures())
     assert called == [
@@ -256,7 +259,7 @@ def test_a_fresh_process_computes_the_same(tmp_path, monkeypatch):
     ]
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     text = (tmp_path / "export" / "README.md").read_text()
-    for name, deed in deploy._SAYS.items():
+    for name, deed in export_controller._SAYS.items():
         assert f"| `{name}` | " in text and deed in text
     assert "`observation` [B, 2] float32" in text and "`seed` [2] int32" in text
     assert "force in [-1, 1]; one every 0.1 s." in text
@@ -284,12 +287,12 @@ def _export_with(controller, monkeypatch, change, folder):
     def run(_, given):
         return {name: call(name, inputs) for name, inputs in given.items()}
 
-    monkeypatch.setattr(deploy.export, "save", lambda *_: None)
-    monkeypatch.setattr(deploy.export, "run_in_fresh_process", run)
-    return deploy.export_and_verify(controller, folder, *_samples())
+    monkeypatch.setattr(export_controller.saved_model, "save", lambda *_: None)
+    monkeypatch.setattr(export_controller.saved_model, "run_in_fresh_process", run)
+    return export_controller.export_and_verify(controller, folder, *_samples())
 
 
-@pytest.mark.parametrize("signature", [*deploy._SAYS, ""])
+@pytest.mark.parametrize("signature", [*export_controller._SAYS, ""])
 def test_an_export_that_differs_is_detected(tmp_path, monkeypatch, signature):
     def change(name, outputs):
         if name == signature:

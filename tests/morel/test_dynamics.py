@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 import toys
 
-from morel_tf import dynamics
 from morel_tf.config import DynamicsConfig
-from morel_tf.dynamics import DynamicsEnsemble
+from morel_tf.models import dynamics
+from morel_tf.models.dynamics import DynamicsEnsemble
 from offline_tf.models import networks
 from offline_tf.numerics import holdout
 from offline_tf.numerics.holdout import Split

@@ -17,7 +17,8 @@ import pytest
 import tensorflow as tf
 import toys
 
-from morel_tf import algorithm, config, deploy, experiment
+from morel_tf import algorithm, config
+from morel_tf.experiment import export_controller, recipe
 from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.simulated import generated
@@ -93,11 +94,11 @@ def made_file(home):
     return path
 
 
-def _configs(folder, data_dir, **changes) -> experiment.Configs:
+def _configs(folder, data_dir, **changes) -> recipe.Configs:
     values = SETTINGS | {"workdir": str(folder), "data_dir": str(data_dir)} | changes
     known = {f.name for stage in config.STAGES for f in dataclasses.fields(stage)}
     assert set(values) <= known
-    return experiment.Configs(
+    return recipe.Configs(
         *(
             stage(**{f.name: values[f.name] for f in dataclasses.fields(stage) if f.name in values})
             for stage in config.STAGES
@@ -122,8 +123,8 @@ def _in_this_process(folder, given):
 def one_process():
     """The check in fresh processes is test_deploy's; a process sets its threads only once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deploy.export, "run_in_fresh_process", _in_this_process)
-        patch.setattr(experiment.process, "use_threads", lambda threads: 1)
+        patch.setattr(export_controller.saved_model, "run_in_fresh_process", _in_this_process)
+        patch.setattr(recipe.compilation, "use_threads", lambda threads: 1)
         yield
 
 
@@ -132,16 +133,16 @@ def finished(tmp_path_factory):
     """One small run on the hopper, from data to export."""
     home = tmp_path_factory.mktemp("experiment")
     configs = _configs(home / "run", home / "data", inspection=True)
-    return home, configs, experiment.run(configs)
+    return home, configs, recipe.run(configs)
 
 
 def _nothing_is_learned(patch):
     for module, name in (
         (algorithm.dynamics, "fit"),
         (algorithm.usad, "batched"),
-        (algorithm.planner.policy_update, "update"),
-        (deploy, "export_and_verify"),
-        (experiment.evaluation, "evaluate"),
+        (algorithm.npg_planner.policy_update, "update"),
+        (export_controller, "export_and_verify"),
+        (recipe.policy_episodes, "evaluate"),
     ):
         patch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} ran"))
 
@@ -201,7 +202,7 @@ def _evaluations(monkeypatch):
         asked.append((policy, *where, options))
         return policy_episodes.Evaluation(len(asked) + np.float64([0, 1]), np.array([5, 5]))
 
-    monkeypatch.setattr(experiment.evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(recipe.policy_episodes, "evaluate", evaluate)
     return asked
 
 
@@ -223,7 +224,7 @@ def test_final_numbers_stand_under_their_own_names(finished, tmp_path, monkeypat
         policy=types.SimpleNamespace(numpy=lambda: "planned"), cloned="cloned"
     )
     task, record = tasks.get("hopper"), toys.record(tmp_path / "run")
-    found = experiment.evaluate_final(configs, task, data, learned, record, 1)
+    found = recipe.evaluate_final(configs, task, data, learned, record, 1)
     names = ("true_return_mean", "true_return_stochastic", "true_return_at_horizon", "bc_return")
     assert [found[name] for name in names] == [1.5, 2.5, 3.5, 4.5]
     assert found["true_return_std"] == pytest.approx(np.sqrt(0.5))
@@ -247,9 +248,9 @@ def test_evaluations_while_planning_stand_under_their_own_names(finished, tmp_pa
         given.append(arguments[7])
         raise toys.Killed
 
-    monkeypatch.setattr(experiment.algorithm, "morel", morel)
+    monkeypatch.setattr(recipe.algorithm, "morel", morel)
     with pytest.raises(toys.Killed):
-        experiment.run(_configs(tmp_path / "run", home / "data", dataset=str(made_file(home))))
+        recipe.run(_configs(tmp_path / "run", home / "data", dataset=str(made_file(home))))
     assert given[0]("policy", 1) == {} and not asked  # every second iteration
     found = given[0]("policy", 2)
     assert (found["true_return_mean"], found["true_return_stochastic"]) == (1.5, 2.5)
@@ -258,16 +259,16 @@ def test_evaluations_while_planning_stand_under_their_own_names(finished, tmp_pa
 
 def test_the_flags_come_back_from_the_folder(finished):
     home, configs, _ = finished
-    assert experiment.from_manifest(RunRecord.open_existing(home / "run").manifest) == configs
+    assert recipe.from_manifest(RunRecord.open_existing(home / "run").manifest) == configs
 
 
 def test_running_again_reads_and_learns_nothing(finished, monkeypatch):
     home, configs, summary = finished
     _nothing_is_learned(monkeypatch)
-    assert experiment.run(configs) == summary
+    assert recipe.run(configs) == summary
     # Where it runs and with how many threads does not decide the result.
     run = dataclasses.replace(configs.run, threads=2)
-    assert experiment.run(configs._replace(run=run)) == summary
+    assert recipe.run(configs._replace(run=run)) == summary
 
 
 @pytest.mark.parametrize(
@@ -279,14 +280,14 @@ def test_other_flags_for_the_same_folder_are_refused(finished, monkeypatch, chan
     ((name, _),) = change.items()
     before = (home / "run" / "manifest.json").read_bytes()
     with pytest.raises(UserError, match=f"--{name} is .* there and .* now"):
-        experiment.run(_configs(home / "run", home / "data", **change))
+        recipe.run(_configs(home / "run", home / "data", **change))
     assert (home / "run" / "manifest.json").read_bytes() == before
 
 
 def test_the_exported_policy_is_the_learned_one(finished):
     home, configs, _ = finished
     record = RunRecord.open_existing(home / "run")
-    policy = experiment.load_policy(configs, record).numpy()
+    policy = recipe.load_policy(configs, record).numpy()
     observations = np.random.default_rng(0).normal(size=(9, 11)).astype(np.float32)
     found = _called(home / "run" / "export", "serving_default", {"observation": observations})
     np.testing.assert_allclose(
@@ -298,7 +299,7 @@ def test_the_exported_policy_is_the_learned_one(finished):
 def test_a_run_is_exported_again_without_its_data(finished, tmp_path):
     home, _, _ = finished
     record = RunRecord.open_existing(home / "run")
-    assert experiment.export_again(record, tmp_path / "again") <= 1e-6
+    assert recipe.export_again(record, tmp_path / "again") <= 1e-6
     rng = np.random.default_rng(0)
     given = {
         "observation": rng.normal(size=(9, 11)).astype(np.float32),
@@ -340,7 +341,7 @@ def test_a_finished_run_can_be_looked_at_again(finished, tmp_path):
     before = inspect_stage.load(folder, "models")
     (folder / "inspection" / "models.npz").unlink()
     data_dir = str(home / "data")
-    numbers = experiment.inspect_again(
+    numbers = recipe.inspect_again(
         RunRecord.open_existing(folder), [str(made_file(home))], data_dir, 1
     )
     again = inspect_stage.load(folder, "models")
@@ -355,8 +356,10 @@ def test_a_run_is_exported_with_a_constant_fallback(finished, tmp_path, monkeypa
     record = RunRecord.open_existing(home / "run")
     seen = []
     with monkeypatch.context() as patch:  # what is exported is checked above
-        patch.setattr(deploy, "export_and_verify", lambda made, *_: seen.append(made) or 0.0)
-        experiment.export_again(record, tmp_path / "export", "0.1,-0.2,0.3")
+        patch.setattr(
+            export_controller, "export_and_verify", lambda made, *_: seen.append(made) or 0.0
+        )
+        recipe.export_again(record, tmp_path / "export", "0.1,-0.2,0.3")
     far = np.full((4, 11), 1e3, np.float32)
     found = {name: value.numpy() for name, value in seen[0].act_guarded(tf.constant(far)).items()}
     assert found["fallback_used"].all() and not found["known"].any()
@@ -364,7 +367,7 @@ def test_a_run_is_exported_with_a_constant_fallback(finished, tmp_path, monkeypa
     with pytest.raises(
         UserError, match="--fallback: expected cloning, or 3 numbers within the bounds"
     ):
-        experiment.export_again(record, tmp_path / "other", "0.1,0.2")
+        recipe.export_again(record, tmp_path / "other", "0.1,0.2")
     assert not (tmp_path / "other").exists()
 
 
@@ -384,7 +387,7 @@ def test_fitted_models_are_taken_over_from_another_run(finished, tmp_path, monke
         iterations=1,
         final_episodes=1,
     )
-    summary = experiment.run(configs)
+    summary = recipe.run(configs)
     assert summary["algorithm"] == "naive_mbrl" and summary["commit"] == "of naive"
     assert [[other.folder for other in others] for others in noted] == [[], [home / "run"]]
     ours, theirs = (
@@ -410,19 +413,19 @@ def test_models_that_do_not_fit_are_refused(finished, tmp_path, change, message)
     home, _, _ = finished
     configs = _configs(tmp_path / "run", home / "data", dynamics_from=str(home / "run"), **change)
     with pytest.raises(UserError, match=message):
-        experiment.run(configs)
+        recipe.run(configs)
 
 
 def test_data_of_d4rls_kinds_are_made_here_for_morel_too(monkeypatch):
     monkeypatch.setattr(
         generated, "load_or_make_kind", lambda *given: (given, "hopper-medium-ours")
     )
-    monkeypatch.setattr(experiment.checks, "with_own_states", None)  # they have theirs
+    monkeypatch.setattr(recipe.checks, "with_own_states", None)  # they have theirs
     task, run = (
         tasks.get("hopper"),
         config.RunConfig(dataset="medium-ours", data_steps=3000, seed=4),
     )
-    given, name = experiment.load_data(run, task, 1)
+    given, name = recipe.load_data(run, task, 1)
     assert given == (task, "v2", "medium-ours", 3000, 4, "", 1) and name == "hopper-medium-ours"
 
 
@@ -436,7 +439,7 @@ def test_models_of_another_algorithm_are_refused(finished, tmp_path):
     stage.finish({})
     taking = _configs(tmp_path / "run", home / "data", dynamics_from=str(tmp_path / "planner"))
     with pytest.raises(UserError, match=r"does not fit \(its algorithm is mopp\)"):
-        experiment.run(taking)
+        recipe.run(taking)
     assert not (tmp_path / "run").exists()
 
 
@@ -447,10 +450,10 @@ def test_models_that_are_not_fitted_yet_are_refused(finished, tmp_path):
     other.note(data_hash=data_hash)
     taking = _configs(tmp_path / "run", home / "data", dynamics_from=str(tmp_path / "young"))
     with pytest.raises(UserError, match="not fitted yet"):
-        experiment.run(taking)
+        recipe.run(taking)
     missing = _configs(tmp_path / "other", home / "data", dynamics_from=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="nowhere"):
-        experiment.run(missing)
+        recipe.run(missing)
 
 
 def _held_out_when_taking(new):
@@ -463,7 +466,7 @@ def _held_out_when_taking(new):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(toys.Killed):
         patch.setattr(algorithm.usad, "calibrate_or_load", calibrate)
-        experiment.run(new)
+        recipe.run(new)
     return seen["held_out"], seen["bounds"]
 
 
@@ -502,23 +505,23 @@ def test_data_that_changed_under_a_run_is_refused(finished, tmp_path):
     data = d4rl.read(made_file(home), 11)
     d4rl.write(path, data)
     own = _configs(folder, home / "data", dataset=str(path))
-    record = RunRecord.create_or_continue(folder, "morel", own.flat(), experiment.FREE_FLAGS)
+    record = RunRecord.create_or_continue(folder, "morel", own.flat(), recipe.FREE_FLAGS)
     record.note(data_hash=d4rl.content_hash(data))
     d4rl.write(path, dataclasses.replace(data, rewards=data.rewards + 1))
     with pytest.raises(UserError, match="was trained on other data"):
-        experiment.run(own)
+        recipe.run(own)
 
 
 def test_one_model_cannot_disagree(tmp_path):
     with pytest.raises(UserError, match="--ensemble_size: expected 2 models or more"):
-        experiment.run(_configs(tmp_path / "run", tmp_path, ensemble_size=1))
+        recipe.run(_configs(tmp_path / "run", tmp_path, ensemble_size=1))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_mistyped_data_set_leaves_no_run_behind(tmp_path):
     wrong = _configs(tmp_path / "run", tmp_path, dataset=str(tmp_path / "mistyped.hdf5"))
     with pytest.raises(UserError, match="mistyped"):
-        experiment.run(wrong)
+        recipe.run(wrong)
     assert not (tmp_path / "run").exists()
 
 
@@ -544,10 +547,10 @@ def test_a_task_without_a_simulator_is_learned_from_a_file(tmp_path, monkeypatch
         iterations=2,
         horizon=60,
     )
-    summary = experiment.run(configs)
+    summary = recipe.run(configs)
     assert summary["horizon"] == task.max_episode_steps == 50
     record = RunRecord.open_existing(tmp_path / "run")
-    policy = experiment.load_policy(configs, record)
+    policy = recipe.load_policy(configs, record)
     np.testing.assert_allclose(policy.units.input_shift, data.observations.mean(0), atol=1e-5)
     np.testing.assert_allclose(1 / policy.units.input_scale, data.observations.std(0), rtol=1e-5)
     assert np.exp(policy.log_std.numpy()) == pytest.approx(100 * np.exp(-1.0), rel=0.3)
@@ -556,11 +559,11 @@ def test_a_task_without_a_simulator_is_learned_from_a_file(tmp_path, monkeypatch
     np.testing.assert_allclose(exported["action"], policy.mean(rows), rtol=1e-4, atol=1e-3)
     old = RunRecord.open_existing(tmp_path / "run").manifest
     del old["flags"]["policy_units"]  # of a run that knew raw units only
-    assert experiment.from_manifest(old).planner.policy_units == "raw"
+    assert recipe.from_manifest(old).planner.policy_units == "raw"
     assert (summary["env"], summary["dataset"]) == ("cart", "cart.hdf5")
     assert summary["normalized_score"] is summary["bc_return"] is None
     assert "true_return_mean" not in summary
-    words = experiment.in_words(summary)
+    words = recipe.in_words(summary)
     assert f"P-MDP promises {summary['pmdp_return']:.1f}" in words
     assert 0.0 < summary["known_share"] <= 1.0 and "of the policy's actions" in words
     assert f"values it at {summary['fqe_value']:.2f}" in words
@@ -578,7 +581,7 @@ def test_the_planner_gets_the_p_mdp_of_the_paper(tmp_path, monkeypatch):
         seen.update(pmdp=pmdp, starts=starts, states=states)
         return 0.0
 
-    monkeypatch.setattr(algorithm.planner, "plan", plan)
+    monkeypatch.setattr(algorithm.npg_planner, "plan", plan)
     record = toys.record(tmp_path / "run")
     prepared = algorithm.prepare(toys.cart(limit=0.5), data, knobs, 0)
     learned = algorithm.morel(
@@ -598,7 +601,7 @@ def test_data_on_disk_give_the_bits_of_data_in_memory(tmp_path, monkeypatch):
     task = toys.cart(limit=0.5)
     data = toys.transitions((25,) * 10, limit=0.5)
     knobs = _configs(tmp_path, tmp_path, dynamics_epochs=1).knobs
-    monkeypatch.setattr(algorithm.planner, "plan", lambda *_: 0.0)
+    monkeypatch.setattr(algorithm.npg_planner, "plan", lambda *_: 0.0)
     found = []
     for place in ("memory", "disk"):
         if place == "disk":
@@ -660,9 +663,9 @@ def _moments(folder, log):
 
 def _weights(folder):
     record = RunRecord.open_existing(folder)
-    configs = experiment.from_manifest(record.manifest)
+    configs = recipe.from_manifest(record.manifest)
     ensemble = algorithm.dynamics.load(tasks.get("hopper"), configs.dynamics, 0, record)
-    policy = experiment.load_policy(configs, record)
+    policy = recipe.load_policy(configs, record)
     return toys.bits([*ensemble.weights, *policy.weights])
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import tensorflow as tf
 import toys
 
-from morel_tf import inspector, pessimistic_mdp
-from morel_tf.usad import Calibration
+from morel_tf.experiment import inspection
+from morel_tf.models.usad import Calibration
+from morel_tf.planning import pessimistic_mdp
 from offline_tf.inspection import inspect_stage as common
 from offline_tf.inspection.measures import Rows
 from offline_tf.numerics import holdout
@@ -18,7 +19,7 @@ DETECTOR = Calibration(1.0, "delta", 0.0, 1.0, 3.0, 0.0, 3.0)
 
 def test_the_view_is_the_ensemble_and_its_detector():
     ensemble = toys.hinged_ensemble(CART, gains=(0.0, 1.0, -0.5), log_std=-1.0)
-    seen = inspector.view(CART, ensemble, np.ones(2, np.float32), DETECTOR)
+    seen = inspection.view(CART, ensemble, np.ones(2, np.float32), DETECTOR)
     states = np.array([[0.5, 1.0], [3.0, -1.0]], np.float32)
     actions = np.array([[0.2], [-9.0]], np.float32)  # the second is clipped to -1
     found = seen.predict(tf.constant(states), tf.constant(actions))
@@ -36,7 +37,7 @@ def test_the_view_is_the_ensemble_and_its_detector():
 
 def test_paths_of_a_few_iterations_are_kept(tmp_path):
     record = toys.record(tmp_path / "run")
-    keep = inspector.path_keeper(record, iterations=10)
+    keep = inspection.path_keeper(record, iterations=10)
     pmdp = toys.pessimistic(CART, toys.hinged_ensemble(CART), threshold=0.3, horizon=15)
     starts = tf.constant([[0.0, 2.0], [0.0, 0.0], [1.2, 0.0]])
     policy = toys.linear_policy(np.zeros((2, 1)), [0.0])
@@ -58,7 +59,7 @@ def test_an_inspection_leaves_numbers_arrays_and_pictures(tmp_path):
     record = toys.record(tmp_path / "run")
     data = toys.transitions((40,) * 8)
     ensemble = toys.hinged_ensemble(CART, edge=0.2)
-    seen = inspector.view(CART, ensemble, np.ones(2, np.float32), DETECTOR)
+    seen = inspection.view(CART, ensemble, np.ones(2, np.float32), DETECTOR)
     columns = Rows(data.observations, data.actions, data.next_observations)
     bounds = data.episode_bounds()
     split = holdout.split_episodes(bounds, 0.25, 0)

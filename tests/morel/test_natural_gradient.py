@@ -8,8 +8,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import toys
 
-from morel_tf import natural_gradient
-from morel_tf.natural_gradient import (
+from morel_tf.planning import natural_gradient
+from morel_tf.planning.natural_gradient import (
     NaturalGradient,
     conjugate_gradient,
     fisher_product,

@@ -10,9 +10,10 @@ import pytest
 import tensorflow as tf
 import toys
 
-from morel_tf import behavior_experiment, policy_update
+from morel_tf.behavior_policy import training
+from morel_tf.behavior_policy.sampler import OnlineSampler
 from morel_tf.config import BehaviorConfig, PlannerConfig
-from morel_tf.online import OnlineSampler
+from morel_tf.planning import policy_update
 from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
 from offline_tf.policies import gaussian as policy_file
@@ -116,17 +117,15 @@ def test_a_restored_sampler_goes_on_with_the_same_bits():
 
 
 @pytest.fixture
-def training(tmp_path, monkeypatch):
+def train(tmp_path, monkeypatch):
     """Runs a small training: 8 updates of 4 simulators times 60 steps; every second is kept."""
     monkeypatch.setitem(tasks._registered, "short_hopper", HOPPER)
     few = {"cg_iterations": 2}  # each takes a tenth of a second without a graph
-    monkeypatch.setattr(
-        behavior_experiment, "PlannerConfig", lambda **knobs: PlannerConfig(**knobs | few)
-    )
-    monkeypatch.setattr(behavior_experiment, "_MEASURED_EPISODES", 3)
-    monkeypatch.setattr(behavior_experiment, "_CHECKPOINTS", 4)
+    monkeypatch.setattr(training, "PlannerConfig", lambda **knobs: PlannerConfig(**knobs | few))
+    monkeypatch.setattr(training, "_MEASURED_EPISODES", 3)
+    monkeypatch.setattr(training, "_CHECKPOINTS", 4)
     # A process sets its threads once, before anything runs.
-    monkeypatch.setattr(behavior_experiment.process, "use_threads", lambda threads: 1)
+    monkeypatch.setattr(training.compilation, "use_threads", lambda threads: 1)
     # Tracing would be most of the time.
     tf.config.run_functions_eagerly(True)
 
@@ -139,7 +138,7 @@ def training(tmp_path, monkeypatch):
             workdir=str(tmp_path / name),
             save_transitions=str(tmp_path / f"{name}.hdf5"),
         )
-        return behavior_experiment.run(dataclasses.replace(config, **changes))
+        return training.run(dataclasses.replace(config, **changes))
 
     yield run
     tf.config.run_functions_eagerly(False)
@@ -156,18 +155,16 @@ def _killed_in_update(monkeypatch, at):
             raise KeyboardInterrupt
         return real(*arguments, **options)
 
-    monkeypatch.setattr(behavior_experiment.policy_update, "update", update)
+    monkeypatch.setattr(training.policy_update, "update", update)
 
 
-def test_training_resumes_to_the_same_bits_and_keeps_every_transition(
-    training, tmp_path, monkeypatch
-):
-    summary = training("unbroken")
+def test_training_resumes_to_the_same_bits_and_keeps_every_transition(train, tmp_path, monkeypatch):
+    summary = train("unbroken")
     for at in (2, 4):  # before the first checkpoint; one update after it, so that a block is undone
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             _killed_in_update(patch, at)
-            training("broken")
-    assert {k: v for k, v in training("broken").items() if k != "command"} == {
+            train("broken")
+    assert {k: v for k, v in train("broken").items() if k != "command"} == {
         k: v for k, v in summary.items() if k != "command"
     }
     policies = [policy_file.load(tmp_path / name / "policy.npz") for name in ("unbroken", "broken")]
@@ -204,8 +201,8 @@ def test_training_resumes_to_the_same_bits_and_keeps_every_transition(
     np.testing.assert_allclose(data.qpos[:, 1:], data.observations[:, :5], rtol=1e-6, atol=1e-6)
 
 
-def test_the_summary_says_what_was_measured(training, tmp_path):
-    summary = training("run", num_steps=100, save_transitions="")
+def test_the_summary_says_what_was_measured(train, tmp_path):
+    summary = train("run", num_steps=100, save_transitions="")
     assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["steps"] == 240  # one whole update
     assert summary["episodes"] == 3
@@ -216,10 +213,10 @@ def test_the_summary_says_what_was_measured(training, tmp_path):
     assert about == summary
 
 
-def test_training_stops_at_the_target_return(training):
+def test_training_stops_at_the_target_return(train):
     # 100 episodes of at most 25 steps are over after a few blocks; a return of 1 is soon there.
     settings = {"num_steps": 30 * 1200, "simulators": 20, "save_transitions": ""}
-    summary = training("run", target_return=1.0, **settings)
+    summary = train("run", target_return=1.0, **settings)
     assert summary["steps"] in (1200, 2400, 3600)
     assert f"--num_steps={summary['steps']} " in summary["command"]
 
@@ -227,17 +224,17 @@ def test_training_stops_at_the_target_return(training):
 def test_the_target_is_the_mean_of_the_last_hundred_episodes():
     def reached(target, values=(1.0,) * 50 + (3.0,) * 50):
         recent = types.SimpleNamespace(recent_returns=collections.deque(values, maxlen=100))
-        return behavior_experiment._reached(BehaviorConfig(target_return=target), recent)
+        return training._reached(BehaviorConfig(target_return=target), recent)
 
     assert reached(2.0) and not reached(2.01) and not reached(None)
     assert not reached(2.0, (3.0,) * 99)
 
 
-def test_a_checkpoint_is_the_end_of_the_shorter_run_that_its_file_names(training, tmp_path):
-    training("run", save_transitions="")
+def test_a_checkpoint_is_the_end_of_the_shorter_run_that_its_file_names(train, tmp_path):
+    train("run", save_transitions="")
     checkpoint, about = policy_file.load(tmp_path / "run" / "policies" / "480.npz")
     assert "--num_steps=480 " in about["command"] and about["steps"] == 480
-    summary = training("short", num_steps=480, save_transitions="")
+    summary = train("short", num_steps=480, save_transitions="")
     short, _ = policy_file.load(tmp_path / "short" / "policy.npz")
     for layer, other in zip(checkpoint.layers, short.layers, strict=True):
         for a, b in zip(layer, other, strict=True):
@@ -245,42 +242,42 @@ def test_a_checkpoint_is_the_end_of_the_shorter_run_that_its_file_names(training
     assert summary == about
 
 
-def test_transitions_that_were_deleted_come_again(training, tmp_path):
+def test_transitions_that_were_deleted_come_again(train, tmp_path):
     path = tmp_path / "kept.hdf5"
-    summary = training("run", num_steps=480, save_transitions=str(path))
+    summary = train("run", num_steps=480, save_transitions=str(path))
     before = d4rl.content_hash(d4rl.read(path))
     path.unlink()
-    assert training("run", num_steps=480, save_transitions=str(path)) == summary
+    assert train("run", num_steps=480, save_transitions=str(path)) == summary
     assert d4rl.content_hash(d4rl.read(path)) == before
 
 
-def test_transitions_are_never_written_over_a_file(training, tmp_path):
+def test_transitions_are_never_written_over_a_file(train, tmp_path):
     (tmp_path / "mine.hdf5").write_text("mine")
     with pytest.raises(UserError, match="it is not replaced"):
-        training("run", save_transitions=str(tmp_path / "mine.hdf5"))
+        train("run", save_transitions=str(tmp_path / "mine.hdf5"))
     assert (tmp_path / "mine.hdf5").read_text() == "mine"
 
 
 def test_only_our_own_robots_are_trained(tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(UserError, match="--env: expected one of hopper, .*, got Pendulum-v1"):
-        behavior_experiment.run(BehaviorConfig(env="Pendulum-v1", workdir=str(folder)))
+        training.run(BehaviorConfig(env="Pendulum-v1", workdir=str(folder)))
     with pytest.raises(UserError, match="--init_log_std: expected a number between .*, got -3"):
-        behavior_experiment.run(BehaviorConfig(init_log_std=-3.0, workdir=str(folder)))
+        training.run(BehaviorConfig(init_log_std=-3.0, workdir=str(folder)))
     assert not folder.exists()
 
 
-def test_a_refused_file_name_leaves_no_run_behind(training, tmp_path):
+def test_a_refused_file_name_leaves_no_run_behind(train, tmp_path):
     (tmp_path / "mine.hdf5").write_text("mine")
     with pytest.raises(UserError, match="it is not replaced"):
-        training("run", save_transitions=str(tmp_path / "mine.hdf5"))
+        train("run", save_transitions=str(tmp_path / "mine.hdf5"))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_finished_training_can_be_asked_for_again(training):
-    assert training("run", num_steps=100) == training("run", num_steps=100)
+def test_a_finished_training_can_be_asked_for_again(train):
+    assert train("run", num_steps=100) == train("run", num_steps=100)
 
 
-def test_the_command_names_every_flag_that_decides_the_result(training):
-    command = training("run", num_steps=100, save_transitions="")["command"]
+def test_the_command_names_every_flag_that_decides_the_result(train):
+    command = train("run", num_steps=100, save_transitions="")["command"]
     assert "--simulators=4" in command and "--steps_per_update=60" in command

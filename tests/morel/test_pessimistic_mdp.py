@@ -5,10 +5,10 @@ import pytest
 import tensorflow as tf
 import toys
 
-from morel_tf import pessimistic_mdp
 from morel_tf.config import DynamicsConfig, PmdpConfig
-from morel_tf.dynamics import DynamicsEnsemble
-from morel_tf.pessimistic_mdp import RollOut
+from morel_tf.models.dynamics import DynamicsEnsemble
+from morel_tf.planning import pessimistic_mdp
+from morel_tf.planning.pessimistic_mdp import RollOut
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.policies.gaussian import GaussianPolicy
 

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 import toys
 
-from morel_tf import pessimistic_mdp, planner
 from morel_tf.config import PlannerConfig
-from morel_tf.pessimistic_mdp import RollOut
+from morel_tf.planning import npg_planner, pessimistic_mdp
+from morel_tf.planning.pessimistic_mdp import RollOut
 from offline_tf.policies.gaussian import raw_units
 from offline_tf.types import UserError
 
@@ -57,15 +57,15 @@ def _block(valid, rewards=None, unknown=None, disagreement=None):
 
 def test_kl_falls_linearly_to_its_final_share():
     config = PlannerConfig(iterations=40, kl_per_update=0.02, kl_final_share=0.25)
-    assert planner.annealed_kl(config, 0) == pytest.approx(0.02)
-    assert planner.annealed_kl(config, 20) == pytest.approx(0.02 * 0.625)
-    assert planner.annealed_kl(config, 40) == pytest.approx(0.005)
-    steps = np.diff([planner.annealed_kl(config, i) for i in range(41)])
+    assert npg_planner.annealed_kl(config, 0) == pytest.approx(0.02)
+    assert npg_planner.annealed_kl(config, 20) == pytest.approx(0.02 * 0.625)
+    assert npg_planner.annealed_kl(config, 40) == pytest.approx(0.005)
+    steps = np.diff([npg_planner.annealed_kl(config, i) for i in range(41)])
     np.testing.assert_allclose(steps, -0.015 / 40)
     constant = dataclasses.replace(config, kl_final_share=1.0)
-    assert {planner.annealed_kl(constant, i) for i in (0, 7, 39)} == {0.02}
+    assert {npg_planner.annealed_kl(constant, i) for i in (0, 7, 39)} == {0.02}
     # Also with a final share of 0 every update moves the policy.
-    assert planner.annealed_kl(dataclasses.replace(config, kl_final_share=0.0), 39) > 0
+    assert npg_planner.annealed_kl(dataclasses.replace(config, kl_final_share=0.0), 39) > 0
 
 
 def test_every_path_ends_exactly_once_at_its_last_real_step():
@@ -74,7 +74,7 @@ def test_every_path_ends_exactly_once_at_its_last_real_step():
     unknown = np.zeros((4, 5), bool)
     unknown[0, 0] = unknown[1, 2] = True
     block = _block(valid, unknown=unknown)
-    paths = planner.to_paths(block)
+    paths = npg_planner.to_paths(block)
     np.testing.assert_array_equal(paths.ended.sum(axis=0), np.ones(5))
     np.testing.assert_array_equal(paths.ended.argmax(axis=0), lengths - 1)
     np.testing.assert_array_equal(paths.times, np.repeat(np.arange(4)[:, None], 5, axis=1))
@@ -100,8 +100,8 @@ def test_path_statistics_by_hand():
         "disagreement_mean": 2.4 / 6,
         "disagreement_max": 0.9,
     }
-    assert planner.path_statistics(block) == pytest.approx(expected)
-    nobody = planner.path_statistics(_block([[1, 1], [1, 1]]))
+    assert npg_planner.path_statistics(block) == pytest.approx(expected)
+    nobody = npg_planner.path_statistics(_block([[1, 1], [1, 1]]))
     assert (nobody["halt_share"], nobody["halt_step"]) == (0.0, 2.0)
 
 
@@ -109,10 +109,10 @@ def _plan(folder, evaluate=lambda policy, iteration: {}, config=SMALL, gains=(0.
     """A fresh policy, planned for the cart; returns P-MDP return, policy and record."""
     settings = {"threshold": 0.05, "horizon": 6, "paths_per_member": 5} | mdp
     pmdp = toys.pessimistic(TASK, toys.hinged_ensemble(TASK, gains), **settings)
-    policy = planner.new_policy(raw_units(TASK, config.policy_velocity_scale), config, 3)
+    policy = npg_planner.new_policy(raw_units(TASK, config.policy_velocity_scale), config, 3)
     record = toys.record(folder)
     stage = record.stage("planning")
-    value = planner.plan(pmdp, policy, STARTS, STARTS, config, 0, stage, evaluate)
+    value = npg_planner.plan(pmdp, policy, STARTS, STARTS, config, 0, stage, evaluate)
     return value, policy, record
 
 
@@ -137,8 +137,8 @@ def test_the_promise_is_as_sure_as_its_starts(tmp_path, monkeypatch):
         seen.append(np.array(values))
         return {name: float(values.mean())}
 
-    monkeypatch.setattr(planner.returns, "with_interval", interval)
-    monkeypatch.setattr(planner, "path_returns", lambda block: np.arange(10.0))
+    monkeypatch.setattr(npg_planner.returns, "with_interval", interval)
+    monkeypatch.setattr(npg_planner, "path_returns", lambda block: np.arange(10.0))
     _plan(tmp_path / "run", lambda policy, iteration: {"true_return": 0.0})
     np.testing.assert_array_equal(seen[0], [2.5, 3.5, 4.5, 5.5, 6.5])
 
@@ -173,13 +173,13 @@ def test_every_knob_reaches_what_it_is_of(tmp_path, monkeypatch):
         return call
 
     for name in ("NaturalGradient", "ValueBaseline"):
-        monkeypatch.setattr(planner, name, noted(name, getattr(planner, name)))
+        monkeypatch.setattr(npg_planner, name, noted(name, getattr(npg_planner, name)))
 
     def update(*arguments):
         seen["update"] = arguments
         raise toys.Killed
 
-    monkeypatch.setattr(planner.policy_update, "update", update)
+    monkeypatch.setattr(npg_planner.policy_update, "update", update)
     with pytest.raises(toys.Killed):
         _plan(tmp_path / "run", config=config)
     assert seen["NaturalGradient"][1:] == (3, 0.02, 0.4, -1.5, 0.5)
@@ -201,7 +201,9 @@ def test_planning_improves_the_pessimistic_and_the_true_return(tmp_path):
     config = dataclasses.replace(
         SMALL, policy_hidden=(), iterations=12, kl_per_update=0.05, kl_final_share=0.5
     )
-    before = planner.new_policy(raw_units(TASK, config.policy_velocity_scale), config, 3).numpy()
+    before = npg_planner.new_policy(
+        raw_units(TASK, config.policy_velocity_scale), config, 3
+    ).numpy()
     numbers = {}
 
     def evaluate(policy, iteration):
@@ -221,7 +223,7 @@ def test_planning_improves_the_pessimistic_and_the_true_return(tmp_path):
     assert table["pmdp_return"][-1] > table["pmdp_return"][0] + 10.0
     assert table["samples"].tolist() == [2 * 20 * 25] * 12
     # A linear policy's KL is quadratic but for log_std, so each step is as long as annealed_kl says.
-    targets = [planner.annealed_kl(config, i) for i in range(12)]
+    targets = [npg_planner.annealed_kl(config, i) for i in range(12)]
     np.testing.assert_allclose(table["kl"], targets, rtol=0.35)
     np.testing.assert_allclose(table["kl_target"], targets, rtol=1e-6)
     path = record.folder / "metrics" / "planning.evaluation.csv"
@@ -252,7 +254,7 @@ def test_an_update_that_is_no_number_is_named(tmp_path, monkeypatch):
     def update(*_):
         raise FloatingPointError("the policy's gradient is not a number")
 
-    monkeypatch.setattr(planner.policy_update, "update", update)
+    monkeypatch.setattr(npg_planner.policy_update, "update", update)
     with pytest.raises(
         UserError, match="^planning: the policy's gradient .* in iteration 1; look at"
     ):
@@ -304,7 +306,7 @@ def test_every_member_starts_from_the_same_states_and_drives_its_paths(
 
 def test_new_networks_follow_the_knobs():
     config = PlannerConfig(policy_hidden=(7, 3), policy_velocity_scale=0.02, init_log_std=-0.25)
-    policy = planner.new_policy(raw_units(TASK, config.policy_velocity_scale), config, 0)
+    policy = npg_planner.new_policy(raw_units(TASK, config.policy_velocity_scale), config, 0)
     assert [w.shape.as_list() for w in policy.weights] == [
         [2, 7],
         [7],
@@ -321,5 +323,5 @@ def test_new_networks_follow_the_knobs():
     # The last layer starts 100 times smaller (gaussian_mlp.py).
     assert np.abs(policy.weights[4]).max() <= 0.01 / np.sqrt(3)
     units = raw_units(TASK, config.policy_velocity_scale)
-    same, other = (planner.new_policy(units, config, seed) for seed in (0, 1))
+    same, other = (npg_planner.new_policy(units, config, seed) for seed in (0, 1))
     assert toys.bits(same.weights) == toys.bits(policy.weights) != toys.bits(other.weights)

@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 import toys
 
-from morel_tf import policy_update
-from morel_tf.natural_gradient import NaturalGradient, StepReport
-from morel_tf.policy_update import Paths
-from morel_tf.value_baseline import ValueBaseline
+from morel_tf.planning import policy_update
+from morel_tf.planning.natural_gradient import NaturalGradient, StepReport
+from morel_tf.planning.policy_update import Paths
+from morel_tf.planning.value_baseline import ValueBaseline
 
 DISCOUNT, LAMBDA = 0.9, 0.8
 

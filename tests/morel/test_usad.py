@@ -7,10 +7,10 @@ import pytest
 import tensorflow as tf
 import toys
 
-from morel_tf import usad
 from morel_tf.config import DynamicsConfig, UsadConfig
-from morel_tf.dynamics import DynamicsEnsemble, data_statistics
-from morel_tf.usad import Calibration
+from morel_tf.models import usad
+from morel_tf.models.dynamics import DynamicsEnsemble, data_statistics
+from morel_tf.models.usad import Calibration
 from offline_tf import tasks
 from offline_tf.datasets import velocities
 from offline_tf.numerics.standardize import Statistics

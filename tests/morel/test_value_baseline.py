@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from morel_tf.value_baseline import ValueBaseline, features
+from morel_tf.planning.value_baseline import ValueBaseline, features
 from offline_tf.models import networks
 
 

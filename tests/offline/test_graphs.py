@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from morel_tf import pessimistic_mdp
+from morel_tf.planning import pessimistic_mdp
 from offline_tf import tasks
 from offline_tf.models import compilation
 

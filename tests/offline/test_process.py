@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from morel_tf.value_baseline import ValueBaseline
+from morel_tf.planning.value_baseline import ValueBaseline
 from offline_tf.models import compilation, fitting, networks
 from offline_tf.run_folder import provenance
 

@@ -18,7 +18,8 @@ import toys
 from mopp_tf import config as mopp_config
 from mopp_tf import estimate as mopp_estimate
 from mopp_tf import experiment as mopp_experiment
-from morel_tf import config, estimate, experiment
+from morel_tf import config
+from morel_tf.experiment import dry_run, recipe
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.simulated import generated
@@ -98,18 +99,18 @@ def _configs(**run):
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(estimate.compilation, "use_threads", lambda threads: 1)
-    said = "\n".join(estimate.plan(*_configs(data_steps=3000)))
+    monkeypatch.setattr(dry_run.compilation, "use_threads", lambda threads: 1)
+    said = "\n".join(dry_run.plan(*_configs(data_steps=3000)))
     assert "make a new run in runs/morel-hopper-default-seed0" in said and "3,000 rows" in said
     assert re.search(r"in all, about +[\d.]+ min", said) and "planning" in said
     assert not list(tmp_path.iterdir())
     # A run that has fitted its models need not do so again.
-    flags = experiment.Configs(*_configs(data_steps=3000)).flat()
+    flags = recipe.Configs(*_configs(data_steps=3000)).flat()
     record = RunRecord.create_or_continue(
         tmp_path / "runs" / "morel-hopper-default-seed0", "morel", flags
     )
     record.stage("dynamics").finish({})
-    said = "\n".join(estimate.plan(*_configs(data_steps=3000)))
+    said = "\n".join(dry_run.plan(*_configs(data_steps=3000)))
     assert "go on with the run in" in said and not re.search(r"^  dynamics", said, re.M)
 
 
@@ -124,11 +125,11 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypa
     ],
 )
 def test_other_data_and_no_detector_have_a_folder_of_their_own(flags, rule, expected):
-    configs = experiment.Configs(*_configs(**flags))
+    configs = recipe.Configs(*_configs(**flags))
     configs = configs._replace(usad=dataclasses.replace(configs.usad, threshold_rule=rule))
-    assert experiment.folder_of(configs) == pathlib.Path("runs") / expected
+    assert recipe.folder_of(configs) == pathlib.Path("runs") / expected
     away = configs._replace(run=dataclasses.replace(configs.run, workdir="away"))
-    assert experiment.folder_of(away) == pathlib.Path("away")
+    assert recipe.folder_of(away) == pathlib.Path("away")
 
 
 @pytest.mark.parametrize(
@@ -141,8 +142,8 @@ def test_other_data_and_no_detector_have_a_folder_of_their_own(flags, rule, expe
 )
 def test_a_dry_run_counts_the_rows_that_would_be_made(tmp_path, monkeypatch, flags, rows):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(estimate.compilation, "use_threads", lambda threads: 1)
-    assert f"{rows} rows" in "\n".join(estimate.plan(*_configs(data_steps=3000, **flags)))
+    monkeypatch.setattr(dry_run.compilation, "use_threads", lambda threads: 1)
+    assert f"{rows} rows" in "\n".join(dry_run.plan(*_configs(data_steps=3000, **flags)))
 
 
 def test_a_dry_run_prices_each_planner_by_its_own_networks():
@@ -204,21 +205,21 @@ def test_no_reader_takes_the_end_of_the_time_for_a_damaged_file(tmp_path, monkey
 )
 def test_a_dry_run_refuses_what_is_not_there(tmp_path, flag, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(estimate.compilation, "use_threads", lambda threads: 1)
+    monkeypatch.setattr(dry_run.compilation, "use_threads", lambda threads: 1)
     name, value = flag.removeprefix("--").split("=")
     with pytest.raises(UserError, match=f"^--{name}: expected"):
-        estimate.plan(*_configs(**{name: value}))
+        dry_run.plan(*_configs(**{name: value}))
 
 
 @pytest.mark.parametrize(
-    ("plan", "stages"), [(estimate.plan, config.STAGES), (mopp_estimate.plan, mopp_config.STAGES)]
+    ("plan", "stages"), [(dry_run.plan, config.STAGES), (mopp_estimate.plan, mopp_config.STAGES)]
 )
 def test_a_task_file_may_make_tensors_before_a_dry_run(tmp_path, monkeypatch, plan, stages):
     """TensorFlow takes no number of threads any more once there is a tensor."""
     (tmp_path / "plant.py").write_text("from nowhere import the_file_was_run")
     asked = []
     monkeypatch.setattr(
-        estimate.compilation, "use_threads", lambda threads: asked.append(threads) or 1
+        dry_run.compilation, "use_threads", lambda threads: asked.append(threads) or 1
     )
     run = stages[0](env=f"{tmp_path / 'plant.py'}:SPEC")
     with pytest.raises(UserError, match="the_file_was_run|nowhere"):

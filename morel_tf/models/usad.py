@@ -14,7 +14,7 @@ import tensorflow as tf
 from absl import logging
 
 from morel_tf.config import UsadConfig
-from morel_tf.dynamics import DynamicsEnsemble
+from morel_tf.models.dynamics import DynamicsEnsemble
 from offline_tf.datasets import velocities
 from offline_tf.models import compilation, disagreement
 from offline_tf.numerics import large_columns, standardize

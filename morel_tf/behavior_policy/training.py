@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from morel_tf import planner, policy_update
+from morel_tf.behavior_policy.sampler import OnlineSampler
 from morel_tf.config import BehaviorConfig, PlannerConfig
-from morel_tf.online import OnlineSampler
+from morel_tf.planning import npg_planner, policy_update
 from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
 from offline_tf.evaluation import policy_episodes
@@ -79,9 +79,9 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
             d4rl.write(pathlib.Path(config.save_transitions), seen, None, finished)
         return json.loads((folder / "summary.json").read_text())
     units = raw_units(task, settings.policy_velocity_scale)
-    policy = planner.new_policy(units, settings, config.seed)
-    baseline = planner.new_baseline(raw_units(task), settings, config.seed)
-    natural_gradient = planner.new_natural_gradient(policy, settings)
+    policy = npg_planner.new_policy(units, settings, config.seed)
+    baseline = npg_planner.new_baseline(raw_units(task), settings, config.seed)
+    natural_gradient = npg_planner.new_natural_gradient(policy, settings)
     simulator = Simulator(task, config.physics, config.simulators, threads)
     sampler = OnlineSampler(simulator, seeds.generator(config.seed, "behavior/start"))
     stage = record.stage("training")

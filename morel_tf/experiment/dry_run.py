@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
-from morel_tf import experiment
+from morel_tf.experiment import recipe
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS
@@ -29,16 +29,16 @@ def plan(*stages: object) -> list[str]:
     Raises:
       UserError: the run could not begin, as far as that shows without reading the data.
     """
-    configs = experiment.Configs(*stages)  # type: ignore[arg-type]
-    experiment.check(configs)
+    configs = recipe.Configs(*stages)  # type: ignore[arg-type]
+    recipe.check(configs)
     run = configs.run
     threads = compilation.use_threads(run.threads)  # first: a user's task file may make tensors
     task = tasks.get(run.env, run.simulator)
-    folder = experiment.folder_of(configs)
+    folder = recipe.folder_of(configs)
     if run.dataset:
         sources.check(run.dataset, KINDS)
     old = RunRecord.check_folder(
-        folder, "morel", configs.flat(), experiment.FREE_FLAGS, experiment.flags_of
+        folder, "morel", configs.flat(), recipe.FREE_FLAGS, recipe.flags_of
     )
     makes = not run.dataset or run.dataset in KINDS
     rows = dry_run.rows_of(task, run.dataset, run.data_steps)

@@ -11,7 +11,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from morel_tf import algorithm, config, deploy, dynamics, inspector, pessimistic_mdp, planner, usad
+from morel_tf import algorithm, config
+from morel_tf.experiment import export_controller, inspection
+from morel_tf.models import dynamics, usad
+from morel_tf.planning import npg_planner, pessimistic_mdp
 from offline_tf import tasks
 from offline_tf.config.knobs import rebuild
 from offline_tf.datasets import sources
@@ -253,7 +256,7 @@ def run(configs: Configs) -> dict[str, Any]:
         run_config.seed,
         record,
         log_evaluation if task.simulation else lambda policy, iteration: {},
-        inspector.path_keeper(record, configs.planner.iterations),
+        inspection.path_keeper(record, configs.planner.iterations),
         other,
     )
     measured = evaluate_final(configs, task, data, learned, record, threads)
@@ -261,8 +264,8 @@ def run(configs: Configs) -> dict[str, Any]:
     stage = record.stage("inspection")
     if run_config.inspection and not stage.complete:
         detector = learned.calibrations["planning"]
-        seen = inspector.view(task, learned.ensemble, learned.weights, detector)
-        stage.finish(inspector.inspect(task, data, prepared, seen, run_config.seed, record))
+        seen = inspection.view(task, learned.ensemble, learned.weights, detector)
+        stage.finish(inspection.inspect(task, data, prepared, seen, run_config.seed, record))
     return summarize(configs, task, opened.dataset, learned, measured, exported, record)
 
 
@@ -276,15 +279,15 @@ def _start_states(task: TaskSpec, data: Transitions) -> tuple[Array, Array] | No
 
 def _controller(
     task: TaskSpec, learned: algorithm.Learned, knobs: algorithm.Knobs
-) -> deploy.Controller:
+) -> export_controller.Controller:
     """What is exported; behaviour cloning is the fallback."""
-    return deploy.Controller(
+    return export_controller.Controller(
         task,
         learned.policy,
         learned.ensemble,
         learned.weights,
         learned.calibrations,
-        deploy.fallback_of(task, "cloning", learned.cloned),
+        export_controller.fallback_of(task, "cloning", learned.cloned),
         learned.pmdp,
         knobs.dynamics.velocities == "restored",
     )
@@ -369,7 +372,7 @@ def export_run(
         return str(folder)
     controller = _controller(task, learned, knobs)
     rows = np.linspace(0, len(data) - 1, num=min(len(data), 256)).astype(np.int64)
-    error = deploy.export_and_verify(
+    error = export_controller.export_and_verify(
         controller, folder, data.observations[rows], data.actions[rows]
     )
     write_json(folder / "manifest.json", record.manifest)
@@ -403,7 +406,7 @@ def inspect_again(
     prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record)
     ensemble = dynamics.load(task, configs.dynamics, run_config.seed, record)
     weights = usad.space_weights(task, ensemble, configs.usad.disagreement_space)
-    seen = inspector.view(task, ensemble, weights, usad.load(record)["planning"])
+    seen = inspection.view(task, ensemble, weights, usad.load(record)["planning"])
 
     def states_of(found: Transitions) -> Array:
         own = checks.with_own_states(found, task)
@@ -419,7 +422,7 @@ def inspect_again(
         threads,
         states_of,
     )
-    numbers = inspector.inspect(task, data, prepared, seen, run_config.seed, record, pairs)
+    numbers = inspection.inspect(task, data, prepared, seen, run_config.seed, record, pairs)
     if record.stage("evaluation").complete:  # else the run itself will look once more
         seconds = record.results()["inspection"]["seconds"] if stage.complete else None
         stage.finish(numbers, seconds)
@@ -429,8 +432,8 @@ def inspect_again(
 def _new_policy(task: TaskSpec, configs: Configs, record: RunRecord) -> GaussianPolicy:
     record.check_task(task)
     inputs, _ = dynamics.fitted_statistics(record)
-    units = planner.units_of(task, configs.planner, inputs)
-    return planner.new_policy(units, configs.planner, configs.run.seed)
+    units = npg_planner.units_of(task, configs.planner, inputs)
+    return npg_planner.new_policy(units, configs.planner, configs.run.seed)
 
 
 def load_cloned(configs: Configs, task: TaskSpec, record: RunRecord) -> GaussianPolicy:
@@ -451,13 +454,13 @@ def load_policy(configs: Configs, record: RunRecord) -> GaussianPolicy:
         raise UserError(f"--workdir: the run in {record.folder} is not finished; continue it first")
     task = tasks.get(configs.run.env)
     policy = _new_policy(task, configs, record)
-    baseline = planner.new_baseline(policy.units, configs.planner, 0)
+    baseline = npg_planner.new_baseline(policy.units, configs.planner, 0)
     stage.track([*policy.weights, *baseline.state])
     stage.restore()
     return policy
 
 
-def load_controller(record: RunRecord, fallback: str = "cloning") -> deploy.Controller:
+def load_controller(record: RunRecord, fallback: str = "cloning") -> export_controller.Controller:
     """Rebuilds what a finished run hands over from its folder alone.
 
     Args:
@@ -485,9 +488,11 @@ def load_controller(record: RunRecord, fallback: str = "cloning") -> deploy.Cont
             record.manifest["least_reward"],
             configs.pmdp,
         )
-    safe = deploy.fallback_of(task, fallback, cloned.numpy())
+    safe = export_controller.fallback_of(task, fallback, cloned.numpy())
     restored = configs.dynamics.velocities == "restored"
-    return deploy.Controller(task, policy, ensemble, weights, calibrations, safe, pmdp, restored)
+    return export_controller.Controller(
+        task, policy, ensemble, weights, calibrations, safe, pmdp, restored
+    )
 
 
 def export_again(
@@ -512,7 +517,9 @@ def export_again(
     spread = draws.standard_normal((256, task.state_dim + task.action_dim))
     samples = (inputs.shift + inputs.scale * spread).astype(np.float32)
     states, actions = np.split(samples, [task.state_dim], axis=1)
-    error = deploy.export_and_verify(controller, folder, states, task.clip_actions(actions), lite)
+    error = export_controller.export_and_verify(
+        controller, folder, states, task.clip_actions(actions), lite
+    )
     write_json(folder / "manifest.json", record.manifest | {"fallback": fallback})
     return error
 

@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 
-from morel_tf.policy_update import Paths
+from morel_tf.planning.policy_update import Paths
 from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.tasks.simulator import Simulator
 from offline_tf.types import Array

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from morel_tf import usad
 from morel_tf.config import PmdpConfig
-from morel_tf.dynamics import DynamicsEnsemble
+from morel_tf.models import usad
+from morel_tf.models.dynamics import DynamicsEnsemble
 from offline_tf.models import compilation, networks
 from offline_tf.policies.gaussian import GaussianPolicy
 from offline_tf.types import Array, TaskSpec, Tensor

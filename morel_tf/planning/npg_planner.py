@@ -8,12 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from morel_tf import pessimistic_mdp, policy_update
 from morel_tf.config import PlannerConfig
-from morel_tf.natural_gradient import NaturalGradient
-from morel_tf.pessimistic_mdp import PessimisticMdp, RollOut
-from morel_tf.policy_update import Paths
-from morel_tf.value_baseline import ValueBaseline
+from morel_tf.planning import pessimistic_mdp, policy_update
+from morel_tf.planning.natural_gradient import NaturalGradient
+from morel_tf.planning.pessimistic_mdp import PessimisticMdp, RollOut
+from morel_tf.planning.policy_update import Paths
+from morel_tf.planning.value_baseline import ValueBaseline
 from offline_tf import tasks
 from offline_tf.models import compilation
 from offline_tf.numerics import returns, seeds

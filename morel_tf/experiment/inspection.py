@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from morel_tf import usad
 from morel_tf.algorithm import Prepared
-from morel_tf.dynamics import DynamicsEnsemble
-from morel_tf.pessimistic_mdp import RollOut
+from morel_tf.models import usad
+from morel_tf.models.dynamics import DynamicsEnsemble
+from morel_tf.planning.pessimistic_mdp import RollOut
 from offline_tf.inspection import inspect_stage
 from offline_tf.inspection.measures import Prediction, Rows, View, compiled
 from offline_tf.run_folder.record import RunRecord

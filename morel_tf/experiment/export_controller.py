@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from morel_tf import pessimistic_mdp, usad
-from morel_tf.dynamics import DynamicsEnsemble
-from morel_tf.pessimistic_mdp import PessimisticMdp
+from morel_tf.models import usad
+from morel_tf.models.dynamics import DynamicsEnsemble
+from morel_tf.planning import pessimistic_mdp
+from morel_tf.planning.pessimistic_mdp import PessimisticMdp
 from offline_tf.export import saved_model
 from offline_tf.models import compilation
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy

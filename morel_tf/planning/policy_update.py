@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from morel_tf.natural_gradient import NaturalGradient
-from morel_tf.value_baseline import ValueBaseline
+from morel_tf.planning.natural_gradient import NaturalGradient
+from morel_tf.planning.value_baseline import ValueBaseline
 from offline_tf.numerics import returns
 from offline_tf.types import Array
 

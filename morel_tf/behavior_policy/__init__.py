@@ -1,0 +1,1 @@
+"""Behaviour policies, trained in the simulator to make data."""

@@ -1,0 +1,1 @@
+"""A whole MOReL run: stages, configuration, evaluation, export, summary."""

@@ -1,0 +1,1 @@
+"""Ensemble of dynamics models, and the detector of unknown pairs (USAD)."""

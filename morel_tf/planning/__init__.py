@@ -1,0 +1,1 @@
+"""The pessimistic MDP and natural policy gradient in it."""
