@@ -19,10 +19,13 @@ from absl import logging
 
 from benchmarks import peak
 from flags import schema
-from mopp_tf import algorithm, deploy, rollout, rows
+from mopp_tf import algorithm
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
+from mopp_tf.experiment import export_planner
+from mopp_tf.models import rows
 from mopp_tf.objectives import Objective
-from mopp_tf.planner import Planner
+from mopp_tf.planning import rollout
+from mopp_tf.planning.planner import Planner
 from offline_tf import tasks
 from offline_tf.config.knobs import check, knob
 from offline_tf.export import saved_model
@@ -127,7 +130,7 @@ def main(config: BenchmarkConfig) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "export"
-        exported = deploy.Exported(planner, scale)
+        exported = export_planner.Exported(planner, scale)
         saved_model.save(exported, path, exported.signatures(), task, "")
         signatures = tf.saved_model.load(str(path)).signatures
 

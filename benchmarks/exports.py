@@ -22,7 +22,7 @@ from absl import logging
 
 from flags import schema
 from mopp_tf import config as mopp_config
-from mopp_tf import experiment as mopp
+from mopp_tf.experiment import recipe as mopp
 from morel_tf.experiment import recipe as morel
 from offline_tf.config.knobs import check, knob
 from offline_tf.export import saved_model

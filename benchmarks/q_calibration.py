@@ -17,7 +17,8 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from mopp_tf import algorithm, experiment
+from mopp_tf import algorithm
+from mopp_tf.experiment import recipe
 from offline_tf import tasks
 from offline_tf.models import compilation, learned_task
 from offline_tf.run_folder.record import RunRecord
@@ -28,9 +29,9 @@ _STEPS_TO_FALL = (0, 3, 10, 20, 40, 80, 160, 10_000)
 def calibration(folder: pathlib.Path) -> dict[str, object]:
     """Correlation and means by the number of steps to the fall."""
     record = RunRecord.open_existing(folder)
-    configs = experiment.from_manifest(record.manifest)
+    configs = recipe.from_manifest(record.manifest)
     task = learned_task.of_run(tasks.get(configs.run.env), configs.run.seed, record)
-    data, _ = experiment.load_data(configs.run, task, 2)
+    data, _ = recipe.load_data(configs.run, task, 2)
     prepared = algorithm.prepare(task, data, configs.knobs, configs.run.seed, record)
     learned = algorithm.load(task, configs.knobs, record)
     table, split = prepared.table, prepared.split

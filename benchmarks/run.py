@@ -250,7 +250,7 @@ def decision(robot: str, precision: str) -> Numbers:
     import tensorflow as tf
 
     from benchmarks import decision as parts
-    from mopp_tf import deploy
+    from mopp_tf.experiment import export_planner
     from offline_tf.export import saved_model
     from offline_tf.models import compilation
 
@@ -261,7 +261,7 @@ def decision(robot: str, precision: str) -> Numbers:
     observation = tf.random.stateless_normal([20, planner.task.state_dim], [0, 0])
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "export"
-        exported = deploy.Exported(planner, scale)
+        exported = export_planner.Exported(planner, scale)
         saved_model.save(exported, path, exported.signatures(), planner.task, "")
         signatures = tf.saved_model.load(str(path)).signatures
         start = signatures["initial_plan"](observation=observation)["plan"]
@@ -294,7 +294,8 @@ def decision(robot: str, precision: str) -> Numbers:
 def small_decision(robot: str) -> Numbers:
     """`plan` of planner_int8.tflite: the same networks, their products in 8-bit integers."""
     from benchmarks import decision as parts
-    from mopp_tf import deploy, lite
+    from mopp_tf import lite
+    from mopp_tf.experiment import export_planner
     from offline_tf.export import saved_model
     from offline_tf.models import compilation
 
@@ -303,7 +304,7 @@ def small_decision(robot: str) -> Numbers:
     observation = np.random.default_rng(0).normal(size=planner.task.state_dim).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "planner.tflite"
-        made = deploy.Lite(planner).signatures()
+        made = export_planner.Lite(planner).signatures()
 
         def call(eight_bits: bool) -> Callable[[int], Any]:
             saved_model.save_constant_lite(made, path, eight_bits)
@@ -329,16 +330,17 @@ def make_mopp_training(precision: str) -> Callable[[int], Any]:
     """20 Adam steps of three autoregressive dynamics models, Walker2d's sizes, batch 512."""
     import tensorflow as tf
 
-    from mopp_tf import autoregressive, config
-    from mopp_tf import training as parts
+    from mopp_tf import config
+    from mopp_tf.models import autoregressive_network
+    from mopp_tf.models import training as parts
     from offline_tf.models import compilation, fitting, networks
 
     compilation.use_threads(0)
     dtype = tf.bfloat16 if precision == "bfloat16" else tf.float32
     knobs, s, a = config.ModelConfig(), 17, 6
-    orders = autoregressive.orderings(s + 1, True, 3, 0, "dynamics")
+    orders = autoregressive_network.orderings(s + 1, True, 3, 0, "dynamics")
     members = [
-        autoregressive.make_network(
+        autoregressive_network.make_network(
             "adm",
             s + a,
             order,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import offline_tf  # noqa: F401 (before TensorFlow, see there)
 
 if TYPE_CHECKING:
-    from mopp_tf.control import ControlledPlanner
+    from mopp_tf.experiment.control import ControlledPlanner
     from mopp_tf.objectives import UserFunction
     from offline_tf.export.loaded import Planner
 
@@ -64,6 +64,6 @@ def with_objective(
     Raises:
       UserError: the run is not finished, a function fails, or a knob is unknown or out of bounds.
     """
-    from mopp_tf.control import ControlledPlanner
+    from mopp_tf.experiment.control import ControlledPlanner
 
     return ControlledPlanner(run, reward, replace, constraint, price, seed, **knobs)

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from mopp_tf import behavior, dynamics, fitted_q, rows
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
-from mopp_tf.rollout import Models
+from mopp_tf.models import behavior, dynamics, fitted_q, rows
+from mopp_tf.planning.rollout import Models
 from offline_tf.models import critics
 from offline_tf.numerics import holdout, standardize
 from offline_tf.run_folder.record import RunRecord

@@ -15,10 +15,10 @@ data: shuffled and random actions, and the data sets that are given.
 
 def main(config: InspectConfig) -> None:
     """Inspects and prints the numbers."""
-    from mopp_tf import experiment  # here, so that --help needs no TensorFlow
+    from mopp_tf.experiment import recipe  # here, so that --help needs no TensorFlow
     from offline_tf.inspection import inspect_stage
 
-    inspect_stage.look_again(config, experiment.inspect_again)
+    inspect_stage.look_again(config, recipe.inspect_again)
 
 
 if __name__ == "__main__":

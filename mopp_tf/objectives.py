@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from mopp_tf.config import ControlConfig
-from mopp_tf.rows import RewardScale
+from mopp_tf.models.rows import RewardScale
 from offline_tf.types import TaskSpec, Tensor, UserError
 
 # HalfCheetah's observation: 0 is the torso's height, 8 its forward velocity.

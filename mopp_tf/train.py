@@ -16,16 +16,16 @@ first where it is one of ours. The same command again continues a run that was i
 
 def main(*configs: object) -> None:
     """Runs the experiment."""
-    from mopp_tf import experiment  # here, so that --help needs no TensorFlow
+    from mopp_tf.experiment import recipe  # here, so that --help needs no TensorFlow
 
-    experiment.run(experiment.Configs(*configs))  # type: ignore[arg-type]
+    recipe.run(recipe.Configs(*configs))  # type: ignore[arg-type]
 
 
 def plan(*configs: object) -> list[str]:
     """What --dry_run prints."""
-    from mopp_tf import estimate
+    from mopp_tf.experiment import dry_run
 
-    return estimate.plan(*configs)
+    return dry_run.plan(*configs)
 
 
 if __name__ == "__main__":

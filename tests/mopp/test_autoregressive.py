@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 import toys
 
-from mopp_tf import autoregressive, training
-from mopp_tf.autoregressive import AutoregressiveNetwork, Density, DiagonalDensity, Parameters
 from mopp_tf.config import ModelConfig
+from mopp_tf.models import autoregressive_density, autoregressive_network, training
+from mopp_tf.models.autoregressive_density import Density, DiagonalDensity, Parameters
+from mopp_tf.models.autoregressive_network import AutoregressiveNetwork
 from offline_tf.models import networks
 from offline_tf.numerics.holdout import Split
 
@@ -111,7 +112,7 @@ def _float(*arrays):
 def test_a_linear_adm_is_the_normal_of_the_chain_rule(order):
     linear = _linear(order)
     conditions, targets = _points(50, 4, bound=2.0)
-    found = Density(autoregressive.read(linear.network), False, "teacher").log_prob(
+    found = Density(autoregressive_density.read(linear.network), False, "teacher").log_prob(
         *_float(conditions, targets)
     )
     rest, covariance = targets - linear.means(conditions), linear.covariance(STDS)
@@ -125,7 +126,7 @@ def test_a_linear_adm_is_the_normal_of_the_chain_rule(order):
 def test_a_linear_adm_fed_with_modes_is_a_diagonal_normal(order):
     linear = _linear(order)
     conditions, targets = _points(50, 4, bound=2.0)
-    model = Density(autoregressive.read(linear.network), False, "mode")
+    model = Density(autoregressive_density.read(linear.network), False, "mode")
     expected = _normal(targets, linear.means(conditions), STDS)
     found = model.log_prob(*_float(conditions, targets))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -142,7 +143,7 @@ def test_log_prob_and_modes_equal_the_loop(components, squash, conditioning):
         network = _random(order, components)
         conditions, targets = _points(30, 4)
         expected, modes = _naive(network, squash, conditioning, conditions, targets)
-        model = Density(autoregressive.read(network), squash, conditioning)
+        model = Density(autoregressive_density.read(network), squash, conditioning)
         found = model.log_prob(*_float(conditions, targets))
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-3)
         # Modes are fed with modes, however the network was fitted.
@@ -159,7 +160,7 @@ def test_log_prob_depends_on_earlier_dimensions_only(order, components):
     for conditioning in CONDITIONINGS:
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(targets)
-            found = Density(autoregressive.read(network), True, conditioning).log_prob(
+            found = Density(autoregressive_density.read(network), True, conditioning).log_prob(
                 conditions, targets
             )
             columns = tf.unstack(found, axis=1)
@@ -180,7 +181,9 @@ def test_head_i_predicts_dimension_order_i(order):
     expected = np.zeros(4)
     expected[list(order)] = [10.0, 11.0, 12.0, 13.0]
     conditions, targets = _float(*_points(3, 4))
-    parameters, modes = Density(autoregressive.read(network), False, "mode").modes(conditions)
+    parameters, modes = Density(autoregressive_density.read(network), False, "mode").modes(
+        conditions
+    )
     for found in (modes, parameters.mean[:, :, 0], network(conditions, targets)[:, :, 0]):
         np.testing.assert_allclose(found, np.tile(expected, (3, 1)), rtol=1e-6)
     np.testing.assert_allclose(parameters.std[0, :, 0], 0.1 * (expected - 9), rtol=1e-4)
@@ -232,7 +235,7 @@ def test_a_squashed_density_integrates_to_one(components, conditioning):
     network = _wide(components)
     points, area = _grid()
     conditions = np.tile([[0.5, -1.0]], (len(points), 1))
-    model = Density(autoregressive.read(network), True, conditioning)
+    model = Density(autoregressive_density.read(network), True, conditioning)
     found = tf.reduce_sum(model.log_prob(*_float(conditions, points)), axis=1)
     assert np.exp(found).sum() * area == pytest.approx(1.0, abs=2e-3)
 
@@ -245,7 +248,7 @@ def test_squashed_draws_have_the_moments_of_the_density(components, conditioning
     conditions = np.tile([[0.5, -1.0]], (len(points), 1))
     log_prob, _ = _naive(network, True, conditioning, conditions, points)
     mass = np.exp(log_prob.sum(axis=1)) * area
-    draws = Density(autoregressive.read(network), True, conditioning).sample(
+    draws = Density(autoregressive_density.read(network), True, conditioning).sample(
         *_float(conditions[:30000]), tf.constant([3, 4])
     )
     draws = draws.numpy().astype(np.float64)
@@ -269,7 +272,7 @@ def test_squashed_draws_have_the_moments_of_the_density(components, conditioning
 def test_draws_of_a_linear_adm_have_its_mean_and_covariance(order, conditioning):
     linear = _linear(order)
     conditions = np.tile([[0.5, -1.0]], (40000, 1))
-    model = Density(autoregressive.read(linear.network), False, conditioning)
+    model = Density(autoregressive_density.read(linear.network), False, conditioning)
     draws = model.sample(*_float(conditions), tf.constant([1, 2])).numpy()
     covariance = linear.covariance(STDS) if conditioning == "teacher" else np.diag(STDS**2)
     scale = np.sqrt(np.diag(covariance))
@@ -283,7 +286,7 @@ def test_draws_of_a_linear_adm_have_its_mean_and_covariance(order, conditioning)
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 def test_draws_follow_their_seed_and_rows_differ(conditioning):
-    model = Density(autoregressive.read(_random((2, 0, 1))), True, conditioning)
+    model = Density(autoregressive_density.read(_random((2, 0, 1))), True, conditioning)
     conditions = tf.zeros([50, 2])
     first, again, other = (
         model.sample(conditions, tf.constant(seed)).numpy() for seed in ([1, 2], [1, 2], [1, 3])
@@ -296,7 +299,7 @@ def test_draws_follow_their_seed_and_rows_differ(conditioning):
 def test_ancestral_scales_the_noise_row_by_row():
     """A linear chain's distance from its mean is linear in the scale of the noise."""
     linear = _linear((2, 0, 3, 1))
-    model = Density(autoregressive.read(linear.network), False, "teacher")
+    model = Density(autoregressive_density.read(linear.network), False, "teacher")
     conditions, _ = _points(6, 4)
     means, seed = linear.means(conditions), tf.constant([5, 6])
     noise = model.noise([6], seed)
@@ -315,7 +318,7 @@ def test_ancestral_scales_the_noise_row_by_row():
 
 @pytest.mark.parametrize("squash", [False, True])
 def test_without_noise_a_draw_is_the_mode(squash):
-    model = Density(autoregressive.read(_random((1, 2, 0))), squash, "teacher")
+    model = Density(autoregressive_density.read(_random((1, 2, 0))), squash, "teacher")
     conditions, _ = _float(*_points(7, 3))
     _, draws = model.ancestral(conditions, model.noise([7], tf.constant([0, 0])), 0.0)
     np.testing.assert_allclose(draws, model.mode(conditions), rtol=1e-5)
@@ -326,7 +329,7 @@ def test_stds_lie_between_exp_minus_five_and_one(components):
     raw = np.array([-50.0, -0.5, 0.0, 0.5, 50.0])
     outputs = np.zeros((5, 2 if components == 1 else 9), np.float32)
     outputs[:, -components:] = raw[:, None]
-    found = autoregressive.split_outputs(tf.constant(outputs)).std
+    found = autoregressive_density.split_outputs(tf.constant(outputs)).std
     assert found.shape == (5, components)
     inner = -5.0 + 2.5 * (np.tanh(raw[1:4]) + 1.0)
     expected = np.exp([-5.0, *inner, 0.0])  # authors' networks.py
@@ -334,9 +337,9 @@ def test_stds_lie_between_exp_minus_five_and_one(components):
 
 
 def test_columns_of_the_raw_outputs():
-    single = autoregressive.split_outputs(tf.constant([[7.0, 0.0]]))
+    single = autoregressive_density.split_outputs(tf.constant([[7.0, 0.0]]))
     assert [x.numpy().tolist() for x in single[:2]] == [[[0.0]], [[7.0]]]
-    mixture = autoregressive.split_outputs(tf.constant([[1.0, 2.0, 3.0, 4.0, 0.0, 50.0]]))
+    mixture = autoregressive_density.split_outputs(tf.constant([[1.0, 2.0, 3.0, 4.0, 0.0, 50.0]]))
     assert [x.numpy().tolist() for x in mixture[:2]] == [[[1.0, 2.0]], [[3.0, 4.0]]]
     np.testing.assert_allclose(mixture.std, [[np.exp(-2.5), 1.0]], rtol=1e-6)
 
@@ -349,27 +352,29 @@ def _mixture():
 
 
 def test_the_mode_of_a_mixture_is_the_mean_of_its_likeliest_component():
-    mean, std = autoregressive.best_component(_mixture())
+    mean, std = autoregressive_density.best_component(_mixture())
     np.testing.assert_allclose(mean, [[-0.4, -0.2], [0.3, 0.6]], atol=1e-6)
     np.testing.assert_allclose(std, [[0.15, 0.25], [0.5, 0.65]], rtol=1e-6)
-    np.testing.assert_allclose(autoregressive.mode(_mixture(), False), mean)
+    np.testing.assert_allclose(autoregressive_density.mode(_mixture(), False), mean)
     np.testing.assert_allclose(
-        autoregressive.mode(_mixture(), True), np.tanh([[-0.4, -0.2], [0.3, 0.6]]), rtol=1e-6
+        autoregressive_density.mode(_mixture(), True),
+        np.tanh([[-0.4, -0.2], [0.3, 0.6]]),
+        rtol=1e-6,
     )
     # One row of parameters, as the heads give them.
     row = Parameters(*(x[:, 0] for x in _mixture()))
-    np.testing.assert_allclose(autoregressive.mode(row, False), [-0.4, 0.3], atol=1e-6)
+    np.testing.assert_allclose(autoregressive_density.mode(row, False), [-0.4, 0.3], atol=1e-6)
 
 
 def _noise(shape, components):
-    return autoregressive.Noise.draw(shape, components, tf.constant([0, 1]))
+    return autoregressive_density.Noise.draw(shape, components, tf.constant([0, 1]))
 
 
 def test_draws_of_a_mixture_take_components_by_their_share():
     count = 20000
     logits = np.log([0.5, 0.2, 0.3])
     tiled = [np.tile(x, (count, 1)) for x in (logits + 7.0, [-3.0, 0.0, 3.0], [0.01, 0.02, 0.03])]
-    draws = autoregressive.sample(
+    draws = autoregressive_density.sample(
         Parameters(*_float(*tiled)), False, _noise([count], 3), tf.ones([count])
     ).numpy()
     for share, mean, std in ((0.5, -3.0, 0.01), (0.2, 0.0, 0.02), (0.3, 3.0, 0.03)):
@@ -383,7 +388,9 @@ def test_draws_of_a_mixture_take_components_by_their_share():
 def test_std_scale_of_a_mixture_leaves_the_component():
     parameters = Parameters(*_float([[0.0, 0.5]] * 40, [[-5.0, 5.0]] * 40, [[0.1, 0.2]] * 40))
     plain, doubled, still = (
-        autoregressive.sample(parameters, False, _noise([40], 2), tf.fill([40], scale)).numpy()
+        autoregressive_density.sample(
+            parameters, False, _noise([40], 2), tf.fill([40], scale)
+        ).numpy()
         for scale in (1.0, 2.0, 0.0)
     )
     assert set(still) == {-5.0, 5.0}
@@ -393,35 +400,35 @@ def test_std_scale_of_a_mixture_leaves_the_component():
 
 def test_orderings_are_permutations_ascending_and_descending_first():
     for last in (False, True):
-        found = autoregressive.orderings(7, last, 6, seed=0, name="dynamics")
+        found = autoregressive_network.orderings(7, last, 6, seed=0, name="dynamics")
         assert len(found) == 6
         assert all(sorted(order) == list(range(7)) for order in found)
         assert not last or all(order[-1] == 6 for order in found)
         assert len(set(found)) == 6
     assert found[:2] == [(0, 1, 2, 3, 4, 5, 6), (5, 4, 3, 2, 1, 0, 6)]
-    free = autoregressive.orderings(7, False, 40, 0, "dynamics")
+    free = autoregressive_network.orderings(7, False, 40, 0, "dynamics")
     assert free[:2] == [(0, 1, 2, 3, 4, 5, 6), (6, 5, 4, 3, 2, 1, 0)]
     assert {order[-1] for order in free} == set(range(7))
-    assert autoregressive.orderings(3, True, 1, 0, "x") == [(0, 1, 2)]
-    assert autoregressive.orderings(1, True, 3, 0, "x") == [(0,)] * 3
+    assert autoregressive_network.orderings(3, True, 1, 0, "x") == [(0, 1, 2)]
+    assert autoregressive_network.orderings(1, True, 3, 0, "x") == [(0,)] * 3
 
 
 def test_orderings_depend_on_seed_and_name_alone():
-    made = autoregressive.orderings(12, True, 5, 0, "dynamics")
-    assert autoregressive.orderings(12, True, 5, 0, "dynamics") == made
-    assert autoregressive.orderings(12, True, 3, 0, "dynamics") == made[:3]
+    made = autoregressive_network.orderings(12, True, 5, 0, "dynamics")
+    assert autoregressive_network.orderings(12, True, 5, 0, "dynamics") == made
+    assert autoregressive_network.orderings(12, True, 3, 0, "dynamics") == made[:3]
     for seed, name in ((1, "dynamics"), (0, "behavior")):
-        other = autoregressive.orderings(12, True, 5, seed, name)
+        other = autoregressive_network.orderings(12, True, 5, seed, name)
         assert other[:2] == made[:2]
         assert all(a != b for a, b in zip(other[2:], made[2:]))
 
 
 def test_published_orders():
-    published = autoregressive.PUBLISHED_HOPPER_ORDERS
+    published = autoregressive_network.PUBLISHED_HOPPER_ORDERS
     assert len(set(published)) == 6
     assert all(sorted(order) == list(range(12)) and order[-1] == 11 for order in published)
     # The six orderings of Hopper's three actions in run_planning.sh.
-    assert autoregressive.all_orderings(3) == [
+    assert autoregressive_network.all_orderings(3) == [
         (0, 1, 2),
         (0, 2, 1),
         (1, 0, 2),
@@ -456,7 +463,7 @@ def test_activations_are_relu_inside_and_linear_at_the_ends():
 def _diagonal(components=1, squash=False, seed=0):
     rng = np.random.default_rng(seed)
     network = networks.mlp(2, (9,), 3 * (2 if components == 1 else 3 * components), "relu", rng)
-    return network, DiagonalDensity(autoregressive.read(network), 3, squash)
+    return network, DiagonalDensity(autoregressive_density.read(network), 3, squash)
 
 
 @pytest.mark.parametrize("kind", ["adm", "mlp"])
@@ -475,19 +482,19 @@ def test_a_member_chosen_by_a_tensor_is_that_member(kind, constant):
     seed = tf.constant([3, 4])
 
     def describe(weights):
-        model = autoregressive.density(weights, 3, True, "teacher")
+        model = autoregressive_density.density(weights, 3, True, "teacher")
         parameters, modes = model.modes(conditions)
         _, draws = model.ancestral(conditions, model.noise([7], seed), tf.ones([7]))
         return (*parameters, modes, draws, model.log_prob(conditions, tf.tanh(targets)))
 
     @tf.function
     def chosen(index):
-        weights = [autoregressive.read(member, constant=constant) for member in members]
-        return describe(autoregressive.choose(weights, index))
+        weights = [autoregressive_density.read(member, constant=constant) for member in members]
+        return describe(autoregressive_density.choose(weights, index))
 
     for index, member in enumerate(members):
         for found, expected in zip(
-            chosen(tf.constant(index)), describe(autoregressive.read(member)), strict=True
+            chosen(tf.constant(index)), describe(autoregressive_density.read(member)), strict=True
         ):
             np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -546,7 +553,7 @@ def test_a_diagonal_squashed_mixture_by_the_loop():
 def test_either_kind_of_network_becomes_its_density():
     arguments = (5, (2, 0, 1), 4, (6,), (7,), (9, 8), 3)
     adm, mlp = (
-        autoregressive.make_network(kind, *arguments, np.random.default_rng(0), "member")
+        autoregressive_network.make_network(kind, *arguments, np.random.default_rng(0), "member")
         for kind in ("adm", "mlp")
     )
     assert (adm.order, adm.name, mlp.name) == ((2, 0, 1), "member", "member")
@@ -561,22 +568,34 @@ def test_either_kind_of_network_becomes_its_density():
     # Encoder 5-6-4, then the first head 4-7-9.
     widths = [tuple(w.shape) for w in networks.variables(adm) if w.shape.rank == 2]
     assert widths[:4] == [(5, 6), (6, 4), (4, 7), (7, 9)]
-    other = autoregressive.make_network("adm", *arguments, np.random.default_rng(1), "member")
+    other = autoregressive_network.make_network(
+        "adm", *arguments, np.random.default_rng(1), "member"
+    )
     assert toys.bits(networks.variables(other)) != toys.bits(networks.variables(adm))
-    found = [autoregressive.density(autoregressive.read(n), 3, True, "teacher") for n in (adm, mlp)]
+    found = [
+        autoregressive_density.density(autoregressive_density.read(n), 3, True, "teacher")
+        for n in (adm, mlp)
+    ]
     assert [type(x) for x in found] == [Density, DiagonalDensity]
     assert [x.conditioning for x in found] == ["teacher", "mode"]
     assert [x.order for x in found] == [(2, 0, 1), (0, 1, 2)]
-    assert autoregressive.density(autoregressive.read(adm), 3, False, "mode").conditioning == "mode"
+    assert (
+        autoregressive_density.density(
+            autoregressive_density.read(adm), 3, False, "mode"
+        ).conditioning
+        == "mode"
+    )
     assert [x.squash for x in found] == [True, True]
-    assert not autoregressive.density(autoregressive.read(mlp), 3, False, "mode").squash
+    assert not autoregressive_density.density(
+        autoregressive_density.read(mlp), 3, False, "mode"
+    ).squash
     assert found[0].modes(tf.zeros([4, 5]))[0].std.shape == (4, 3, 3)
     assert found[1].modes(tf.zeros([4, 5]))[0].std.shape == (4, 3, 3)
 
 
 def test_targets_are_kept_off_the_ends():
     actions = np.array([-1.0, -0.9995, -0.5, 0.999, 1.0])
-    found = autoregressive.clip_targets(actions)
+    found = autoregressive_density.clip_targets(actions)
     np.testing.assert_allclose(found, [-0.999, -0.999, -0.5, 0.999, 0.999], rtol=1e-6)
     assert found.dtype == np.float32
 
@@ -682,7 +701,7 @@ def test_first_gradient_is_of_the_likelihood_and_the_squared_kernels(
     with tf.GradientTape() as tape:
         loss = 0.0
         for member in members:  # the batch repeats the only row
-            model = Density(autoregressive.read(member), False, "teacher")
+            model = Density(autoregressive_density.read(member), False, "teacher")
             loss -= tf.reduce_sum(model.log_prob(*_float(inputs, targets)))
             for variable in networks.variables(member):
                 if variable.shape.rank == 2:
@@ -829,7 +848,7 @@ def test_row_weights_are_those_of_the_training_rows(tmp_path):
     stage = toys.record(tmp_path / "run").stage("x")
     _fit([member], stage, data=data, row_weights=row_weights, split=split)
     # Per four rows: two of weight 3 at 0.5 and one of weight 1 at -0.5.
-    mode = Density(autoregressive.read(member), False, "mode").mode(tf.zeros([1, 1]))
+    mode = Density(autoregressive_density.read(member), False, "mode").mode(tf.zeros([1, 1]))
     assert float(mode[0, 0]) == pytest.approx((6 * 0.5 - 0.5) / 7, abs=0.06)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mopp_tf import averaging
+from mopp_tf.planning import averaging
 
 
 def _block(seed, rows=3, population=7, spread=2.0):

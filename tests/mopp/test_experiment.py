@@ -13,8 +13,11 @@ import tensorflow as tf
 import toys
 
 import mopp_tf
-from mopp_tf import algorithm, config, deploy, estimate, experiment, mbop, rows, training
+from mopp_tf import algorithm, config
 from mopp_tf import evaluate as evaluate_binary
+from mopp_tf.experiment import dry_run, export_planner, recipe
+from mopp_tf.mbop import learning
+from mopp_tf.models import rows, training
 from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.simulated import generated
@@ -77,11 +80,11 @@ SETTINGS = {
 }
 
 
-def _configs(folder, data_dir, **changes) -> experiment.Configs:
+def _configs(folder, data_dir, **changes) -> recipe.Configs:
     values = SETTINGS | {"workdir": str(folder), "data_dir": str(data_dir)} | changes
     known = {f.name for stage in config.STAGES for f in dataclasses.fields(stage)}
     assert set(values) <= known
-    return experiment.Configs(
+    return recipe.Configs(
         *(
             stage(**{f.name: values[f.name] for f in dataclasses.fields(stage) if f.name in values})
             for stage in config.STAGES
@@ -102,8 +105,8 @@ def _in_this_process(folder, given):
 def one_process():
     """A process sets its threads only once; fresh processes are tests/offline's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(deploy.saved_model, "run_in_fresh_process", _in_this_process)
-        patch.setattr(experiment.compilation, "use_threads", lambda threads: 1)
+        patch.setattr(export_planner.saved_model, "run_in_fresh_process", _in_this_process)
+        patch.setattr(recipe.compilation, "use_threads", lambda threads: 1)
         patch.setattr(training, "STEPS_PER_LOOK", 10)
         yield
 
@@ -116,7 +119,7 @@ def finished(tmp_path_factory):
     """
     home = tmp_path_factory.mktemp("mopp")
     configs = _configs(home / "run", home / "data", inspection=True, network="mlp")
-    return home, configs, experiment.run(configs)
+    return home, configs, recipe.run(configs)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +134,7 @@ def cart(tmp_path_factory):
 
 
 def _weights(configs):
-    return _weights_of(experiment.load(configs, *_task_and_record(configs)))
+    return _weights_of(recipe.load(configs, *_task_and_record(configs)))
 
 
 def _task_and_record(configs):
@@ -167,19 +170,19 @@ def test_the_summary_holds_what_readers_count_on(finished):
         "inspection",
         "export",
     }
-    assert experiment.from_manifest(RunRecord.open_existing(home / "run").manifest) == configs
+    assert recipe.from_manifest(RunRecord.open_existing(home / "run").manifest) == configs
 
 
 def test_a_finished_run_answers_again_without_learning(finished, monkeypatch):
     home, configs, summary = finished
     for module, name in (
         (training, "fit"),
-        (experiment, "evaluate_planner"),
-        (deploy, "export_and_verify"),
+        (recipe, "evaluate_planner"),
+        (export_planner, "export_and_verify"),
     ):
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} ran"))
-    monkeypatch.setattr(experiment.networks, "product_dtype", lambda _: tf.bfloat16)  # another CPU
-    again = experiment.run(configs)
+    monkeypatch.setattr(recipe.networks, "product_dtype", lambda _: tf.bfloat16)  # another CPU
+    again = recipe.run(configs)
     assert again["training_dtype"] == again["planner_dtype"] == "float32"
     assert {k: v for k, v in again.items() if k != "command"} == {
         k: v for k, v in summary.items() if k != "command"
@@ -195,8 +198,8 @@ def _fits_only(patch):
 
     names = ("kept_share", "fallback", "effective_sample_size", "expected_return")
     judged = dict.fromkeys((*names, "fqe_value", "data_value"), 1.0)
-    patch.setattr(deploy, "export_and_verify", write_nothing)
-    patch.setattr(experiment, "judge_offline", lambda *_: judged)
+    patch.setattr(export_planner, "export_and_verify", write_nothing)
+    patch.setattr(recipe, "judge_offline", lambda *_: judged)
 
 
 @pytest.fixture
@@ -211,7 +214,7 @@ def fitted(cart, tmp_path_factory):
     configs = cart(tmp_path_factory.mktemp("fitted") / "run")
     with pytest.MonkeyPatch.context() as patch:
         _fits_only(patch)
-        return configs, experiment.run(configs)
+        return configs, recipe.run(configs)
 
 
 @pytest.fixture
@@ -220,7 +223,7 @@ def no_fits(monkeypatch, no_export):
     for part in (algorithm.dynamics, algorithm.behavior, algorithm.fitted_q):
         monkeypatch.setattr(part, "fit", lambda *_: {})
     shift_and_scale = {"shift": 0.5, "scale": 2.0}
-    monkeypatch.setattr(mbop.training, "fit_members", lambda *_: shift_and_scale)
+    monkeypatch.setattr(learning.training, "fit_members", lambda *_: shift_and_scale)
     monkeypatch.setattr(
         algorithm.dynamics.DynamicsModel, "uncertainties", lambda self, s, a, units: s[:, 0]
     )
@@ -244,9 +247,9 @@ def test_a_run_killed_in_every_fit_ends_with_the_same_weights(fitted, cart, tmp_
 
         monkeypatch.setattr(Stage, "save", save)
         with pytest.raises(Killed):
-            experiment.run(cut)
+            recipe.run(cut)
     monkeypatch.setattr(Stage, "save", original)
-    found = experiment.run(cut)
+    found = recipe.run(cut)
     for a, b in zip(_weights(whole), _weights(cut), strict=True):
         np.testing.assert_array_equal(a, b)
     assert found["uncertainty_limit"] == expected["uncertainty_limit"] > 0.0
@@ -264,11 +267,11 @@ def test_data_on_disk_give_the_bits_of_data_in_memory(name, cart, tmp_path, monk
         if place == "disk":
             monkeypatch.setenv("OFFLINE_TF_COLUMN_MB", "0.0001")
             monkeypatch.setenv("OFFLINE_TF_SCRATCH", str(tmp_path))
-        data, _ = experiment.load_data(configs.run, task, 1)
+        data, _ = recipe.load_data(configs.run, task, 1)
         assert isinstance(data.observations, np.memmap) is (place == "disk")
         record = RunRecord.create_or_continue(tmp_path / place, name, {})
         prepared = algorithm.prepare(task, data, configs.knobs, 3, record)
-        learn = algorithm.learn if name == "mopp" else mbop.learn
+        learn = algorithm.learn if name == "mopp" else learning.learn
         learned = learn(task, prepared, configs.knobs, 3, record)
         found.append([w.tobytes() for w in _weights_of(learned)])
     assert found[0] == found[1]
@@ -290,13 +293,13 @@ def test_a_variant_is_named_after_what_differs(flags, expected):
     values = {
         f.name: f.default for stage in config.STAGES for f in dataclasses.fields(stage)
     } | flags
-    configs = experiment.Configs(
+    configs = recipe.Configs(
         *(
             stage(**{f.name: values[f.name] for f in dataclasses.fields(stage)})
             for stage in config.STAGES
         )
     )
-    assert experiment.variant(configs) == expected
+    assert recipe.variant(configs) == expected
 
 
 def test_the_report_finds_its_lines_in_a_run(finished):
@@ -315,7 +318,7 @@ def test_the_report_finds_its_lines_in_a_run(finished):
 def test_other_flags_for_the_folder_are_refused(finished):
     home, _, _ = finished
     with pytest.raises(UserError, match="--horizon is 2 there and 3 now"):
-        experiment.run(_configs(home / "run", home / "data", network="mlp", horizon=3))
+        recipe.run(_configs(home / "run", home / "data", network="mlp", horizon=3))
 
 
 @pytest.mark.usefixtures("no_export")
@@ -325,29 +328,29 @@ def test_models_of_another_run_are_taken_over_or_refused(fitted, cart, tmp_path,
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("it fitted"))
     RunRecord.open_existing(tmp_path / "first").note(training_dtype="bfloat16")  # another CPU
     other = cart(tmp_path / "other", horizon=3, models_from=str(tmp_path / "first"))
-    summary = experiment.run(other)
+    summary = recipe.run(other)
     assert summary["horizon"] == 3 and summary["training_dtype"] == "bfloat16"
     for a, b in zip(_weights(configs), _weights(other), strict=True):
         np.testing.assert_array_equal(a, b)
     third = cart(tmp_path / "mode", conditioning="mode", models_from=str(tmp_path / "first"))
     with pytest.raises(UserError, match="--models_from: .*--conditioning is 'teacher' there"):
-        experiment.run(third)
+        recipe.run(third)
     missing = cart(tmp_path / "mode", models_from=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="^--models_from: expected a run folder .*nowhere"):
-        experiment.run(missing)
+        recipe.run(missing)
     mbop_run = cart(tmp_path / "mode", algorithm="mbop", models_from=str(tmp_path / "first"))
     with pytest.raises(UserError, match="--algorithm is 'mopp' there"):
-        experiment.run(mbop_run)
+        recipe.run(mbop_run)
     good = cart(tmp_path / "mode", models_from=str(tmp_path / "first"))
     manifest = tmp_path / "first" / "manifest.json"
     kept = manifest.read_text()
     manifest.write_text(json.dumps(json.loads(kept) | {"data_hash": "another"}))
     with pytest.raises(UserError, match=r"does not fit \(its data differs\)"):
-        experiment.run(good)
+        recipe.run(good)
     manifest.write_text(kept)
     (tmp_path / "first" / "stages" / "q.json").unlink()
     with pytest.raises(UserError, match=r"does not fit \(its models are not fitted yet\)"):
-        experiment.run(good)
+        recipe.run(good)
     assert not (tmp_path / "mode").exists()
 
 
@@ -359,7 +362,7 @@ def test_q_alone_is_fitted_again_where_only_its_knobs_differ(fitted, cart, tmp_p
     first.note(training_dtype="bfloat16", commits=["older"])  # another CPU, and code
     taken = {"models_from": str(tmp_path / "first"), "q_steps": 20, "discount": 0.9, "seed": 4}
     again = cart(tmp_path / "again", **taken)
-    planned = "\n".join(estimate.plan(*again))
+    planned = "\n".join(dry_run.plan(*again))
     assert "q " in planned and "dynamics" not in planned and "behavior" not in planned, planned
     fit, begun = training.fit, []
 
@@ -368,57 +371,57 @@ def test_q_alone_is_fitted_again_where_only_its_knobs_differ(fitted, cart, tmp_p
         return fit(*arguments)
 
     monkeypatch.setattr(training, "fit", noting)
-    summary = experiment.run(again)
+    summary = recipe.run(again)
     assert summary["training_dtype"] == "bfloat16, float32"
     assert summary["commit"].endswith(", older")
     assert begun == ["q_fit"]
-    models = [experiment.load(c, *_task_and_record(c)).models for c in (fitted[0], again)]
+    models = [recipe.load(c, *_task_and_record(c)).models for c in (fitted[0], again)]
     for name, same in (("dynamics", True), ("behavior", True), ("q", False)):
         a, b = ([w.numpy() for w in getattr(m, name).weights] for m in models)
         assert all(map(np.array_equal, a, b)) == same, name
     (tmp_path / "first" / "stages" / "behavior.json").unlink()
     with pytest.raises(UserError, match=r"does not fit \(its models are not fitted yet\)"):
-        experiment.run(cart(tmp_path / "neither", **taken))
+        recipe.run(cart(tmp_path / "neither", **taken))
 
 
 @pytest.mark.usefixtures("no_fits")
 def test_mbop_takes_models_over_for_other_knobs_of_its_planner(cart, tmp_path, monkeypatch):
     first = cart(tmp_path / "first", algorithm="mbop", mbop_horizon=3)
-    experiment.run(first)
+    recipe.run(first)
     monkeypatch.setattr(training, "fit_members", lambda *_: pytest.fail("it fitted"))
     taken = {"algorithm": "mbop", "models_from": str(tmp_path / "first")}
     other = cart(tmp_path / "other", mbop_horizon=3, mbop_sigma=0.5, seed=4, **taken)
-    assert experiment.run(other)["variant"] == "sigma 0.5, horizon 3"
+    assert recipe.run(other)["variant"] == "sigma 0.5, horizon 3"
     learned = [
-        experiment.load(c, tasks.get("cart"), RunRecord.open_existing(tmp_path / name))
+        recipe.load(c, tasks.get("cart"), RunRecord.open_existing(tmp_path / name))
         for c, name in ((first, "first"), (other, "other"))
     ]
     for a, b in zip(*(_weights_of(x) for x in learned), strict=True):
         np.testing.assert_array_equal(a, b)
     assert learned[0].value_scale == learned[1].value_scale
     with pytest.raises(UserError, match="--mbop_horizon, of the value network, is 3 there"):
-        experiment.run(cart(tmp_path / "far", mbop_horizon=4, **taken))
+        recipe.run(cart(tmp_path / "far", mbop_horizon=4, **taken))
 
 
 def test_flags_younger_than_a_run_mean_what_it_did(cart, tmp_path):
     flags = cart(tmp_path, algorithm="mbop").flat() | {"horizon": 4, "inverse_temperature": 3.0}
     young = ("mbop_horizon", "mbop_inverse_temperature", "latent_dim")
     old = {name: value for name, value in flags.items() if name not in young}
-    found = experiment.from_manifest({"flags": old})
+    found = recipe.from_manifest({"flags": old})
     assert found.knobs.planner.horizon == 4 and found.knobs.planner.inverse_temperature == 3.0
     assert found.model.latent_dim == 0
-    assert experiment.flags_of({"flags": flags}) == flags
+    assert recipe.flags_of({"flags": flags}) == flags
     usual = config.MbopConfig().mbop_horizon  # MOPP never planned by it
-    mopp = experiment.from_manifest({"flags": old | {"algorithm": "mopp"}})
+    mopp = recipe.from_manifest({"flags": old | {"algorithm": "mopp"}})
     assert mopp.mbop.mbop_horizon == usual != 4 and mopp.knobs.planner.horizon == 4
 
 
 def test_models_that_are_taken_over_need_no_rows_to_be_fitted_on(cart, tmp_path, monkeypatch):
     """A seed may hold out other rows than those that the models were fitted on."""
-    monkeypatch.setattr(experiment, "_models_from", lambda *_: "the other run")
-    monkeypatch.setattr(mbop, "rows_with_value", lambda *_: pytest.fail("it looked"))
+    monkeypatch.setattr(recipe, "_models_from", lambda *_: "the other run")
+    monkeypatch.setattr(learning, "rows_with_value", lambda *_: pytest.fail("it looked"))
     configs = cart(tmp_path, algorithm="mbop", patience=2, holdout_share=0.0)
-    assert experiment._may_begin(configs, toys.transitions(), "hash") == "the other run"
+    assert recipe._may_begin(configs, toys.transitions(), "hash") == "the other run"
 
 
 @pytest.mark.parametrize(
@@ -430,25 +433,25 @@ def test_models_that_are_taken_over_need_no_rows_to_be_fitted_on(cart, tmp_path,
 )
 def test_flags_that_do_not_go_together_are_refused_at_once(cart, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        experiment.run(cart(tmp_path / "run", **changes))
+        recipe.run(cart(tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("no_fits")
 def test_a_task_that_has_changed_since_is_refused(cart, tmp_path, monkeypatch):
     configs = cart(tmp_path / "run")
-    experiment.run(configs)
+    recipe.run(configs)
     record = RunRecord.open_existing(tmp_path / "run")
     assert record.manifest["task"]["action_high"] == [1.0]
     now = toys.cart(action_high=np.float32([0.5]))
     monkeypatch.setitem(tasks._registered, "cart", now)
-    for call in (lambda: experiment.run(configs), lambda: experiment.load(configs, now, record)):
+    for call in (lambda: recipe.run(configs), lambda: recipe.load(configs, now, record)):
         with pytest.raises(
             UserError, match="^--workdir: .* on cart with other action_high; put the"
         ):
             call()
     with pytest.raises(UserError, match=r"^--models_from: .*\(its task has other action_high\)"):
-        experiment.run(cart(tmp_path / "other", models_from=str(tmp_path / "run")))
+        recipe.run(cart(tmp_path / "other", models_from=str(tmp_path / "run")))
     record.manifest.pop("task")  # a run of an older version does not know
     record.check_task(now)
 
@@ -457,15 +460,15 @@ def test_a_task_that_has_changed_since_is_refused(cart, tmp_path, monkeypatch):
 def test_taken_models_keep_the_orderings_of_their_own_seed(cart, tmp_path):
     """From the third member on a seed decides about the order of an ADM's heads."""
     first = cart(tmp_path / "first", dynamics_members=5, seed=3)
-    experiment.run(first)
+    recipe.run(first)
     other = cart(
         tmp_path / "other", dynamics_members=5, seed=4, models_from=str(tmp_path / "first")
     )
-    experiment.run(other)
+    recipe.run(other)
 
     def members(configs):
         record = RunRecord.open_existing(pathlib.Path(configs.run.workdir))
-        return experiment.load(configs, tasks.get("cart"), record).models.dynamics.members
+        return recipe.load(configs, tasks.get("cart"), record).models.dynamics.members
 
     for seed in (3, 4):
         fresh = cart(tmp_path / "unused", dynamics_members=5, seed=seed)
@@ -481,7 +484,7 @@ def test_taken_models_keep_the_orderings_of_their_own_seed(cart, tmp_path):
 
 
 def test_without_held_out_rows_numbers_say_so(fitted, cart, tmp_path, no_export):
-    summary = experiment.run(cart(tmp_path / "none", holdout_share=0.0, network="mlp"))
+    summary = recipe.run(cart(tmp_path / "none", holdout_share=0.0, network="mlp"))
     assert summary["judged_rows"] == "training_rows"
     for name in ("dynamics_fit", "behavior_fit", "q_fit"):
         header = (tmp_path / "none" / "metrics" / f"{name}.csv").read_text().splitlines()[0]
@@ -498,7 +501,7 @@ def test_without_held_out_rows_numbers_say_so(fitted, cart, tmp_path, no_export)
 def test_flags_that_the_data_cannot_serve_are_refused_before_a_folder_is_made(cart, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(UserError, match="^--patience: expected held-out rows"):
-        experiment.run(cart(folder, holdout_share=0.0, patience=2))
+        recipe.run(cart(folder, holdout_share=0.0, patience=2))
     path = tmp_path / "short.hdf5"
     data = toys.transitions((6,) * 10)
     cut = dataclasses.replace(
@@ -508,7 +511,7 @@ def test_flags_that_the_data_cannot_serve_are_refused_before_a_folder_is_made(ca
     configs = cart(folder, algorithm="mbop", mbop_horizon=6)
     configs = configs._replace(run=dataclasses.replace(configs.run, dataset=str(path)))
     with pytest.raises(UserError, match="^--mbop_horizon: expected episodes of"):
-        experiment.run(configs)
+        recipe.run(configs)
     assert not folder.exists()
 
 
@@ -517,17 +520,17 @@ def test_a_fit_that_diverges_ends_in_one_line(cart, tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match="^dynamics_fit: weights are not finite within [0-9]+ steps"
     ):
-        experiment.run(cart(tmp_path / "run", learning_rate=1e30))
+        recipe.run(cart(tmp_path / "run", learning_rate=1e30))
 
 
 def test_the_limit_can_be_changed_at_run_time(finished):
     home, configs, _ = finished
     task = tasks.get("hopper")
-    learned = experiment.load(configs, task, RunRecord.open_existing(home / "run"))
+    learned = recipe.load(configs, task, RunRecord.open_existing(home / "run"))
 
     def limit(*changes):
         control = config.ControlConfig(planner=changes)
-        return experiment.make_planner(task, configs, learned, control).limit
+        return recipe.make_planner(task, configs, learned, control).limit
 
     assert limit() == limit("horizon=3") == learned.limit
     assert limit("uncertainty_limit=0.25") == 0.25
@@ -535,7 +538,7 @@ def test_the_limit_can_be_changed_at_run_time(finished):
     fixed = dataclasses.replace(configs.planner, uncertainty_limit=1.0)
     for change in ({"uncertainty_units": "raw"}, {"uncertainty_quantile": 0.5}):
         with pytest.raises(UserError, match="give another uncertainty_limit=L as well"):
-            experiment._changed_limit(fixed, dataclasses.replace(fixed, **change))
+            recipe._changed_limit(fixed, dataclasses.replace(fixed, **change))
     for change in ("uncertainty_units=raw", "uncertainty_quantile=0.5"):
         with pytest.raises(
             UserError, match="^--planner: uncertainty_.* give another uncertainty_limit=L"
@@ -546,7 +549,7 @@ def test_the_limit_can_be_changed_at_run_time(finished):
 def test_another_objective_from_python_changes_what_is_done(finished):
     home, configs, _ = finished
     task = tasks.get("hopper")
-    data, _ = experiment.load_data(configs.run, task, 1)
+    data, _ = recipe.load_data(configs.run, task, 1)
     states = data.observations[:3]
     seen = []
     one_step = functools.partial(mopp_tf.with_objective, home / "run", horizon=1)
@@ -588,9 +591,9 @@ def test_the_limit_is_the_quantile_of_held_out_disagreement(finished):
     home, configs, summary = finished
     record = RunRecord.open_existing(home / "run")
     task = tasks.get("hopper")
-    data, _ = experiment.load_data(configs.run, task, 1)
+    data, _ = recipe.load_data(configs.run, task, 1)
     prepared = algorithm.prepare(task, data, configs.knobs, 3, record)
-    learned = experiment.load(configs, task, record)
+    learned = recipe.load(configs, task, record)
     held = prepared.split.held_out
     assert 200 <= len(held) < 400
     doubts = learned.models.dynamics.uncertainties(
@@ -666,23 +669,23 @@ def test_disagreement_is_counted_in_the_spread_of_changes(tmp_path):
 def test_mbop_runs_in_the_same_harness(finished, tmp_path):
     home, _, _ = finished
     configs = _configs(tmp_path / "run", home / "data", algorithm="mbop", mbop_horizon=2)
-    summary = experiment.run(configs)
+    summary = recipe.run(configs)
     assert summary["algorithm"] == "mbop" and "bc_return" not in summary
     assert summary["dynamics_mse"] > 0.0 and summary["kept_share"] == 1.0
     record = RunRecord.open_existing(tmp_path / "run")
     task = tasks.get("hopper")
-    learned = experiment.load(configs, task, record)
-    planner = experiment.make_planner(task, configs, learned)
+    learned = recipe.load(configs, task, record)
+    planner = recipe.make_planner(task, configs, learned)
     decide = compilation.function(planner.decide)
-    found = experiment.evaluate_planner(planner, decide, "v2", 2, 3, "planner", threads=1)
+    found = recipe.evaluate_planner(planner, decide, "v2", 2, 3, "planner", threads=1)
     np.testing.assert_allclose(found.returns.mean(), summary["true_return_mean"], rtol=1e-6)
     far = config.ControlConfig(planner=("mbop_horizon=3",))
     with pytest.raises(
         UserError, match="value beyond the horizon was fitted for mbop_horizon=2, got 3"
     ):
-        experiment.make_planner(task, configs, learned, far)
+        recipe.make_planner(task, configs, learned, far)
     far = config.ControlConfig(planner=("mbop_horizon=3", "terminal_value=false"))
-    assert experiment.make_planner(task, configs, learned, far).knobs.horizon == 3
+    assert recipe.make_planner(task, configs, learned, far).knobs.horizon == 3
 
 
 class _CheapPlanner(tf.Module):
@@ -709,11 +712,11 @@ def test_an_export_that_differs_is_an_error(tmp_path, monkeypatch, signature, ou
         found[signature][output] = found[signature][output] + 1e-2
         return found
 
-    monkeypatch.setattr(deploy.saved_model, "run_in_fresh_process", off)
+    monkeypatch.setattr(export_planner.saved_model, "run_in_fresh_process", off)
     scale = rows.RewardScale(0.0, 1.0)
     arguments = (_CheapPlanner(), scale, tmp_path / "export", np.zeros((4, 2), np.float32))
     with pytest.raises(RuntimeError, match=r"differ by 0\.0"):
-        deploy.export_and_verify(*arguments)
+        export_planner.export_and_verify(*arguments)
 
 
 def test_an_exported_step_is_paid_in_the_units_of_the_data():
@@ -727,7 +730,7 @@ def test_an_exported_step_is_paid_in_the_units_of_the_data():
                 disagreement=observation[:, 1],
             )
 
-    exported = deploy.Exported(Model(), rows.RewardScale(shift=-3.0, scale=2.0))
+    exported = export_planner.Exported(Model(), rows.RewardScale(shift=-3.0, scale=2.0))
     found = exported.step(tf.constant([[1.0, 0.25], [2.0, 0.75]]), tf.constant([[1.0], [2.0]]))
     np.testing.assert_allclose(found["reward"], [-1.0, 1.0])
     np.testing.assert_allclose(found["next_observation"], [[2.0, 1.25], [4.0, 2.75]])
@@ -736,19 +739,17 @@ def test_an_exported_step_is_paid_in_the_units_of_the_data():
 
 def test_without_a_simulator_a_plan_is_exported(fitted, cart, tmp_path):
     configs = cart(tmp_path / "run", models_from=str(fitted[0].run.workdir), horizon=1)
-    summary = experiment.run(configs)
+    summary = recipe.run(configs)
     assert summary.get("true_return_mean") is None
-    words = experiment.in_words(summary)
+    words = recipe.in_words(summary)
     assert "nothing was run in a real environment" in words
     assert f"fitted {summary['fqe_value']:.2f}" in words
     # In the data's units: rewards of the cart are small, their range in the models is 1.
     record = RunRecord.open_existing(tmp_path / "run")
-    learned = experiment.load(configs, tasks.get("cart"), record)
-    planner = experiment.make_planner(tasks.get("cart"), configs, learned)
+    learned = recipe.load(configs, tasks.get("cart"), record)
+    planner = recipe.make_planner(tasks.get("cart"), configs, learned)
     starts = tf.constant(toys.transitions((30,) * 10).observations[::30])
-    value = planner.behavior_value(
-        starts, experiment.seeds.stateless(configs.run.seed, "offline", 1)
-    )
+    value = planner.behavior_value(starts, recipe.seeds.stateless(configs.run.seed, "offline", 1))
     assert abs(learned.scale.scale - 1.0) > 0.01
     np.testing.assert_allclose(
         summary["fqe_value"], learned.scale.scale * float(tf.reduce_mean(value)), rtol=1e-4
@@ -760,8 +761,8 @@ def test_without_a_simulator_a_plan_is_exported(fitted, cart, tmp_path):
 def test_the_export_plans_as_the_live_planner_does_for_any_number_of_environments(finished):
     home, configs, _ = finished
     task = tasks.get("hopper")
-    learned = experiment.load(configs, task, RunRecord.open_existing(home / "run"))
-    planner = experiment.make_planner(task, configs, learned)
+    learned = recipe.load(configs, task, RunRecord.open_existing(home / "run"))
+    planner = recipe.make_planner(task, configs, learned)
     decide = compilation.function(planner.decide, reduce_retracing=True)
     loaded = tf.saved_model.load(str(home / "run" / "export"))
     for count in (1, 5):
@@ -790,7 +791,7 @@ def test_a_finished_run_can_be_looked_at_again(finished, tmp_path, monkeypatch):
     shutil.copytree(home / "run", folder)
     before = inspect_stage.load(folder, "models")
     shutil.rmtree(folder / "inspection")
-    numbers = experiment.inspect_again(
+    numbers = recipe.inspect_again(
         RunRecord.open_existing(folder), ["random-ours"], str(home / "data"), 1
     )
     again = inspect_stage.load(folder, "models")
@@ -804,13 +805,13 @@ def test_a_finished_run_can_be_looked_at_again(finished, tmp_path, monkeypatch):
     assert json.loads((stages / "inspection.json").read_text())["seconds"] == old["seconds"]
     for name in ("inspection", "evaluation"):
         (stages / f"{name}.json").unlink()
-    monkeypatch.setattr(experiment.inspection, "inspect", lambda *_: {"error": 1.0})
-    experiment.inspect_again(RunRecord.open_existing(folder), [], str(home / "data"), 1)
+    monkeypatch.setattr(recipe.inspection, "inspect", lambda *_: {"error": 1.0})
+    recipe.inspect_again(RunRecord.open_existing(folder), [], str(home / "data"), 1)
     assert not (stages / "inspection.json").exists()
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"data_hash": "another"}))
     with pytest.raises(UserError, match="trained on other data"):
-        experiment.inspect_again(RunRecord.open_existing(folder), [], str(home / "data"), 1)
+        recipe.inspect_again(RunRecord.open_existing(folder), [], str(home / "data"), 1)
 
 
 def test_what_the_planner_did_is_logged_step_by_step(finished):
@@ -827,7 +828,7 @@ def test_what_the_planner_did_is_logged_step_by_step(finished):
     np.testing.assert_allclose(
         rows["kept_share"] @ alive / alive.sum(), summary["kept_share"], rtol=1e-5
     )
-    assert experiment._std(np.array([1.0, 3.0])) == pytest.approx(2**0.5)
+    assert recipe._std(np.array([1.0, 3.0])) == pytest.approx(2**0.5)
     kept = inspect_stage.load(home / "run", "episodes")["observations"]
     assert kept.shape[0] == 2 and kept.shape[2] == 11
 
@@ -883,7 +884,7 @@ def test_evaluation_in_litert(finished, tmp_path):
 
 def test_unknown_data_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="expected an HDF5 file .* or one of random-ours"):
-        experiment.run(_configs(tmp_path / "run", tmp_path, dataset="medum-ours"))
+        recipe.run(_configs(tmp_path / "run", tmp_path, dataset="medum-ours"))
     assert not (tmp_path / "run").exists()
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import toys
 
-from mopp_tf import behavior, dynamics, rows
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig
+from mopp_tf.models import behavior, dynamics, rows
 from offline_tf.numerics.holdout import Split
 from offline_tf.numerics.standardize import Statistics
 

@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 import toys
 
-from mopp_tf import algorithm, fitted_q, rows, training
-from mopp_tf.behavior import BehaviorModel
+from mopp_tf import algorithm
 from mopp_tf.config import BehaviorConfig, ModelConfig, QConfig
+from mopp_tf.models import fitted_q, rows, training
+from mopp_tf.models.behavior import BehaviorModel
 from offline_tf.models import critics
 from offline_tf.numerics.holdout import Split
 from offline_tf.numerics.standardize import Statistics

@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 import toys
 
-from mopp_tf import inspector, rows
 from mopp_tf.config import DynamicsConfig, ModelConfig
-from mopp_tf.dynamics import DynamicsModel
+from mopp_tf.experiment import inspection
+from mopp_tf.models import rows
+from mopp_tf.models.dynamics import DynamicsModel
 from offline_tf.numerics.standardize import Statistics
 
 TASK = toys.cart()
@@ -49,7 +50,7 @@ def model(conditioning, targets="delta"):
 @pytest.mark.parametrize("conditioning, second", [("teacher", np.sqrt(1.01)), ("mode", 0.1)])
 def test_a_dimensions_spread_is_its_own(conditioning, second):
     """Given x', v' is known to 0.1; by itself it spreads as x' does, if heads see true values."""
-    seen = inspector.view(TASK, model(conditioning), SCALE[:2], 1.0, "delta")
+    seen = inspection.view(TASK, model(conditioning), SCALE[:2], 1.0, "delta")
     states, actions = tf.zeros([300, 2]), tf.zeros([300, 1])
     found = seen.spread(states, actions).numpy()
     assert found.shape == (2, 300, 2)
@@ -60,7 +61,7 @@ def test_a_dimensions_spread_is_its_own(conditioning, second):
 @pytest.mark.parametrize("targets", ["delta", "absolute"])
 def test_the_view_predicts_states_in_the_tasks_units(targets):
     made = model("mode", targets)
-    seen = inspector.view(TASK, made, SCALE[:2], 7.0, "delta")
+    seen = inspection.view(TASK, made, SCALE[:2], 7.0, "delta")
     states = tf.constant([[3.0, -1.0]])
     found = seen.predict(states, tf.constant([[5.0]]))
     expected = [[3.0, -1.0]] if targets == "delta" else [[0.0, 0.0]]

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from mopp_tf import algorithm, deploy, lite, rollout, rows
+from mopp_tf import algorithm, lite
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
+from mopp_tf.experiment import export_planner
+from mopp_tf.models import rows
 from mopp_tf.objectives import Objective
-from mopp_tf.planner import Planner
+from mopp_tf.planning import rollout
+from mopp_tf.planning.planner import Planner
 from offline_tf import tasks
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import UserError
@@ -46,13 +49,13 @@ def make_planner(knobs=KNOBS, components=1, network="mlp"):
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lite")
     planner = make_planner()
-    return planner, folder, deploy.write_lite(planner, folder, STATES)
+    return planner, folder, export_planner.write_lite(planner, folder, STATES)
 
 
 def live(planner, given):
     """`decide_given` with a file's inputs."""
     noise = [
-        rollout.density.Noise(given[f"normal_{name}"], given.get(f"uniform_{name}"))
+        rollout.autoregressive_density.Noise(given[f"normal_{name}"], given.get(f"uniform_{name}"))
         for name in ("proposals", "value")
     ]
     return planner.decide_given(
@@ -80,8 +83,8 @@ def test_a_file_decides_as_the_live_planner_does_with_the_same_noise(
 ):
     planner = make_planner(dataclasses.replace(KNOBS, **changes), components, network)
     path = tmp_path / "planner.tflite"
-    made = deploy.Lite(planner).signatures()
-    deploy.saved_model.save_constant_lite(made, path)
+    made = export_planner.Lite(planner).signatures()
+    export_planner.saved_model.save_constant_lite(made, path)
     file, generator = lite.Planner(path), np.random.default_rng(0)
     plan = np.random.default_rng(1).uniform(-1, 1, (1, 2, 3)).astype(np.float32)
     shares = []
@@ -113,11 +116,12 @@ def test_a_file_that_differs_is_an_error(written, tmp_path, monkeypatch):
     def off(path, given):
         return {"plan": {"action": given["plan"]["plan"][:, 0], "plan": given["plan"]["plan"]}}
 
-    monkeypatch.setattr(deploy.saved_model, "run_in_fresh_process", off)
+    monkeypatch.setattr(export_planner.saved_model, "run_in_fresh_process", off)
     made = shutil.copytree(folder, tmp_path / "made")
-    monkeypatch.setattr(deploy.saved_model, "save_constant_lite", lambda *_: None)  # takes seconds
+    # Writing takes seconds.
+    monkeypatch.setattr(export_planner.saved_model, "save_constant_lite", lambda *_: None)
     with pytest.raises(RuntimeError, match="differ by"):
-        deploy.write_lite(planner, made, STATES[:1])
+        export_planner.write_lite(planner, made, STATES[:1])
 
 
 def test_an_episode_remembers_its_plan_until_it_is_reset(written):
@@ -169,13 +173,13 @@ def test_bad_input_is_told(written, tmp_path):
     with pytest.raises(UserError, match="expected a planner in LiteRT's format"):
         lite.Planner(tmp_path / "text.tflite")
     with pytest.raises(UserError, match="expected a run of MOPP, got one of MBOP"):
-        deploy.check_lite(object())
+        export_planner.check_lite(object())
 
 
 @pytest.mark.parametrize("eight_bits", [False, True])
 def test_the_decider_plans_for_each_environment(written, eight_bits):
     planner, _, _ = written
-    decider = deploy.LiteDecider(planner, eight_bits, 1)
+    decider = export_planner.LiteDecider(planner, eight_bits, 1)
     start = decider.start(tf.constant(STATES))
     np.testing.assert_allclose(start, planner.initial_plan(tf.constant(STATES)), atol=1e-6)
     action, plan, numbers = decider(tf.constant(STATES), start, tf.constant([1, 2]))

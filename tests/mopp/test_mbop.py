@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from mopp_tf import algorithm, mbop, rows, training
+from mopp_tf import algorithm
 from mopp_tf.config import (
     BehaviorConfig,
     DynamicsConfig,
@@ -15,7 +15,9 @@ from mopp_tf.config import (
     PlannerConfig,
     QConfig,
 )
-from mopp_tf.dynamics import DynamicsModel
+from mopp_tf.mbop import learning, mbop_planner
+from mopp_tf.models import rows, training
+from mopp_tf.models.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
 from offline_tf.models import networks
 from offline_tf.numerics.holdout import Split
@@ -52,7 +54,7 @@ def models(behaviors, rewards, value=((0.0, 0.0, 0.0), 0.0), pushes=None, units=
     )
     acts = [linear(np.zeros((3, 1)), [action]) for action in behaviors]
     weights, bias = value
-    return mbop.MbopModels(acts, dynamics, [linear(np.array(weights)[:, None], [bias])])
+    return learning.MbopModels(acts, dynamics, [linear(np.array(weights)[:, None], [bias])])
 
 
 def planner(
@@ -66,9 +68,9 @@ def planner(
     units=UNITS,
     objective=PLAIN,
 ):
-    learned = mbop.MbopLearned(made, units, shift, scale)
+    learned = learning.MbopLearned(made, units, shift, scale)
     config = MbopConfig(mbop_sigma=sigma, mbop_mix=mix)
-    return mbop.MbopPlanner(task, learned, knobs, config, objective)
+    return mbop_planner.MbopPlanner(task, learned, knobs, config, objective)
 
 
 def decide(made, plan=None, seed=(0, 1), states=((0.0, 0.0), (1.0, 0.0))):
@@ -98,7 +100,7 @@ def test_truncated_returns_stay_in_their_episode(horizon):
     ends = generator.random(40) < 0.2
     ends[-1] = True
     terminals = ends & (generator.random(40) < 0.5)
-    found = mbop.truncated_returns(rewards, ends, terminals, horizon)
+    found = learning.truncated_returns(rewards, ends, terminals, horizon)
     expected = naive_returns(rewards, ends, terminals, horizon)
     assert (horizon == 1) == np.isfinite(expected).all()
     np.testing.assert_allclose(found, expected)
@@ -240,7 +242,7 @@ def learn_without_fitting(monkeypatch, record, lengths, horizon):
         seen.append((gather, split, names))
         return {}
 
-    monkeypatch.setattr(mbop.training, "fit_members", fit)
+    monkeypatch.setattr(learning.training, "fit_members", fit)
     data = toys.transitions(lengths)
     table = rows.prepare(TASK, data, PLAIN.scale)
     half = len(data) // 2
@@ -248,7 +250,7 @@ def learn_without_fitting(monkeypatch, record, lengths, horizon):
     knobs = algorithm.Knobs(
         ModelConfig(), DynamicsConfig(), BehaviorConfig(), QConfig(), PlannerConfig(horizon=horizon)
     )
-    learned = mbop.learn(TASK, prepared, knobs, 0, record)
+    learned = learning.learn(TASK, prepared, knobs, 0, record)
     return data, learned, dict(zip(("dynamics", "behavior", "q"), seen, strict=True))
 
 
@@ -314,8 +316,8 @@ def test_episodes_too_short_for_the_horizon_are_refused(lengths, horizon, enough
     assert bool(len(np.intersect1d(known, split.train))) == enough
     if not enough:
         with pytest.raises(UserError, match=f"^--mbop_horizon: expected .* {horizon + 1} steps"):
-            mbop.rows_with_value(data, split, horizon)
+            learning.rows_with_value(data, split, horizon)
         return
-    found = mbop.rows_with_value(data, split, horizon)
+    found = learning.rows_with_value(data, split, horizon)
     for part, whole in zip(found, split, strict=True):
         np.testing.assert_array_equal(part, np.intersect1d(known, whole))

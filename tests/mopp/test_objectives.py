@@ -7,7 +7,7 @@ import toys
 
 from mopp_tf import objectives
 from mopp_tf.config import ControlConfig, MbopConfig, PlannerConfig, changed_planner
-from mopp_tf.rows import RewardScale
+from mopp_tf.models.rows import RewardScale
 from offline_tf import tasks
 from offline_tf.models import compilation
 from offline_tf.types import UserError

@@ -5,12 +5,15 @@ import pytest
 import tensorflow as tf
 import toys
 
-from mopp_tf import algorithm, autoregressive, averaging, experiment, pruning, rollout, rows
-from mopp_tf.behavior import BehaviorModel
+from mopp_tf import algorithm
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig
-from mopp_tf.dynamics import DynamicsModel
+from mopp_tf.experiment import recipe
+from mopp_tf.models import autoregressive_density, autoregressive_network, rows
+from mopp_tf.models.behavior import BehaviorModel
+from mopp_tf.models.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
-from mopp_tf.planner import Planner
+from mopp_tf.planning import averaging, pruning, rollout
+from mopp_tf.planning.planner import Planner
 from offline_tf.models import compilation
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import UserError
@@ -116,7 +119,7 @@ def decide(made, observation, plan=None, seed=(1, 2)):
 
 
 def standard(shape, seed=(0, 1)):
-    return autoregressive.Noise.draw(shape, 1, tf.constant(seed))
+    return autoregressive_density.Noise.draw(shape, 1, tf.constant(seed))
 
 
 STATES = np.array([[0.5, 0.1], [-0.4, 0.3], [0.2, -0.6]], np.float32)
@@ -211,7 +214,7 @@ def test_each_proposal_is_drawn_and_valued_at_its_own_state():
     def mean_and_std(member, state):
         given = ((state - [0.3, -0.2]) / [0.5, 2.0]).astype(np.float32)
         parameters, _ = act.densities()[member].modes(tf.constant(given[None]))
-        return (float(x[0, 0]) for x in autoregressive.best_component(parameters))
+        return (float(x[0, 0]) for x in autoregressive_density.best_component(parameters))
 
     chosen = []
     for row in range(3):
@@ -406,7 +409,7 @@ def test_no_component_of_a_mixture_is_boosted_beyond_sigma():
     for variable in model.weights:
         variable.assign(tf.zeros_like(variable))
     model.members[0].heads[0].layers[-1].bias.value.assign([3.0, 0.0, 0.0, 0.0, 0.0, 50.0])
-    noise = autoregressive.Noise.draw([1, 4000, 1], 2, [0, 1])
+    noise = autoregressive_density.Noise.draw([1, 4000, 1], 2, [0, 1])
     (drawn,) = rollout.propose(model.densities()[0], tf.zeros([4000, 2]), noise, KNOBS, 0.2)
     before, narrow = np.abs(np.arctanh(drawn.numpy()[:, 0])), 0.2 * np.exp(-2.5)
     assert (before > 5 * narrow).mean() > 0.01  # the wide one has been drawn
@@ -430,7 +433,7 @@ def test_noise_after_the_squash_is_added_to_the_mode():
 def test_ancestral_proposals_equal_a_loop_over_draws_rows_and_heads(shared):
     """Each head sees the draws of the heads before it; the boost comes from the chain of modes."""
     rng = np.random.default_rng(0)
-    network = autoregressive.AutoregressiveNetwork(2, (2, 0, 1), 4, (6,), (5,), seed=3)
+    network = autoregressive_network.AutoregressiveNetwork(2, (2, 0, 1), 4, (6,), (5,), seed=3)
     for weight in network.weights:
         weight.assign(rng.normal(scale=0.6, size=weight.shape))
     inputs = rng.normal(size=(5, 2)).astype(np.float32)
@@ -452,9 +455,15 @@ def test_ancestral_proposals_equal_a_loop_over_draws_rows_and_heads(shared):
         for k in range(4):
             expected[k, b], _ = chain(row, boost, noise[k, 0 if shared else b])
     knobs = dataclasses.replace(KNOBS, proposals="ancestral")
-    density = autoregressive.density(autoregressive.read(network), 3, True, "teacher")
+    density = autoregressive_density.density(
+        autoregressive_density.read(network), 3, True, "teacher"
+    )
     found = rollout.propose(
-        density, tf.constant(inputs), autoregressive.Noise(tf.constant(noise), None), knobs, 0.8
+        density,
+        tf.constant(inputs),
+        autoregressive_density.Noise(tf.constant(noise), None),
+        knobs,
+        0.8,
     )
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert np.ptp(expected, axis=(0, 1)).min() > 0.1
@@ -669,7 +678,7 @@ def test_behaviour_cloning_acts_by_the_mean_of_the_members_modes():
         network.heads[0].layers[-1].bias.value.assign([mean, 0.0])
     models = rollout.Models(act, LinearDynamics(), Value(W))
     learned = algorithm.Learned(models, rows.RewardScale(0.0, 1.0), 1.0)
-    decide_by_clone = experiment.clone_decider(WIDE, learned)
+    decide_by_clone = recipe.clone_decider(WIDE, learned)
     action, memory, numbers = decide_by_clone(tf.constant(STATES), "kept", tf.constant([0, 0]))
     expected = 2.0 + 2.0 * np.mean(np.tanh([0.3, -1.2]))
     np.testing.assert_allclose(action, np.full((3, 1), expected), rtol=1e-6)
@@ -689,7 +698,7 @@ def test_without_a_simulator_numbers_come_in_the_datas_units():
     made = planner(dataclasses.replace(KNOBS, population=10), Steady(), Constant())
     models = rollout.Models(behavior(), Steady(), Constant())
     data = toys.transitions((2, 3))
-    found = experiment.judge_offline(
+    found = recipe.judge_offline(
         made, algorithm.Learned(models, scale, 10.0), data, discount=0.5, seed=0
     )
     np.testing.assert_allclose(found["expected_return"], 8.0 * (3 * 0.25 + 2.0), rtol=1e-6)
@@ -765,7 +774,7 @@ def test_disagreement_counts_states_and_reward_in_the_asked_units():
 
 
 def test_uncertainties_of_many_rows_are_those_of_single_ones(monkeypatch):
-    from mopp_tf import dynamics
+    from mopp_tf.models import dynamics
 
     model = ensemble()
     generator = np.random.default_rng(0)
@@ -798,7 +807,7 @@ def test_published_orders_are_taken_or_refused():
         np.ones(12, np.float32),
         0,
     )
-    published = autoregressive.PUBLISHED_HOPPER_ORDERS
+    published = autoregressive_network.PUBLISHED_HOPPER_ORDERS
     assert [m.order for m in model.members] == [published[1], published[4]]
 
 
@@ -806,7 +815,7 @@ def test_six_behaviour_members_for_three_actions_have_all_orderings():
     three = dataclasses.replace(TASK, action_names=("x", "y", "z"))
     units = UNITS._replace(actions=toys.identity(3))
     model = BehaviorModel(three, MODEL, BehaviorConfig(behavior_members=6), units, 0)
-    assert [m.order for m in model.members] == autoregressive.all_orderings(3)
+    assert [m.order for m in model.members] == autoregressive_network.all_orderings(3)
     assert len({m.order for m in model.members}) == 6
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mopp_tf import pruning
+from mopp_tf.planning import pruning
 
 RULES = ["fill", "replace"]
 FREE = np.zeros((1, 4), np.float32)  # four candidates that break nothing

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import toys
 
-from mopp_tf import rows
+from mopp_tf.models import rows
 from offline_tf.types import Transitions
 
 NONE = rows.RewardScale(0.0, 1.0)

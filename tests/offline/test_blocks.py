@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from mopp_tf import rows
+from mopp_tf.models import rows
 from offline_tf.datasets import velocities
 from offline_tf.datasets.formats import columns, d4rl
 from offline_tf.datasets.quality import checks

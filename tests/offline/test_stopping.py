@@ -16,8 +16,8 @@ import tensorflow as tf
 import toys
 
 from mopp_tf import config as mopp_config
-from mopp_tf import estimate as mopp_estimate
-from mopp_tf import experiment as mopp_experiment
+from mopp_tf.experiment import dry_run as mopp_estimate
+from mopp_tf.experiment import recipe as mopp_experiment
 from morel_tf import config
 from morel_tf.experiment import dry_run, recipe
 from offline_tf import tasks

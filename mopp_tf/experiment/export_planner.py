@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mopp_tf import autoregressive, lite, rollout
-from mopp_tf.mbop import MbopPlanner
-from mopp_tf.planner import Decision, Planner
-from mopp_tf.rows import RewardScale
+from mopp_tf import lite
+from mopp_tf.mbop.mbop_planner import MbopPlanner
+from mopp_tf.models import autoregressive_density
+from mopp_tf.models.rows import RewardScale
+from mopp_tf.planning import rollout
+from mopp_tf.planning.planner import Decision, Planner
 from offline_tf.export import saved_model
 from offline_tf.models import compilation
 from offline_tf.types import Array, Tensor, UserError
@@ -135,9 +137,9 @@ class Lite(tf.Module):
     def plan(self, **given: Tensor) -> dict[str, Tensor]:
         """One decision."""
 
-        def noise(name: str) -> autoregressive.Noise:
+        def noise(name: str) -> autoregressive_density.Noise:
             uniform = given.get(f"uniform_{name}")
-            return autoregressive.Noise(given[f"normal_{name}"], uniform)
+            return autoregressive_density.Noise(given[f"normal_{name}"], uniform)
 
         # LiteRT takes one environment, whose axis noise does not have.
         made = rollout.Noise(

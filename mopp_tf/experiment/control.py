@@ -8,7 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from mopp_tf import config, deploy, experiment, objectives
+from mopp_tf import config, objectives
+from mopp_tf.experiment import export_planner, recipe
 from offline_tf import tasks
 from offline_tf.export import loaded
 from offline_tf.models import compilation, learned_task
@@ -20,7 +21,7 @@ class ControlledPlanner(loaded.PlanningLoop):
     """Acts step by step, as `mopp_tf.load` does, with another objective.
 
     Attributes:
-      planner: decides for many environments at once; see `mopp_tf.planner`.
+      planner: decides for many environments at once; see `mopp_tf.planning.planner`.
       decision: everything that the last decision gave.
     """
 
@@ -36,7 +37,7 @@ class ControlledPlanner(loaded.PlanningLoop):
     ) -> None:
         """Reads the models; see `mopp_tf.with_objective`."""
         record = RunRecord.open_existing(pathlib.Path(run))
-        configs = experiment.from_manifest(record.manifest)
+        configs = recipe.from_manifest(record.manifest)
         task = tasks.get(configs.run.env, configs.run.simulator)
         task = learned_task.of_run(task, configs.run.seed, record)
         if price is not None and constraint is None:
@@ -47,15 +48,17 @@ class ControlledPlanner(loaded.PlanningLoop):
         )
         if price is not None:
             control = dataclasses.replace(control, constraint_mode="soft", constraint_weight=price)
-        learned = experiment.load(configs, task, record)
-        self.planner = experiment.make_planner(task, configs, learned, control, reward, constraint)
+        learned = recipe.load(configs, task, record)
+        self.planner = recipe.make_planner(task, configs, learned, control, reward, constraint)
         graph = compilation.compiled(self.planner.decide)
 
         def begin(rows: Array) -> Array:
             return self.planner.initial_plan(tf.constant(rows)).numpy()
 
         def decide(rows: Array, plan: Array, key: Array) -> dict[str, Array]:
-            found = deploy.outputs(graph(tf.constant(rows), tf.constant(plan), tf.constant(key)))
+            found = export_planner.outputs(
+                graph(tf.constant(rows), tf.constant(plan), tf.constant(key))
+            )
             return {name: value.numpy() for name, value in found.items()}
 
         super().__init__(task.state_dim, begin, decide, seed)

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from mopp_tf import autoregressive, averaging, pruning, rollout
 from mopp_tf.config import PlannerConfig
+from mopp_tf.models import autoregressive_density
 from mopp_tf.objectives import Objective
+from mopp_tf.planning import averaging, pruning, rollout
 from offline_tf.models import compilation
 from offline_tf.types import TaskSpec, Tensor
 
@@ -126,7 +127,7 @@ class Planner(tf.Module):
         """The fitted value of the behaviour, [E, S] -> [E], in scaled rewards."""
         bound = rollout.Bound.of(self._models, self._dtype)
         components = self._models.behavior.components
-        noise = autoregressive.Noise.draw(self._noise_shape([1]), components, seed)
+        noise = autoregressive_density.Noise.draw(self._noise_shape([1]), components, seed)
         return rollout.state_value(self._models, bound, observation, self.knobs, 0, noise)
 
     def step(self, observation: Tensor, action: Tensor) -> Step:
@@ -170,8 +171,8 @@ class Planner(tf.Module):
         valuers = self._noise_shape([1] if knobs.value_noise == "common" else candidates)
         return rollout.Noise(
             self.members(members),
-            autoregressive.Noise.draw([knobs.horizon, *shape], components, draws),
-            autoregressive.Noise.draw(valuers, components, valuing),
+            autoregressive_density.Noise.draw([knobs.horizon, *shape], components, draws),
+            autoregressive_density.Noise.draw(valuers, components, valuing),
         )
 
     def members(self, uniform: Tensor) -> Tensor:

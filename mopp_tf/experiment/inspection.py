@@ -7,8 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from mopp_tf import algorithm, mbop, planner
-from mopp_tf.dynamics import DynamicsModel
+from mopp_tf import algorithm
+from mopp_tf.mbop import learning, mbop_planner
+from mopp_tf.models.dynamics import DynamicsModel
+from mopp_tf.planning import planner
 from offline_tf.inspection import figures, inspect_stage
 from offline_tf.inspection.measures import Prediction, Rows, View, compiled
 from offline_tf.models import compilation
@@ -63,8 +65,8 @@ def inspect(
     task: TaskSpec,
     data: Transitions,
     prepared: algorithm.Prepared,
-    learned: algorithm.Learned | mbop.MbopLearned,
-    made: planner.Planner | mbop.MbopPlanner,
+    learned: algorithm.Learned | learning.MbopLearned,
+    made: planner.Planner | mbop_planner.MbopPlanner,
     decide: Callable[[Tensor, Tensor, Tensor], planner.Decision],
     count: int,
     seed: int,
@@ -107,7 +109,7 @@ def inspect(
 def _candidates(
     task: TaskSpec,
     data: Transitions,
-    made: planner.Planner | mbop.MbopPlanner,
+    made: planner.Planner | mbop_planner.MbopPlanner,
     decide: Callable[[Tensor, Tensor, Tensor], planner.Decision],
     count: int,
     seed: int,

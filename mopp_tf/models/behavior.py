@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mopp_tf import autoregressive, training
 from mopp_tf.config import BehaviorConfig, ModelConfig
-from mopp_tf.rows import Normalizer, Rows
+from mopp_tf.models import autoregressive_density, autoregressive_network, training
+from mopp_tf.models.rows import Normalizer, Rows
 from offline_tf.models import networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
@@ -42,12 +42,12 @@ class BehaviorModel(tf.Module):
         self.components = config.components
         self._states = normalizer.states
         dim, count = task.action_dim, config.behavior_members
-        orders = autoregressive.orderings(dim, False, count, seed, "behavior")
+        orders = autoregressive_network.orderings(dim, False, count, seed, "behavior")
         # For three actions the authors train all orderings there are.
         if count == math.factorial(dim):
-            orders = autoregressive.all_orderings(dim)
+            orders = autoregressive_network.all_orderings(dim)
         self.members: list[keras.Model] = [
-            autoregressive.make_network(
+            autoregressive_network.make_network(
                 model.network,
                 task.state_dim,
                 order,
@@ -76,24 +76,24 @@ class BehaviorModel(tf.Module):
         """[B, S] -> normalised [B, S]."""
         return (states - self._states.shift) / self._states.scale
 
-    def densities(self) -> list[autoregressive.Density]:
+    def densities(self) -> list[autoregressive_density.Density]:
         """Returns each member with its weights read once; conditions are `inputs(states)`."""
         choose = self.bind()
         return [choose(index) for index in range(self.size)]
 
     def bind(
         self, dtype: tf.DType = tf.float32, constant: bool = False
-    ) -> Callable[[int | Tensor], autoregressive.Density]:
+    ) -> Callable[[int | Tensor], autoregressive_density.Density]:
         """Returns member number -> its density, where the number may be a tensor.
 
         Args: see `networks.read`.
         """
-        weights = [autoregressive.read(member, dtype, constant) for member in self.members]
+        weights = [autoregressive_density.read(member, dtype, constant) for member in self.members]
         dim, conditioning = self._task.action_dim, self._conditioning
 
-        def choose(index: int | Tensor) -> autoregressive.Density:
-            return autoregressive.density(
-                autoregressive.choose(weights, index), dim, True, conditioning
+        def choose(index: int | Tensor) -> autoregressive_density.Density:
+            return autoregressive_density.density(
+                autoregressive_density.choose(weights, index), dim, True, conditioning
             )
 
         return choose
@@ -113,7 +113,7 @@ def fit(
 
     def gather(at: Array) -> tuple[Array, Array]:
         inputs = np.asarray(model.inputs(rows.states[at]), np.float32)
-        return inputs, autoregressive.clip_targets(rows.actions[at])
+        return inputs, autoregressive_density.clip_targets(rows.actions[at])
 
     return training.fit_densities(
         model.members,

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mopp_tf import training
-from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import ModelConfig, QConfig
-from mopp_tf.rows import Rows, windows
+from mopp_tf.models import training
+from mopp_tf.models.behavior import BehaviorModel
+from mopp_tf.models.rows import Rows, windows
 from offline_tf.models import compilation, critics, fitting, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,6 +60,10 @@ class Normalizer(NamedTuple):
     states: standardize.Statistics
     actions: standardize.Statistics
     targets: standardize.Statistics
+
+    def standard_states(self, states: Any) -> Any:
+        """[.., S] in the units of the data, arrays or tensors -> standardised."""
+        return (states - self.states.shift) / self.states.scale
 
 
 def reward_scale(rewards: Array, rule: str) -> RewardScale:

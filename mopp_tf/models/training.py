@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mopp_tf import autoregressive
 from mopp_tf.config import ModelConfig
+from mopp_tf.models import autoregressive_density
 from offline_tf.models import compilation, fitting, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
@@ -199,8 +199,8 @@ def negative_log_likelihood(
     """The loss of densities over D dimensions, for `fit_members`; see `autoregressive.density`."""
 
     def loss(member: keras.Model, x: Tensor, y: Tensor, dtype: tf.DType) -> Tensor:
-        weights = autoregressive.read(member, dtype)
-        model = autoregressive.density(weights, dim, squash, conditioning)
+        weights = autoregressive_density.read(member, dtype)
+        model = autoregressive_density.density(weights, dim, squash, conditioning)
         return -tf.reduce_mean(model.log_prob(x, y), axis=0)
 
     return loss

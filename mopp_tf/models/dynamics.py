@@ -10,9 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from mopp_tf import autoregressive, training
 from mopp_tf.config import DynamicsConfig, ModelConfig
-from mopp_tf.rows import Normalizer, Rows, dynamics_targets
+from mopp_tf.models import autoregressive_density, autoregressive_network, training
+from mopp_tf.models.rows import Normalizer, Rows, dynamics_targets
 from offline_tf.models import compilation, disagreement, networks
 from offline_tf.numerics import seeds, standardize
 from offline_tf.numerics.holdout import Split
@@ -65,9 +65,9 @@ class DynamicsModel(tf.Module):
             self.members = points
             return
         count = config.dynamics_members
-        orders = autoregressive.orderings(self._dim, True, count, seed, "dynamics")
+        orders = autoregressive_network.orderings(self._dim, True, count, seed, "dynamics")
         if config.dynamics_orders:
-            published = autoregressive.PUBLISHED_HOPPER_ORDERS
+            published = autoregressive_network.PUBLISHED_HOPPER_ORDERS
             if self._dim != len(published[0]) or len(config.dynamics_orders) != count:
                 raise UserError(
                     f"--dynamics_orders: expected {count} numbers (--dynamics_members) and a task "
@@ -76,7 +76,7 @@ class DynamicsModel(tf.Module):
                 )
             orders = [published[i] for i in config.dynamics_orders]
         self.members = [
-            autoregressive.make_network(
+            autoregressive_network.make_network(
                 model.network,
                 task.state_dim + task.action_dim,
                 order,
@@ -125,8 +125,10 @@ class DynamicsModel(tf.Module):
         def mode_of(member: keras.Model) -> Callable[[Tensor], Tensor]:
             if self._points:
                 return networks.bind(member, dtype, constant)
-            weights = autoregressive.read(member, dtype, constant)
-            return autoregressive.density(weights, self._dim, False, self._conditioning).mode
+            weights = autoregressive_density.read(member, dtype, constant)
+            return autoregressive_density.density(
+                weights, self._dim, False, self._conditioning
+            ).mode
 
         modes = [mode_of(member) for member in self.members]
 
@@ -157,10 +159,10 @@ class DynamicsModel(tf.Module):
         inputs = self.inputs(states, actions)
         spreads = []
         for number, member in enumerate(self.members):
-            weights = autoregressive.read(member)
-            density = autoregressive.density(weights, self._dim, False, self._conditioning)
+            weights = autoregressive_density.read(member)
+            density = autoregressive_density.density(weights, self._dim, False, self._conditioning)
             if density.conditioning == "mode":
-                _, std = autoregressive.best_component(density.modes(inputs)[0])
+                _, std = autoregressive_density.best_component(density.modes(inputs)[0])
             else:
                 drawn = density.sample(tf.tile(inputs, [_DRAWS, 1]), seed + [0, number])
                 std = tf.math.reduce_std(tf.reshape(drawn, [_DRAWS, -1, self._dim]), axis=0)

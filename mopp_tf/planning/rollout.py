@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from mopp_tf import autoregressive
-from mopp_tf.autoregressive import Density
-from mopp_tf.behavior import BehaviorModel
 from mopp_tf.config import PlannerConfig
-from mopp_tf.dynamics import DynamicsModel
+from mopp_tf.models import autoregressive_density
+from mopp_tf.models.autoregressive_density import Density
+from mopp_tf.models.behavior import BehaviorModel
+from mopp_tf.models.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
 from offline_tf.models import compilation, networks
 from offline_tf.models.critics import QFunction
@@ -59,8 +59,8 @@ class Noise(NamedTuple):
     """
 
     members: Tensor
-    proposals: autoregressive.Noise
-    value: autoregressive.Noise
+    proposals: autoregressive_density.Noise
+    value: autoregressive_density.Noise
 
 
 class Bound(NamedTuple):
@@ -106,7 +106,7 @@ def boost(std: Tensor, sigma_max: float) -> Tensor:
 def propose(
     behavior: Density,
     inputs: Tensor,
-    noise: autoregressive.Noise,
+    noise: autoregressive_density.Noise,
     knobs: PlannerConfig,
     sigma_max: float,
 ) -> Tensor:
@@ -125,7 +125,7 @@ def propose(
       [K_Q, B, A].
     """
     parameters, modes = behavior.modes(inputs)
-    _, std = autoregressive.best_component(parameters)
+    _, std = autoregressive_density.best_component(parameters)
     widest = std if noise.uniform is None else tf.reduce_max(parameters.std, axis=-1)
     scale = boost(widest, sigma_max)
     count = noise.normal.shape[0]
@@ -141,7 +141,7 @@ def propose(
         return tf.reshape(drawn, [count, -1, drawn.shape[1]])
     if knobs.noise == "after":
         return tf.clip_by_value(modes + std * scale[:, None] * noise.normal, -1.0, 1.0)
-    return autoregressive.sample(parameters, True, noise, scale[:, None])
+    return autoregressive_density.sample(parameters, True, noise, scale[:, None])
 
 
 def q_of_proposals(values: Tensor, rule: str) -> Tensor:
@@ -167,7 +167,7 @@ def state_value(
     states: Tensor,
     knobs: PlannerConfig,
     member: int | Tensor,
-    noise: autoregressive.Noise,
+    noise: autoregressive_density.Noise,
 ) -> Tensor:
     """V(s) = mean over K_Q actions of the behaviour and both twins of Q(s, a).
 

@@ -11,8 +11,11 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from mopp_tf import algorithm, config, deploy, inspector, mbop, objectives, training
-from mopp_tf.planner import Decision, Planner
+from mopp_tf import algorithm, config, objectives
+from mopp_tf.experiment import export_planner, inspection
+from mopp_tf.mbop import learning, mbop_planner
+from mopp_tf.models import training
+from mopp_tf.planning.planner import Decision, Planner
 from offline_tf import tasks
 from offline_tf.config.knobs import rebuild
 from offline_tf.datasets import sources
@@ -34,7 +37,7 @@ from offline_tf.types import TaskSpec, Tensor, Transitions, UserError
 FREE_FLAGS = ("workdir", "data_dir", "threads", "inspection")
 _ONCE_SHARED = ("horizon", "inverse_temperature")
 _FITS = ("dynamics", "behavior", "q")
-AnyLearned = algorithm.Learned | mbop.MbopLearned
+AnyLearned = algorithm.Learned | learning.MbopLearned
 _MODEL_STAGES: tuple[Any, ...] = (
     config.ModelConfig,
     config.DynamicsConfig,
@@ -166,7 +169,7 @@ def _may_begin(configs: Configs, data: Transitions, data_hash: str) -> RunRecord
         knobs = configs.knobs
         split = algorithm.split_of(data, knobs, configs.run.seed)
         if configs.run.algorithm == "mbop":
-            split = mbop.rows_with_value(data, split, knobs.planner.horizon)
+            split = learning.rows_with_value(data, split, knobs.planner.horizon)
         training.check_patience(knobs.model, split)
     return other
 
@@ -244,7 +247,7 @@ def run(configs: Configs) -> dict[str, Any]:
             task, prepared, configs.knobs, run_config.seed, record, other, q_from
         )
     else:
-        learned = mbop.learn(task, prepared, configs.knobs, run_config.seed, record, other)
+        learned = learning.learn(task, prepared, configs.knobs, run_config.seed, record, other)
     planner = make_planner(task, configs, learned)
     decide = compilation.compiled(planner.decide)
     measured = evaluate_final(configs, task, data, planner, decide, learned, record, threads)
@@ -252,13 +255,15 @@ def run(configs: Configs) -> dict[str, Any]:
     exported = record.folder / "export"
     stage = record.stage("export")
     if not stage.complete:
-        error = deploy.export_and_verify(planner, prepared.scale, exported, data.observations[rows])
+        error = export_planner.export_and_verify(
+            planner, prepared.scale, exported, data.observations[rows]
+        )
         write_json(exported / "manifest.json", record.manifest)
         stage.finish({"largest_difference": error})
     stage = record.stage("inspection")
     if run_config.inspection and not stage.complete:
         stage.finish(
-            inspector.inspect(
+            inspection.inspect(
                 task,
                 data,
                 prepared,
@@ -280,7 +285,7 @@ def load(configs: Configs, task: TaskSpec, record: RunRecord) -> AnyLearned:
       UserError: the run is not finished.
     """
     record.check_task(task)
-    reader = algorithm.load if configs.run.algorithm == "mopp" else mbop.load
+    reader = algorithm.load if configs.run.algorithm == "mopp" else learning.load
     return reader(task, configs.knobs, record)
 
 
@@ -291,7 +296,7 @@ def make_planner(
     control: config.ControlConfig | None = None,
     reward: objectives.UserFunction | None = None,
     constraint: objectives.UserFunction | None = None,
-) -> deploy.AnyPlanner:
+) -> export_planner.AnyPlanner:
     """Builds the planner of a run, with another objective where `control` or functions say so.
 
     Raises:
@@ -305,7 +310,7 @@ def make_planner(
     dtype = networks.product_dtype(knobs.planner_precision)
     scale = learned.scale if isinstance(learned, algorithm.Learned) else learned.prepared.scale
     objective = objectives.make(task, scale, control, reward, constraint)
-    if isinstance(learned, mbop.MbopLearned):
+    if isinstance(learned, learning.MbopLearned):
         fitted = configs.mbop.mbop_horizon
         if of_mbop.mbop_horizon != fitted and knobs.terminal_value:
             raise UserError(
@@ -313,7 +318,7 @@ def make_planner(
                 f"{of_mbop.mbop_horizon}; give terminal_value=false as well, or train with it"
             )
         knobs = config.for_mbop(knobs, of_mbop)
-        return mbop.MbopPlanner(task, learned, knobs, of_mbop, objective, dtype)
+        return mbop_planner.MbopPlanner(task, learned, knobs, of_mbop, objective, dtype)
     limit = _changed_limit(configs.planner, knobs) or learned.limit
     return Planner(task, learned.models, knobs, limit, objective, dtype)
 
@@ -352,10 +357,10 @@ def export_again(
     states = units.normalizer.states
     spread = seeds.generator(configs.run.seed, "export").standard_normal((64, task.state_dim))
     samples = (states.shift + states.scale * spread).astype(np.float32)
-    error = deploy.export_and_verify(planner, units.scale, folder, samples)
+    error = export_planner.export_and_verify(planner, units.scale, folder, samples)
     differences: dict[str, float] = {}
     if lite and isinstance(planner, Planner):
-        differences = deploy.write_lite(planner, folder, samples)
+        differences = export_planner.write_lite(planner, folder, samples)
     write_json(folder / "manifest.json", record.manifest | {"control": dataclasses.asdict(control)})
     return error, differences
 
@@ -384,14 +389,14 @@ def inspect_again(
     opening.check_same(record, data)
     prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record, record)
     planner = make_planner(task, configs, learned)
-    numbers = inspector.inspect(
+    numbers = inspection.inspect(
         task,
         data,
         prepared,
         learned,
         planner,
         compilation.function(planner.decide),
-        inspector.DECISIONS,
+        inspection.DECISIONS,
         run_config.seed,
         record,
         sources.pairs_of(
@@ -411,7 +416,7 @@ def inspect_again(
 
 
 def evaluate_planner(
-    planner: deploy.AnyPlanner,
+    planner: export_planner.AnyPlanner,
     graph: Callable[[Tensor, Tensor, Tensor], Decision],
     physics: str,
     episodes: int,
@@ -473,7 +478,11 @@ def clone_decider(task: TaskSpec, learned: algorithm.Learned) -> planner_episode
 
 
 def judge_offline(
-    planner: deploy.AnyPlanner, learned: AnyLearned, data: Transitions, discount: float, seed: int
+    planner: export_planner.AnyPlanner,
+    learned: AnyLearned,
+    data: Transitions,
+    discount: float,
+    seed: int,
 ) -> dict[str, float]:
     """What models and data say of a planner that no simulator can judge.
 
@@ -521,7 +530,7 @@ def evaluate_final(
     configs: Configs,
     task: TaskSpec,
     data: Transitions,
-    planner: deploy.AnyPlanner,
+    planner: export_planner.AnyPlanner,
     decide: Callable[[Tensor, Tensor, Tensor], Decision],
     learned: AnyLearned,
     record: RunRecord,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pathlib
 from typing import NamedTuple
 
-from mopp_tf import experiment, mbop
+from mopp_tf.experiment import recipe
+from mopp_tf.mbop import learning
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS
@@ -30,7 +31,7 @@ class _Work(NamedTuple):
     decision: float
 
 
-def _of_mopp(task: TaskSpec, configs: experiment.Configs) -> _Work:
+def _of_mopp(task: TaskSpec, configs: recipe.Configs) -> _Work:
     s, a = task.state_dim, task.action_dim
     model, planner = configs.model, configs.planner
 
@@ -55,12 +56,12 @@ def _of_mopp(task: TaskSpec, configs: experiment.Configs) -> _Work:
     )
 
 
-def _of_mbop(task: TaskSpec, configs: experiment.Configs) -> _Work:
+def _of_mbop(task: TaskSpec, configs: recipe.Configs) -> _Work:
     """All members see every row of a decision."""
     s, a = task.state_dim, task.action_dim
     planner, members = configs.knobs.planner, configs.dynamics.dynamics_members
     dynamics, behavior, value = (
-        count * dry_run.weights(s + a, *mbop.HIDDEN, width)
+        count * dry_run.weights(s + a, *learning.HIDDEN, width)
         for count, width in ((members, s + 1), (configs.behavior.behavior_members, a), (members, 1))
     )
     decision = planner.population * (planner.horizon * (dynamics + behavior) + value)
@@ -76,23 +77,23 @@ def plan(*stages: object) -> list[str]:
     Raises:
       UserError: the run could not begin, as far as that shows without reading the data.
     """
-    configs = experiment.Configs(*stages)  # type: ignore[arg-type]
-    experiment.check(configs)
+    configs = recipe.Configs(*stages)  # type: ignore[arg-type]
+    recipe.check(configs)
     run, model, planner = configs.run, configs.model, configs.knobs.planner
     threads = compilation.use_threads(run.threads)  # first: a user's task file may make tensors
     task = tasks.get(run.env, run.simulator)
-    folder = experiment.folder_of(run)
+    folder = recipe.folder_of(run)
     if run.dataset:
         sources.check(run.dataset, KINDS)
     old = RunRecord.check_folder(
-        folder, run.algorithm, configs.flat(), experiment.FREE_FLAGS, experiment.flags_of
+        folder, run.algorithm, configs.flat(), recipe.FREE_FLAGS, recipe.flags_of
     )
     rows = dry_run.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.models_from:
         other = RunRecord.open_existing(pathlib.Path(run.models_from), "models_from")
         done |= {"dynamics", "behavior"}
-        if not experiment.fits_q_again(configs, experiment.from_manifest(other.manifest)):
+        if not recipe.fits_q_again(configs, recipe.from_manifest(other.manifest)):
             done.add("q")
     dtype = networks.product_dtype(model.precision)
     training = dry_run.operations_per_second(dtype, threads)

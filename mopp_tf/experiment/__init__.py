@@ -1,0 +1,1 @@
+"""A whole MOPP or MBOP run: stages, configuration, evaluation, export, summary."""

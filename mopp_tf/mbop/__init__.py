@@ -1,0 +1,1 @@
+"""MBOP, the baseline planner."""

@@ -1,0 +1,1 @@
+"""Autoregressive densities of dynamics and behaviour, fitted Q, and how they are fitted."""

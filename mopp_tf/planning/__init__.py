@@ -1,0 +1,1 @@
+"""One decision of the planner and its parts."""
