@@ -1,7 +1,7 @@
-"""python -m offline_tf.results: writes the tables of RESULTS.md from the campaign records.
+"""python -m offline_tf.results: writes the tables of docs/results/returns.md from records.
 
 A record is a JSON file under results/: a list of run summaries, each with the command that made it.
-Between the two markers in RESULTS.md everything is replaced; the rest of the page is left alone.
+Between the two markers in that page everything is replaced; the rest of the page is left alone.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from offline_tf.reports import campaign_record
 from offline_tf.types import UserError
 
 USAGE = """
-usage: python -m offline_tf.results [--add=SUMMARY.json,... --record=NAME] [--page=RESULTS.md]
+usage: python -m offline_tf.results [--add=SUMMARY.json,... --record=NAME] [--page=FILE.md]
 
-Writes RESULTS.md's tables from results/*.json; --add puts run summaries into a record first.
+Writes docs/results/returns.md's tables from results/*.json; --add puts summaries into a record first.
 """
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 _SAME_DATA = 1e-3  # difference of mean returns
@@ -50,7 +50,7 @@ class ResultsConfig:
     """Results."""
 
     folder: str = knob("results", "Folder of the campaign records.")
-    page: str = knob("RESULTS.md", "Page whose tables are written.")
+    page: str = knob("docs/results/returns.md", "Page whose tables are written.")
     add: tuple[str, ...] = knob((), "summary.json files to put into a record.")
     record: str = knob("", "Name of the record that --add goes to.")
     command: str = knob("", "The command that made the runs, where a summary does not name it.")
