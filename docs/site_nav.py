@@ -1,11 +1,15 @@
-"""A hook of mkdocs: every page under docs/results/ stands in the navigation, index.md first."""
+"""A hook of mkdocs: the pages under docs/results/ in the navigation, flags in one piece."""
 
 from __future__ import annotations
 
 import pathlib
+import re
 from typing import Any
 
 _FOLDER = "results"
+# Code within text; blocks of code have an empty span before it.
+_INLINE = re.compile(r"(?<!<span></span>)<code>([^<]+)</code>")
+_LONGEST = 36  # characters that go onto the line of a telephone
 
 
 def on_config(config: Any) -> Any:
@@ -18,3 +22,18 @@ def on_config(config: Any) -> Any:
         if entry == {"Results": index}:
             entry["Results"] = [index, *others]
     return config
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Keeps browsers from breaking a line within a flag or a name."""
+
+    def whole(match: re.Match[str]) -> str:
+        words = [
+            f'<span class="whole">{word}</span>'
+            if re.search("[-_]", word) and len(word) <= _LONGEST
+            else word
+            for word in match[1].split(" ")
+        ]
+        return f"<code>{' '.join(words)}</code>"
+
+    return _INLINE.sub(whole, html)
