@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # ./run.sh train --env=walker2d    python -m morel_tf.train
 # ./run.sh mopp --env=hopper       python -m mopp_tf.train; mopp-evaluate, mopp-export, mopp-inspect
-# ./run.sh test                    ruff, mypy, pytest; check: without pytest
+# ./run.sh test                    ruff, mypy, the pages, pytest; check: without pytest
+# ./run.sh docs                    the pages on localhost:8000; --strict: builds site/, warnings fail
 # ./run.sh original-test           the fast tests on Python 3.10, with gym, d4rl and mujoco-py
 # ./run.sh original MODULE ...     python -m MODULE there, for --simulator=mujoco_py
 # ./run.sh evaluate|export|predict|serve|report|render|inspect|behavior|collect ...
@@ -77,6 +78,12 @@ original() {
     D4RL_SUPPRESS_IMPORT_ERROR=1 .venv-original/bin/python "$@"
 }
 
+# The pages, built into site/; a link that leads nowhere, or a name of the API that is gone, fails.
+build_docs() {
+  install requirements-docs.txt
+  NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet --strict "$@"
+}
+
 command=${1:-help}
 [ $# -gt 0 ] && shift
 case $command in
@@ -88,9 +95,9 @@ case $command in
   doctor-environment) module=offline_tf.doctor_environment ;;
   doctor | convert) module=offline_tf.datasets.$command ;;
   tensorboard | python) module= ;;
-  test | check | original-test | original) module= ;;
+  test | check | docs | original-test | original) module= ;;
   *)
-    sed -n '2,9s/^# //p' run.sh >&2
+    sed -n '2,10s/^# //p' run.sh >&2
     [ "$command" = help ] && exit 0
     echo "error: expected one of the commands above, got '$command'" >&2
     exit 2
@@ -110,8 +117,18 @@ if [ "$command" = test ] || [ "$command" = check ]; then
   .venv/bin/ruff format --check .
   .venv/bin/ruff check .
   .venv/bin/mypy
+  build_docs
   [ "$command" = check ] || exec .venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder "$@"
   exit 0
+fi
+if [ "$command" = docs ]; then
+  if [ "${1:-}" = --strict ]; then
+    build_docs "${@:2}"
+    echo "built site/index.html" >&2
+    exit 0
+  fi
+  install requirements-docs.txt
+  NO_MKDOCS_2_WARNING=1 exec .venv/bin/python -m mkdocs serve "$@"
 fi
 case $command in
   serve) install requirements-serve.txt ;;
