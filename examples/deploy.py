@@ -23,7 +23,7 @@ MOPP = sys.argv[2] if len(sys.argv) > 2 else ""
 STEPS = int(sys.argv[3]) if len(sys.argv) > 3 else 1000
 
 # %% A controller in a Gymnasium loop. Hopper-v4 is a heavier robot than the -v2 one of the data (see
-# RESULTS.md, Physics), so expect less than in the run's summary; for the same robot there is
+# docs/results/physics.md), so expect less than in the run's summary; for the same robot there is
 # offline_tf.tasks.environments.make_simulator.
 controller = morel_tf.load(MOREL)
 environment = gymnasium.make("Hopper-v4")

@@ -15,7 +15,7 @@ from offline_tf.numerics import large_columns
 from offline_tf.types import TaskSpec
 
 _GIB = 1 << 30
-_BASE = 0.8 * _GIB  # TensorFlow and the models; RESULTS.md, Memory
+_BASE = 0.8 * _GIB  # TensorFlow and the models; docs/results/memory.md
 _COPIES = 6.5  # of the data, where all columns are in memory
 _BYTES_PER_ROW = 90  # where they are not
 
@@ -61,7 +61,7 @@ def rows_of(task: TaskSpec, dataset: str, made: int) -> int:
 
 
 def memory(task: TaskSpec, rows: int) -> float:
-    """Bytes at the peak, by the rule of RESULTS.md."""
+    """Bytes at the peak, by the rule of docs/results/memory.md."""
     row = 4 * (2 * task.state_dim + task.action_dim + 2)
     column = 4 * rows * task.state_dim
     if column > large_columns.largest_resident():

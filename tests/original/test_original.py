@@ -24,7 +24,7 @@ warnings.simplefilter("ignore")
 gym = pytest.importorskip("gym")
 
 ROBOTS = ("hopper", "walker2d", "halfcheetah", "ant")
-# Of positions and velocities. Ant's reward reads another position (RESULTS.md).
+# Of positions and velocities. Ant's reward reads another position (docs/results/physics.md).
 TOLERANCES = {"hopper": 1e-12, "walker2d": 1e-11, "halfcheetah": 1e-10, "ant": 1e-11}
 
 
