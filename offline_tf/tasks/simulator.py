@@ -3,8 +3,8 @@
 `v2` is Gymnasium's v4 model with the masses and inertias of OpenAI Gym's -v2 robots, which old
 MuJoCo computed differently (a capsule's two end caps counted as pi r^3, not 4/3 pi r^3), and with
 its contact margins, which new MuJoCo adds up. It equals mujoco-py's -v2 robots to rounding with
-MuJoCo 3, but for Ant's reward (docs/results/physics.md); MuJoCo 4 integrates Ant's quaternion in another
-way, so requirements.txt pins 3.
+MuJoCo 3, but for Ant's reward (docs/results/physics.md); MuJoCo 4 integrates Ant's quaternion in
+another way, so requirements.txt pins 3.
 `v4` and `v5` are Gymnasium's own.
 
 Differs: every control step starts the constraint solver cold, so that a transition is a function of
