@@ -22,8 +22,8 @@ from absl import logging
 
 from flags import schema
 from mopp_tf import config as mopp_config
-from mopp_tf.experiment import recipe as mopp
-from morel_tf.experiment import recipe as morel
+from mopp_tf.experiment import restore as mopp
+from morel_tf.experiment import restore as morel
 from offline_tf.config.knobs import check, knob
 from offline_tf.export import saved_model
 from offline_tf.run_folder import provenance

@@ -20,7 +20,8 @@ from absl import logging
 
 import morel_tf
 from flags import schema
-from morel_tf.experiment import recipe
+from morel_tf.experiment import restore
+from morel_tf.experiment.configs import from_manifest
 from offline_tf import tasks
 from offline_tf.config.knobs import check, knob
 from offline_tf.models import compilation
@@ -85,10 +86,10 @@ def main(config: BenchmarkConfig) -> None:
     """Prints a table and writes it."""
     threads = compilation.use_threads(config.threads)
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
-    configs = recipe.from_manifest(record.manifest)
+    configs = from_manifest(record.manifest)
     task = tasks.get(configs.run.env)
     controller = morel_tf.load(config.workdir)
-    clone = recipe.load_cloned(configs, task, record).numpy()
+    clone = restore.load_cloned(configs, task, record).numpy()
     nothing = np.zeros(config.episodes, bool)
 
     def guarded(observations: Array) -> tuple[Array, Array]:

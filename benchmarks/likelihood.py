@@ -15,7 +15,7 @@ import pathlib
 
 import numpy as np
 
-from mopp_tf.experiment import recipe
+from offline_tf.pipeline.run import FREE_FLAGS
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
@@ -61,7 +61,7 @@ def main() -> None:
         record = RunRecord.open_existing(pathlib.Path(run))
         curves = {stage: curve(record.folder, stage) for stage in ("dynamics_fit", "behavior_fit")}
         flags = record.manifest["flags"].items()
-        kept = {flag: value for flag, value in flags if flag not in recipe.FREE_FLAGS}
+        kept = {flag: value for flag, value in flags if flag not in FREE_FLAGS}
         report[name] = {"commit": record.manifest["commit"], "flags": kept, **curves}
     arguments.numbers.write_text(json.dumps(report, indent=1) + "\n")
     columns = [(name, stage) for name in report for stage in ("dynamics_fit", "behavior_fit")]

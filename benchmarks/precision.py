@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from morel_tf.experiment import recipe
+from morel_tf.experiment import restore
+from morel_tf.experiment.configs import from_manifest
+from morel_tf.experiment.data import load_data
 from morel_tf.models import usad
 from offline_tf.models import compilation
 from offline_tf.numerics import seeds
@@ -55,10 +57,10 @@ def main() -> None:
     reference: dict[str, Array] = {}
     for folder in arguments.runs:
         record = RunRecord.open_existing(folder)
-        configs = recipe.from_manifest(record.manifest)
-        controller = recipe.load_controller(record)
+        configs = from_manifest(record.manifest)
+        controller = restore.load_controller(record)
         task = controller.task
-        data, _ = recipe.load_data(configs.run, task, threads)
+        data, _ = load_data(configs, task, threads)
         draws = seeds.generator(0, "benchmark/precision")
         rows = np.sort(draws.choice(len(data), _PAIRS, replace=False))
         states = np.asarray(data.observations[rows], np.float32)

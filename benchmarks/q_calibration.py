@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from mopp_tf import algorithm
-from mopp_tf.experiment import recipe
+from mopp_tf.experiment.configs import from_manifest
+from mopp_tf.experiment.data import load_data
 from offline_tf import tasks
 from offline_tf.models import compilation, learned_task
 from offline_tf.run_folder.record import RunRecord
@@ -29,9 +30,9 @@ _STEPS_TO_FALL = (0, 3, 10, 20, 40, 80, 160, 10_000)
 def calibration(folder: pathlib.Path) -> dict[str, object]:
     """Correlation and means by the number of steps to the fall."""
     record = RunRecord.open_existing(folder)
-    configs = recipe.from_manifest(record.manifest)
+    configs = from_manifest(record.manifest)
     task = learned_task.of_run(tasks.get(configs.run.env), configs.run.seed, record)
-    data, _ = recipe.load_data(configs.run, task, 2)
+    data, _ = load_data(configs, task, 2)
     prepared = algorithm.prepare(task, data, configs.knobs, configs.run.seed, record)
     learned = algorithm.load(task, configs.knobs, record)
     table, split = prepared.table, prepared.split

@@ -58,7 +58,8 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     """Prints and writes the report and, per step, the traces."""
     import numpy as np  # here, so that --help needs no TensorFlow
 
-    from mopp_tf.experiment import export_planner, recipe
+    from mopp_tf.experiment import evaluation, export_planner, restore
+    from mopp_tf.experiment.configs import from_manifest
     from offline_tf.evaluation import planner_episodes
     from offline_tf.models import compilation, learned_task
     from offline_tf.run_folder import files
@@ -73,7 +74,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     stem = config_.output.removesuffix(".json") or str(record.folder / "evaluation")
     path = pathlib.Path(f"{stem}.json")
     files.check_writable(path, "output" if config_.output else "workdir")
-    configs = recipe.from_manifest(record.manifest)
+    configs = from_manifest(record.manifest)
     task = tasks.get(configs.run.env, config_.simulator or configs.run.simulator)
     task = learned_task.of_run(task, configs.run.seed, record)
     unknown = sorted(set(config_.watch) - set(task.observation_names))
@@ -81,7 +82,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
         raise UserError(
             f"--watch: expected names among {', '.join(task.observation_names)}, got {unknown[0]!r}"
         )
-    planner = recipe.make_planner(task, configs, recipe.load(configs, task, record), control)
+    planner = restore.make_planner(task, configs, restore.load(configs, task, record), control)
     physics = config_.physics or configs.run.physics
     stage = record.stage("evaluate")
 
@@ -98,7 +99,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     episodes = config_.episodes
     if config_.engine == "tensorflow":
         graph = compilation.compiled(planner.decide)
-        found = recipe.evaluate_planner(planner, graph, physics, episodes, **how)
+        found = evaluation.evaluate_planner(planner, graph, physics, episodes, **how)
     else:
         decider = export_planner.LiteDecider(
             export_planner.check_lite(planner), config_.engine == "litert-int8", threads
@@ -111,7 +112,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
         "episodes": config_.episodes,
         "engine": config_.engine,
         **dataclasses.asdict(control),
-        **recipe.describe(found),
+        **evaluation.describe(found),
     }
     report["normalized_score"] = task.normalized_score(report["true_return_mean"])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,11 +133,11 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
 def plan(config_: EvaluateConfig, control: config.ControlConfig) -> list[str]:
     """What --dry_run prints; the time is taken from the run's own evaluation."""
     from mopp_tf import algorithm, objectives
-    from mopp_tf.experiment import recipe
+    from mopp_tf.experiment.configs import from_manifest
     from offline_tf.run_folder.record import RunRecord
 
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
-    configs = recipe.from_manifest(record.manifest)
+    configs = from_manifest(record.manifest)
     task = tasks.get(configs.run.env)
     config.changed_planner(configs.planner, configs.mbop, control.planner, configs.run.algorithm)
     objectives.make(task, algorithm.load_units(record).scale, control)

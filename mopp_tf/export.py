@@ -43,11 +43,11 @@ class ExportConfig:
 
 def main(config_: ExportConfig, control: config.ControlConfig) -> None:
     """Exports."""
-    from mopp_tf.experiment import recipe  # here, so that --help needs no TensorFlow
+    from mopp_tf.experiment import restore  # here, so that --help needs no TensorFlow
     from offline_tf.run_folder.record import RunRecord
 
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
-    error, lite = recipe.export_again(record, pathlib.Path(config_.output), control, config_.lite)
+    error, lite = restore.export_again(record, pathlib.Path(config_.output), control, config_.lite)
     logging.info("exported to %s; largest difference %.2g", config_.output, error)
     if lite:
         logging.info(

@@ -17,8 +17,9 @@ first where it is one of ours. The same command again continues a run that was i
 def main(*configs: object) -> None:
     """Runs the experiment."""
     from mopp_tf.experiment import recipe  # here, so that --help needs no TensorFlow
+    from mopp_tf.experiment.configs import Configs
 
-    recipe.run(recipe.Configs(*configs))  # type: ignore[arg-type]
+    recipe.run(Configs(*configs))  # type: ignore[arg-type]
 
 
 def plan(*configs: object) -> list[str]:

@@ -42,7 +42,8 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     """Prints and writes RUN/evaluation.json."""
-    from morel_tf.experiment import recipe  # here, so that --help needs no TensorFlow
+    from morel_tf.experiment import restore  # here, so that --help needs no TensorFlow
+    from morel_tf.experiment.configs import from_manifest
     from offline_tf.evaluation import policy_episodes
     from offline_tf.models import compilation
     from offline_tf.run_folder import files
@@ -53,9 +54,9 @@ def main(config: EvaluateConfig) -> None:
     threads = compilation.use_threads(config.threads)
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
     files.check_writable(record.folder / "evaluation.json", "workdir")
-    configs = recipe.from_manifest(record.manifest)
+    configs = from_manifest(record.manifest)
     task = tasks.get(configs.run.env, config.simulator or configs.run.simulator)
-    policy = recipe.load_policy(configs, record).numpy()
+    policy = restore.load_policy(configs, record).numpy()
     physics = config.physics or configs.run.physics
     report: dict[str, object] = {
         "env": task.name,
@@ -87,11 +88,11 @@ def main(config: EvaluateConfig) -> None:
 
 def plan(config: EvaluateConfig) -> list[str]:
     """What --dry_run prints."""
-    from morel_tf.experiment import recipe
+    from morel_tf.experiment.configs import from_manifest
     from offline_tf.run_folder.record import RunRecord
 
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
-    task = tasks.get(recipe.from_manifest(record.manifest).run.env)
+    task = tasks.get(from_manifest(record.manifest).run.env)
     steps = 2 * config.episodes * task.max_episode_steps
     return [
         f"{config.episodes} episodes by the mean action of {record.folder}, as many by draws",

@@ -45,11 +45,11 @@ class ExportConfig:
 
 def main(config: ExportConfig) -> None:
     """Exports."""
-    from morel_tf.experiment import recipe  # here, so that --help needs no TensorFlow
+    from morel_tf.experiment import restore  # here, so that --help needs no TensorFlow
     from offline_tf.run_folder.record import RunRecord
 
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
-    error = recipe.export_again(record, pathlib.Path(config.output), config.fallback, config.lite)
+    error = restore.export_again(record, pathlib.Path(config.output), config.fallback, config.lite)
     logging.info("exported to %s; largest difference %.2g", config.output, error)
 
 

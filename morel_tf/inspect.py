@@ -15,10 +15,10 @@ data: shuffled and random actions, and the data sets that are given.
 
 def main(config: InspectConfig) -> None:
     """Inspects and prints the numbers."""
-    from morel_tf.experiment import recipe  # here, so that --help needs no TensorFlow
-    from offline_tf.inspection import inspect_stage
+    from morel_tf.experiment import inspection  # here, so that --help needs no TensorFlow
+    from offline_tf.pipeline import inspecting
 
-    inspect_stage.look_again(config, recipe.inspect_again)
+    inspecting.look_again(config, inspection.inspect_again)
 
 
 if __name__ == "__main__":

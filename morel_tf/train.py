@@ -17,8 +17,9 @@ The same command again continues a run that was interrupted.
 def main(*configs: object) -> None:
     """Runs the experiment."""
     from morel_tf.experiment import recipe  # here, so that --help needs no TensorFlow
+    from morel_tf.experiment.configs import Configs
 
-    recipe.run(recipe.Configs(*configs))  # type: ignore[arg-type]
+    recipe.run(Configs(*configs))  # type: ignore[arg-type]
 
 
 def plan(*configs: object) -> list[str]:

@@ -9,7 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from mopp_tf import config, objectives
-from mopp_tf.experiment import export_planner, recipe
+from mopp_tf.experiment import export_planner, restore
+from mopp_tf.experiment.configs import from_manifest
 from offline_tf import tasks
 from offline_tf.export import loaded
 from offline_tf.models import compilation, learned_task
@@ -37,7 +38,7 @@ class ControlledPlanner(loaded.PlanningLoop):
     ) -> None:
         """Reads the models; see `mopp_tf.with_objective`."""
         record = RunRecord.open_existing(pathlib.Path(run))
-        configs = recipe.from_manifest(record.manifest)
+        configs = from_manifest(record.manifest)
         task = tasks.get(configs.run.env, configs.run.simulator)
         task = learned_task.of_run(task, configs.run.seed, record)
         if price is not None and constraint is None:
@@ -48,8 +49,8 @@ class ControlledPlanner(loaded.PlanningLoop):
         )
         if price is not None:
             control = dataclasses.replace(control, constraint_mode="soft", constraint_weight=price)
-        learned = recipe.load(configs, task, record)
-        self.planner = recipe.make_planner(task, configs, learned, control, reward, constraint)
+        learned = restore.load(configs, task, record)
+        self.planner = restore.make_planner(task, configs, learned, control, reward, constraint)
         graph = compilation.compiled(self.planner.decide)
 
         def begin(rows: Array) -> Array:

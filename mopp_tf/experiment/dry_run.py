@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 from typing import NamedTuple
 
-from mopp_tf.experiment import recipe
+from mopp_tf.experiment.configs import Configs, check, fits_q_again, folder_of, from_manifest
 from mopp_tf.mbop import learning
 from offline_tf import tasks
 from offline_tf.datasets import sources
@@ -13,6 +13,7 @@ from offline_tf.datasets.names import KINDS
 from offline_tf.models import compilation, networks
 from offline_tf.pipeline import dry_run
 from offline_tf.pipeline.dry_run import Part
+from offline_tf.pipeline.run import FREE_FLAGS
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import TaskSpec
 
@@ -31,7 +32,7 @@ class _Work(NamedTuple):
     decision: float
 
 
-def _of_mopp(task: TaskSpec, configs: recipe.Configs) -> _Work:
+def _of_mopp(task: TaskSpec, configs: Configs) -> _Work:
     s, a = task.state_dim, task.action_dim
     model, planner = configs.model, configs.planner
 
@@ -56,7 +57,7 @@ def _of_mopp(task: TaskSpec, configs: recipe.Configs) -> _Work:
     )
 
 
-def _of_mbop(task: TaskSpec, configs: recipe.Configs) -> _Work:
+def _of_mbop(task: TaskSpec, configs: Configs) -> _Work:
     """All members see every row of a decision."""
     s, a = task.state_dim, task.action_dim
     planner, members = configs.knobs.planner, configs.dynamics.dynamics_members
@@ -77,23 +78,21 @@ def plan(*stages: object) -> list[str]:
     Raises:
       UserError: the run could not begin, as far as that shows without reading the data.
     """
-    configs = recipe.Configs(*stages)  # type: ignore[arg-type]
-    recipe.check(configs)
+    configs = Configs(*stages)  # type: ignore[arg-type]
+    check(configs)
     run, model, planner = configs.run, configs.model, configs.knobs.planner
     threads = compilation.use_threads(run.threads)  # first: a user's task file may make tensors
     task = tasks.get(run.env, run.simulator)
-    folder = recipe.folder_of(run)
+    folder = folder_of(configs)
     if run.dataset:
         sources.check(run.dataset, KINDS)
-    old = RunRecord.check_folder(
-        folder, run.algorithm, configs.flat(), recipe.FREE_FLAGS, recipe.flags_of
-    )
+    old = RunRecord.check_folder(folder, run.algorithm, configs.flat(), FREE_FLAGS)
     rows = dry_run.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.models_from:
         other = RunRecord.open_existing(pathlib.Path(run.models_from), "models_from")
         done |= {"dynamics", "behavior"}
-        if not recipe.fits_q_again(configs, recipe.from_manifest(other.manifest)):
+        if not fits_q_again(configs, from_manifest(other.manifest)):
             done.add("q")
     dtype = networks.product_dtype(model.precision)
     training = dry_run.operations_per_second(dtype, threads)

@@ -8,13 +8,19 @@ import numpy as np
 import tensorflow as tf
 
 from mopp_tf import algorithm
+from mopp_tf.experiment.configs import from_manifest
+from mopp_tf.experiment.data import load_data
+from mopp_tf.experiment.restore import load, make_planner
 from mopp_tf.mbop import learning, mbop_planner
 from mopp_tf.models.dynamics import DynamicsModel
 from mopp_tf.planning import planner
+from offline_tf import tasks
+from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.inspection import figures, inspect_stage
 from offline_tf.inspection.measures import Prediction, Rows, View, compiled
-from offline_tf.models import compilation
+from offline_tf.models import compilation, learned_task
 from offline_tf.numerics import seeds
+from offline_tf.pipeline import inspecting, opening
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 
@@ -136,3 +142,37 @@ def _candidates(
     }
     record.arrays("candidates", arrays)
     record.image("candidates", figures.png(inspect_stage.draw_candidates(arrays)))
+
+
+def inspect_again(record: RunRecord, config: InspectConfig, threads: int) -> dict[str, float]:
+    """Looks at the models and candidates of a finished run again.
+
+    Args:
+      record: of the run.
+      config: the data beside the run's own, and where data are made.
+      threads: of simulators that make data.
+
+    Raises:
+      UserError: the models are not fitted yet, or the data are not what they were.
+    """
+    configs = from_manifest(record.manifest)
+    configs = configs._replace(run=inspecting.with_data_dir(configs.run, config.data_dir))
+    run = configs.run
+    task = learned_task.of_run(tasks.get(run.env, run.simulator), run.seed, record)
+    learned = load(configs, task, record)
+    data, _ = load_data(configs, task, threads)
+    opening.check_same(record, data)
+    made = make_planner(task, configs, learned)
+    numbers = inspect(
+        task=task,
+        data=data,
+        prepared=algorithm.prepare(task, data, configs.knobs, run.seed, record, record),
+        learned=learned,
+        made=made,
+        decide=compilation.function(made.decide),
+        count=DECISIONS,
+        seed=run.seed,
+        record=record,
+        others=inspecting.pairs_beside(config, run, task, threads),
+    )
+    return inspecting.keep(record, numbers)

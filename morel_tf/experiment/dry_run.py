@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pathlib
 
-from morel_tf.experiment import recipe
+from morel_tf.experiment.configs import Configs, check, folder_of
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS
 from offline_tf.models import compilation, networks
 from offline_tf.pipeline import dry_run
 from offline_tf.pipeline.dry_run import Part
+from offline_tf.pipeline.run import FREE_FLAGS
 from offline_tf.run_folder.record import RunRecord
 
 # Rough shares of the machine's products that the stages reach. Estimated and measured minutes, two
@@ -29,17 +30,15 @@ def plan(*stages: object) -> list[str]:
     Raises:
       UserError: the run could not begin, as far as that shows without reading the data.
     """
-    configs = recipe.Configs(*stages)  # type: ignore[arg-type]
-    recipe.check(configs)
+    configs = Configs(*stages)  # type: ignore[arg-type]
+    check(configs)
     run = configs.run
     threads = compilation.use_threads(run.threads)  # first: a user's task file may make tensors
     task = tasks.get(run.env, run.simulator)
-    folder = recipe.folder_of(configs)
+    folder = folder_of(configs)
     if run.dataset:
         sources.check(run.dataset, KINDS)
-    old = RunRecord.check_folder(
-        folder, "morel", configs.flat(), recipe.FREE_FLAGS, recipe.flags_of
-    )
+    old = RunRecord.check_folder(folder, "morel", configs.flat(), FREE_FLAGS)
     makes = not run.dataset or run.dataset in KINDS
     rows = dry_run.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()

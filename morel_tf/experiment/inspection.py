@@ -9,14 +9,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from morel_tf.algorithm import Prepared
-from morel_tf.models import usad
+from morel_tf import algorithm
+from morel_tf.experiment.configs import from_manifest
+from morel_tf.experiment.data import load_data
+from morel_tf.models import dynamics, usad
 from morel_tf.models.dynamics import DynamicsEnsemble
 from morel_tf.planning.pessimistic_mdp import RollOut
+from offline_tf import tasks
+from offline_tf.config.shared_knobs import InspectConfig
+from offline_tf.datasets.quality import checks
 from offline_tf.inspection import inspect_stage
 from offline_tf.inspection.measures import Prediction, Rows, View, compiled
+from offline_tf.pipeline import inspecting, opening
 from offline_tf.run_folder.record import RunRecord
-from offline_tf.types import Array, TaskSpec, Tensor, Transitions
+from offline_tf.types import Array, TaskSpec, Tensor, Transitions, UserError
 
 _PATHS = 4
 _TIMES = 5
@@ -59,19 +65,18 @@ def path_keeper(record: RunRecord, iterations: int) -> Callable[[RollOut, int], 
 
 
 def _kept_paths(record: RunRecord) -> list[tuple[str, Array]]:
-    files = sorted((record.folder / "inspection").glob("paths-*.npz"))
-    found = []
-    for file in files:
+    paths = []
+    for file in sorted((record.folder / "inspection").glob("paths-*.npz")):
         iteration = int(file.stem.removeprefix("paths-"))
         observations = inspect_stage.load(record.folder, file.stem)["observations"]
-        found.append((f"iteration {iteration}", observations))
-    return found
+        paths.append((f"iteration {iteration}", observations))
+    return paths
 
 
 def inspect(
     task: TaskSpec,
     data: Transitions,
-    prepared: Prepared,
+    prepared: algorithm.Prepared,
     seen: View,
     seed: int,
     record: RunRecord,
@@ -89,3 +94,43 @@ def inspect(
         _kept_paths(record),
         others,
     )
+
+
+def inspect_again(record: RunRecord, config: InspectConfig, threads: int) -> dict[str, float]:
+    """Looks at the models of a finished run again.
+
+    Args:
+      record: of the run.
+      config: the data beside the run's own, and where data are made.
+      threads: of simulators that make data.
+
+    Raises:
+      UserError: the detector is not calibrated yet, or the data are not what they were.
+    """
+    configs = from_manifest(record.manifest)
+    configs = configs._replace(run=inspecting.with_data_dir(configs.run, config.data_dir))
+    run = configs.run
+    task = tasks.get(run.env, run.simulator)
+    record.check_task(task)
+    if not record.stage("usad").complete:
+        raise UserError(f"--workdir: the run in {record.folder} has no detector yet; continue it")
+    data, _ = load_data(configs, task, threads)
+    opening.check_same(record, data)
+    prepared = algorithm.prepare(task, data, configs.knobs, run.seed, record)
+    ensemble = dynamics.load(task, configs.dynamics, run.seed, record)
+    weights = usad.space_weights(task, ensemble, configs.usad.disagreement_space)
+
+    def states_of(other: Transitions) -> Array:
+        own = checks.with_own_states(other, task)
+        return algorithm.prepare(task, own, configs.knobs, run.seed).states
+
+    numbers = inspect(
+        task=task,
+        data=data,
+        prepared=prepared,
+        seen=view(task, ensemble, weights, usad.load(record)["planning"]),
+        seed=run.seed,
+        record=record,
+        others=inspecting.pairs_beside(config, run, task, threads, states_of),
+    )
+    return inspecting.keep(record, numbers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,8 @@ import tensorflow as tf
 from absl import logging
 from matplotlib.figure import Figure
 
-from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.inspection import figures, measures
 from offline_tf.inspection.measures import Rows, View
-from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_folder.record import RunRecord
@@ -150,20 +148,3 @@ def draw_candidates(arrays: dict[str, Array]) -> Figure:
     """The picture of inspection/candidates.npz."""
     names, titles = ([str(x) for x in arrays[key]] for key in ("names", "titles"))
     return figures.candidates(arrays["states"], arrays["keep"], arrays["weights"], names, titles)
-
-
-def look_again(
-    config: InspectConfig,
-    inspect_again: Callable[[RunRecord, Sequence[str], str, int], dict[str, float]],
-) -> None:
-    """What both algorithms' binaries do: inspects a finished run and prints the numbers.
-
-    Args:
-      config: which run.
-      inspect_again: (run, other data sets, data folder, threads) -> numbers.
-    """
-    threads = compilation.use_threads(config.threads)
-    record = RunRecord.open_existing(pathlib.Path(config.workdir))
-    for name, value in inspect_again(record, config.against, config.data_dir, threads).items():
-        logging.info("  %-30s %.3f", name, value)
-    logging.info("pictures: %s", record.folder / "inspection")

@@ -12,17 +12,17 @@ from absl import logging
 from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.quality import checks, overview
 from offline_tf.reports import tensorboard
-from offline_tf.run_folder.record import FlagsOf, RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import TaskSpec, Transitions, UserError
 
 
 class Opened(NamedTuple):
-    """A run that may begin, or go on: its folder, its data and their name, what `check` returned."""
+    """A run that may begin, or go on: its folder, its data, their name, whose models it takes over."""
 
     record: RunRecord
     data: Transitions
     dataset: str
-    checked: Any
+    reused: RunRecord | None
 
 
 def open_run(
@@ -32,16 +32,16 @@ def open_run(
     free_flags: tuple[str, ...],
     task: TaskSpec,
     load: Callable[[], tuple[Transitions, str]],
-    check: Callable[[Transitions, str], Any],
-    flags_of: FlagsOf,
+    reused_run: Callable[[Transitions, str], RunRecord | None],
 ) -> Opened:
     """Reads and checks the data, then opens the folder; bad input leaves it as it was.
 
     Args:
-      folder, algorithm, flags, free_flags, flags_of: see `RunRecord.create_or_continue`.
+      folder, algorithm, flags, free_flags: see `RunRecord.create_or_continue`.
       task: that the data are of.
       load: reads or makes the data; returns them with their name.
-      check: given the data and their hash, raises UserError where the run cannot begin.
+      reused_run: (data, their hash) -> the run whose models are taken over, or None; raises
+        UserError where the run cannot begin.
 
     Returns:
       An Opened; the data and their overview stand in the manifest and in TensorBoard.
@@ -50,12 +50,12 @@ def open_run(
       UserError: bad input.
     """
     began = time.monotonic()
-    RunRecord.check_folder(folder, algorithm, flags, free_flags, flags_of)
+    RunRecord.check_folder(folder, algorithm, flags, free_flags)
     data, name = load()
     findings = checks.before_training(data, task)
     data_hash = d4rl.content_hash(data)
-    checked = check(data, data_hash)
-    record = RunRecord.create_or_continue(folder, algorithm, flags, free_flags, flags_of)
+    reused = reused_run(data, data_hash)
+    record = RunRecord.create_or_continue(folder, algorithm, flags, free_flags)
     if record.manifest.setdefault("data_hash", data_hash) != data_hash:
         raise UserError(
             f"--workdir: {folder} was trained on other data ({record.manifest['data_hash']}, now "
@@ -79,7 +79,7 @@ def open_run(
         len(data.episode_bounds()),
         returns,
     )
-    return Opened(record, data, name, checked)
+    return Opened(record, data, name, reused)
 
 
 def check_same(record: RunRecord, data: Transitions) -> None:

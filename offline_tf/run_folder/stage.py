@@ -76,7 +76,8 @@ class Stage:
         return self._spent_before + time.monotonic() - self._began
 
     def restart(self) -> None:
-        """Forgets the metrics of a try that was killed, for a stage without checkpoints."""
+        """Begins anew, for a stage without checkpoints: seconds, and the metrics of a killed try."""
+        self._began = time.monotonic()
         self._truncate_metrics(0)
 
     def track(self, variables: Sequence[tf.Variable]) -> None:

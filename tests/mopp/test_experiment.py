@@ -15,15 +15,30 @@ import toys
 import mopp_tf
 from mopp_tf import algorithm, config
 from mopp_tf import evaluate as evaluate_binary
-from mopp_tf.experiment import dry_run, export_planner, recipe
+from mopp_tf.experiment import data as experiment_data
+from mopp_tf.experiment import (
+    dry_run,
+    evaluation,
+    export_planner,
+    inspection,
+    recipe,
+    restore,
+)
+from mopp_tf.experiment.configs import Configs, from_manifest
+from mopp_tf.experiment.data import load_data
+from mopp_tf.experiment.summary import in_words, variant
 from mopp_tf.mbop import learning
 from mopp_tf.models import rows, training
 from offline_tf import tasks
+from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.simulated import generated
 from offline_tf.evaluation import planner_episodes
 from offline_tf.inspection import inspect_stage
 from offline_tf.models import compilation
+from offline_tf.numerics import seeds
+from offline_tf.pipeline import reuse
+from offline_tf.pipeline import run as pipeline
 from offline_tf.reports import html_page
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.run_folder.stage import Stage
@@ -80,11 +95,11 @@ SETTINGS = {
 }
 
 
-def _configs(folder, data_dir, **changes) -> recipe.Configs:
+def _configs(folder, data_dir, **changes) -> Configs:
     values = SETTINGS | {"workdir": str(folder), "data_dir": str(data_dir)} | changes
     known = {f.name for stage in config.STAGES for f in dataclasses.fields(stage)}
     assert set(values) <= known
-    return recipe.Configs(
+    return Configs(
         *(
             stage(**{f.name: values[f.name] for f in dataclasses.fields(stage) if f.name in values})
             for stage in config.STAGES
@@ -106,7 +121,7 @@ def one_process():
     """A process sets its threads only once; fresh processes are tests/offline's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_planner.saved_model, "run_in_fresh_process", _in_this_process)
-        patch.setattr(recipe.compilation, "use_threads", lambda threads: 1)
+        patch.setattr(pipeline.compilation, "use_threads", lambda threads: 1)
         patch.setattr(training, "STEPS_PER_LOOK", 10)
         yield
 
@@ -134,7 +149,7 @@ def cart(tmp_path_factory):
 
 
 def _weights(configs):
-    return _weights_of(recipe.load(configs, *_task_and_record(configs)))
+    return _weights_of(restore.load(configs, *_task_and_record(configs)))
 
 
 def _task_and_record(configs):
@@ -170,7 +185,7 @@ def test_the_summary_holds_what_readers_count_on(finished):
         "inspection",
         "export",
     }
-    assert recipe.from_manifest(RunRecord.open_existing(home / "run").manifest) == configs
+    assert from_manifest(RunRecord.open_existing(home / "run").manifest) == configs
 
 
 def test_a_finished_run_answers_again_without_learning(finished, monkeypatch):
@@ -181,7 +196,7 @@ def test_a_finished_run_answers_again_without_learning(finished, monkeypatch):
         (export_planner, "export_and_verify"),
     ):
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} ran"))
-    monkeypatch.setattr(recipe.networks, "product_dtype", lambda _: tf.bfloat16)  # another CPU
+    monkeypatch.setattr(pipeline.networks, "product_dtype", lambda _: tf.bfloat16)  # another CPU
     again = recipe.run(configs)
     assert again["training_dtype"] == again["planner_dtype"] == "float32"
     assert {k: v for k, v in again.items() if k != "command"} == {
@@ -267,7 +282,7 @@ def test_data_on_disk_give_the_bits_of_data_in_memory(name, cart, tmp_path, monk
         if place == "disk":
             monkeypatch.setenv("OFFLINE_TF_COLUMN_MB", "0.0001")
             monkeypatch.setenv("OFFLINE_TF_SCRATCH", str(tmp_path))
-        data, _ = recipe.load_data(configs.run, task, 1)
+        data, _ = load_data(configs, task, 1)
         assert isinstance(data.observations, np.memmap) is (place == "disk")
         record = RunRecord.create_or_continue(tmp_path / place, name, {})
         prepared = algorithm.prepare(task, data, configs.knobs, 3, record)
@@ -293,13 +308,13 @@ def test_a_variant_is_named_after_what_differs(flags, expected):
     values = {
         f.name: f.default for stage in config.STAGES for f in dataclasses.fields(stage)
     } | flags
-    configs = recipe.Configs(
+    configs = Configs(
         *(
             stage(**{f.name: values[f.name] for f in dataclasses.fields(stage)})
             for stage in config.STAGES
         )
     )
-    assert recipe.variant(configs) == expected
+    assert variant(configs) == expected
 
 
 def test_the_report_finds_its_lines_in_a_run(finished):
@@ -375,7 +390,7 @@ def test_q_alone_is_fitted_again_where_only_its_knobs_differ(fitted, cart, tmp_p
     assert summary["training_dtype"] == "bfloat16, float32"
     assert summary["commit"].endswith(", older")
     assert begun == ["q_fit"]
-    models = [recipe.load(c, *_task_and_record(c)).models for c in (fitted[0], again)]
+    models = [restore.load(c, *_task_and_record(c)).models for c in (fitted[0], again)]
     for name, same in (("dynamics", True), ("behavior", True), ("q", False)):
         a, b = ([w.numpy() for w in getattr(m, name).weights] for m in models)
         assert all(map(np.array_equal, a, b)) == same, name
@@ -393,7 +408,7 @@ def test_mbop_takes_models_over_for_other_knobs_of_its_planner(cart, tmp_path, m
     other = cart(tmp_path / "other", mbop_horizon=3, mbop_sigma=0.5, seed=4, **taken)
     assert recipe.run(other)["variant"] == "sigma 0.5, horizon 3"
     learned = [
-        recipe.load(c, tasks.get("cart"), RunRecord.open_existing(tmp_path / name))
+        restore.load(c, tasks.get("cart"), RunRecord.open_existing(tmp_path / name))
         for c, name in ((first, "first"), (other, "other"))
     ]
     for a, b in zip(*(_weights_of(x) for x in learned), strict=True):
@@ -403,25 +418,14 @@ def test_mbop_takes_models_over_for_other_knobs_of_its_planner(cart, tmp_path, m
         recipe.run(cart(tmp_path / "far", mbop_horizon=4, **taken))
 
 
-def test_flags_younger_than_a_run_mean_what_it_did(cart, tmp_path):
-    flags = cart(tmp_path, algorithm="mbop").flat() | {"horizon": 4, "inverse_temperature": 3.0}
-    young = ("mbop_horizon", "mbop_inverse_temperature", "latent_dim")
-    old = {name: value for name, value in flags.items() if name not in young}
-    found = recipe.from_manifest({"flags": old})
-    assert found.knobs.planner.horizon == 4 and found.knobs.planner.inverse_temperature == 3.0
-    assert found.model.latent_dim == 0
-    assert recipe.flags_of({"flags": flags}) == flags
-    usual = config.MbopConfig().mbop_horizon  # MOPP never planned by it
-    mopp = recipe.from_manifest({"flags": old | {"algorithm": "mopp"}})
-    assert mopp.mbop.mbop_horizon == usual != 4 and mopp.knobs.planner.horizon == 4
-
-
 def test_models_that_are_taken_over_need_no_rows_to_be_fitted_on(cart, tmp_path, monkeypatch):
     """A seed may hold out other rows than those that the models were fitted on."""
-    monkeypatch.setattr(recipe, "_models_from", lambda *_: "the other run")
-    monkeypatch.setattr(learning, "rows_with_value", lambda *_: pytest.fail("it looked"))
     configs = cart(tmp_path, algorithm="mbop", patience=2, holdout_share=0.0)
-    assert recipe._may_begin(configs, toys.transitions(), "hash") == "the other run"
+    other = types.SimpleNamespace(manifest={"algorithm": "mbop", "flags": configs.flat()})
+    monkeypatch.setattr(reuse, "open_run", lambda *_: other)
+    monkeypatch.setattr(reuse, "check_fits", lambda *_, **__: None)
+    monkeypatch.setattr(learning, "rows_with_value", lambda *_: pytest.fail("it looked"))
+    assert experiment_data.reused_run(configs, toys.transitions(), "hash") is other
 
 
 @pytest.mark.parametrize(
@@ -445,7 +449,7 @@ def test_a_task_that_has_changed_since_is_refused(cart, tmp_path, monkeypatch):
     assert record.manifest["task"]["action_high"] == [1.0]
     now = toys.cart(action_high=np.float32([0.5]))
     monkeypatch.setitem(tasks._registered, "cart", now)
-    for call in (lambda: recipe.run(configs), lambda: recipe.load(configs, now, record)):
+    for call in (lambda: recipe.run(configs), lambda: restore.load(configs, now, record)):
         with pytest.raises(
             UserError, match="^--workdir: .* on cart with other action_high; put the"
         ):
@@ -468,7 +472,7 @@ def test_taken_models_keep_the_orderings_of_their_own_seed(cart, tmp_path):
 
     def members(configs):
         record = RunRecord.open_existing(pathlib.Path(configs.run.workdir))
-        return recipe.load(configs, tasks.get("cart"), record).models.dynamics.members
+        return restore.load(configs, tasks.get("cart"), record).models.dynamics.members
 
     for seed in (3, 4):
         fresh = cart(tmp_path / "unused", dynamics_members=5, seed=seed)
@@ -526,11 +530,11 @@ def test_a_fit_that_diverges_ends_in_one_line(cart, tmp_path, monkeypatch):
 def test_the_limit_can_be_changed_at_run_time(finished):
     home, configs, _ = finished
     task = tasks.get("hopper")
-    learned = recipe.load(configs, task, RunRecord.open_existing(home / "run"))
+    learned = restore.load(configs, task, RunRecord.open_existing(home / "run"))
 
     def limit(*changes):
         control = config.ControlConfig(planner=changes)
-        return recipe.make_planner(task, configs, learned, control).limit
+        return restore.make_planner(task, configs, learned, control).limit
 
     assert limit() == limit("horizon=3") == learned.limit
     assert limit("uncertainty_limit=0.25") == 0.25
@@ -538,7 +542,7 @@ def test_the_limit_can_be_changed_at_run_time(finished):
     fixed = dataclasses.replace(configs.planner, uncertainty_limit=1.0)
     for change in ({"uncertainty_units": "raw"}, {"uncertainty_quantile": 0.5}):
         with pytest.raises(UserError, match="give another uncertainty_limit=L as well"):
-            recipe._changed_limit(fixed, dataclasses.replace(fixed, **change))
+            restore._changed_limit(fixed, dataclasses.replace(fixed, **change))
     for change in ("uncertainty_units=raw", "uncertainty_quantile=0.5"):
         with pytest.raises(
             UserError, match="^--planner: uncertainty_.* give another uncertainty_limit=L"
@@ -549,7 +553,7 @@ def test_the_limit_can_be_changed_at_run_time(finished):
 def test_another_objective_from_python_changes_what_is_done(finished):
     home, configs, _ = finished
     task = tasks.get("hopper")
-    data, _ = recipe.load_data(configs.run, task, 1)
+    data, _ = load_data(configs, task, 1)
     states = data.observations[:3]
     seen = []
     one_step = functools.partial(mopp_tf.with_objective, home / "run", horizon=1)
@@ -591,9 +595,9 @@ def test_the_limit_is_the_quantile_of_held_out_disagreement(finished):
     home, configs, summary = finished
     record = RunRecord.open_existing(home / "run")
     task = tasks.get("hopper")
-    data, _ = recipe.load_data(configs.run, task, 1)
+    data, _ = load_data(configs, task, 1)
     prepared = algorithm.prepare(task, data, configs.knobs, 3, record)
-    learned = recipe.load(configs, task, record)
+    learned = restore.load(configs, task, record)
     held = prepared.split.held_out
     assert 200 <= len(held) < 400
     doubts = learned.models.dynamics.uncertainties(
@@ -674,18 +678,18 @@ def test_mbop_runs_in_the_same_harness(finished, tmp_path):
     assert summary["dynamics_mse"] > 0.0 and summary["kept_share"] == 1.0
     record = RunRecord.open_existing(tmp_path / "run")
     task = tasks.get("hopper")
-    learned = recipe.load(configs, task, record)
-    planner = recipe.make_planner(task, configs, learned)
+    learned = restore.load(configs, task, record)
+    planner = restore.make_planner(task, configs, learned)
     decide = compilation.function(planner.decide)
-    found = recipe.evaluate_planner(planner, decide, "v2", 2, 3, "planner", threads=1)
+    found = evaluation.evaluate_planner(planner, decide, "v2", 2, 3, "planner", threads=1)
     np.testing.assert_allclose(found.returns.mean(), summary["true_return_mean"], rtol=1e-6)
     far = config.ControlConfig(planner=("mbop_horizon=3",))
     with pytest.raises(
         UserError, match="value beyond the horizon was fitted for mbop_horizon=2, got 3"
     ):
-        recipe.make_planner(task, configs, learned, far)
+        restore.make_planner(task, configs, learned, far)
     far = config.ControlConfig(planner=("mbop_horizon=3", "terminal_value=false"))
-    assert recipe.make_planner(task, configs, learned, far).knobs.horizon == 3
+    assert restore.make_planner(task, configs, learned, far).knobs.horizon == 3
 
 
 class _CheapPlanner(tf.Module):
@@ -741,15 +745,15 @@ def test_without_a_simulator_a_plan_is_exported(fitted, cart, tmp_path):
     configs = cart(tmp_path / "run", models_from=str(fitted[0].run.workdir), horizon=1)
     summary = recipe.run(configs)
     assert summary.get("true_return_mean") is None
-    words = recipe.in_words(summary)
+    words = in_words(summary)
     assert "nothing was run in a real environment" in words
     assert f"fitted {summary['fqe_value']:.2f}" in words
     # In the data's units: rewards of the cart are small, their range in the models is 1.
     record = RunRecord.open_existing(tmp_path / "run")
-    learned = recipe.load(configs, tasks.get("cart"), record)
-    planner = recipe.make_planner(tasks.get("cart"), configs, learned)
+    learned = restore.load(configs, tasks.get("cart"), record)
+    planner = restore.make_planner(tasks.get("cart"), configs, learned)
     starts = tf.constant(toys.transitions((30,) * 10).observations[::30])
-    value = planner.behavior_value(starts, recipe.seeds.stateless(configs.run.seed, "offline", 1))
+    value = planner.behavior_value(starts, seeds.stateless(configs.run.seed, "offline", 1))
     assert abs(learned.scale.scale - 1.0) > 0.01
     np.testing.assert_allclose(
         summary["fqe_value"], learned.scale.scale * float(tf.reduce_mean(value)), rtol=1e-4
@@ -761,8 +765,8 @@ def test_without_a_simulator_a_plan_is_exported(fitted, cart, tmp_path):
 def test_the_export_plans_as_the_live_planner_does_for_any_number_of_environments(finished):
     home, configs, _ = finished
     task = tasks.get("hopper")
-    learned = recipe.load(configs, task, RunRecord.open_existing(home / "run"))
-    planner = recipe.make_planner(task, configs, learned)
+    learned = restore.load(configs, task, RunRecord.open_existing(home / "run"))
+    planner = restore.make_planner(task, configs, learned)
     decide = compilation.function(planner.decide, reduce_retracing=True)
     loaded = tf.saved_model.load(str(home / "run" / "export"))
     for count in (1, 5):
@@ -791,8 +795,10 @@ def test_a_finished_run_can_be_looked_at_again(finished, tmp_path, monkeypatch):
     shutil.copytree(home / "run", folder)
     before = inspect_stage.load(folder, "models")
     shutil.rmtree(folder / "inspection")
-    numbers = recipe.inspect_again(
-        RunRecord.open_existing(folder), ["random-ours"], str(home / "data"), 1
+    numbers = inspection.inspect_again(
+        RunRecord.open_existing(folder),
+        InspectConfig(str(folder), ("random-ours",), str(home / "data")),
+        1,
     )
     again = inspect_stage.load(folder, "models")
     for name in ("error", "coverage", "drift", "group/held out", "map/ratio"):
@@ -806,12 +812,18 @@ def test_a_finished_run_can_be_looked_at_again(finished, tmp_path, monkeypatch):
     for name in ("inspection", "evaluation"):
         (stages / f"{name}.json").unlink()
     monkeypatch.setattr(recipe.inspection, "inspect", lambda *_: {"error": 1.0})
-    recipe.inspect_again(RunRecord.open_existing(folder), [], str(home / "data"), 1)
+    inspection.inspect_again(
+        RunRecord.open_existing(folder), InspectConfig(str(folder), data_dir=str(home / "data")), 1
+    )
     assert not (stages / "inspection.json").exists()
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"data_hash": "another"}))
     with pytest.raises(UserError, match="trained on other data"):
-        recipe.inspect_again(RunRecord.open_existing(folder), [], str(home / "data"), 1)
+        inspection.inspect_again(
+            RunRecord.open_existing(folder),
+            InspectConfig(str(folder), data_dir=str(home / "data")),
+            1,
+        )
 
 
 def test_what_the_planner_did_is_logged_step_by_step(finished):
@@ -828,7 +840,7 @@ def test_what_the_planner_did_is_logged_step_by_step(finished):
     np.testing.assert_allclose(
         rows["kept_share"] @ alive / alive.sum(), summary["kept_share"], rtol=1e-5
     )
-    assert recipe._std(np.array([1.0, 3.0])) == pytest.approx(2**0.5)
+    assert evaluation._std(np.array([1.0, 3.0])) == pytest.approx(2**0.5)
     kept = inspect_stage.load(home / "run", "episodes")["observations"]
     assert kept.shape[0] == 2 and kept.shape[2] == 11
 

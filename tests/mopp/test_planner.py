@@ -7,7 +7,7 @@ import toys
 
 from mopp_tf import algorithm
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig
-from mopp_tf.experiment import recipe
+from mopp_tf.experiment import evaluation
 from mopp_tf.models import autoregressive_density, autoregressive_network, rows
 from mopp_tf.models.behavior import BehaviorModel
 from mopp_tf.models.dynamics import DynamicsModel
@@ -678,7 +678,7 @@ def test_behaviour_cloning_acts_by_the_mean_of_the_members_modes():
         network.heads[0].layers[-1].bias.value.assign([mean, 0.0])
     models = rollout.Models(act, LinearDynamics(), Value(W))
     learned = algorithm.Learned(models, rows.RewardScale(0.0, 1.0), 1.0)
-    decide_by_clone = recipe.clone_decider(WIDE, learned)
+    decide_by_clone = evaluation.clone_decider(WIDE, learned)
     action, memory, numbers = decide_by_clone(tf.constant(STATES), "kept", tf.constant([0, 0]))
     expected = 2.0 + 2.0 * np.mean(np.tanh([0.3, -1.2]))
     np.testing.assert_allclose(action, np.full((3, 1), expected), rtol=1e-6)
@@ -698,7 +698,7 @@ def test_without_a_simulator_numbers_come_in_the_datas_units():
     made = planner(dataclasses.replace(KNOBS, population=10), Steady(), Constant())
     models = rollout.Models(behavior(), Steady(), Constant())
     data = toys.transitions((2, 3))
-    found = recipe.judge_offline(
+    found = evaluation.judge_offline(
         made, algorithm.Learned(models, scale, 10.0), data, discount=0.5, seed=0
     )
     np.testing.assert_allclose(found["expected_return"], 8.0 * (3 * 0.25 + 2.0), rtol=1e-6)

@@ -18,12 +18,18 @@ import tensorflow as tf
 import toys
 
 from morel_tf import algorithm, config
-from morel_tf.experiment import export_controller, recipe
+from morel_tf.experiment import data as experiment_data
+from morel_tf.experiment import evaluation, export_controller, inspection, recipe, restore
+from morel_tf.experiment.configs import Configs, from_manifest
+from morel_tf.experiment.summary import in_words
 from offline_tf import tasks
+from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.simulated import generated
 from offline_tf.evaluation import policy_episodes
 from offline_tf.inspection import inspect_stage
+from offline_tf.pipeline import run as pipeline
+from offline_tf.pipeline.run import FREE_FLAGS, Experiment
 from offline_tf.policies import fitted_value
 from offline_tf.reports import html_page
 from offline_tf.run_folder.record import RunRecord
@@ -94,11 +100,11 @@ def made_file(home):
     return path
 
 
-def _configs(folder, data_dir, **changes) -> recipe.Configs:
+def _configs(folder, data_dir, **changes) -> Configs:
     values = SETTINGS | {"workdir": str(folder), "data_dir": str(data_dir)} | changes
     known = {f.name for stage in config.STAGES for f in dataclasses.fields(stage)}
     assert set(values) <= known
-    return recipe.Configs(
+    return Configs(
         *(
             stage(**{f.name: values[f.name] for f in dataclasses.fields(stage) if f.name in values})
             for stage in config.STAGES
@@ -124,7 +130,7 @@ def one_process():
     """The check in fresh processes is test_deploy's; a process sets its threads only once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_controller.saved_model, "run_in_fresh_process", _in_this_process)
-        patch.setattr(recipe.compilation, "use_threads", lambda threads: 1)
+        patch.setattr(pipeline.compilation, "use_threads", lambda threads: 1)
         yield
 
 
@@ -142,7 +148,7 @@ def _nothing_is_learned(patch):
         (algorithm.usad, "batched"),
         (algorithm.npg_planner.policy_update, "update"),
         (export_controller, "export_and_verify"),
-        (recipe.policy_episodes, "evaluate"),
+        (evaluation.policy_episodes, "evaluate"),
     ):
         patch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} ran"))
 
@@ -202,7 +208,7 @@ def _evaluations(monkeypatch):
         asked.append((policy, *where, options))
         return policy_episodes.Evaluation(len(asked) + np.float64([0, 1]), np.array([5, 5]))
 
-    monkeypatch.setattr(recipe.policy_episodes, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation.policy_episodes, "evaluate", evaluate)
     return asked
 
 
@@ -223,8 +229,9 @@ def test_final_numbers_stand_under_their_own_names(finished, tmp_path, monkeypat
     learned = types.SimpleNamespace(
         policy=types.SimpleNamespace(numpy=lambda: "planned"), cloned="cloned"
     )
-    task, record = tasks.get("hopper"), toys.record(tmp_path / "run")
-    found = recipe.evaluate_final(configs, task, data, learned, record, 1)
+    record = toys.record(tmp_path / "run")
+    experiment = Experiment(configs, tasks.get("hopper"), data, "made", record, None, 1)
+    found = evaluation.evaluate_final(experiment, learned, record.stage("evaluation"))
     names = ("true_return_mean", "true_return_stochastic", "true_return_at_horizon", "bc_return")
     assert [found[name] for name in names] == [1.5, 2.5, 3.5, 4.5]
     assert found["true_return_std"] == pytest.approx(np.sqrt(0.5))
@@ -244,8 +251,8 @@ def test_evaluations_while_planning_stand_under_their_own_names(finished, tmp_pa
     home, configs, _ = finished
     asked, given = _evaluations(monkeypatch), []
 
-    def morel(*arguments):
-        given.append(arguments[7])
+    def morel(**arguments):
+        given.append(arguments["evaluate"])
         raise toys.Killed
 
     monkeypatch.setattr(recipe.algorithm, "morel", morel)
@@ -259,7 +266,7 @@ def test_evaluations_while_planning_stand_under_their_own_names(finished, tmp_pa
 
 def test_the_flags_come_back_from_the_folder(finished):
     home, configs, _ = finished
-    assert recipe.from_manifest(RunRecord.open_existing(home / "run").manifest) == configs
+    assert from_manifest(RunRecord.open_existing(home / "run").manifest) == configs
 
 
 def test_running_again_reads_and_learns_nothing(finished, monkeypatch):
@@ -287,7 +294,7 @@ def test_other_flags_for_the_same_folder_are_refused(finished, monkeypatch, chan
 def test_the_exported_policy_is_the_learned_one(finished):
     home, configs, _ = finished
     record = RunRecord.open_existing(home / "run")
-    policy = recipe.load_policy(configs, record).numpy()
+    policy = restore.load_policy(configs, record).numpy()
     observations = np.random.default_rng(0).normal(size=(9, 11)).astype(np.float32)
     found = _called(home / "run" / "export", "serving_default", {"observation": observations})
     np.testing.assert_allclose(
@@ -299,7 +306,7 @@ def test_the_exported_policy_is_the_learned_one(finished):
 def test_a_run_is_exported_again_without_its_data(finished, tmp_path):
     home, _, _ = finished
     record = RunRecord.open_existing(home / "run")
-    assert recipe.export_again(record, tmp_path / "again") <= 1e-6
+    assert restore.export_again(record, tmp_path / "again") <= 1e-6
     rng = np.random.default_rng(0)
     given = {
         "observation": rng.normal(size=(9, 11)).astype(np.float32),
@@ -341,8 +348,10 @@ def test_a_finished_run_can_be_looked_at_again(finished, tmp_path):
     before = inspect_stage.load(folder, "models")
     (folder / "inspection" / "models.npz").unlink()
     data_dir = str(home / "data")
-    numbers = recipe.inspect_again(
-        RunRecord.open_existing(folder), [str(made_file(home))], data_dir, 1
+    numbers = inspection.inspect_again(
+        RunRecord.open_existing(folder),
+        InspectConfig(str(folder), (str(made_file(home)),), data_dir),
+        1,
     )
     again = inspect_stage.load(folder, "models")
     for name in ("error", "coverage", "drift", "group/held out", "map/ratio"):
@@ -359,7 +368,7 @@ def test_a_run_is_exported_with_a_constant_fallback(finished, tmp_path, monkeypa
         patch.setattr(
             export_controller, "export_and_verify", lambda made, *_: seen.append(made) or 0.0
         )
-        recipe.export_again(record, tmp_path / "export", "0.1,-0.2,0.3")
+        restore.export_again(record, tmp_path / "export", "0.1,-0.2,0.3")
     far = np.full((4, 11), 1e3, np.float32)
     found = {name: value.numpy() for name, value in seen[0].act_guarded(tf.constant(far)).items()}
     assert found["fallback_used"].all() and not found["known"].any()
@@ -367,7 +376,7 @@ def test_a_run_is_exported_with_a_constant_fallback(finished, tmp_path, monkeypa
     with pytest.raises(
         UserError, match="--fallback: expected cloning, or 3 numbers within the bounds"
     ):
-        recipe.export_again(record, tmp_path / "other", "0.1,0.2")
+        restore.export_again(record, tmp_path / "other", "0.1,0.2")
     assert not (tmp_path / "other").exists()
 
 
@@ -420,12 +429,10 @@ def test_data_of_d4rls_kinds_are_made_here_for_morel_too(monkeypatch):
     monkeypatch.setattr(
         generated, "load_or_make_kind", lambda *given: (given, "hopper-medium-ours")
     )
-    monkeypatch.setattr(recipe.checks, "with_own_states", None)  # they have theirs
-    task, run = (
-        tasks.get("hopper"),
-        config.RunConfig(dataset="medium-ours", data_steps=3000, seed=4),
-    )
-    given, name = recipe.load_data(run, task, 1)
+    monkeypatch.setattr(experiment_data.checks, "with_own_states", None)  # they have theirs
+    task = tasks.get("hopper")
+    run = config.RunConfig(dataset="medium-ours", data_steps=3000, seed=4)
+    given, name = experiment_data.load_data(types.SimpleNamespace(run=run), task, 1)
     assert given == (task, "v2", "medium-ours", 3000, 4, "", 1) and name == "hopper-medium-ours"
 
 
@@ -505,7 +512,7 @@ def test_data_that_changed_under_a_run_is_refused(finished, tmp_path):
     data = d4rl.read(made_file(home), 11)
     d4rl.write(path, data)
     own = _configs(folder, home / "data", dataset=str(path))
-    record = RunRecord.create_or_continue(folder, "morel", own.flat(), recipe.FREE_FLAGS)
+    record = RunRecord.create_or_continue(folder, "morel", own.flat(), FREE_FLAGS)
     record.note(data_hash=d4rl.content_hash(data))
     d4rl.write(path, dataclasses.replace(data, rewards=data.rewards + 1))
     with pytest.raises(UserError, match="was trained on other data"):
@@ -550,7 +557,7 @@ def test_a_task_without_a_simulator_is_learned_from_a_file(tmp_path, monkeypatch
     summary = recipe.run(configs)
     assert summary["horizon"] == task.max_episode_steps == 50
     record = RunRecord.open_existing(tmp_path / "run")
-    policy = recipe.load_policy(configs, record)
+    policy = restore.load_policy(configs, record)
     np.testing.assert_allclose(policy.units.input_shift, data.observations.mean(0), atol=1e-5)
     np.testing.assert_allclose(1 / policy.units.input_scale, data.observations.std(0), rtol=1e-5)
     assert np.exp(policy.log_std.numpy()) == pytest.approx(100 * np.exp(-1.0), rel=0.3)
@@ -559,11 +566,11 @@ def test_a_task_without_a_simulator_is_learned_from_a_file(tmp_path, monkeypatch
     np.testing.assert_allclose(exported["action"], policy.mean(rows), rtol=1e-4, atol=1e-3)
     old = RunRecord.open_existing(tmp_path / "run").manifest
     del old["flags"]["policy_units"]  # of a run that knew raw units only
-    assert recipe.from_manifest(old).planner.policy_units == "raw"
+    assert from_manifest(old).planner.policy_units == "raw"
     assert (summary["env"], summary["dataset"]) == ("cart", "cart.hdf5")
     assert summary["normalized_score"] is summary["bc_return"] is None
     assert "true_return_mean" not in summary
-    words = recipe.in_words(summary)
+    words = in_words(summary)
     assert f"P-MDP promises {summary['pmdp_return']:.1f}" in words
     assert 0.0 < summary["known_share"] <= 1.0 and "of the policy's actions" in words
     assert f"values it at {summary['fqe_value']:.2f}" in words
@@ -663,9 +670,9 @@ def _moments(folder, log):
 
 def _weights(folder):
     record = RunRecord.open_existing(folder)
-    configs = recipe.from_manifest(record.manifest)
+    configs = from_manifest(record.manifest)
     ensemble = algorithm.dynamics.load(tasks.get("hopper"), configs.dynamics, 0, record)
-    policy = recipe.load_policy(configs, record)
+    policy = restore.load_policy(configs, record)
     return toys.bits([*ensemble.weights, *policy.weights])
 
 

@@ -18,6 +18,21 @@ def module_name(path):
 
 
 MODULES = {module_name(path) for path in FILES}
+# Rooms of offline_tf, from the ground up: each imports rooms of lower floors alone.
+FLOORS = (
+    ("types", "install_hints"),
+    ("config", "numerics", "rendering", "run_folder", "tasks"),
+    ("export", "models"),
+    ("inspection", "policies"),
+    ("datasets", "evaluation", "reports"),
+    ("pipeline",),
+)
+FLOOR_OF = {f"offline_tf.{room}": floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# Within morel_tf and mopp_tf, likewise; what stands beside these folders (config, algorithm) is shared.
+INNER_ROOMS = {
+    "morel_tf": ("models", "planning", "experiment"),
+    "mopp_tf": ("models", "planning", "mbop", "experiment"),
+}
 
 
 @functools.cache
@@ -62,6 +77,37 @@ def test_the_finder_sees_all_kinds_of_imports(tmp_path, monkeypatch):
     expected = {"numpy", "offline_tf.types", "offline_tf.tasks.ant", "flags.schema", "absl"}
     assert imports(path) == expected | {"morel_tf.config"}
     assert absl_flags(path) and is_binary(path)
+
+
+def room_of(module):
+    """The room of offline_tf that a module stands in, or None."""
+    name = ".".join(module.split(".")[:2])
+    return name if name in FLOOR_OF else None
+
+
+def test_every_folder_of_offline_tf_is_on_a_floor():
+    folders = {path.parent.name for path in (ROOT / "offline_tf").glob("*/__init__.py")}
+    assert folders <= {room for rooms in FLOORS for room in rooms}
+
+
+@pytest.mark.parametrize("path", FILES, ids=NAMES)
+def test_a_room_imports_rooms_of_lower_floors(path):
+    own = room_of(module_name(path))
+    if own is None:
+        return
+    others = {room_of(name) for name in imports(path)} - {own, None}
+    assert {name: FLOOR_OF[name] for name in others if FLOOR_OF[name] >= FLOOR_OF[own]} == {}
+
+
+@pytest.mark.parametrize("package", INNER_ROOMS)
+def test_experiments_stand_above_planning_and_planning_above_models(package):
+    rooms = [f"{package}.{room}" for room in INNER_ROOMS[package]]
+    for path in (ROOT / package).rglob("*.py"):
+        own = [i for i, room in enumerate(rooms) if module_name(path).startswith(room + ".")]
+        seen = {
+            i for i, room in enumerate(rooms) for name in imports(path) if name.startswith(room)
+        }
+        assert not own or max(seen, default=0) <= own[0], path
 
 
 def absl_flags(path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import toys
 
-from morel_tf.experiment import recipe
+from morel_tf.experiment import evaluation
 from offline_tf.numerics import holdout
 from offline_tf.policies import fitted_value
 from offline_tf.policies.gaussian import NumpyPolicy
@@ -65,8 +65,8 @@ def test_values_have_settled_at_the_discount_that_runs_use(record):
     data.timeouts[19::20] = True
     data.next_observations[:] = np.random.default_rng(1).permutation(data.observations)
     arguments = (pushing(0.0), TASK, data, 0.97, 0, record.stage("fqe"))
-    assert RATE * fitted_value._STEPS * (1 - recipe._FQE_DISCOUNT) >= 10
-    assert recipe._FQE_DISCOUNT == 0.97
+    assert RATE * fitted_value._STEPS * (1 - evaluation._FQE_DISCOUNT) >= 10
+    assert evaluation._FQE_DISCOUNT == 0.97
     found = fitted_value.fit_or_load(*arguments, steps=3000)
     np.testing.assert_allclose(found["fqe_value"], 1 / 0.03, rtol=0.05)
     assert found["data_value"] < 16.0  # up to the ends of twenty steps

@@ -17,9 +17,10 @@ import toys
 
 from mopp_tf import config as mopp_config
 from mopp_tf.experiment import dry_run as mopp_estimate
-from mopp_tf.experiment import recipe as mopp_experiment
+from mopp_tf.experiment.configs import Configs as MoppConfigs
 from morel_tf import config
-from morel_tf.experiment import dry_run, recipe
+from morel_tf.experiment import dry_run
+from morel_tf.experiment.configs import Configs, folder_of
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.simulated import generated
@@ -105,7 +106,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypa
     assert re.search(r"in all, about +[\d.]+ min", said) and "planning" in said
     assert not list(tmp_path.iterdir())
     # A run that has fitted its models need not do so again.
-    flags = recipe.Configs(*_configs(data_steps=3000)).flat()
+    flags = Configs(*_configs(data_steps=3000)).flat()
     record = RunRecord.create_or_continue(
         tmp_path / "runs" / "morel-hopper-default-seed0", "morel", flags
     )
@@ -125,11 +126,11 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypa
     ],
 )
 def test_other_data_and_no_detector_have_a_folder_of_their_own(flags, rule, expected):
-    configs = recipe.Configs(*_configs(**flags))
+    configs = Configs(*_configs(**flags))
     configs = configs._replace(usad=dataclasses.replace(configs.usad, threshold_rule=rule))
-    assert recipe.folder_of(configs) == pathlib.Path("runs") / expected
+    assert folder_of(configs) == pathlib.Path("runs") / expected
     away = configs._replace(run=dataclasses.replace(configs.run, workdir="away"))
-    assert recipe.folder_of(away) == pathlib.Path("away")
+    assert folder_of(away) == pathlib.Path("away")
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ def test_a_dry_run_prices_each_planner_by_its_own_networks():
     def work(of, **changes):
         fields = {f.name for stage in mopp_config.STAGES for f in dataclasses.fields(stage)}
         assert set(changes) <= fields
-        configs = mopp_experiment.Configs(
+        configs = MoppConfigs(
             *(
                 stage(
                     **{

@@ -9,6 +9,7 @@ import pytest
 from mopp_tf import evaluate as mopp_evaluate
 from mopp_tf.config import STAGES, ControlConfig
 from mopp_tf.experiment import recipe
+from mopp_tf.experiment.configs import Configs
 from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.simulated import collection
@@ -111,7 +112,7 @@ def test_a_run_is_made_and_evaluated_in_openai_gym(tmp_path, monkeypatch):
     for stage in STAGES:
         names = {field.name for field in stage.__dataclass_fields__.values()}
         parts.append(stage(**{k: v for k, v in small.items() if k in names}))
-    summary = recipe.run(recipe.Configs(*parts))
+    summary = recipe.run(Configs(*parts))
     assert summary["physics"] == "mujoco_py Hopper-v2"
     assert summary["true_return_mean"] > 0.0
     mopp_evaluate.main(

@@ -1,0 +1,115 @@
+"""A finished MOPP or MBOP run rebuilt from its folder, and exported again."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from mopp_tf import algorithm, config, objectives
+from mopp_tf.experiment import export_planner
+from mopp_tf.experiment.configs import Configs, from_manifest
+from mopp_tf.mbop import learning, mbop_planner
+from mopp_tf.models.rows import RewardScale
+from mopp_tf.planning.planner import Planner
+from offline_tf import tasks
+from offline_tf.models import learned_task, networks
+from offline_tf.numerics import seeds
+from offline_tf.run_folder.files import write_json
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.types import TaskSpec, UserError
+
+AnyLearned = algorithm.Learned | learning.MbopLearned
+_SAMPLES = 64
+
+
+def reward_scale_of(learned: AnyLearned) -> RewardScale:
+    """The units of rewards that the models work in."""
+    return learned.scale if isinstance(learned, algorithm.Learned) else learned.prepared.scale
+
+
+def load(configs: Configs, task: TaskSpec, record: RunRecord) -> AnyLearned:
+    """Rebuilds what a run has fitted from its folder alone.
+
+    Raises:
+      UserError: the run is not finished.
+    """
+    record.check_task(task)
+    read = algorithm.load if configs.run.algorithm == "mopp" else learning.load
+    return read(task, configs.knobs, record)
+
+
+def make_planner(
+    task: TaskSpec,
+    configs: Configs,
+    learned: AnyLearned,
+    control: config.ControlConfig | None = None,
+    reward: objectives.UserFunction | None = None,
+    constraint: objectives.UserFunction | None = None,
+) -> export_planner.AnyPlanner:
+    """Builds the planner of a run, with another objective where `control` or functions say so.
+
+    Raises:
+      UserError: see `objectives.make` and `config.changed_planner`; or another limit is asked for by
+        a quantile, which only the data could tell, or another horizon of MBOP's value.
+    """
+    control = control or config.ControlConfig()
+    knobs, of_mbop = config.changed_planner(
+        configs.planner, configs.mbop, control.planner, configs.run.algorithm
+    )
+    dtype = networks.product_dtype(knobs.planner_precision)
+    objective = objectives.make(task, reward_scale_of(learned), control, reward, constraint)
+    if isinstance(learned, learning.MbopLearned):
+        fitted = configs.mbop.mbop_horizon
+        if of_mbop.mbop_horizon != fitted and knobs.terminal_value:
+            raise UserError(
+                f"--planner: the value beyond the horizon was fitted for mbop_horizon={fitted}, got "
+                f"{of_mbop.mbop_horizon}; give terminal_value=false as well, or train with it"
+            )
+        knobs = config.for_mbop(knobs, of_mbop)
+        return mbop_planner.MbopPlanner(task, learned, knobs, of_mbop, objective, dtype)
+    limit = _changed_limit(configs.planner, knobs) or learned.limit
+    return Planner(task, learned.models, knobs, limit, objective, dtype)
+
+
+def _changed_limit(trained: config.PlannerConfig, now: config.PlannerConfig) -> float | None:
+    """L where the planner's knobs ask for another one than was set after the fits."""
+    names = ("uncertainty_quantile", "uncertainty_units", "uncertainty_limit")
+    changed = [name for name in names if getattr(trained, name) != getattr(now, name)]
+    # A fixed L in other units, or beside another quantile, would go on as if nothing had been said.
+    if changed and (not now.uncertainty_limit or "uncertainty_limit" not in changed):
+        raise UserError(
+            f"--planner: {changed[0]} decides about L, which is set when the models are fitted; give "
+            "another uncertainty_limit=L as well"
+        )
+    return now.uncertainty_limit if changed else None
+
+
+def export_again(
+    record: RunRecord, folder: pathlib.Path, control: config.ControlConfig, lite: bool = False
+) -> tuple[float, dict[str, float]]:
+    """Exports a finished run to another folder, without its data.
+
+    Args:
+      record: of the run.
+      folder: of the export.
+      control: another objective.
+      lite: whether to write LiteRT files too, where the planner is MOPP's.
+
+    Returns:
+      The largest difference from the live planner, and those of LiteRT; see `deploy`.
+    """
+    configs = from_manifest(record.manifest)
+    task = learned_task.of_run(tasks.get(configs.run.env), configs.run.seed, record)
+    planner = make_planner(task, configs, load(configs, task, record), control)
+    units = algorithm.load_units(record)
+    states = units.normalizer.states
+    spread = seeds.generator(configs.run.seed, "export").standard_normal((_SAMPLES, task.state_dim))
+    samples = (states.shift + states.scale * spread).astype(np.float32)
+    error = export_planner.export_and_verify(planner, units.scale, folder, samples)
+    differences: dict[str, float] = {}
+    if lite and isinstance(planner, Planner):
+        differences = export_planner.write_lite(planner, folder, samples)
+    write_json(folder / "manifest.json", record.manifest | {"control": dataclasses.asdict(control)})
+    return error, differences

@@ -1,0 +1,53 @@
+"""What a MOReL run learns from: a data set, and models of another run."""
+
+from __future__ import annotations
+
+from morel_tf.experiment.configs import Configs, from_manifest
+from offline_tf import tasks
+from offline_tf.datasets import sources
+from offline_tf.datasets.names import KINDS
+from offline_tf.datasets.quality import checks
+from offline_tf.datasets.simulated import generated
+from offline_tf.pipeline import reuse
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.types import TaskSpec, Transitions
+
+
+def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
+    """Loads --dataset, or the data that this run makes for itself; returns it with its name."""
+    run = configs.run
+    if not run.dataset:
+        return generated.load_or_make(
+            task, run.physics, run.exploration, run.data_steps, run.seed, run.data_dir, threads
+        )
+    data, name = sources.load_named(
+        run.dataset, task, run.physics, run.data_steps, run.seed, run.data_dir, threads
+    )
+    # Velocities that somebody else recorded may be of other states.
+    return data if run.dataset in KINDS else checks.with_own_states(data, task), name
+
+
+def reused_run(configs: Configs, data: Transitions, data_hash: str) -> RunRecord | None:
+    """Opens --dynamics_from and checks that its models were fitted as this run would.
+
+    Raises:
+      UserError: they were not.
+    """
+    del data
+    other = reuse.open_run(configs.run.dynamics_from, "dynamics_from")
+    if other is None:
+        return None
+    if other.manifest["algorithm"] == "morel":
+        theirs = from_manifest(other.manifest)
+        differences = reuse.different_knobs(theirs.dynamics, configs.dynamics)
+    else:
+        differences = [f"its algorithm is {other.manifest['algorithm']}"]
+    reuse.check_fits(
+        other,
+        "dynamics_from",
+        differences=differences,
+        data_hash=data_hash,
+        task=tasks.get(configs.run.env, configs.run.simulator),
+        fits=("dynamics",),
+    )
+    return other
