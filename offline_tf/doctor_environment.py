@@ -235,10 +235,11 @@ def folders() -> dict[str, Any]:
 
 def rendering() -> dict[str, Any]:
     """The back end that render would take."""
-    module = importlib.import_module("offline_tf.rendering.film")
-    choice = module.choose(os.environ.get("MUJOCO_GL", ""))
-    found = {"back_end": choice.name, "reason": choice.reason, "mp4": module.can_write_mp4()}
-    return found | ({} if choice.name else {"install": module.INSTALL})
+    back_ends = importlib.import_module("offline_tf.rendering.back_ends")
+    writers = importlib.import_module("offline_tf.rendering.writers")
+    choice = back_ends.choose(os.environ.get("MUJOCO_GL", ""))
+    part = {"back_end": choice.name, "reason": choice.reason, "mp4": writers.can_write_mp4()}
+    return part | ({} if choice.name else {"install": back_ends.INSTALL})
 
 
 def mujoco() -> dict[str, Any]:
