@@ -12,7 +12,13 @@ import toys
 from offline_tf import tasks
 from offline_tf.datasets import doctor
 from offline_tf.datasets.formats import d4rl
-from offline_tf.datasets.quality import checks, examination, physics_replay
+from offline_tf.datasets.quality import (
+    checks,
+    episode_checks,
+    examination,
+    findings,
+    physics_replay,
+)
 from offline_tf.models import compilation
 from offline_tf.tasks.simulator import Simulator
 from offline_tf.types import EnvironmentSpec, Transitions, UserError
@@ -136,7 +142,7 @@ def test_shifted_rewards_are_said_to_stand_where_they_do(offset, said):
 @pytest.mark.parametrize("code", [c for c in BROKEN if c not in ("both_flags", "actions_outside")])
 def test_faults_are_at_least_warnings_and_the_worst_stand_first(code):
     found = checks.thorough(dataclasses.replace(D, **BROKEN[code]), TASK)
-    ranks = [checks.SEVERITIES.index(finding.severity) for finding in found]
+    ranks = [findings.SEVERITIES.index(finding.severity) for finding in found]
     assert ranks == sorted(ranks, reverse=True)
     assert next(f for f in found if f.code == code).severity != "note"
 
@@ -163,10 +169,10 @@ def test_unmarked_falls_are_named():
     data = dataclasses.replace(D, terminals=some, next_observations=0.0 * D.observations + away)
     assert (
         "5 of 10 rows"
-        in {f.code: f for f in checks.termination(data, FALLS)}["terminals_missing"].what
+        in {f.code: f for f in episode_checks.termination(data, FALLS)}["terminals_missing"].what
     )
     few = dataclasses.replace(data, terminals=rare & (np.arange(len(D)) < 8000))
-    assert not list(checks.termination(few, FALLS))  # rounding at the limit
+    assert not list(episode_checks.termination(few, FALLS))  # rounding at the limit
 
 
 def test_a_few_borders_do_not_hide_next_observations_after_resets():
