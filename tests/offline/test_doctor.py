@@ -289,23 +289,31 @@ def test_transitions_of_the_original_simulator_are_recognised_as_v2(name):
     assert physics_replay.find_physics(data, task).explained_by == ("v2",)
 
 
-def test_the_report_is_written_and_the_exit_code_is_the_severity(tmp_path, monkeypatch):
+def test_the_report_is_printed_and_the_exit_code_is_the_severity(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compilation, "use_threads", lambda threads: 2)
     task, data = recording("halfcheetah", "v4")
     d4rl.write(tmp_path / "data.hdf5", data)
     config = doctor.DoctorConfig(dataset="data.hdf5", env="halfcheetah", threads=2)
     assert doctor.run(config) == 1
-    assert doctor.run(dataclasses.replace(config, output="new/report", replay=False)) == 1
-    assert (tmp_path / "new" / "report.txt").exists()
-    report = json.loads((tmp_path / "doctor-data.json").read_text())
+    text = capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("doctor*"))
+    assert doctor.run(dataclasses.replace(config, output="new/reports")) == 1
+    assert (tmp_path / "new" / "reports" / "doctor-data.txt").read_text() == text
+    report = json.loads((tmp_path / "new" / "reports" / "doctor-data.json").read_text())
     assert report["rows"] == len(data)
     assert report["replay"]["explained_by"][0] == "v4"
     assert {"few_rows", "physics_other"} <= {f["code"] for f in report["findings"]}
-    text = (tmp_path / "doctor-data.txt").read_text()
     assert "recorded in v4 or v5 physics" in text
     assert "train and evaluate with --physics=v4" in text
     assert task.observation_names[0] in text
     broken = dataclasses.replace(data, next_observations=data.observations)
     d4rl.write(tmp_path / "broken.hdf5", broken)
     assert doctor.run(dataclasses.replace(config, dataset="broken.hdf5", replay=False)) == 2
+
+
+def test_a_folder_that_takes_no_report_is_named_before_the_data_are_read(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    config = doctor.DoctorConfig(dataset="missing.hdf5", output=str(tmp_path / "file"))
+    with pytest.raises(UserError, match="--output: .* cannot be written, as .*/file takes no"):
+        doctor.run(config)
