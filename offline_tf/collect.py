@@ -74,7 +74,7 @@ def _path(config: CollectConfig) -> pathlib.Path:
 def main(config: CollectConfig) -> None:
     """Collects."""
     from offline_tf.datasets.simulated import generated
-    from offline_tf.policies import gaussian as policy_file
+    from offline_tf.policies import gaussian
     from offline_tf.run_folder import files  # here, so that --help needs no TensorFlow
 
     task = tasks.get(config.env, config.simulator)
@@ -82,15 +82,15 @@ def main(config: CollectConfig) -> None:
     files.check_writable(path, "output")
     began = time.monotonic()
     data = generated.make(
-        path,
-        task,
-        config.physics,
-        config.exploration,
-        config.num_steps,
-        config.seed,
-        config.behavior_actions == "stochastic",
-        pathlib.Path(config.policy) if config.policy else policy_file.shipped(config.env),
-        config.threads or os.cpu_count() or 1,
+        path=path,
+        task=task,
+        physics=config.physics,
+        exploration=config.exploration,
+        num_steps=config.num_steps,
+        seed=config.seed,
+        stochastic=config.behavior_actions == "stochastic",
+        policy_path=pathlib.Path(config.policy) if config.policy else gaussian.shipped(config.env),
+        threads=config.threads or os.cpu_count() or 1,
     ).transitions
     seconds = time.monotonic() - began
     returns = data.episode_returns()

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib
-import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable
-from typing import Any
-
-import numpy as np
-from absl import logging
+from collections.abc import Callable
 
 from flags import schema
-from offline_tf import install_hints, tasks
+from offline_tf import tasks
 from offline_tf.config.knobs import check, knob
 from offline_tf.export import loaded
-from offline_tf.numerics import seeds
-from offline_tf.policies import foreign
-from offline_tf.policies.gaussian import NumpyPolicy
-from offline_tf.rendering import film
-from offline_tf.rendering.film import Said
+from offline_tf.rendering import back_ends, controllers, drawing, episodes, film
 from offline_tf.run_folder import files
 from offline_tf.run_folder.record import RunRecord
-from offline_tf.types import Array, EnvironmentSpec, TaskSpec, UserError
+from offline_tf.types import UserError
 
 USAGE = """
 usage: python -m offline_tf.render --workdir=RUN [--export=FOLDER] [flags]
@@ -36,9 +25,7 @@ installed (requirements-render.txt), and frames.png, eight pictures in a row; pi
 go to the run's TensorBoard too. On them are time, return so far and, of MOReL, whether the detector
 knows the action, of MOPP, the share of candidates that pruning kept. No screen is needed.
 """
-_PICTURES_PER_SECOND = 30.0
 _IN_TENSORBOARD = 10  # It keeps that many of a tag.
-_Actor = tuple[Callable[[Array], Said], Callable[[], None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +52,7 @@ class RenderConfig:
         low=0.0,
     )
     camera: str = knob(
-        film.FOLLOW,
+        drawing.FOLLOW,
         "follow: beside the robot, moving with it; or the name of a camera of its model.",
     )
 
@@ -76,102 +63,7 @@ class RenderConfig:
             raise UserError("--workdir: expected the folder of a run, or --export, got neither")
 
 
-def load_actor(path: pathlib.Path, task: TaskSpec, seed: int, guarded: bool) -> _Actor:
-    """Loads an export, or a policy of another kind.
-
-    Args:
-      path: run folder, export, or policy file.
-      task: what it has to fit.
-      seed: of MOPP's proposals.
-      guarded: whether MOReL's fallback acts where the policy's action is unknown.
-
-    Returns:
-      What acts, and what begins an episode.
-
-    Raises:
-      UserError: it cannot be read, or does not fit the task.
-    """
-    inner = path / "export" if (path / "export").is_dir() else path
-    is_model = inner.is_file() or (inner / "saved_model.pb").exists()
-    if is_model and not (inner / loaded.INTERFACE).exists():
-        return _without_detector(inner, task, guarded)
-    model = loaded.Deployed(path)
-    wanted, got = loaded.Interface.of(task), model.interface
-    if (len(wanted.observation_names), len(wanted.action_names)) != (
-        len(got.observation_names),
-        len(got.action_names),
-    ):
-        raise UserError(f"--export: {model.folder} is of {got.task}, not of --env={task.name}")
-    if guarded and "act_guarded" not in model.signatures:
-        raise UserError(f"--guarded: the export in {model.folder} has no act_guarded")
-    if "plan" in model.signatures:
-        planner = loaded.Planner(path, seed)
-
-        def plan(observation: Array) -> Said:
-            action = planner.act(observation)
-            return Said(action, f"kept {100 * float(planner.decision['kept_share']):.0f} %")
-
-        return plan, planner.reset
-
-    def act(observation: Array) -> Said:
-        rows = observation[None]
-        found = model.call("act_guarded" if guarded else "serving_default", observation=rows)
-        if not guarded and "is_known" in model.signatures:
-            found |= model.call("is_known", observation=rows, action=found["action"])
-        known = bool(found["known"][0]) if "known" in found else None
-        verdict = {True: "known", False: "unknown", None: ""}[known]
-        return Said(found["action"][0], verdict, known is False)
-
-    return act, lambda: None
-
-
-def _without_detector(path: pathlib.Path, task: TaskSpec, guarded: bool) -> _Actor:
-    if guarded:
-        raise UserError(f"--guarded: {path} holds no detector")
-    try:
-        policy, _ = foreign.load(path, task)
-    except UserError as error:
-        line = str(error).replace("--policy", "--export")
-        raise UserError(
-            f"{line}; exports of older runs are made again with `./run.sh export` or `mopp-export`"
-        ) from None
-    generator = np.random.default_rng(0)
-
-    def act(observation: Array) -> Said:
-        rows = observation[None]
-        if isinstance(policy, NumpyPolicy):
-            return Said(policy.mean(rows)[0])
-        return Said(policy.act(rows, generator, False)[0])
-
-    return act, lambda: None
-
-
-def _flags(config: RenderConfig, record: RunRecord | None) -> dict[str, Any]:
-    """The flags of the run that is filmed, as far as its files tell."""
-    if record is not None:
-        return record.manifest["flags"]
-    path = pathlib.Path(config.export)
-    for folder in (path, path / "export", path.parent):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            return json.loads((folder / "manifest.json").read_text())["flags"]
-    return {}
-
-
-def _stage(task: TaskSpec, physics: str) -> tuple[Any, Any, Callable[[], Array], float]:
-    """Returns a simulator of one robot, its MuJoCo model or None, what looks at it, and dt.
-
-    MuJoCo is imported here: by then main has taken MUJOCO_GL away from it.
-    """
-    if isinstance(task.simulation, EnvironmentSpec):
-        filmed = film.Filmed(task)
-        return filmed, filmed.model, filmed.look, filmed.dt
-    simulator = importlib.import_module("offline_tf.tasks.simulator").Simulator(
-        task, physics, 1, threads=1
-    )
-    return simulator, simulator.model, lambda: simulator.qpos[0].copy(), task.dt
-
-
-def run(config: RenderConfig, choose: Callable[[], film.Choice]) -> pathlib.Path | None:
+def run(config: RenderConfig, choose: Callable[[], back_ends.Choice]) -> pathlib.Path | None:
     """Films; returns the folder, or None where nothing can draw.
 
     Args:
@@ -182,71 +74,44 @@ def run(config: RenderConfig, choose: Callable[[], film.Choice]) -> pathlib.Path
       UserError: bad input.
     """
     record = RunRecord.open_existing(pathlib.Path(config.workdir)) if config.workdir else None
-    flags = _flags(config, record)
     path = pathlib.Path(config.export or config.workdir)
+    flags = controllers.recorded_flags(path, record)
     env = config.env or flags.get("env") or loaded.Deployed(path).interface.task
     task = tasks.get(env)
     if task.simulation is None:
         raise UserError(f"--env={env}: this task declares no simulator; there is nothing to film")
-    named = f"render-{tasks.short_name(env)}"
-    folder = pathlib.Path(config.output or (record.folder / "render" if record else named))
+    default = record.folder / "render" if record else f"render-{tasks.short_name(env)}"
+    folder = pathlib.Path(config.output or default)
     files.check_writable(folder / "episode.gif", "output" if config.output else "workdir")
-    act, begin = load_actor(path, task, config.seed, config.guarded)
-    simulator, model, look, dt = _stage(task, config.physics or flags.get("physics", "v2"))
-    back_end = film.Choice("", "")
-    if model is not None:
-        cameras = [model.camera(i).name for i in range(model.ncam)]
-        if config.camera not in (film.FOLLOW, *cameras):
-            raise UserError(
-                f"--camera: expected one of {', '.join((film.FOLLOW, *cameras))}, "
-                f"got {config.camera!r}"
-            )
-        back_end = choose()
-        if not back_end.name:
-            logging.warning(
-                "skipped: nothing can draw here (%s). %s", back_end.reason, film.INSTALL
-            )
-            return None
-    stride = max(round(1.0 / (dt * (config.fps or _PICTURES_PER_SECOND))), 1)
-    moments: list[film.Moment] = []
-    for index in range(config.episodes):
-        begin()
-        moments += film.play(
-            task,
-            simulator,
-            act,
-            config.steps or task.max_episode_steps,
-            stride,
-            dt,
-            seeds.generator(config.seed, "render", index),
-            look,
-            f"#{index}  " if config.episodes > 1 else "",
-        )
-        last = moments[-1]
-        logging.info("episode %d: return %.1f in %.2f s", index, last.reward, last.seconds)
-    pictures: Iterable[Array] = (moment.drawn for moment in moments)
-    if model is not None:
-        size, states = (config.width, config.height), np.stack(list(pictures))
-        pictures = film.draw(model, states, size, config.camera, back_end.name)
-    fps = 1.0 / (dt * stride)
-    kept = film.write(folder, pictures, moments, fps, _IN_TENSORBOARD)
-    if not film.can_write_mp4():
-        logging.info("no mp4, only gif: %s", install_hints.install("requirements-render.txt"))
+    controller = controllers.load(path, task, config.seed, config.guarded)
+    scene = episodes.open_scene(task, config.physics or flags.get("physics", "v2"))
+    back_end = film.back_end_for(scene, config.camera, choose)
+    if back_end is None:
+        return None
+    pictures = film.film_controller(
+        folder,
+        task,
+        controller,
+        scene,
+        back_end.name,
+        count=config.episodes,
+        steps=config.steps,
+        fps=config.fps,
+        seed=config.seed,
+        size=(config.width, config.height),
+        camera=config.camera,
+        returned=_IN_TENSORBOARD,
+    )
     if record is not None:
-        tf = importlib.import_module("tensorflow")  # after flags.schema, which silences its start
-        with record.writer.as_default():
-            for number, image in kept.items():
-                tf.summary.image("render/episode", np.asarray(image)[None], step=number)
-        record.writer.flush()
-    logging.info("%s: %d pictures, %.4g per second", folder, len(moments), fps)
+        film.show_in_tensorboard(record.writer, pictures)
     return folder
 
 
 def main(config: RenderConfig) -> None:
     """Films."""
-    # MuJoCo would load the library that it names beside TensorFlow, and crash: see rendering.py.
+    # MuJoCo would load the library that it names beside TensorFlow and crash: rendering/drawing.py.
     asked = os.environ.pop("MUJOCO_GL", "")
-    run(config, lambda: film.choose(asked))
+    run(config, lambda: back_ends.choose(asked))
 
 
 if __name__ == "__main__":

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
 import re
 import signal
-import socket
 import sys
-
-from absl import logging
 
 from flags import schema
 from offline_tf import install_hints
@@ -55,31 +51,6 @@ class ServeConfig:
             raise UserError(f"--name: expected letters, digits and _.-, got {self.name!r}")
 
 
-def listener(host: str, port: int) -> socket.socket:
-    """A socket that has its address; it does not listen yet.
-
-    Raises:
-      UserError: the address is not to be had.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with contextlib.ExitStack() as undo:
-            found = undo.enter_context(socket.socket(family, kind, protocol))
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(address)
-            undo.pop_all()
-    except (OSError, UnicodeError) as error:  # UnicodeError: what no host can be called
-        raise _not_had(host, port, error) from None
-    return found
-
-
-def _not_had(host: str, port: int, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return UserError(f"--host, --port: {host}:{port}: {reason}")
-
-
 def main(config: ServeConfig) -> None:
     """Serves until a signal comes."""
     # While loading, and once uvicorn, which takes the signals while it serves, hands them on.
@@ -90,43 +61,20 @@ def main(config: ServeConfig) -> None:
         raise UserError(
             f"serving needs {', '.join(missing)}; {install_hints.install('requirements-serve.txt')}"
         )
-    import uvicorn
-
     from offline_tf.export import http_server
     from offline_tf.models import compilation
 
-    workers = compilation.use_threads(config.workers)
-    with listener(config.host, config.port) as ear:
-        model = http_server.Served(config.export, config.max_rows)
-        name = config.name or model.task
-        app = http_server.application(
-            model,
-            name,
-            max_body_bytes=config.max_body_bytes,
-            workers=workers,
-            queue=config.queue,
-        )
-        model.warm_up()
-        try:
-            ear.listen(1024)
-        except OSError as error:  # another process bound it too, and listens since
-            raise _not_had(config.host, config.port, error) from None
-        host, port = ear.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        logging.info("serving %s at http://%s:%d/v1/models/%s", config.export, shown, port, name)
-        settings = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=config.grace_seconds,
-        )
-        uvicorn.Server(settings).run(sockets=[ear])
+    http_server.serve(
+        config.export,
+        config.name,
+        config.host,
+        config.port,
+        max_rows=config.max_rows,
+        max_body_bytes=config.max_body_bytes,
+        workers=compilation.use_threads(config.workers),
+        queue=config.queue,
+        grace_seconds=config.grace_seconds,
+    )
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from offline_tf.types import UserError
 USAGE = """
 usage: python -m offline_tf.datasets.doctor --env=hopper --dataset=FILE [flags]
 
-Prints and writes a report: sizes, returns, coverage, and faults with what they mean for training and
-what to do. For robots, transitions are replayed in the simulator to find the physics they were
-recorded in. Exit code: 0 all well, 1 warnings, 2 errors, or a file that cannot be read.
+Prints a report: sizes, returns, coverage, and faults with what they mean for training and what to
+do. With --output=FOLDER it is written there, too. For robots, transitions are replayed in the simulator
+to find the physics they were recorded in. Exit code: 0 all well, 1 warnings, 2 errors, or a file that
+cannot be read.
 """
 
 
@@ -29,7 +30,9 @@ class DoctorConfig:
 
     dataset: str = knob("", "What to look at; everything that training takes.")
     env: str = knob("hopper", tasks.ENV_HELP)
-    output: str = knob("", "Name of the report, .txt and .json; empty: doctor-NAME here.")
+    output: str = knob(
+        "", "Folder for the report, doctor-NAME.txt and .json; empty: it is printed only."
+    )
     replay: bool = knob(True, "Replay transitions in the simulator.")
     seed: int = knob(0, "Which transitions are replayed.", low=0)
     threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
@@ -42,27 +45,29 @@ class DoctorConfig:
 
 
 def run(config: DoctorConfig) -> int:
-    """Examines, prints and writes; returns the exit code."""
+    """Examines, prints, and writes where --output says; returns the exit code."""
     # Imported here, so that --help needs no TensorFlow.
     from offline_tf.datasets import sources
-    from offline_tf.datasets.quality import checks, examination, overview
+    from offline_tf.datasets.quality import examination, findings, overview
     from offline_tf.models import compilation
     from offline_tf.run_folder import files
-    from offline_tf.run_folder.files import write_json
 
+    folder = pathlib.Path(config.output) if config.output else None
+    if folder is not None:
+        files.check_writable(folder / "doctor.json", "output")
     threads = compilation.use_threads(config.threads)
     task = tasks.get(config.env)
-    files.check_writable(pathlib.Path(config.output or "doctor"), "output")
     data, name = sources.load(config.dataset, task)
     report = examination.examine(data, task, config.replay, config.seed, threads)
-    stem = config.output or f"doctor-{pathlib.PurePath(name.replace('/', '-')).stem}"
     text = overview.in_words(report, name)
-    pathlib.Path(stem).parent.mkdir(parents=True, exist_ok=True)
-    pathlib.Path(f"{stem}.txt").write_text(text + "\n", encoding="utf-8")
-    write_json(pathlib.Path(f"{stem}.json"), report)
-    logging.info("%s", text)
-    worst = max((checks.SEVERITIES.index(f["severity"]) for f in report["findings"]), default=0)
-    return worst
+    print(text, flush=True)
+    if folder is not None:
+        stem = f"doctor-{pathlib.PurePath(name.replace('/', '-')).stem}"
+        files.write_json(folder / f"{stem}.json", report)
+        (folder / f"{stem}.txt").write_text(text + "\n", encoding="utf-8")
+        logging.info("%s: %s.txt and .json", folder, stem)
+    ranks = (findings.SEVERITIES.index(finding["severity"]) for finding in report["findings"])
+    return max(ranks, default=0)
 
 
 def main(config: DoctorConfig) -> None:

@@ -13,7 +13,7 @@ import toys
 from mopp_tf.models import rows
 from offline_tf.datasets import velocities
 from offline_tf.datasets.formats import columns, d4rl
-from offline_tf.datasets.quality import checks
+from offline_tf.datasets.quality import checks, column_checks
 from offline_tf.datasets.simulated import generated
 from offline_tf.models import fitting
 from offline_tf.numerics import large_columns, standardize
@@ -111,7 +111,7 @@ def test_nothing_changes_where_blocks_end(on_disk, monkeypatch, tmp_path, record
             *table,
             *velocities.restore(task, found, use_recorded=False),
             checks.stretches(found).observations,
-            *checks.duplicates(found, task),
+            *column_checks.duplicates(found, task),
         ]
 
     whole = made()

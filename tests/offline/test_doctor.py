@@ -12,7 +12,13 @@ import toys
 from offline_tf import tasks
 from offline_tf.datasets import doctor
 from offline_tf.datasets.formats import d4rl
-from offline_tf.datasets.quality import checks, examination, physics_replay
+from offline_tf.datasets.quality import (
+    checks,
+    episode_checks,
+    examination,
+    findings,
+    physics_replay,
+)
 from offline_tf.models import compilation
 from offline_tf.tasks.simulator import Simulator
 from offline_tf.types import EnvironmentSpec, Transitions, UserError
@@ -136,7 +142,7 @@ def test_shifted_rewards_are_said_to_stand_where_they_do(offset, said):
 @pytest.mark.parametrize("code", [c for c in BROKEN if c not in ("both_flags", "actions_outside")])
 def test_faults_are_at_least_warnings_and_the_worst_stand_first(code):
     found = checks.thorough(dataclasses.replace(D, **BROKEN[code]), TASK)
-    ranks = [checks.SEVERITIES.index(finding.severity) for finding in found]
+    ranks = [findings.SEVERITIES.index(finding.severity) for finding in found]
     assert ranks == sorted(ranks, reverse=True)
     assert next(f for f in found if f.code == code).severity != "note"
 
@@ -163,10 +169,10 @@ def test_unmarked_falls_are_named():
     data = dataclasses.replace(D, terminals=some, next_observations=0.0 * D.observations + away)
     assert (
         "5 of 10 rows"
-        in {f.code: f for f in checks.termination(data, FALLS)}["terminals_missing"].what
+        in {f.code: f for f in episode_checks.termination(data, FALLS)}["terminals_missing"].what
     )
     few = dataclasses.replace(data, terminals=rare & (np.arange(len(D)) < 8000))
-    assert not list(checks.termination(few, FALLS))  # rounding at the limit
+    assert not list(episode_checks.termination(few, FALLS))  # rounding at the limit
 
 
 def test_a_few_borders_do_not_hide_next_observations_after_resets():
@@ -283,23 +289,31 @@ def test_transitions_of_the_original_simulator_are_recognised_as_v2(name):
     assert physics_replay.find_physics(data, task).explained_by == ("v2",)
 
 
-def test_the_report_is_written_and_the_exit_code_is_the_severity(tmp_path, monkeypatch):
+def test_the_report_is_printed_and_the_exit_code_is_the_severity(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compilation, "use_threads", lambda threads: 2)
     task, data = recording("halfcheetah", "v4")
     d4rl.write(tmp_path / "data.hdf5", data)
     config = doctor.DoctorConfig(dataset="data.hdf5", env="halfcheetah", threads=2)
     assert doctor.run(config) == 1
-    assert doctor.run(dataclasses.replace(config, output="new/report", replay=False)) == 1
-    assert (tmp_path / "new" / "report.txt").exists()
-    report = json.loads((tmp_path / "doctor-data.json").read_text())
+    text = capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("doctor*"))
+    assert doctor.run(dataclasses.replace(config, output="new/reports")) == 1
+    assert (tmp_path / "new" / "reports" / "doctor-data.txt").read_text() == text
+    report = json.loads((tmp_path / "new" / "reports" / "doctor-data.json").read_text())
     assert report["rows"] == len(data)
     assert report["replay"]["explained_by"][0] == "v4"
     assert {"few_rows", "physics_other"} <= {f["code"] for f in report["findings"]}
-    text = (tmp_path / "doctor-data.txt").read_text()
     assert "recorded in v4 or v5 physics" in text
     assert "train and evaluate with --physics=v4" in text
     assert task.observation_names[0] in text
     broken = dataclasses.replace(data, next_observations=data.observations)
     d4rl.write(tmp_path / "broken.hdf5", broken)
     assert doctor.run(dataclasses.replace(config, dataset="broken.hdf5", replay=False)) == 2
+
+
+def test_a_folder_that_takes_no_report_is_named_before_the_data_are_read(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    config = doctor.DoctorConfig(dataset="missing.hdf5", output=str(tmp_path / "file"))
+    with pytest.raises(UserError, match="--output: .* cannot be written, as .*/file takes no"):
+        doctor.run(config)

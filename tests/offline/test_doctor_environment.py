@@ -8,13 +8,13 @@ import sys
 import pytest
 import tensorflow as tf
 
-from offline_tf import doctor_environment as doctor
-from offline_tf import install_hints
+from offline_tf import doctor_environment, install_hints
+from offline_tf.machine import facts, verdict
 
 pytestmark = pytest.mark.skipif(
     sys.version_info < (3, 11), reason="the original tooling's Python has pins of its own"
 )
-HERE = doctor.packages()
+HERE = facts.packages()
 PARTS = {
     "mujoco": {"version": "3.16.0"},
     "tensorflow": {
@@ -44,7 +44,7 @@ def here(monkeypatch):
     versions = {package.name: package.pinned for package in HERE}
     pinned = [package._replace(installed=None) for package in HERE]
     monkeypatch.setattr(
-        doctor, "packages", lambda: [p._replace(installed=versions.get(p.name)) for p in pinned]
+        facts, "packages", lambda: [p._replace(installed=versions.get(p.name)) for p in pinned]
     )
     return versions
 
@@ -52,7 +52,7 @@ def here(monkeypatch):
 def test_pins_are_read_from_all_files_of_this_python(tmp_path):
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
-    found = doctor.packages(tmp_path, {"absl-py": "2.5.1", "ruff": "0.1"}.get)
+    found = facts.packages(tmp_path, {"absl-py": "2.5.1", "ruff": "0.1"}.get)
     tests = "The tests and checks of ./run.sh test."
     assert found == [
         ("absl-py", "2.5.1", "2.5.1", "requirements.txt", ""),
@@ -60,23 +60,23 @@ def test_pins_are_read_from_all_files_of_this_python(tmp_path):
         ("minari", "0.5.4", None, "requirements-formats.txt", "Optional: more formats."),
         ("ruff", "0.17.5", "0.1", "requirements-dev.txt", tests),
     ]
-    assert doctor.packages(tmp_path / "nowhere") == []
+    assert facts.packages(tmp_path / "nowhere") == []
 
 
 def test_our_own_pins_are_found():
     names = {package.name for package in HERE if package.file == "requirements.txt"}
     assert {"tensorflow", "keras", "mujoco", "gymnasium", "numpy", "h5py"} <= names
-    assert doctor.installed_version("tensorflow") == tf.__version__
-    assert doctor.installed_version("no-such-package-here") is None
+    assert facts.installed_version("tensorflow") == tf.__version__
+    assert facts.installed_version("no-such-package-here") is None
 
 
 def test_all_well_is_said_last_and_json_says_the_same(here, monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "separately", lambda: PARTS)
-    assert doctor.main([]) == 0
+    monkeypatch.setattr(facts, "separately", lambda: PARTS)
+    assert doctor_environment.main([]) == 0
     text = capsys.readouterr().out
     assert text.endswith("no problem found\n") and "2.5 times as fast" in text
     assert "none (no egl); apt install x; films as gif\n" in text and "1.50 GiB" in text
-    assert doctor.main(["--json"]) == 0
+    assert doctor_environment.main(["--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["problems"] == [] and report["tensorflow"] == PARTS["tensorflow"]
     assert {"project", "python", "system", "cpu", "memory", "packages"} <= set(report)
@@ -84,12 +84,12 @@ def test_all_well_is_said_last_and_json_says_the_same(here, monkeypatch, capsys)
 
 
 def test_a_needed_package_that_is_missing_or_different_is_a_problem(here, monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "separately", lambda: PARTS)
+    monkeypatch.setattr(facts, "separately", lambda: PARTS)
     del here["h5py"]
     here["mujoco"] = "4.0.0"
     here["minari"] = "0.1"
     del here["tensorflow-datasets"]
-    assert doctor.main([]) == 1
+    assert doctor_environment.main([]) == 1
     text = capsys.readouterr().out
     problems = [line for line in text.splitlines() if line.startswith("PROBLEM")]
     fix = install_hints.install("requirements.txt")
@@ -122,42 +122,42 @@ def _pin(name):
     ],
 )
 def test_other_faults_are_problems(here, path, value, words):
-    report = doctor.examine(PARTS)
+    report = facts.examine(PARTS)
     assert report["problems"] == []
     inner = report
     for key in path[:-1]:
         inner = inner[key]
     inner[path[-1]] = value
-    (problem,) = doctor.problems(report)
+    (problem,) = verdict.problems(report)
     assert words in problem.what
     report["problems"] = [problem._asdict()]
-    assert words in doctor.in_words(report).splitlines()[-1]
+    assert words in verdict.in_words(report).splitlines()[-1]
 
 
 def test_parts_that_fail_are_told_and_hide_nothing_else(here, monkeypatch):
     def broken():
         raise ImportError("libfoo.so:\n cannot open")
 
-    monkeypatch.setitem(doctor._PARTS, "mujoco", broken)
-    assert doctor.one_part("mujoco") == {"error": "ImportError: libfoo.so: cannot open"}
-    report = doctor.examine({name: {"error": f"{name} is broken"} for name in doctor._PARTS})
-    text = doctor.in_words(report)
-    assert all(f"{name} is broken" in text for name in doctor._PARTS)
+    monkeypatch.setitem(facts.PARTS, "mujoco", broken)
+    assert facts.one_part("mujoco") == {"error": "ImportError: libfoo.so: cannot open"}
+    report = facts.examine({name: {"error": f"{name} is broken"} for name in facts.PARTS})
+    text = verdict.in_words(report)
+    assert all(f"{name} is broken" in text for name in facts.PARTS)
     problems = [problem["what"] for problem in report["problems"]]
     for part in ("tensorflow", "mujoco", "folders"):
         assert any(f"{part} is broken" in what for what in problems)
 
 
 def test_a_part_is_examined_in_a_process_of_its_own(monkeypatch):
-    found = doctor.separately(["mujoco", "nonsense"])
-    assert found["mujoco"]["version"] == doctor.installed_version("mujoco")
+    found = facts.separately(["mujoco", "nonsense"])
+    assert found["mujoco"]["version"] == facts.installed_version("mujoco")
     assert found["nonsense"] == {"error": "it crashes (no answer)"}
 
 
 def test_a_bare_python_is_told_what_is_missing():
     def run(*words):
         command = [sys.executable, "-S", "-E", "-m", "offline_tf.doctor_environment", *words]
-        return subprocess.run(command, cwd=doctor._ROOT, capture_output=True, text=True)
+        return subprocess.run(command, cwd=facts._ROOT, capture_output=True, text=True)
 
     done = run("--part=mujoco")
     assert json.loads(done.stdout)["error"].startswith("ModuleNotFoundError"), done.stderr
@@ -171,28 +171,28 @@ def test_caches_are_measured(tmp_path, monkeypatch):
     (tmp_path / "ours" / "deep").mkdir(parents=True)
     with (tmp_path / "ours" / "deep" / "file").open("wb") as file:
         file.truncate(3 * 2**28)
-    found = doctor.folders()
+    found = facts.folders()
     assert found["offline_tf"]["gib"] == 0.75 and found["offline_tf"]["exists"]
     assert not found["d4rl"]["exists"] and found["d4rl"]["free_gib"] > 0
     assert set(found) == {"offline_tf", "d4rl", "minari"}
 
 
 def test_cores_memory_and_the_speed_of_products_are_plausible():
-    assert 0 < doctor.cpu()["cores_usable"] <= os.cpu_count()
-    memory = doctor.memory()
+    assert 0 < facts.cpu()["cores_usable"] <= os.cpu_count()
+    memory = facts.memory()
     assert memory["total"] is None or 0 < memory["available"] <= memory["total"]
-    assert 0.01 < doctor.bfloat16_ratio(tf, size=64, seconds=0.0) < 100
+    assert 0.01 < facts.bfloat16_ratio(tf, size=64, seconds=0.0) < 100
 
 
 def test_the_containers_quota_counts(monkeypatch):
     monkeypatch.setattr(
-        doctor, "_read", lambda path: "50000 100000\n" if path.endswith("cpu.max") else ""
+        facts, "_read", lambda path: "50000 100000\n" if path.endswith("cpu.max") else ""
     )
-    assert doctor.cpu()["cores_usable"] == 0.5 and doctor.cpu()["features"] == {}
-    assert set(doctor.memory().values()) == {None}
+    assert facts.cpu()["cores_usable"] == 0.5 and facts.cpu()["features"] == {}
+    assert set(facts.memory().values()) == {None}
 
 
 def test_a_processor_that_is_not_x86_lacks_nothing(monkeypatch):
     text = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes\n"
-    monkeypatch.setattr(doctor, "_read", lambda path: text)
-    assert doctor.cpu()["features"] == {}
+    monkeypatch.setattr(facts, "_read", lambda path: text)
+    assert facts.cpu()["features"] == {}

@@ -15,7 +15,7 @@ import toys
 import mopp_tf
 import morel_tf
 from offline_tf import predict
-from offline_tf.export import loaded, saved_model
+from offline_tf.export import batch_prediction, loaded, prediction_files, saved_model
 from offline_tf.types import UserError
 
 TASK = toys.cart()
@@ -212,15 +212,15 @@ def test_a_planner_is_not_asked_about_no_rows(planner, tmp_path):
 def test_processes_with_one_output_do_not_write_into_one_file(controller, tmp_path, monkeypatch):
     given, output = _inputs(tmp_path)["csv"], tmp_path / "out.csv"
     seen = []
-    plain = predict.predict
+    plain = batch_prediction.predict
 
     def while_writing(*arguments):
         seen.append([path for path in tmp_path.iterdir() if path.name.startswith("out.csv")])
         return plain(*arguments)
 
-    monkeypatch.setattr(predict, "predict", while_writing)
+    monkeypatch.setattr(batch_prediction, "predict", while_writing)
     for process in (7, 8):
-        monkeypatch.setattr(predict.os, "getpid", lambda: process)  # noqa: B023
+        monkeypatch.setattr(batch_prediction.os, "getpid", lambda: process)  # noqa: B023
         _run(controller, given, output)
         output.unlink()
     assert [path.name for (path,) in seen] == ["out.csv.7.partial", "out.csv.8.partial"]
@@ -236,8 +236,10 @@ def test_an_output_that_cannot_be_is_refused_before_anything_is_read(controller,
 
 def test_planners_are_given_fewer_rows_at_once(controller, planner, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(predict, "predict", lambda model, rows, *_: seen.append(len(rows)) or {})
-    monkeypatch.setattr(predict, "_writer", lambda *_: contextlib.nullcontext(mock.Mock()))
+    monkeypatch.setattr(
+        batch_prediction, "predict", lambda model, rows, *_: seen.append(len(rows)) or {}
+    )
+    monkeypatch.setattr(prediction_files, "writing", lambda *_: contextlib.nullcontext(mock.Mock()))
     monkeypatch.setattr(pathlib.Path, "replace", lambda *_: None)
     np.savez(tmp_path / "many.npz", observations=np.zeros((5000, 2), np.float32))
     _run(planner, tmp_path / "many.npz", tmp_path / "out.npz")

@@ -15,22 +15,23 @@ from PIL import Image
 from offline_tf import render, tasks
 from offline_tf.export import loaded, saved_model
 from offline_tf.numerics import seeds
-from offline_tf.rendering import film
-from offline_tf.rendering.film import Choice, Moment, Said
+from offline_tf.rendering import back_ends, controllers, drawing, episodes, writers
+from offline_tf.rendering.back_ends import Choice
+from offline_tf.rendering.episodes import Frame, JudgedAction, Scene
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.tasks.simulator import Simulator, load_model
 from offline_tf.types import EnvironmentSpec, UserError
 
 EXAMPLE = pathlib.Path(__file__).parent.parent.parent / "examples" / "tank.py"
 SIZE = (96, 72)
-MOMENT = Moment("", 1.25, 42.0, "known", False, np.zeros(1))
+FRAME = Frame("", 1.25, 42.0, "known", False, np.zeros(1))
 
 
 @pytest.fixture(scope="module")
 def back_end():
-    choice = film.choose()
+    choice = back_ends.choose()
     if not choice.name:
-        pytest.skip(f"no back end draws here: {choice.reason}; {film.INSTALL}")
+        pytest.skip(f"no back end draws here: {choice.reason}; {back_ends.INSTALL}")
     return choice.name
 
 
@@ -53,13 +54,13 @@ def test_the_first_back_end_that_works_is_taken_and_the_users_alone(asked, worki
         calls.append(back_end)
         return "" if back_end in working else f"no {back_end} here"
 
-    choice = film.choose(asked, fake)
+    choice = back_ends.choose(asked, fake)
     assert (choice.name, calls) == (name, tried)
     assert all(f"no {x} here" in choice.reason for x in tried if x not in working)
 
 
 def test_a_back_end_that_fails_in_its_process_is_told_in_one_line():
-    reason = film.probe("nonsense")
+    reason = back_ends.probe("nonsense")
     assert "MUJOCO_GL" in reason and "\n" not in reason
 
 
@@ -86,18 +87,18 @@ def test_an_episodes_pictures_carry_time_return_and_every_doubt():
 
     def act(observation):
         doubt = observation[0] in (4.0, 6.0)
-        return Said(np.array([5.0]), "unknown" if doubt else "known", doubt)
+        return JudgedAction(np.array([5.0]), "unknown" if doubt else "known", doubt)
 
     look = lambda: np.array([simulator.at])  # noqa: E731
-    given = toys.cart(), simulator, act
-    moments = film.play(*given, 20, 3, 0.5, seeds.generator(0, "x"), look, "#1 ")
-    assert [m.drawn[0] for m in moments] == [0, 3, 6, 8]
-    assert [m.seconds for m in moments] == [0.0, 1.5, 3.0, 4.0]
-    assert [m.reward for m in moments] == [0, 6, 21, 36]  # n (n + 1) / 2
-    assert [m.verdict for m in moments] == ["known", "unknown", "unknown", "ended"]
-    assert [m.doubtful for m in moments] == [False, True, True, False]
-    assert simulator.actions.tolist() == [[1.0]] and {m.title for m in moments} == {"#1 "}
-    cut = film.play(*given, 2, 3, 0.5, seeds.generator(0, "x"), look)
+    given = toys.cart(), Scene(simulator, None, look, 0.5), act
+    frames = episodes.play(*given, 20, 3, seeds.generator(0, "x"), "#1 ")
+    assert [m.drawn[0] for m in frames] == [0, 3, 6, 8]
+    assert [m.seconds for m in frames] == [0.0, 1.5, 3.0, 4.0]
+    assert [m.reward for m in frames] == [0, 6, 21, 36]  # n (n + 1) / 2
+    assert [m.verdict for m in frames] == ["known", "unknown", "unknown", "ended"]
+    assert [m.doubtful for m in frames] == [False, True, True, False]
+    assert simulator.actions.tolist() == [[1.0]] and {m.title for m in frames} == {"#1 "}
+    cut = episodes.play(*given, 2, 3, seeds.generator(0, "x"))
     assert [m.drawn[0] for m in cut] == [0, 2] and cut[-1].verdict == ""
 
 
@@ -105,7 +106,7 @@ def _without_robot(model, qpos, back_end, camera="follow"):
     """Pictures, and those of the same places with the robot below the floor."""
     sunk = qpos.copy()
     sunk[:, 1] -= 50.0
-    frames = list(film.draw(model, np.concatenate([qpos, sunk]), SIZE, camera, back_end))
+    frames = list(drawing.draw(model, np.concatenate([qpos, sunk]), SIZE, camera, back_end))
     return np.array(frames[: len(qpos)], int), np.array(frames[len(qpos) :], int)
 
 
@@ -130,17 +131,17 @@ def test_the_robot_is_in_the_middle_wherever_it_runs(back_end, hopper):
 def test_a_camera_of_the_model_looks_from_elsewhere(back_end, hopper):
     model = load_model(hopper, "v2")
     qpos = np.stack([model.qpos0])
-    (own,) = film.draw(model, qpos, SIZE, "track", back_end)
-    (ours,) = film.draw(model, qpos, SIZE, "follow", back_end)
+    (own,) = drawing.draw(model, qpos, SIZE, "track", back_end)
+    (ours,) = drawing.draw(model, qpos, SIZE, "follow", back_end)
     assert own.std() > 10 and np.abs(own.astype(int) - ours).mean() > 5
     with pytest.raises(UserError, match="back end nonsense fails: "):
-        list(film.draw(model, qpos, SIZE, "follow", "nonsense"))
+        list(drawing.draw(model, qpos, SIZE, "follow", "nonsense"))
 
 
 def test_an_unknown_picture_has_a_frame_and_other_words():
     picture = np.full((72, 300, 3), 128, np.uint8)
     known, unknown, none = (
-        np.asarray(film.annotate(picture, MOMENT._replace(verdict=verdict, doubtful=doubt)))
+        np.asarray(writers.annotate(picture, FRAME._replace(verdict=verdict, doubtful=doubt)))
         for verdict, doubt in (("known", False), ("unknown", True), ("", False))
     )
     assert (known[24:] == 128).all() and (known[:2] == 20).all()
@@ -161,9 +162,9 @@ def _squares(count):
 )
 def test_a_gif_is_in_real_time_and_has_the_colours_of_doubt(tmp_path, count, fps, every):
     doubtful = every
-    moments = [MOMENT._replace(seconds=i / fps, doubtful=i == doubtful) for i in range(count)]
-    kept = film.write(tmp_path / "a" / "b", _squares(count), moments, fps, 3)
-    assert sorted(kept) == film.evenly(count, 3)
+    frames = [FRAME._replace(seconds=i / fps, doubtful=i == doubtful) for i in range(count)]
+    kept = writers.write(tmp_path / "a" / "b", _squares(count), frames, fps, 3)
+    assert sorted(kept) == writers.evenly(count, 3)
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
     numbers = range(0, count, every)
     times, pictures = [], []
@@ -185,8 +186,8 @@ def test_a_gif_is_in_real_time_and_has_the_colours_of_doubt(tmp_path, count, fps
 
 def test_an_mp4_has_all_pictures_in_real_time(tmp_path):
     av = pytest.importorskip("av", reason="requirements-render.txt is not installed")
-    moments = [MOMENT._replace(seconds=i / 31.25) for i in range(9)]
-    film.write(tmp_path / "film", _squares(9), moments, 31.25, 1)
+    frames = [FRAME._replace(seconds=i / 31.25) for i in range(9)]
+    writers.write(tmp_path / "film", _squares(9), frames, 31.25, 1)
     with av.open(str(tmp_path / "film" / "episode.mp4")) as file:
         stream = file.streams.video[0]
         assert float(stream.average_rate) == 31.25
@@ -201,7 +202,7 @@ def test_a_film_that_fails_half_way_leaves_nothing(tmp_path):
         raise UserError("the back end fails")
 
     with pytest.raises(UserError):
-        film.write(tmp_path / "film", broken(), [MOMENT] * 3, 20.0, 1)
+        writers.write(tmp_path / "film", broken(), [FRAME] * 3, 20.0, 1)
     assert not list(tmp_path.iterdir())
 
 
@@ -210,7 +211,7 @@ def test_a_film_that_fails_half_way_leaves_nothing(tmp_path):
     [(1, 8, [0]), (3, 8, [0, 1, 2]), (9, 3, [0, 4, 8]), (250, 2, [0, 249])],
 )
 def test_pictures_are_chosen_evenly(count, wanted, expected):
-    assert film.evenly(count, wanted) == expected
+    assert writers.evenly(count, wanted) == expected
 
 
 class _Controller(tf.Module):
@@ -295,7 +296,7 @@ def _images(folder):
 def test_a_run_is_filmed_in_its_own_physics(back_end, exports, tmp_path, monkeypatch):
     _record(tmp_path / "run")
     seen = []
-    monkeypatch.setattr(film, "draw", _noted(film.draw, seen))
+    monkeypatch.setattr(drawing, "draw", _noted(drawing.draw, seen))
     config = _config(workdir=tmp_path / "run", export=exports["morel"], env="", episodes=2)
     folder = render.run(config, lambda: Choice(back_end, ""))
     assert folder == tmp_path / "run" / "render"
@@ -326,29 +327,29 @@ def _noted(function, seen):
 def test_what_the_pictures_say_of_each_kind_of_export(exports, tmp_path):
     task, rows = tasks.get("hopper"), np.zeros((2, 11), np.float32)
     rows[:, 0] = 1.1, 1.3
-    act, _ = render.load_actor(exports["morel"], task, 0, False)
+    act, _ = controllers.load(exports["morel"], task, 0, False)
     low, high = act(rows[0]), act(rows[1])
     assert (low.verdict, low.doubtful, high.verdict, high.doubtful) == (
         *("unknown", True),
         *("known", False),
     )
     np.testing.assert_allclose(low.action, [-0.1] * 3, atol=1e-6)
-    guarded = render.load_actor(exports["morel"], task, 0, True)[0](rows[0])
+    guarded = controllers.load(exports["morel"], task, 0, True).act(rows[0])
     assert guarded.doubtful and guarded.action.tolist() == [0, 0, 0]
-    act, begin = render.load_actor(exports["mopp"], task, 0, False)
+    act, begin = controllers.load(exports["mopp"], task, 0, False)
     begin()
     assert act(rows[0]).verdict == "kept 25 %" and not act(rows[0]).doubtful
     with pytest.raises(UserError, match="--guarded: the export in .* has no act_guarded"):
-        render.load_actor(exports["mopp"], task, 0, True)
+        controllers.load(exports["mopp"], task, 0, True)
     # An export without a detector; one older than interface.json, in its run folder.
     old = tmp_path / "export"
     exports["old"].rename(old)
     for path in (old, tmp_path):
-        said = render.load_actor(path, task, 0, False)[0](rows[0])
+        said = controllers.load(path, task, 0, False).act(rows[0])
         assert said.verdict == "" and not said.doubtful
         np.testing.assert_allclose(said.action, [-0.1] * 3, atol=1e-6)
         with pytest.raises(UserError, match="--guarded: "):
-            render.load_actor(path, task, 0, True)
+            controllers.load(path, task, 0, True)
         (old / loaded.INTERFACE).unlink(missing_ok=True)
 
 
@@ -383,7 +384,7 @@ def test_bad_input_is_named(exports, tmp_path, monkeypatch, change, message):
     tf.saved_model.save(tf.Module(), "other")
     before = sorted(p.name for p in tmp_path.rglob("*"))
     with pytest.raises(UserError, match=message):
-        render.run(_config(**({"export": exports["morel"]} | change)), film.choose)
+        render.run(_config(**({"export": exports["morel"]} | change)), back_ends.choose)
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
 
@@ -437,11 +438,11 @@ def test_an_environment_that_draws_itself_is_filmed_without_a_back_end(drawn, tm
         gif.seek(6)
         assert (np.asarray(gif.convert("L"))[40] > 128).sum() == 6
     with pytest.raises(UserError, match="Broken-v0 makes no pictures here: no brush"):
-        render.run(dataclasses.replace(config, env="Broken-v0"), film.choose)
+        render.run(dataclasses.replace(config, env="Broken-v0"), back_ends.choose)
 
 
 def test_a_gymnasium_robot_is_drawn_from_its_states():
-    filmed = film.Filmed(tasks.get("InvertedPendulum-v5"))
+    filmed = episodes.FilmedEnvironment(tasks.get("InvertedPendulum-v5"))
     filmed.reset(seeds.generator(0, "x"))
     before = filmed.look()
     filmed.step(np.ones((1, 1), np.float32))
@@ -451,11 +452,10 @@ def test_a_gymnasium_robot_is_drawn_from_its_states():
 
 
 def test_flags_come_from_the_run_or_the_export(exports, tmp_path):
-    config = _config(export=exports["morel"], env="")
-    assert render._flags(config, None) == {}
+    assert controllers.recorded_flags(exports["morel"], None) == {}
     manifest = exports["morel"] / "manifest.json"
     manifest.write_text(json.dumps({"flags": {"env": "ant"}}))
-    assert render._flags(config, None) == {"env": "ant"}
+    assert controllers.recorded_flags(exports["morel"], None) == {"env": "ant"}
     manifest.unlink()
     record = _record(tmp_path / "run", env="hopper")
-    assert render._flags(config, record)["physics"] == "v4"
+    assert controllers.recorded_flags(exports["morel"], record)["physics"] == "v4"

@@ -25,7 +25,7 @@ from offline_tf.types import UserError
 pytest.importorskip("prometheus_client", reason="pip install -r requirements-serve.txt")
 pytest.importorskip("starlette", reason="pip install -r requirements-serve.txt")
 uvicorn = pytest.importorskip("uvicorn", reason="pip install -r requirements-serve.txt")
-from offline_tf.export import http_server  # noqa: E402
+from offline_tf.export import answers, http_server  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 TASK = toys.cart()
@@ -87,7 +87,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    loaded = http_server.Served(folder.parent, MAX_ROWS)
+    loaded = answers.Served(folder.parent, MAX_ROWS)
     loaded.warm_up()
     return loaded
 
@@ -100,7 +100,7 @@ def _serving(model, workers=2, queue=8):
     )
     settings = uvicorn.Config(app, lifespan="off", log_config=None, log_level="critical")
     server = uvicorn.Server(settings)
-    with serve.listener("127.0.0.1", 0) as ear:
+    with http_server.listener("127.0.0.1", 0) as ear:
         ear.listen()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [ear]})
         thread.start()
@@ -397,12 +397,12 @@ def test_a_failing_model_gets_500_without_its_words(model, monkeypatch):
 def test_numbered_folders_are_versions_and_no_model_is_one_line(folder, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "12").symlink_to(folder)
-    assert http_server.Served(folder, 1).version == "1"
+    assert answers.Served(folder, 1).version == "1"
     with pytest.raises(UserError, match="expected a run folder or an export with saved_model.pb"):
-        http_server.Served(tmp_path, 1)
+        answers.Served(tmp_path, 1)
     (tmp_path / "saved_model.pb").write_bytes(b"no")
     with pytest.raises(UserError, match="is damaged: "):
-        http_server.Served(tmp_path, 1)
+        answers.Served(tmp_path, 1)
 
 
 def test_lists_too_deep_for_python_are_refused(model):
@@ -417,7 +417,7 @@ def test_strings_are_not_served(tmp_path):
     made = module.f.get_concrete_function(tf.TensorSpec([None], tf.string, "x"))
     tf.saved_model.save(module, str(tmp_path / "3"), signatures={"f": made})
     with pytest.raises(UserError, match=r"signature 'f': expected numbers in '[xy]', got string"):
-        http_server.Served(tmp_path / "3", 1)
+        answers.Served(tmp_path / "3", 1)
 
 
 def test_bad_flags_are_one_line():
@@ -429,13 +429,13 @@ def test_bad_flags_are_one_line():
     ):
         with pytest.raises(UserError, match=message):
             serve.ServeConfig(**({"export": "x"} | change))
-    with serve.listener("127.0.0.1", 0) as taken:
+    with http_server.listener("127.0.0.1", 0) as taken:
         taken.listen()
         with pytest.raises(UserError, match="Address already in use"):
-            serve.listener("127.0.0.1", taken.getsockname()[1])
+            http_server.listener("127.0.0.1", taken.getsockname()[1])
     for host in ("no host.invalid", "127.0..1"):
         with pytest.raises(UserError, match=f"--host, --port: {host}:1: .+"):
-            serve.listener(host, 1)
+            http_server.listener(host, 1)
 
 
 @pytest.mark.parametrize("flags, status, words", [("--help", 0, "usage: "), ("--export=x", 2, "")])

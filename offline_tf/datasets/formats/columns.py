@@ -88,7 +88,44 @@ def from_columns(
                 f"--dataset: {source} lacks {key!r}; expected D4RL's keys observations, actions, "
                 f"rewards, terminals, timeouts, got {', '.join(sorted(columns)) or 'none'}"
             )
+    _check_shapes(columns, source)
+    count, logged_width = columns["observations"].shape
+    width = state_dim or logged_width
+    if logged_width not in (width, _ANT_WITH_CONTACT_FORCES if width == _ANT else width):
+        raise UserError(
+            f"--dataset: {source} has observations of width {logged_width}, "
+            f"this task has {width}; check --env"
+        )
+    _check_room(columns, count, source)
+    terminals, timeouts = _end_flags(columns, source)
+    has_next = np.ones(count, bool)
+    next_column, rows_ahead = "next_observations", 0
+    if next_column not in columns:
+        has_next, terminals, timeouts = _without_last_rows(terminals, timeouts, source)
+        next_column, rows_ahead = "observations", 1
 
+    def read(name: str) -> Array:
+        return _read(columns[name], DTYPES[name], has_next)
+
+    next_values = columns[next_column]
+    return Transitions(
+        observations=_read(columns["observations"], np.float32, has_next, width),
+        actions=read("actions"),
+        rewards=read("rewards").reshape(-1),
+        next_observations=_read(next_values, np.float32, has_next, width, rows_ahead),
+        terminals=terminals[has_next],
+        timeouts=timeouts[has_next],
+        qpos=read("infos/qpos") if "infos/qpos" in columns else None,
+        qvel=read("infos/qvel") if "infos/qvel" in columns else None,
+    )
+
+
+def _check_shapes(columns: Mapping[str, Any], source: str) -> None:
+    """Checks that all columns hold numbers and have as many rows as the observations.
+
+    Raises:
+      UserError: one does not.
+    """
     shape: tuple[int, ...] = getattr(columns["observations"], "shape", ())
     if len(shape) != 2 or not shape[0]:
         raise UserError(
@@ -120,12 +157,14 @@ def from_columns(
             f"--dataset: {source}: expected next_observations of shape {shape} like observations, "
             f"got {columns['next_observations'].shape}"
         )
-    width = state_dim or shape[1]
-    if shape[1] not in (width, _ANT_WITH_CONTACT_FORCES if width == _ANT else width):
-        raise UserError(
-            f"--dataset: {source} has observations of width {shape[1]}, "
-            f"this task has {width}; check --env"
-        )
+
+
+def _check_room(columns: Mapping[str, Any], count: int, source: str) -> None:
+    """Checks that so many rows fit into the memory, and their large columns on the scratch disk.
+
+    Raises:
+      UserError: they do not.
+    """
     check_size(_RESIDENT_PER_ROW * count, source)
     sizes = {
         name: count * int(np.prod(columns[name].shape[1:])) * np.dtype(kind).itemsize
@@ -134,61 +173,83 @@ def from_columns(
     }
     sizes.setdefault("next_observations", sizes["observations"])
     check_scratch(sizes.values(), source)
+
+
+def _end_flags(columns: Mapping[str, Any], source: str) -> tuple[Array, Array]:
+    """Terminals and timeouts, each [N] bool.
+
+    Raises:
+      UserError: episodes cannot be told apart.
+    """
     terminals = _whole(columns["terminals"], "terminals", source).reshape(-1)
     if "timeouts" in columns:
-        timeouts = _whole(columns["timeouts"], "timeouts", source).reshape(-1)
-    else:
-        if not terminals.any():
-            raise UserError(
-                f"--dataset: {source} has no timeouts and no terminals, so episodes cannot be told "
-                "apart; add a boolean column 'timeouts' that is true on each episode's last row"
-            )
-        timeouts = np.zeros(count, bool)
-    keep, following = np.ones(count, bool), "next_observations"
-    if following not in columns:
-        following = "observations"
-        keep = ~(terminals | timeouts)
-        keep[-1] = False
-        # The row before a dropped one now ends its episode, at a cut.
-        timeouts = timeouts | np.append(~keep[1:], False)
-        if terminals.any():
-            logging.warning(
-                "--dataset: %s has no next_observations, so its %d terminal rows are left out with "
-                "their rewards, and Q goes on from the rows before as if nothing had ended; add them "
-                "(CSV: next_NAME) where falls or trips are to be learned",
-                source,
-                int(terminals.sum()),
-            )
-        terminals = terminals & keep
-        if not keep.any():
-            raise UserError(
-                f"--dataset: {source} has no next_observations, and no episode of two rows or more to "
-                "take them from; add the column"
-            )
+        return terminals, _whole(columns["timeouts"], "timeouts", source).reshape(-1)
+    if not terminals.any():
+        raise UserError(
+            f"--dataset: {source} has no timeouts and no terminals, so episodes cannot be told "
+            "apart; add a boolean column 'timeouts' that is true on each episode's last row"
+        )
+    return terminals, np.zeros(len(terminals), bool)
 
-    def column(name: str, read_from: str = "", ahead: int = 0) -> Array:
-        writer, given = ColumnWriter(), columns[read_from or name]
-        for rows in blocks(count, _rows_per_block(given)):
-            part = given[rows.start + ahead : rows.stop + ahead]
-            used = keep[rows][: len(part)]  # the very last row has none ahead, and is not kept
-            with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
-                part = np.asarray(part, DTYPES[name])[used]
-            writer.append(part[:, :width] if "observations" in name else part)
-        return writer.finish()
 
-    optional = {
-        name: column(f"infos/{name}") if f"infos/{name}" in columns else None
-        for name in ("qpos", "qvel")
-    }
-    return Transitions(
-        observations=column("observations"),
-        actions=column("actions"),
-        rewards=column("rewards").reshape(-1),
-        next_observations=column("next_observations", following, int(following == "observations")),
-        terminals=terminals[keep],
-        timeouts=timeouts[keep],
-        **optional,
-    )
+def _without_last_rows(
+    terminals: Array, timeouts: Array, source: str
+) -> tuple[Array, Array, Array]:
+    """Leaves out the last row of each episode, whose next observation is not known.
+
+    Args:
+      terminals: [N] bool.
+      timeouts: [N] bool.
+      source: what to name in the error.
+
+    Returns:
+      has_next: [N] bool, rows that stay, as their next observation is known.
+      terminals: [N] bool.
+      timeouts: [N] bool, true too on rows that now end an episode.
+
+    Raises:
+      UserError: no row stays.
+    """
+    has_next = ~(terminals | timeouts)
+    has_next[-1] = False
+    # The row before a dropped one now ends its episode, at a cut.
+    timeouts = timeouts | np.append(~has_next[1:], False)
+    if terminals.any():
+        logging.warning(
+            "--dataset: %s has no next_observations, so its %d terminal rows are left out with "
+            "their rewards, and Q goes on from the rows before as if nothing had ended; add them "
+            "(CSV: next_NAME) where falls or trips are to be learned",
+            source,
+            int(terminals.sum()),
+        )
+    if not has_next.any():
+        raise UserError(
+            f"--dataset: {source} has no next_observations, and no episode of two rows or more to "
+            "take them from; add the column"
+        )
+    return has_next, terminals & has_next, timeouts
+
+
+def _read(
+    values: Any, dtype: Any, selected: Array, width: int | None = None, rows_ahead: int = 0
+) -> Array:
+    """Reads a column by blocks.
+
+    Args:
+      values: [N, ...], numpy array or h5py data set.
+      dtype: of the result.
+      selected: [N] bool, rows that are read.
+      width: of each row; None: all of it.
+      rows_ahead: how many rows later each value stands.
+    """
+    writer = ColumnWriter()
+    for rows in blocks(len(selected), _rows_per_block(values)):
+        part = values[rows.start + rows_ahead : rows.stop + rows_ahead]
+        used = selected[rows][: len(part)]  # the very last row has none ahead, and is not selected
+        with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
+            part = np.asarray(part, dtype)[used]
+        writer.append(part if width is None else part[:, :width])
+    return writer.finish()
 
 
 def _whole(values: Any, name: str, source: str) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from offline_tf.datasets.quality import checks, overview, physics_replay
+from offline_tf.datasets.quality.findings import Finding
 from offline_tf.types import TaskSpec, Transitions
 
 
@@ -23,7 +24,7 @@ def examine(
         report["replay"] = replayed._asdict()
         if replayed.explained_by and "v2" not in replayed.explained_by:
             findings.append(
-                checks.Finding(
+                Finding(
                     "physics_other",
                     "warning",
                     f"the data were recorded in {' or '.join(replayed.explained_by)} physics",
@@ -33,7 +34,7 @@ def examine(
             )
         if not replayed.explained_by:
             findings.append(
-                checks.Finding(
+                Finding(
                     "physics_unknown",
                     "warning",
                     f"no physics explains the transitions: the best agrees in "

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from offline_tf.datasets.quality.checks import Finding
+from offline_tf.datasets.quality.findings import Finding
 from offline_tf.numerics import standardize
 from offline_tf.types import TaskSpec, Transitions
 

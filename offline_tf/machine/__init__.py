@@ -1,0 +1,1 @@
+"""What a machine and its Python bring; standard library alone."""
