@@ -20,7 +20,7 @@ def module_name(path):
 MODULES = {module_name(path) for path in FILES}
 # Rooms of offline_tf, from the ground up: each imports rooms of lower floors alone.
 FLOORS = (
-    ("types", "install_hints"),
+    ("types", "install_hints", "machine"),
     ("config", "numerics", "rendering", "run_folder", "tasks"),
     ("export", "models"),
     ("inspection", "policies"),
