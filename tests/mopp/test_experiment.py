@@ -192,7 +192,7 @@ def test_a_finished_run_answers_again_without_learning(finished, monkeypatch):
     home, configs, summary = finished
     for module, name in (
         (training, "fit"),
-        (recipe, "evaluate_planner"),
+        (evaluation, "evaluate_planner"),
         (export_planner, "export_and_verify"),
     ):
         monkeypatch.setattr(module, name, lambda *_, name=name, **__: pytest.fail(f"{name} ran"))
@@ -214,7 +214,7 @@ def _fits_only(patch):
     names = ("kept_share", "fallback", "effective_sample_size", "expected_return")
     judged = dict.fromkeys((*names, "fqe_value", "data_value"), 1.0)
     patch.setattr(export_planner, "export_and_verify", write_nothing)
-    patch.setattr(recipe, "judge_offline", lambda *_: judged)
+    patch.setattr(evaluation, "judge_offline", lambda *_: judged)
 
 
 @pytest.fixture
@@ -811,7 +811,7 @@ def test_a_finished_run_can_be_looked_at_again(finished, tmp_path, monkeypatch):
     assert json.loads((stages / "inspection.json").read_text())["seconds"] == old["seconds"]
     for name in ("inspection", "evaluation"):
         (stages / f"{name}.json").unlink()
-    monkeypatch.setattr(recipe.inspection, "inspect", lambda *_: {"error": 1.0})
+    monkeypatch.setattr(inspection, "inspect", lambda **_: {"error": 1.0})
     inspection.inspect_again(
         RunRecord.open_existing(folder), InspectConfig(str(folder), data_dir=str(home / "data")), 1
     )

@@ -564,9 +564,6 @@ def test_a_task_without_a_simulator_is_learned_from_a_file(tmp_path, monkeypatch
     rows = data.observations[:7]
     exported = _called(tmp_path / "run" / "export", "serving_default", {"observation": rows})
     np.testing.assert_allclose(exported["action"], policy.mean(rows), rtol=1e-4, atol=1e-3)
-    old = RunRecord.open_existing(tmp_path / "run").manifest
-    del old["flags"]["policy_units"]  # of a run that knew raw units only
-    assert from_manifest(old).planner.policy_units == "raw"
     assert (summary["env"], summary["dataset"]) == ("cart", "cart.hdf5")
     assert summary["normalized_score"] is summary["bc_return"] is None
     assert "true_return_mean" not in summary
