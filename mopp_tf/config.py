@@ -9,9 +9,8 @@ import dataclasses
 import difflib
 from typing import Any
 
-from offline_tf import tasks
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
-from offline_tf.config.shared_knobs import compile_knob
 from offline_tf.types import UserError
 
 
@@ -19,13 +18,9 @@ from offline_tf.types import UserError
 class RunConfig:
     """Run: task, data, folder, evaluation."""
 
-    env: str = knob("hopper", tasks.ENV_HELP)
-    physics: str = knob(
-        "v2",
-        "Robot physics: v2 (the paper, D4RL), v4 or v5 (Gymnasium).",
-        choices=("v2", "v4", "v5"),
-    )
-    simulator: str = knob("mujoco", tasks.SIMULATOR_HELP, choices=tasks.SIMULATORS)
+    env: str = shared_knobs.env_knob()
+    physics: str = shared_knobs.physics_knob("the paper, D4RL")
+    simulator: str = shared_knobs.simulator_knob()
     preset: str = knob(
         "default",
         "Set of knob values for the task and data set; flags that you give win over it. default: "
@@ -38,20 +33,11 @@ class RunConfig:
         "What plans: mopp, or mbop (Argenson & Dulac-Arnold 2021), for comparison.",
         choices=("mopp", "mbop"),
     )
-    seed: int = knob(0, "Random seed of data, models and planner.", low=0, high=2**31 - 1)
+    seed: int = shared_knobs.seed_knob()
     workdir: str = knob("", "Run folder; empty: runs/ALGORITHM-ENV-DATASET-PRESET-seedN.")
-    dataset: str = knob(
-        "medium-ours",
-        "Logged data: an HDF5 file with D4RL's keys, a D4RL name, a Minari id or folder, tfds:NAME, "
-        "a pickle of episodes, npz, CSV; or data that is made here: random-ours, medium-ours, "
-        "mixed-ours, expert-ours, medium-expert-ours.",
-    )
-    data_steps: int = knob(
-        1_000_000, "Steps of data to make (twice that for medium-expert).", low=1000
-    )
-    data_dir: str = knob(
-        "", "Folder for data that is made; empty: $OFFLINE_TF_DATA or ~/.cache/offline_tf."
-    )
+    dataset: str = shared_knobs.dataset_knob("medium-ours")
+    data_steps: int = shared_knobs.data_steps_knob(twice_for="medium-expert")
+    data_dir: str = shared_knobs.data_dir_knob()
     models_from: str = knob(
         "",
         "Run folder whose fitted models are taken over; data and model flags must agree, but those of "
@@ -60,9 +46,9 @@ class RunConfig:
     eval_episodes: int = knob(
         20, "Episodes of the final evaluation, in one batch.", low=1, source="train_eval_planning"
     )
-    inspection: bool = knob(True, "Look at the models after training: pictures, AUROC, open loops.")
-    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
-    compile: str = compile_knob()
+    inspection: bool = shared_knobs.inspection_knob()
+    threads: int = shared_knobs.threads_knob()
+    compile: str = shared_knobs.compile_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -116,24 +102,14 @@ class ModelConfig:
     weight_decay: float = knob(
         1e-5, "Factor of ||kernels||^2 in the losses.", low=0.0, source="mopp_agent.py"
     )
-    holdout_share: float = knob(
-        0.02,
-        "Share of the rows held out, as whole episodes, for reporting and thresholds.",
-        low=0.0,
-        high=0.5,
-    )
+    holdout_share: float = shared_knobs.holdout_share_knob("reporting and thresholds")
     patience: int = knob(
         0,
         "Stop fitting after this many looks at held-out rows (one per 1000 steps) without a better "
         "one, and keep the best; 0: never. Not of Q.",
         low=0,
     )
-    precision: str = knob(
-        "auto",
-        "Products in training: float32, bfloat16, or auto (bfloat16 where the CPU has it, but with "
-        "XLA).",
-        choices=("auto", "float32", "bfloat16"),
-    )
+    precision: str = shared_knobs.precision_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -321,7 +297,7 @@ class PlannerConfig:
         "float32",
         "Products in planning and export: float32, bfloat16, or auto (bfloat16 where this CPU has "
         "it); an export for another machine may want float32.",
-        choices=("auto", "float32", "bfloat16"),
+        choices=shared_knobs.PRECISIONS,
     )
     uncertainty_penalty: float = knob(
         0.0,

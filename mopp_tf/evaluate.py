@@ -11,8 +11,8 @@ from absl import logging
 from flags import schema
 from mopp_tf import config
 from offline_tf import tasks
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
-from offline_tf.config.shared_knobs import compile_knob
 from offline_tf.types import UserError
 
 USAGE = """
@@ -29,13 +29,11 @@ Examples: --reward=mopp_tf.objectives:jump --reward_mode=replace,
 class EvaluateConfig:
     """Evaluation."""
 
-    workdir: str = knob("", "Run folder.")
+    workdir: str = shared_knobs.run_folder_knob()
     episodes: int = knob(20, "Episodes, in one batch.", low=1)
     seed: int = knob(1000, "Random seed of start states and proposals.", low=0)
-    physics: str = knob("", "Robot physics; empty: the run's.", choices=("", "v2", "v4", "v5"))
-    simulator: str = knob(
-        "", f"{tasks.SIMULATOR_HELP} Empty: the run's.", choices=("", *tasks.SIMULATORS)
-    )
+    physics: str = shared_knobs.other_physics_knob()
+    simulator: str = shared_knobs.other_simulator_knob()
     watch: tuple[str, ...] = knob((), "Names of observations to keep per step.")
     output: str = knob("", "Name of the report; empty: RUN/evaluation.json and .npz.")
     engine: str = knob(
@@ -44,14 +42,13 @@ class EvaluateConfig:
         "one environment after the other), or litert-int8.",
         choices=("tensorflow", "litert", "litert-int8"),
     )
-    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
-    compile: str = compile_knob()
+    threads: int = shared_knobs.threads_knob()
+    compile: str = shared_knobs.compile_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
         check(self)
-        if not self.workdir:
-            raise UserError("--workdir: expected the folder of a run, got none")
+        shared_knobs.check_run_folder(self.workdir)
 
 
 def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:

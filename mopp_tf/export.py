@@ -9,6 +9,7 @@ from absl import logging
 
 from flags import schema
 from mopp_tf import config
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
 from offline_tf.run_folder import files
 from offline_tf.types import UserError
@@ -27,7 +28,7 @@ part of the export.
 class ExportConfig:
     """Export."""
 
-    workdir: str = knob("", "Run folder.")
+    workdir: str = shared_knobs.run_folder_knob()
     output: str = knob("", "Folder of the SavedModel; it must not exist.")
     lite: bool = knob(True, "Write planner.tflite and planner_int8.tflite (MOPP's planner only).")
 
