@@ -9,7 +9,7 @@ from typing import Any
 from absl import logging
 
 from flags import schema
-from mopp_tf import config
+from mopp_tf.control_config import ControlConfig, changed_planner
 from offline_tf import tasks
 from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
@@ -51,7 +51,7 @@ class EvaluateConfig:
         shared_knobs.check_run_folder(self.workdir)
 
 
-def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
+def main(config_: EvaluateConfig, control: ControlConfig) -> None:
     """Prints and writes the report and, per step, the traces."""
     import numpy as np  # here, so that --help needs no TensorFlow
 
@@ -126,7 +126,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     )
 
 
-def plan(config_: EvaluateConfig, control: config.ControlConfig) -> list[str]:
+def plan(config_: EvaluateConfig, control: ControlConfig) -> list[str]:
     """What --dry_run prints; the time is taken from the run's own evaluation."""
     from mopp_tf import algorithm, objectives
     from mopp_tf.experiment import recipe
@@ -135,7 +135,7 @@ def plan(config_: EvaluateConfig, control: config.ControlConfig) -> list[str]:
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
     configs = recipe.from_manifest(record.manifest)
     task = tasks.get(configs.run.env)
-    config.changed_planner(configs.planner, configs.mbop, control.planner, configs.run.algorithm)
+    changed_planner(configs.planner, configs.mbop, control.planner, configs.run.algorithm)
     objectives.make(task, algorithm.load_units(record).scale, control)
     lines = [f"{config_.episodes} episodes with the models of {record.folder}, nothing retrained"]
     lines += [f"  --{name}={value}" for name, value in vars(control).items() if value]
@@ -148,4 +148,4 @@ def plan(config_: EvaluateConfig, control: config.ControlConfig) -> list[str]:
 
 
 if __name__ == "__main__":
-    schema.run(main, [EvaluateConfig, config.ControlConfig], USAGE, plan=plan)
+    schema.run(main, [EvaluateConfig, ControlConfig], USAGE, plan=plan)

@@ -8,7 +8,7 @@ import pathlib
 from absl import logging
 
 from flags import schema
-from mopp_tf import config
+from mopp_tf.control_config import ControlConfig
 from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
 from offline_tf.run_folder import files
@@ -42,7 +42,7 @@ class ExportConfig:
         files.check_writable(pathlib.Path(self.output), "output")
 
 
-def main(config_: ExportConfig, control: config.ControlConfig) -> None:
+def main(config_: ExportConfig, control: ControlConfig) -> None:
     """Exports."""
     from mopp_tf.experiment import recipe  # here, so that --help needs no TensorFlow
     from offline_tf.run_folder.record import RunRecord
@@ -61,4 +61,4 @@ def main(config_: ExportConfig, control: config.ControlConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [ExportConfig, config.ControlConfig], USAGE)
+    schema.run(main, [ExportConfig, ControlConfig], USAGE)

@@ -13,7 +13,7 @@ import tensorflow as tf
 import toys
 
 import mopp_tf
-from mopp_tf import algorithm, config
+from mopp_tf import algorithm, config, control_config
 from mopp_tf import evaluate as evaluate_binary
 from mopp_tf.experiment import dry_run, export_planner, recipe
 from mopp_tf.mbop import learning
@@ -529,7 +529,7 @@ def test_the_limit_can_be_changed_at_run_time(finished):
     learned = recipe.load(configs, task, RunRecord.open_existing(home / "run"))
 
     def limit(*changes):
-        control = config.ControlConfig(planner=changes)
+        control = control_config.ControlConfig(planner=changes)
         return recipe.make_planner(task, configs, learned, control).limit
 
     assert limit() == limit("horizon=3") == learned.limit
@@ -679,12 +679,12 @@ def test_mbop_runs_in_the_same_harness(finished, tmp_path):
     decide = compilation.function(planner.decide)
     found = recipe.evaluate_planner(planner, decide, "v2", 2, 3, "planner", threads=1)
     np.testing.assert_allclose(found.returns.mean(), summary["true_return_mean"], rtol=1e-6)
-    far = config.ControlConfig(planner=("mbop_horizon=3",))
+    far = control_config.ControlConfig(planner=("mbop_horizon=3",))
     with pytest.raises(
         UserError, match="value beyond the horizon was fitted for mbop_horizon=2, got 3"
     ):
         recipe.make_planner(task, configs, learned, far)
-    far = config.ControlConfig(planner=("mbop_horizon=3", "terminal_value=false"))
+    far = control_config.ControlConfig(planner=("mbop_horizon=3", "terminal_value=false"))
     assert recipe.make_planner(task, configs, learned, far).knobs.horizon == 3
 
 
@@ -839,7 +839,7 @@ def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path, monk
         "def lower(s, a, n, limit):\n    return n[:, 0] - limit\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    control = config.ControlConfig(
+    control = control_config.ControlConfig(
         constraint="my_rules:lower", constraint_arg=-100.0, planner=("horizon=1",)
     )
     evaluate_binary.main(
@@ -862,7 +862,7 @@ def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path, monk
     with pytest.raises(UserError, match="--watch: expected names among .* got 'nose'"):
         evaluate_binary.main(
             evaluate_binary.EvaluateConfig(workdir=str(home / "run"), watch=("nose",)),
-            config.ControlConfig(),
+            control_config.ControlConfig(),
         )
 
 
@@ -875,7 +875,7 @@ def test_evaluation_in_litert(finished, tmp_path):
             engine="litert-int8",
             output=str(tmp_path / "report"),
         ),
-        config.ControlConfig(planner=("horizon=1",)),
+        control_config.ControlConfig(planner=("horizon=1",)),
     )
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["engine"] == "litert-int8" and report["episode_length"] > 1
