@@ -279,15 +279,8 @@ class PlannerConfig:
     baseline_batch_size: int = knob(256, "Rows per minibatch.", low=1, source="run_morel.py")
 
     def __post_init__(self) -> None:
-        """Checks the bounds."""
+        """Checks the bounds, and that the noise starts within its own."""
         check(self)
-
-    def check_noise(self) -> None:
-        """Checks that the noise starts within its bounds; runs of older versions may not.
-
-        Raises:
-          UserError: it does not.
-        """
         if not self.min_log_std <= self.init_log_std <= self.max_log_std:
             raise UserError(
                 f"--init_log_std: expected a number between --min_log_std and --max_log_std "

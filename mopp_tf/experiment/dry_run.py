@@ -85,9 +85,7 @@ def plan(*stages: object) -> list[str]:
     folder = recipe.folder_of(run)
     if run.dataset:
         sources.check(run.dataset, KINDS)
-    old = RunRecord.check_folder(
-        folder, run.algorithm, configs.flat(), recipe.FREE_FLAGS, recipe.flags_of
-    )
+    old = RunRecord.check_folder(folder, run.algorithm, configs.flat(), recipe.FREE_FLAGS)
     rows = dry_run.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.models_from:

@@ -98,11 +98,6 @@ def from_manifest(manifest: dict[str, Any]) -> Configs:
     return Configs(*(rebuild(cls, older | flags) for cls in config.STAGES))
 
 
-def flags_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A run's flags by name, with what those younger than the run mean to it."""
-    return from_manifest(manifest).flat()
-
-
 def default_workdir(run: config.RunConfig) -> pathlib.Path:
     """Where a run goes without --workdir."""
     data = pathlib.Path(run.dataset).stem.replace(":", "-")
@@ -221,7 +216,6 @@ def run(configs: Configs) -> dict[str, Any]:
         task,
         lambda: load_data(run_config, task, threads),
         lambda data, data_hash: _may_begin(configs, data, data_hash),
-        flags_of,
     )
     record, data, other = opened.record, opened.data, opened.checked
     dtype = networks.product_dtype(configs.model.precision).name

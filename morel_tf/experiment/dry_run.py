@@ -37,9 +37,7 @@ def plan(*stages: object) -> list[str]:
     folder = recipe.folder_of(configs)
     if run.dataset:
         sources.check(run.dataset, KINDS)
-    old = RunRecord.check_folder(
-        folder, "morel", configs.flat(), recipe.FREE_FLAGS, recipe.flags_of
-    )
+    old = RunRecord.check_folder(folder, "morel", configs.flat(), recipe.FREE_FLAGS)
     makes = not run.dataset or run.dataset in KINDS
     rows = dry_run.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()

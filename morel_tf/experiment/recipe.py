@@ -98,11 +98,6 @@ def from_manifest(manifest: dict[str, Any]) -> Configs:
     return Configs(*(rebuild(cls, flags) for cls in config.STAGES))
 
 
-def flags_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    """A run's flags by name, with what those younger than the run mean to it."""
-    return from_manifest(manifest).flat()
-
-
 def algorithm_name(configs: Configs) -> str:
     """As in summaries: MOReL, or what it is without a detector."""
     return "naive_mbrl" if configs.usad.threshold_rule == "none" else "morel"
@@ -177,7 +172,6 @@ def check(configs: Configs) -> None:
             "--ensemble_size: expected 2 models or more, as one disagrees with nobody; or give "
             "--threshold_rule=none (naive model-based RL)"
         )
-    configs.planner.check_noise()
 
 
 def run(configs: Configs) -> dict[str, Any]:
@@ -206,7 +200,6 @@ def run(configs: Configs) -> dict[str, Any]:
         task,
         lambda: load_data(run_config, task, threads),
         lambda _, data_hash: _other_dynamics(configs, data_hash),
-        flags_of,
     )
     record, data, other = opened.record, opened.data, opened.checked
     dtype = networks.product_dtype(configs.dynamics.precision).name

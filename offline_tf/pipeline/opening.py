@@ -12,7 +12,7 @@ from absl import logging
 from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.quality import checks, overview
 from offline_tf.reports import tensorboard
-from offline_tf.run_folder.record import FlagsOf, RunRecord
+from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import TaskSpec, Transitions, UserError
 
 
@@ -33,12 +33,11 @@ def open_run(
     task: TaskSpec,
     load: Callable[[], tuple[Transitions, str]],
     check: Callable[[Transitions, str], Any],
-    flags_of: FlagsOf,
 ) -> Opened:
     """Reads and checks the data, then opens the folder; bad input leaves it as it was.
 
     Args:
-      folder, algorithm, flags, free_flags, flags_of: see `RunRecord.create_or_continue`.
+      folder, algorithm, flags, free_flags: see `RunRecord.create_or_continue`.
       task: that the data are of.
       load: reads or makes the data; returns them with their name.
       check: given the data and their hash, raises UserError where the run cannot begin.
@@ -50,12 +49,12 @@ def open_run(
       UserError: bad input.
     """
     began = time.monotonic()
-    RunRecord.check_folder(folder, algorithm, flags, free_flags, flags_of)
+    RunRecord.check_folder(folder, algorithm, flags, free_flags)
     data, name = load()
     findings = checks.before_training(data, task)
     data_hash = d4rl.content_hash(data)
     checked = check(data, data_hash)
-    record = RunRecord.create_or_continue(folder, algorithm, flags, free_flags, flags_of)
+    record = RunRecord.create_or_continue(folder, algorithm, flags, free_flags)
     if record.manifest.setdefault("data_hash", data_hash) != data_hash:
         raise UserError(
             f"--workdir: {folder} was trained on other data ({record.manifest['data_hash']}, now "

@@ -1,5 +1,6 @@
 import dataclasses
 import importlib
+import json
 import os
 import pathlib
 import re
@@ -12,7 +13,7 @@ import pytest
 from flags import definitions, preset_files, schema
 from morel_tf import config
 from offline_tf import tasks
-from offline_tf.config.knobs import check, knob
+from offline_tf.config.knobs import check, knob, rebuild
 from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.types import UserError
 
@@ -144,6 +145,14 @@ def test_bad_values_are_named_in_one_line(word, message):
 def test_nan_is_out_of_bounds():
     with pytest.raises(UserError, match="--share"):
         Toy(share=float("nan"))
+
+
+def test_a_stage_is_rebuilt_from_a_manifest_that_has_all_its_flags():
+    flags = json.loads(json.dumps(dataclasses.asdict(Toy(share=0.25, widths=(3,)))))
+    assert rebuild(Toy, flags | {"of_another_stage": 1}) == Toy(share=0.25, widths=(3,))
+    del flags["share"]
+    with pytest.raises(UserError, match="^--share: expected a value among the flags of the run's"):
+        rebuild(Toy, flags)
 
 
 def test_unknown_choice_is_named():
