@@ -27,6 +27,7 @@ from mopp_tf.objectives import Objective
 from mopp_tf.planning import rollout
 from mopp_tf.planning.planner import Planner
 from offline_tf import tasks
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
 from offline_tf.export import saved_model
 from offline_tf.models import compilation
@@ -51,7 +52,7 @@ class BenchmarkConfig:
     q_proposals: int = knob(10, "Proposals K_Q.", low=1)
     q_of_proposals: str = knob("first", "Twins used by max-Q.", choices=("first", "min", "mean"))
     calls: int = knob(100, "Calls that are timed.", low=1)
-    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+    threads: int = shared_knobs.threads_knob()
     numbers: str = knob("", "JSON file for the numbers.")
 
     def __post_init__(self) -> None:

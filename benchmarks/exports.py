@@ -21,7 +21,7 @@ from typing import Any
 from absl import logging
 
 from flags import schema
-from mopp_tf import config as mopp_config
+from mopp_tf import control_config
 from mopp_tf.experiment import restore as mopp
 from morel_tf.experiment import restore as morel
 from offline_tf.config.knobs import check, knob
@@ -70,7 +70,7 @@ def main(config: BenchmarkConfig) -> None:
                 if record.manifest["algorithm"] == "morel":
                     morel.export_again(record, target, lite=True)
                 else:
-                    mopp.export_again(record, target, mopp_config.ControlConfig(), True)
+                    mopp.export_again(record, target, control_config.ControlConfig(), True)
     finally:
         sys.executable, saved_model.verify = own, verify
     packages = subprocess.run(

@@ -23,13 +23,14 @@ from flags import schema
 from morel_tf.experiment import restore
 from morel_tf.experiment.configs import from_manifest
 from offline_tf import tasks
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
 from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.tasks import environments
-from offline_tf.types import Array, UserError
+from offline_tf.types import Array
 
 USAGE = "usage: python -m benchmarks.guarded --workdir=RUN [--pushes=0,1,2,4] [--numbers=FILE]"
 Act = Callable[[Array], tuple[Array, Array]]
@@ -46,14 +47,13 @@ class BenchmarkConfig:
     first: int = knob(100, "Steps before the first push.", low=0)
     every: int = knob(100, "Steps between pushes.", low=1)
     seed: int = knob(2000, "Of starts and pushes.", low=0)
-    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+    threads: int = shared_knobs.threads_knob()
     numbers: str = knob("", "JSON file for the table.")
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
         check(self)
-        if not self.workdir:
-            raise UserError("--workdir: expected the folder of a run, got none")
+        shared_knobs.check_run_folder(self.workdir)
 
 
 def falls(

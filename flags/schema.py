@@ -1,8 +1,4 @@
-"""Turns frozen stage dataclasses into absl flags, presets and back.
-
-A knob is a dataclass field made with `offline_tf.config.knobs.knob`. Its default, help, unit, bounds
-and source stand there and nowhere else. A preset is an absl flagfile that holds differences only.
-"""
+"""Runs a command: from the command line to main(*configs), what is printed, and how it ends."""
 
 from __future__ import annotations
 
@@ -11,17 +7,15 @@ import errno
 import importlib.util
 import logging as stdlib_logging
 import os
-import pathlib
 import shlex
-import shutil
 import sys
-import textwrap
-import typing
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from flags.definitions import define, help_text, read
+from flags.preset_files import expand
 from offline_tf.config.knobs import check, knob
 from offline_tf.run_folder import stopping
 from offline_tf.types import UserError
@@ -29,7 +23,6 @@ from offline_tf.types import UserError
 # TensorFlow's C++ start-up messages drown a run's own lines; a value that the user set stands.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-_PRESETS = pathlib.Path(__file__).parent / "presets"
 _COLOURS = {stdlib_logging.WARNING: "33", stdlib_logging.ERROR: "31"}  # yellow, red
 # What a path or a disk refuses, wherever a command comes upon it.
 _NOT_OURS = (
@@ -64,165 +57,6 @@ class CommonConfig:
         check(self)
         if self.quiet and self.verbose:
             raise UserError("--quiet, --verbose: expected one of them, got both")
-
-
-def _flag_type(annotation: Any) -> Any:
-    """Int | None and the like become int."""
-    arguments = [a for a in typing.get_args(annotation) if a is not type(None)]
-    return arguments[0] if arguments and typing.get_origin(annotation) is not tuple else annotation
-
-
-def define(config: type, flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines one flag per field of a stage dataclass.
-
-    Raises:
-      flags.DuplicateFlagError: a name is defined already.
-    """
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        text = field.metadata["help"]
-        kind = _flag_type(hints[field.name])
-        choices = field.metadata.get("choices")
-        default: Any = field.default
-        common: dict[str, Any] = {"flag_values": flag_values}
-        if choices:
-            flags.DEFINE_enum(field.name, default, list(choices), text, **common)
-        elif kind is bool:
-            flags.DEFINE_boolean(field.name, default, text, **common)
-        elif kind is int:
-            flags.DEFINE_integer(field.name, default, text, **common)
-        elif kind is float:
-            flags.DEFINE_float(field.name, default, text, **common)
-        elif kind is str:
-            flags.DEFINE_string(field.name, default, text, **common)
-        elif field.metadata.get("repeated"):
-            flags.DEFINE_multi_string(field.name, list(default), text, **common)
-        elif typing.get_origin(kind) is tuple:
-            flags.DEFINE_list(field.name, [str(x) for x in default], text, **common)
-        else:
-            raise TypeError(f"{config.__name__}.{field.name}: no flag for type {kind}")
-
-
-def read(config: type, flag_values: flags.FlagValues = flags.FLAGS) -> Any:
-    """Builds a stage dataclass from parsed flags.
-
-    Raises:
-      UserError: a value is out of its bounds.
-    """
-    hints = typing.get_type_hints(config)
-    values = {}
-    for field in dataclasses.fields(config):
-        value: Any = flag_values[field.name].value
-        kind = _flag_type(hints[field.name])
-        if typing.get_origin(kind) is tuple:
-            element = typing.get_args(kind)[0]
-            try:
-                value = tuple(element(x) for x in value)
-            except ValueError:
-                raise UserError(
-                    f"--{field.name}: expected a comma-separated list of {element.__name__}, "
-                    f"got {value}"
-                ) from None
-        values[field.name] = value
-    return config(**values)
-
-
-def preset_file(family: str, preset: str, env: str, dataset: str = "") -> pathlib.Path:
-    """Returns the flagfile of a preset: that of the data set where there is one, else the robot's.
-
-    Args:
-      family: "morel" or "mopp".
-      preset: such as "default".
-      env: the robot.
-      dataset: the value of --dataset; "medium-ours" and "DIR/hopper-medium-v2.hdf5" are both
-        "medium".
-
-    Raises:
-      UserError: no such preset; the message lists those that exist.
-    """
-    folder = _PRESETS / family / preset
-    for name in (f"{env}-{_kind_of_data(env, dataset)}", env):
-        if (folder / f"{name}.flags").exists():
-            return folder / f"{name}.flags"
-    known = sorted(f"{p.parent.name} ({p.stem})" for p in (_PRESETS / family).glob("*/*.flags"))
-    data = f" and --dataset={dataset}" if dataset else ""
-    raise UserError(
-        f"--preset: expected a preset that exists for --env={env}{data}, got {preset!r}; "
-        f"there are: {', '.join(known)}"
-    )
-
-
-def _kind_of_data(env: str, dataset: str) -> str:
-    name = pathlib.Path(dataset).stem.replace("_", "-").lower().removeprefix(f"{env}-")
-    for suffix in ("-ours", "-v0", "-v1", "-v2"):
-        name = name.removesuffix(suffix)
-    return {"medium-replay": "mixed"}.get(name, name)
-
-
-def _peek(argv: Sequence[str], name: str, default: str) -> str:
-    """Reads one string flag before the others are parsed; the last one given counts."""
-    value = default
-    for index, word in enumerate(argv):
-        for dashes in ("--", "-"):
-            if word.startswith(f"{dashes}{name}="):
-                value = word.split("=", 1)[1]
-            elif word == f"{dashes}{name}" and index + 1 < len(argv):
-                value = argv[index + 1]
-    return value
-
-
-def expand(
-    argv: Sequence[str],
-    family: str | None,
-    known_tasks: Sequence[str],
-    default_env: str,
-    default_dataset: str = "",
-) -> list[str]:
-    """Puts the preset's flagfile in front of the user's flags, which win over it.
-
-    A task without files of its own takes the dataclasses' defaults under --preset=default.
-
-    Raises:
-      UserError: no such preset.
-    """
-    if family is None:
-        return list(argv)
-    words = flags.FlagValues().read_flags_from_files(list(argv), force_gnu=False)
-    env = _peek(words, "env", default_env)
-    preset = _peek(words, "preset", "default")
-    dataset = _peek(words, "dataset", default_dataset)
-    built_in = (_PRESETS / family / "default" / f"{env}.flags").exists()
-    if preset == "default" and not (env in known_tasks and built_in):
-        return list(argv)
-    if env not in known_tasks:
-        raise UserError(f"--preset: expected default for --env={env}, got {preset!r}")
-    return [argv[0], f"--flagfile={preset_file(family, preset, env, dataset)}", *argv[1:]]
-
-
-def _describe(field: dataclasses.Field, width: int) -> str:
-    default = field.default
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    words = [field.metadata["help"]]
-    if field.metadata.get("choices"):
-        words.append("One of " + ", ".join(map(repr, field.metadata["choices"])) + ".")
-    words.append(f"Default: {shown if shown not in (None, '') else 'none'}.")
-    if field.metadata.get("source"):
-        words.append(f"[{field.metadata['source']}]")
-    body = textwrap.fill(" ".join(words), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return f"  --{field.name}\n{body}"
-
-
-def help_text(usage: str, configs: Sequence[type]) -> str:
-    """Returns the --help page: usage, then the knobs, grouped by stage."""
-    width = min(shutil.get_terminal_size((100, 20)).columns, 100)
-    parts = [usage.strip(), ""]
-    for config in configs:
-        title = (config.__doc__ or config.__name__).strip().splitlines()[0]
-        parts.append(f"{title}\n{'-' * len(title)}")
-        parts.extend(_describe(field, width) for field in dataclasses.fields(config))
-        parts.append("")
-    parts.append("A file of flags: --flagfile=FILE. All flags of all libraries: --helpfull.")
-    return "\n".join(parts)
 
 
 def refuse(message: str) -> NoReturn:

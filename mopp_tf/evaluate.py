@@ -9,10 +9,10 @@ from typing import Any
 from absl import logging
 
 from flags import schema
-from mopp_tf import config
+from mopp_tf.control_config import ControlConfig, changed_planner
 from offline_tf import tasks
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
-from offline_tf.config.shared_knobs import compile_knob
 from offline_tf.types import UserError
 
 USAGE = """
@@ -29,13 +29,11 @@ Examples: --reward=mopp_tf.objectives:jump --reward_mode=replace,
 class EvaluateConfig:
     """Evaluation."""
 
-    workdir: str = knob("", "Run folder.")
+    workdir: str = shared_knobs.run_folder_knob()
     episodes: int = knob(20, "Episodes, in one batch.", low=1)
     seed: int = knob(1000, "Random seed of start states and proposals.", low=0)
-    physics: str = knob("", "Robot physics; empty: the run's.", choices=("", "v2", "v4", "v5"))
-    simulator: str = knob(
-        "", f"{tasks.SIMULATOR_HELP} Empty: the run's.", choices=("", *tasks.SIMULATORS)
-    )
+    physics: str = shared_knobs.other_physics_knob()
+    simulator: str = shared_knobs.other_simulator_knob()
     watch: tuple[str, ...] = knob((), "Names of observations to keep per step.")
     output: str = knob("", "Name of the report; empty: RUN/evaluation.json and .npz.")
     engine: str = knob(
@@ -44,17 +42,16 @@ class EvaluateConfig:
         "one environment after the other), or litert-int8.",
         choices=("tensorflow", "litert", "litert-int8"),
     )
-    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
-    compile: str = compile_knob()
+    threads: int = shared_knobs.threads_knob()
+    compile: str = shared_knobs.compile_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
         check(self)
-        if not self.workdir:
-            raise UserError("--workdir: expected the folder of a run, got none")
+        shared_knobs.check_run_folder(self.workdir)
 
 
-def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
+def main(config_: EvaluateConfig, control: ControlConfig) -> None:
     """Prints and writes the report and, per step, the traces."""
     import numpy as np  # here, so that --help needs no TensorFlow
 
@@ -130,7 +127,7 @@ def main(config_: EvaluateConfig, control: config.ControlConfig) -> None:
     )
 
 
-def plan(config_: EvaluateConfig, control: config.ControlConfig) -> list[str]:
+def plan(config_: EvaluateConfig, control: ControlConfig) -> list[str]:
     """What --dry_run prints; the time is taken from the run's own evaluation."""
     from mopp_tf import algorithm, objectives
     from mopp_tf.experiment.configs import from_manifest
@@ -139,7 +136,7 @@ def plan(config_: EvaluateConfig, control: config.ControlConfig) -> list[str]:
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
     configs = from_manifest(record.manifest)
     task = tasks.get(configs.run.env)
-    config.changed_planner(configs.planner, configs.mbop, control.planner, configs.run.algorithm)
+    changed_planner(configs.planner, configs.mbop, control.planner, configs.run.algorithm)
     objectives.make(task, algorithm.load_units(record).scale, control)
     lines = [f"{config_.episodes} episodes with the models of {record.folder}, nothing retrained"]
     lines += [f"  --{name}={value}" for name, value in vars(control).items() if value]
@@ -152,4 +149,4 @@ def plan(config_: EvaluateConfig, control: config.ControlConfig) -> list[str]:
 
 
 if __name__ == "__main__":
-    schema.run(main, [EvaluateConfig, config.ControlConfig], USAGE, plan=plan)
+    schema.run(main, [EvaluateConfig, ControlConfig], USAGE, plan=plan)

@@ -8,7 +8,8 @@ import pathlib
 from absl import logging
 
 from flags import schema
-from mopp_tf import config
+from mopp_tf.control_config import ControlConfig
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
 from offline_tf.run_folder import files
 from offline_tf.types import UserError
@@ -27,7 +28,7 @@ part of the export.
 class ExportConfig:
     """Export."""
 
-    workdir: str = knob("", "Run folder.")
+    workdir: str = shared_knobs.run_folder_knob()
     output: str = knob("", "Folder of the SavedModel; it must not exist.")
     lite: bool = knob(True, "Write planner.tflite and planner_int8.tflite (MOPP's planner only).")
 
@@ -41,7 +42,7 @@ class ExportConfig:
         files.check_writable(pathlib.Path(self.output), "output")
 
 
-def main(config_: ExportConfig, control: config.ControlConfig) -> None:
+def main(config_: ExportConfig, control: ControlConfig) -> None:
     """Exports."""
     from mopp_tf.experiment import restore  # here, so that --help needs no TensorFlow
     from offline_tf.run_folder.record import RunRecord
@@ -60,4 +61,4 @@ def main(config_: ExportConfig, control: config.ControlConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [ExportConfig, config.ControlConfig], USAGE)
+    schema.run(main, [ExportConfig, ControlConfig], USAGE)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from mopp_tf.config import ControlConfig
+from mopp_tf.control_config import ControlConfig
 from mopp_tf.models.rows import RewardScale
 from offline_tf.types import TaskSpec, Tensor, UserError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from offline_tf import tasks
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
-from offline_tf.config.shared_knobs import compile_knob
+from offline_tf.datasets.names import EXPLORATIONS
 from offline_tf.types import UserError
 
 
@@ -15,13 +15,9 @@ from offline_tf.types import UserError
 class RunConfig:
     """Run: task, data, folder, evaluation."""
 
-    env: str = knob("hopper", tasks.ENV_HELP)
-    physics: str = knob(
-        "v2",
-        "Robot physics: v2 (both papers, D4RL), v4 or v5 (Gymnasium).",
-        choices=("v2", "v4", "v5"),
-    )
-    simulator: str = knob("mujoco", tasks.SIMULATOR_HELP, choices=tasks.SIMULATORS)
+    env: str = shared_knobs.env_knob()
+    physics: str = shared_knobs.physics_knob("both papers, D4RL")
+    simulator: str = shared_knobs.simulator_knob()
     preset: str = knob(
         "default",
         "Set of knob values for the task; flags that you give win over it. default: what works "
@@ -29,33 +25,23 @@ class RunConfig:
         "published code has for D4RL's hopper-medium; fast: Hopper in seven minutes; quick: Hopper in "
         "five.",
     )
-    seed: int = knob(0, "Random seed of data, models and planner.", low=0, high=2**31 - 1)
+    seed: int = shared_knobs.seed_knob()
     workdir: str = knob(
         "",
         "Run folder; empty: runs/morel-ENV-PRESET-seedN, for other data than the default's "
         "runs/morel-ENV-DATA-PRESET-seedN; naive_mbrl instead of morel without a detector.",
     )
-    dataset: str = knob(
-        "",
-        "Logged data: an HDF5 file with D4RL's keys, a D4RL name, a Minari id or folder, tfds:NAME, "
-        "a pickle of episodes, npz, CSV; or data that is made here: random-ours, medium-ours, "
-        "mixed-ours, expert-ours, medium-expert-ours; empty: make --exploration's.",
-    )
+    dataset: str = shared_knobs.dataset_knob("", if_empty="make --exploration's")
     exploration: str = knob(
         "pure",
         "Kind of data to make when --dataset is empty: the paper's five, and random.",
-        choices=("pure", "eps1", "eps3", "gauss1", "gauss3", "random"),
+        choices=EXPLORATIONS,
         source="paper sec. 5",
     )
-    data_steps: int = knob(
-        1_000_000,
-        "Steps of data to make (twice that for medium-expert-ours).",
-        low=1000,
-        source="paper sec. 5",
+    data_steps: int = shared_knobs.data_steps_knob(
+        twice_for="medium-expert-ours", source="paper sec. 5"
     )
-    data_dir: str = knob(
-        "", "Folder for data that is made; empty: $OFFLINE_TF_DATA or ~/.cache/offline_tf."
-    )
+    data_dir: str = shared_knobs.data_dir_knob()
     dynamics_from: str = knob(
         "", "Run folder whose fitted dynamics are taken over; data and dynamics flags must agree."
     )
@@ -67,9 +53,9 @@ class RunConfig:
     )
     eval_episodes: int = knob(20, "Episodes per evaluation during planning.", low=1)
     final_episodes: int = knob(100, "Episodes of the final evaluation.", low=1)
-    inspection: bool = knob(True, "Look at the models after training: pictures, AUROC, open loops.")
-    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
-    compile: str = compile_knob()
+    inspection: bool = shared_knobs.inspection_knob()
+    threads: int = shared_knobs.threads_knob()
+    compile: str = shared_knobs.compile_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -113,15 +99,8 @@ class DynamicsConfig:
         "What the models see where observations clip velocities: observed, or restored true ones.",
         choices=("observed", "restored"),
     )
-    holdout_share: float = knob(
-        0.02, "Share of the rows held out, as whole episodes, for reporting.", low=0.0, high=0.5
-    )
-    precision: str = knob(
-        "auto",
-        "Products in training: float32, bfloat16, or auto (bfloat16 where the CPU has it, but with "
-        "XLA).",
-        choices=("auto", "float32", "bfloat16"),
-    )
+    holdout_share: float = shared_knobs.holdout_share_knob("reporting")
+    precision: str = shared_knobs.precision_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -207,7 +186,7 @@ class PmdpConfig:
         "float32",
         "The models' products in roll-outs: float32, bfloat16, or auto (bfloat16 where the CPU has "
         "it); the detector is calibrated in float32.",
-        choices=("auto", "float32", "bfloat16"),
+        choices=shared_knobs.PRECISIONS,
     )
 
     def __post_init__(self) -> None:
@@ -300,15 +279,8 @@ class PlannerConfig:
     baseline_batch_size: int = knob(256, "Rows per minibatch.", low=1, source="run_morel.py")
 
     def __post_init__(self) -> None:
-        """Checks the bounds."""
+        """Checks the bounds, and that the noise starts within its own."""
         check(self)
-
-    def check_noise(self) -> None:
-        """Checks that the noise starts within its bounds; runs of older versions may not.
-
-        Raises:
-          UserError: it does not.
-        """
         if not self.min_log_std <= self.init_log_std <= self.max_log_std:
             raise UserError(
                 f"--init_log_std: expected a number between --min_log_std and --max_log_std "
@@ -330,8 +302,8 @@ STAGES: tuple[Any, ...] = (
 class BehaviorConfig:
     """Behaviour policy: natural policy gradient in the real simulator."""
 
-    env: str = knob("hopper", tasks.ENV_HELP)
-    physics: str = knob("v2", "Robot physics.", choices=("v2", "v4", "v5"))
+    env: str = shared_knobs.env_knob()
+    physics: str = shared_knobs.physics_knob()
     seed: int = knob(0, "Random seed.", low=0, high=2**31 - 1)
     target_return: float | None = knob(
         None, "Stop when the mean return of the last 100 episodes (stochastic actions) is there."
@@ -346,7 +318,7 @@ class BehaviorConfig:
     min_log_std: float = knob(-1.2, "Least log standard deviation; higher explores longer.")
     discount: float = knob(0.995, "gamma.", low=0.0, high=1.0)
     gae_lambda: float = knob(0.97, "lambda of GAE.", low=0.0, high=1.0)
-    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+    threads: int = shared_knobs.threads_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""

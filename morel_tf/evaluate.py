@@ -9,8 +9,8 @@ from absl import logging
 
 from flags import schema
 from offline_tf import tasks
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
-from offline_tf.types import UserError
 
 USAGE = """
 usage: python -m morel_tf.evaluate --workdir=RUN [--episodes=N] [--seed=N] [--physics=v4]
@@ -24,20 +24,17 @@ _STEPS_PER_SECOND = 20_000.0  # two cores, a robot of Hopper's size
 class EvaluateConfig:
     """Evaluation."""
 
-    workdir: str = knob("", "Run folder.")
+    workdir: str = shared_knobs.run_folder_knob()
     episodes: int = knob(100, "Episodes per kind of action.", low=1)
     seed: int = knob(1000, "Random seed of start states and actions.", low=0)
-    physics: str = knob("", "Robot physics; empty: the run's.", choices=("", "v2", "v4", "v5"))
-    simulator: str = knob(
-        "", f"{tasks.SIMULATOR_HELP} Empty: the run's.", choices=("", *tasks.SIMULATORS)
-    )
-    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+    physics: str = shared_knobs.other_physics_knob()
+    simulator: str = shared_knobs.other_simulator_knob()
+    threads: int = shared_knobs.threads_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
         check(self)
-        if not self.workdir:
-            raise UserError("--workdir: expected the folder of a run, got none")
+        shared_knobs.check_run_folder(self.workdir)
 
 
 def main(config: EvaluateConfig) -> None:

@@ -8,6 +8,7 @@ import pathlib
 from absl import logging
 
 from flags import schema
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
 from offline_tf.run_folder import files
 from offline_tf.types import UserError
@@ -24,7 +25,7 @@ Exports policy, detector and models of a finished run as a SavedModel, policy an
 class ExportConfig:
     """Export."""
 
-    workdir: str = knob("", "Run folder.")
+    workdir: str = shared_knobs.run_folder_knob()
     output: str = knob("", "Folder of the SavedModel; it must not exist.")
     fallback: str = knob(
         "cloning",

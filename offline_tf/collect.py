@@ -11,6 +11,7 @@ from absl import logging
 
 from flags import schema
 from offline_tf import tasks
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
 from offline_tf.datasets.names import EXPLORATIONS
 from offline_tf.types import UserError
@@ -28,9 +29,9 @@ _STEPS_PER_SECOND = 20_000.0  # two cores, a robot of Hopper's size
 class CollectConfig:
     """Collection."""
 
-    env: str = knob("hopper", tasks.ENV_HELP)
-    physics: str = knob("v2", "Robot physics.", choices=("v2", "v4", "v5"))
-    simulator: str = knob("mujoco", tasks.SIMULATOR_HELP, choices=tasks.SIMULATORS)
+    env: str = shared_knobs.env_knob()
+    physics: str = shared_knobs.physics_knob()
+    simulator: str = shared_knobs.simulator_knob()
     exploration: str = knob(
         "pure",
         "Which mixture.",
@@ -50,7 +51,7 @@ class CollectConfig:
         "SavedModel; empty: the shipped one.",
     )
     output: str = knob("", "HDF5 file; empty: ENV-PHYSICS-EXPLORATION-STEPS-seedN.hdf5 here.")
-    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+    threads: int = shared_knobs.threads_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""

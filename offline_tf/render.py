@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from flags import schema
 from offline_tf import tasks
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
 from offline_tf.export import loaded
 from offline_tf.rendering import back_ends, controllers, drawing, episodes, film
@@ -32,10 +33,10 @@ _IN_TENSORBOARD = 10  # It keeps that many of a tag.
 class RenderConfig:
     """Rendering."""
 
-    workdir: str = knob("", "Run folder.")
+    workdir: str = shared_knobs.run_folder_knob()
     export: str = knob("", "Export, or a policy as collect takes it; empty: the run's export.")
     env: str = knob("", f"{tasks.ENV_HELP} Empty: the run's, or the export's.")
-    physics: str = knob("", "Robot physics; empty: the run's.", choices=("", "v2", "v4", "v5"))
+    physics: str = shared_knobs.other_physics_knob()
     output: str = knob("", "Folder to write to; empty: RUN/render, without a run render-TASK here.")
     episodes: int = knob(1, "Episodes, one after another.", low=1)
     seed: int = knob(

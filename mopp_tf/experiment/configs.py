@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
-from mopp_tf import algorithm, config
+from mopp_tf import algorithm, config, planner_config
 from offline_tf import tasks
 from offline_tf.config.knobs import rebuild
 from offline_tf.types import UserError
@@ -28,7 +28,7 @@ class Configs(NamedTuple):
         """Those of learning, and of the algorithm's planner."""
         planner = self.planner
         if self.run.algorithm == "mbop":
-            planner = config.for_mbop(planner, self.mbop)
+            planner = planner_config.for_mbop(planner, self.mbop)
         return algorithm.Knobs(self.model, self.dynamics, self.behavior, self.q, planner)
 
     def flat(self) -> dict[str, Any]:

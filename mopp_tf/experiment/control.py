@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from mopp_tf import config, objectives
+from mopp_tf import control_config, objectives
 from mopp_tf.experiment import export_planner, restore
 from mopp_tf.experiment.configs import from_manifest
 from offline_tf import tasks
@@ -43,7 +43,7 @@ class ControlledPlanner(loaded.PlanningLoop):
         task = learned_task.of_run(task, configs.run.seed, record)
         if price is not None and constraint is None:
             raise UserError("price: expected a constraint with it, got none")
-        control = config.ControlConfig(
+        control = control_config.ControlConfig(
             reward_mode="replace" if replace else "add",
             planner=tuple(f"{name}={value}" for name, value in knobs.items()),
         )

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from mopp_tf import algorithm, config, objectives
+from mopp_tf import algorithm, config, control_config, objectives, planner_config
 from mopp_tf.experiment import export_planner
 from mopp_tf.experiment.configs import Configs, from_manifest
 from mopp_tf.mbop import learning, mbop_planner
@@ -44,18 +44,18 @@ def make_planner(
     task: TaskSpec,
     configs: Configs,
     learned: AnyLearned,
-    control: config.ControlConfig | None = None,
+    control: control_config.ControlConfig | None = None,
     reward: objectives.UserFunction | None = None,
     constraint: objectives.UserFunction | None = None,
 ) -> export_planner.AnyPlanner:
     """Builds the planner of a run, with another objective where `control` or functions say so.
 
     Raises:
-      UserError: see `objectives.make` and `config.changed_planner`; or another limit is asked for by
-        a quantile, which only the data could tell, or another horizon of MBOP's value.
+      UserError: see `objectives.make` and `control_config.changed_planner`; or another limit is
+        asked for by a quantile, which only the data could tell, or another horizon of MBOP's value.
     """
-    control = control or config.ControlConfig()
-    knobs, of_mbop = config.changed_planner(
+    control = control or control_config.ControlConfig()
+    knobs, of_mbop = control_config.changed_planner(
         configs.planner, configs.mbop, control.planner, configs.run.algorithm
     )
     dtype = networks.product_dtype(knobs.planner_precision)
@@ -67,7 +67,7 @@ def make_planner(
                 f"--planner: the value beyond the horizon was fitted for mbop_horizon={fitted}, got "
                 f"{of_mbop.mbop_horizon}; give terminal_value=false as well, or train with it"
             )
-        knobs = config.for_mbop(knobs, of_mbop)
+        knobs = planner_config.for_mbop(knobs, of_mbop)
         return mbop_planner.MbopPlanner(task, learned, knobs, of_mbop, objective, dtype)
     limit = _changed_limit(configs.planner, knobs) or learned.limit
     return Planner(task, learned.models, knobs, limit, objective, dtype)
@@ -87,7 +87,10 @@ def _changed_limit(trained: config.PlannerConfig, now: config.PlannerConfig) -> 
 
 
 def export_again(
-    record: RunRecord, folder: pathlib.Path, control: config.ControlConfig, lite: bool = False
+    record: RunRecord,
+    folder: pathlib.Path,
+    control: control_config.ControlConfig,
+    lite: bool = False,
 ) -> tuple[float, dict[str, float]]:
     """Exports a finished run to another folder, without its data.
 

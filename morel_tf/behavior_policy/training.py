@@ -60,7 +60,6 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
         baseline_weight_decay=0.0,
         cg_iterations=10,
     )
-    settings.check_noise()
     folder = pathlib.Path(
         config.workdir or f"runs/behavior-{tasks.short_name(config.env)}-seed{config.seed}"
     )

@@ -74,4 +74,3 @@ def check(configs: Configs) -> None:
             "--ensemble_size: expected 2 models or more, as one disagrees with nobody; or give "
             "--threshold_rule=none (naive model-based RL)"
         )
-    configs.planner.check_noise()

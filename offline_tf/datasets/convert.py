@@ -9,6 +9,7 @@ from absl import logging
 
 from flags import schema
 from offline_tf import tasks
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
 from offline_tf.datasets.names import FORMS
 from offline_tf.run_folder import files
@@ -27,7 +28,7 @@ class ConvertConfig:
     """Conversion."""
 
     dataset: str = knob("", "What to read.")
-    env: str = knob("hopper", tasks.ENV_HELP)
+    env: str = shared_knobs.env_knob()
     output: str = knob("", "HDF5 file, or folder of the Minari data set; must not exist.")
     form: str = knob("d4rl", "What to write.", choices=("d4rl", "minari"))
     dataset_id: str = knob("", "Minari's id; empty: offline/NAME-v0.")

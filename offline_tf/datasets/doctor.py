@@ -10,6 +10,7 @@ from absl import logging
 
 from flags import schema
 from offline_tf import tasks
+from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
 from offline_tf.datasets.names import FORMS
 from offline_tf.types import UserError
@@ -29,13 +30,13 @@ class DoctorConfig:
     """Doctor."""
 
     dataset: str = knob("", "What to look at; everything that training takes.")
-    env: str = knob("hopper", tasks.ENV_HELP)
+    env: str = shared_knobs.env_knob()
     output: str = knob(
         "", "Folder for the report, doctor-NAME.txt and .json; empty: it is printed only."
     )
     replay: bool = knob(True, "Replay transitions in the simulator.")
     seed: int = knob(0, "Which transitions are replayed.", low=0)
-    threads: int = knob(0, "CPU threads; 0: all cores.", low=0)
+    threads: int = shared_knobs.threads_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""

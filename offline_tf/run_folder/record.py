@@ -30,7 +30,6 @@ from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, UserError
 
-FlagsOf = Callable[[dict[str, Any]], dict[str, Any]]
 _PACKAGES = ("tensorflow", "tensorflow-probability", "keras", "gymnasium", "mujoco", "numpy")
 _LOCK = "run.lock"
 
@@ -77,10 +76,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _own_flags(manifest: dict[str, Any]) -> dict[str, Any]:
-    return manifest["flags"]
-
-
 class RunRecord:
     """One run folder.
 
@@ -103,7 +98,6 @@ class RunRecord:
         algorithm: str,
         flags: dict[str, Any],
         ignored: Sequence[str] = (),
-        flags_of: FlagsOf = _own_flags,
     ) -> RunRecord:
         """Opens the folder for a run with these flags.
 
@@ -112,14 +106,13 @@ class RunRecord:
           algorithm: such as "morel".
           flags: name -> value, everything that decides the result.
           ignored: flags that may differ when a run goes on.
-          flags_of: reads a manifest's flags, with what those younger than the run mean to it.
 
         Raises:
           UserError: the folder holds a run with other flags, or another process works in it; nothing
             is changed.
         """
         flags = {name: _plain(value) for name, value in flags.items()}
-        manifest = cls.check_folder(folder, algorithm, flags, ignored, flags_of)
+        manifest = cls.check_folder(folder, algorithm, flags, ignored)
         lock = _locked(folder)
         if manifest is not None:
             logging.info("continuing the run in %s", folder)
@@ -145,12 +138,11 @@ class RunRecord:
         algorithm: str,
         flags: dict[str, Any],
         ignored: Sequence[str] = (),
-        flags_of: FlagsOf = _own_flags,
     ) -> dict[str, Any] | None:
         """Checks, changing nothing, that a run with these flags may go into the folder.
 
         Args:
-          folder, algorithm, flags, ignored, flags_of: as in `create_or_continue`.
+          folder, algorithm, flags, ignored: as in `create_or_continue`.
 
         Returns:
           The manifest of the run to continue, or None for a new one.
@@ -177,8 +169,7 @@ class RunRecord:
         if manifest["algorithm"] != algorithm:
             differing = [f"algorithm is {manifest['algorithm']} there"]
         else:
-            known = flags_of(manifest)  # without flags that this version does not know
-            old = {name: _plain(v) for name, v in (manifest["flags"] | known).items()}
+            old = manifest["flags"]
             flags = {name: _plain(value) for name, value in flags.items()}
             differing = [
                 f"--{n} is {old.get(n)!r} there and {flags.get(n)!r} now"
@@ -214,7 +205,7 @@ class RunRecord:
         return ", ".join(self.manifest.get("commits", [self.manifest.get("commit", "unknown")]))
 
     def task_changes(self, task: TaskSpec) -> list[str]:
-        """What differs from the task that the run began with; runs of older versions do not know."""
+        """What differs from the task that the run began with; nothing where none is noted yet."""
         kept, now = self.manifest.get("task"), _described(task)
         return [] if kept is None else [key for key in now if kept.get(key) != now[key]]
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -181,18 +180,14 @@ class Stage:
         """
         path = self._folder / "metrics" / f"{self.name}{'.' + table if table else ''}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        names = list(metrics)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         logging.debug("%s %d: %s", path.stem, step, shown)
         is_new = not path.exists() or path.stat().st_size == 0
-        if not is_new:  # a table begun by an older version keeps its columns
-            with path.open(newline="") as file:
-                names = next(csv.reader(file))[1:]
         with path.open("a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             if is_new:
-                writer.writerow(["step", *names])
-            writer.writerow([step, *(f"{metrics.get(name, np.nan):.9g}" for name in names)])
+                writer.writerow(["step", *metrics])
+            writer.writerow([step, *(f"{value:.9g}" for value in metrics.values())])
         with self._writer().as_default(step=step):
             for name, value in metrics.items():
                 tf.summary.scalar(f"{self.name}/{table + '/' if table else ''}{name}", value)

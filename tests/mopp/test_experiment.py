@@ -13,7 +13,7 @@ import tensorflow as tf
 import toys
 
 import mopp_tf
-from mopp_tf import algorithm, config
+from mopp_tf import algorithm, config, control_config
 from mopp_tf import evaluate as evaluate_binary
 from mopp_tf.experiment import data as experiment_data
 from mopp_tf.experiment import (
@@ -456,8 +456,6 @@ def test_a_task_that_has_changed_since_is_refused(cart, tmp_path, monkeypatch):
             call()
     with pytest.raises(UserError, match=r"^--models_from: .*\(its task has other action_high\)"):
         recipe.run(cart(tmp_path / "other", models_from=str(tmp_path / "run")))
-    record.manifest.pop("task")  # a run of an older version does not know
-    record.check_task(now)
 
 
 @pytest.mark.usefixtures("no_fits")
@@ -533,7 +531,7 @@ def test_the_limit_can_be_changed_at_run_time(finished):
     learned = restore.load(configs, task, RunRecord.open_existing(home / "run"))
 
     def limit(*changes):
-        control = config.ControlConfig(planner=changes)
+        control = control_config.ControlConfig(planner=changes)
         return restore.make_planner(task, configs, learned, control).limit
 
     assert limit() == limit("horizon=3") == learned.limit
@@ -683,12 +681,12 @@ def test_mbop_runs_in_the_same_harness(finished, tmp_path):
     decide = compilation.function(planner.decide)
     found = evaluation.evaluate_planner(planner, decide, "v2", 2, 3, "planner", threads=1)
     np.testing.assert_allclose(found.returns.mean(), summary["true_return_mean"], rtol=1e-6)
-    far = config.ControlConfig(planner=("mbop_horizon=3",))
+    far = control_config.ControlConfig(planner=("mbop_horizon=3",))
     with pytest.raises(
         UserError, match="value beyond the horizon was fitted for mbop_horizon=2, got 3"
     ):
         restore.make_planner(task, configs, learned, far)
-    far = config.ControlConfig(planner=("mbop_horizon=3", "terminal_value=false"))
+    far = control_config.ControlConfig(planner=("mbop_horizon=3", "terminal_value=false"))
     assert restore.make_planner(task, configs, learned, far).knobs.horizon == 3
 
 
@@ -851,7 +849,7 @@ def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path, monk
         "def lower(s, a, n, limit):\n    return n[:, 0] - limit\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    control = config.ControlConfig(
+    control = control_config.ControlConfig(
         constraint="my_rules:lower", constraint_arg=-100.0, planner=("horizon=1",)
     )
     evaluate_binary.main(
@@ -874,7 +872,7 @@ def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path, monk
     with pytest.raises(UserError, match="--watch: expected names among .* got 'nose'"):
         evaluate_binary.main(
             evaluate_binary.EvaluateConfig(workdir=str(home / "run"), watch=("nose",)),
-            config.ControlConfig(),
+            control_config.ControlConfig(),
         )
 
 
@@ -887,7 +885,7 @@ def test_evaluation_in_litert(finished, tmp_path):
             engine="litert-int8",
             output=str(tmp_path / "report"),
         ),
-        config.ControlConfig(planner=("horizon=1",)),
+        control_config.ControlConfig(planner=("horizon=1",)),
     )
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["engine"] == "litert-int8" and report["episode_length"] > 1

@@ -6,7 +6,8 @@ import tensorflow as tf
 import toys
 
 from mopp_tf import objectives
-from mopp_tf.config import ControlConfig, MbopConfig, PlannerConfig, changed_planner
+from mopp_tf.config import MbopConfig, PlannerConfig
+from mopp_tf.control_config import ControlConfig, changed_planner
 from mopp_tf.models.rows import RewardScale
 from offline_tf import tasks
 from offline_tf.models import compilation

@@ -194,7 +194,7 @@ def test_every_knob_reaches_what_it_is_of(tmp_path, monkeypatch):
 def test_first_noise_lies_within_its_bounds(bounds):
     first, least, greatest = bounds
     with pytest.raises(UserError, match=f"--init_log_std: expected .* got {first:g}"):
-        PlannerConfig(init_log_std=first, min_log_std=least, max_log_std=greatest).check_noise()
+        PlannerConfig(init_log_std=first, min_log_std=least, max_log_std=greatest)
 
 
 def test_planning_improves_the_pessimistic_and_the_true_return(tmp_path):

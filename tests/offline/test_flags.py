@@ -1,5 +1,6 @@
 import dataclasses
 import importlib
+import json
 import os
 import pathlib
 import re
@@ -9,10 +10,10 @@ import typing
 
 import pytest
 
-from flags import schema
+from flags import definitions, preset_files, schema
 from morel_tf import config
 from offline_tf import tasks
-from offline_tf.config.knobs import check, knob
+from offline_tf.config.knobs import check, knob, rebuild
 from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.types import UserError
 
@@ -26,10 +27,10 @@ def parse(stages, words):
     """One instance per stage, from flags of their own."""
     values = schema.flags.FlagValues()
     for stage in stages:
-        schema.define(stage, values)
+        definitions.define(stage, values)
     rest = values(["prog", *words])
     assert rest == ["prog"]
-    return [schema.read(stage, values) for stage in stages]
+    return [definitions.read(stage, values) for stage in stages]
 
 
 def stages_of(family):
@@ -146,6 +147,14 @@ def test_nan_is_out_of_bounds():
         Toy(share=float("nan"))
 
 
+def test_a_stage_is_rebuilt_from_a_manifest_that_has_all_its_flags():
+    flags = json.loads(json.dumps(dataclasses.asdict(Toy(share=0.25, widths=(3,)))))
+    assert rebuild(Toy, flags | {"of_another_stage": 1}) == Toy(share=0.25, widths=(3,))
+    del flags["share"]
+    with pytest.raises(UserError, match="^--share: expected a value among the flags of the run's"):
+        rebuild(Toy, flags)
+
+
 def test_unknown_choice_is_named():
     with pytest.raises(UserError, match="--halt: expected one of absorbing, truncate, got 'stop'"):
         config.PmdpConfig(halt="stop")
@@ -178,8 +187,8 @@ def test_every_robot_has_a_default_preset():
     ],
 )
 def test_a_data_sets_own_preset_comes_first(dataset, file):
-    assert schema.preset_file("mopp", "authors", "hopper", dataset).stem == file
-    assert schema.preset_file("mopp", "default", "hopper", dataset).stem == "hopper"
+    assert preset_files.preset_file("mopp", "authors", "hopper", dataset).stem == file
+    assert preset_files.preset_file("mopp", "default", "hopper", dataset).stem == "hopper"
 
 
 def test_a_data_set_without_a_preset_is_named_with_those_there_are():
@@ -187,7 +196,7 @@ def test_a_data_set_without_a_preset_is_named_with_those_there_are():
         UserError,
         match=r"env=walker2d and --dataset=expert-ours, got 'authors'.*authors \(walker2d-medium\)",
     ):
-        schema.preset_file("mopp", "authors", "walker2d", "expert-ours")
+        preset_files.preset_file("mopp", "authors", "walker2d", "expert-ours")
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=PRESET_NAMES)
@@ -196,7 +205,7 @@ def test_preset_parses_for_its_robot(path):
     robot, _, kind = path.stem.partition("-")
     data = [f"--dataset={kind}-ours"] if kind else []
     words = ["prog", f"--env={robot}", f"--preset={preset}", *data]
-    expanded = schema.expand(words, family, tasks.names(), "hopper")
+    expanded = preset_files.expand(words, family, tasks.names(), "hopper")
     assert expanded == [words[0], f"--flagfile={path}", *words[1:]]
     found = merged(parse(stages_of(family), expanded[1:]))
     assert found["env"] == robot and found["preset"] == preset
@@ -267,7 +276,7 @@ PUBLISHED_FOR_ALL = {
 def test_the_authors_settings_stay_what_was_published(data, preset):
     """Presets hold differences only, so another default would change them."""
     robot, _, kind = data.partition("-")
-    path = schema.preset_file("mopp", preset, robot, f"{kind}-ours")
+    path = preset_files.preset_file("mopp", preset, robot, f"{kind}-ours")
     assert path.stem == data
     lines = [line for line in path.read_text().splitlines() if line.startswith("--")]
     found = merged(parse(stages_of("mopp"), lines))
@@ -344,7 +353,7 @@ MOREL_PAPER_ROBOTS = {
 
 def test_morels_presets_stay_what_they_were_taken_from():
     def read(preset, robot):
-        path = schema.preset_file("morel", preset, robot, "")
+        path = preset_files.preset_file("morel", preset, robot, "")
         lines = [line for line in path.read_text().splitlines() if line.startswith("--")]
         return merged(parse(stages_of("morel"), lines))
 
@@ -386,13 +395,13 @@ def test_a_users_flag_wins_over_the_preset():
     preset = "--beta=10"  # flags/presets/morel/default/hopper.flags
     assert preset in (ROOT / "flags/presets/morel/default/hopper.flags").read_text()
     for words, beta in ((["--env=hopper"], 10.0), (["--beta=7", "--env=hopper"], 7.0)):
-        expanded = schema.expand(["prog", *words], "morel", tasks.names(), "hopper")
+        expanded = preset_files.expand(["prog", *words], "morel", tasks.names(), "hopper")
         assert merged(parse(config.STAGES, expanded[1:]))["beta"] == beta
 
 
 def expanded_file(words, default_env="hopper", family="morel"):
     """Which preset's file is put in front, as preset/robot; None without one."""
-    expanded = schema.expand(["prog", *words], family, [*tasks.names(), "mine"], default_env)
+    expanded = preset_files.expand(["prog", *words], family, [*tasks.names(), "mine"], default_env)
     if expanded == ["prog", *words]:
         return None
     assert expanded[0] == "prog" and expanded[2:] == words
@@ -456,7 +465,7 @@ def squeezed(text):
 
 def test_help_groups_by_stage_and_names_defaults(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    text = schema.help_text("\nusage: toy\n", STAGES[:6])
+    text = definitions.help_text("\nusage: toy\n", STAGES[:6])
     assert text.startswith("usage: toy\n")
     position = 0
     for stage in STAGES[:6]:
@@ -573,7 +582,7 @@ def test_a_bad_command_line_ends_in_one_line_and_status_2(argv, monkeypatch, cap
 
     monkeypatch.setattr(schema.app, "run", parse_only)
     values = schema.flags.FlagValues()
-    schema.define(config.RunConfig, values)
+    definitions.define(config.RunConfig, values)
     monkeypatch.setattr(schema.flags, "FLAGS", values)
     with pytest.raises(SystemExit) as end:
         schema.run(lambda: None, [], "usage")

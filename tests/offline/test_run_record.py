@@ -72,22 +72,10 @@ def test_other_flags_are_refused_and_change_nothing(tmp_path):
     assert snapshot(tmp_path) == before
 
 
-def test_flags_younger_than_the_run_have_the_meaning_that_they_had(tmp_path):
-    RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
-
-    def flags_of(manifest):
-        return {"units": "raw", "sizes": (1, 2)} | manifest["flags"]
-
-    now = FLAGS | {"units": "raw", "sizes": (1, 2)}
-    assert RunRecord.create_or_continue(tmp_path, "morel", now, flags_of=flags_of)
-    with pytest.raises(UserError, match=r"\(--units is 'raw' there and 'auto' now\)"):
-        RunRecord.check_folder(tmp_path, "morel", now | {"units": "auto"}, (), flags_of)
-
-
-def test_flags_that_this_version_does_not_know_differ(tmp_path):
+def test_flags_that_only_the_run_has_differ(tmp_path):
     RunRecord.create_or_continue(tmp_path, "morel", FLAGS | {"of_the_future": 7})
     with pytest.raises(UserError, match=r"\(--of_the_future is 7 there and None now\)"):
-        RunRecord.check_folder(tmp_path, "morel", FLAGS, (), lambda manifest: dict(FLAGS))
+        RunRecord.check_folder(tmp_path, "morel", FLAGS)
 
 
 def test_what_other_machines_used_is_added(tmp_path):
@@ -266,12 +254,6 @@ def test_the_newest_of_two_checkpoints_counts(record):
     assert fresh.restore() == 3 and float(other[0, 0]) == 3.0
     kept = sorted(p.name for p in (record.folder / "checkpoints" / "fit").glob("*.index"))
     assert kept == ["ckpt-2.index", "ckpt-3.index"]
-
-
-def test_a_table_of_an_older_version_keeps_its_columns(record):
-    record.stage("fit").log(1, {"loss": 1.0, "rate": 2.0})
-    record.stage("fit").log(2, {"loss": 3.0, "extra": 4.0})
-    assert table(record, "fit") == [["step", "loss", "rate"], ["1", "1", "2"], ["2", "3", "nan"]]
 
 
 def test_stages_do_not_share_checkpoints(record):

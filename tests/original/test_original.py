@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mopp_tf import evaluate as mopp_evaluate
-from mopp_tf.config import STAGES, ControlConfig
+from mopp_tf.config import STAGES
+from mopp_tf.control_config import ControlConfig
 from mopp_tf.experiment import recipe
 from mopp_tf.experiment.configs import Configs
 from offline_tf import tasks
