@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from mopp_tf import algorithm, config, objectives
-from mopp_tf.experiment import export_planner, inspection
+from mopp_tf.experiment import export_planner, inspection, panels
 from mopp_tf.mbop import learning, mbop_planner
 from mopp_tf.models import training
 from mopp_tf.planning.planner import Decision, Planner
@@ -24,8 +24,7 @@ from offline_tf.models import compilation, learned_task, networks
 from offline_tf.numerics import seeds
 from offline_tf.pipeline import opening
 from offline_tf.policies import fitted_value
-from offline_tf.reports import tensorboard
-from offline_tf.reports.tensorboard import Chart
+from offline_tf.reports import report_layout, tensorboard
 from offline_tf.run_folder import provenance
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
@@ -43,25 +42,6 @@ _MODEL_STAGES: tuple[Any, ...] = (
     config.DynamicsConfig,
     config.BehaviorConfig,
     config.QConfig,
-)
-
-
-CHARTS = (
-    Chart("MOPP", "Share of candidates kept", (r"^evaluation/kept_share$",)),
-    Chart("MOPP", "Share of decisions where too few were kept", (r"^evaluation/fallback$",)),
-    Chart("MOPP", "Entropy of the weights (nats)", (r"^evaluation/weight_entropy$",)),
-    Chart("MOPP", "Effective sample size", (r"^evaluation/effective_sample_size$",)),
-    Chart("MOPP", "A decision for all episodes (ms)", (r"^evaluation/decision_ms$",)),
-    Chart("MOPP", "Reward, and share of episodes alive", (r"^evaluation/(reward|alive)$",)),
-    *(
-        Chart("Models", title, (f"^{stage}/(loss|held_out|training_rows)$",))
-        for title, stage in (
-            ("Dynamics: loss and held-out loss", "dynamics_fit"),
-            ("Behaviour: loss and held-out loss", "behavior_fit"),
-            ("Q: loss and held-out error", "q_fit"),
-        )
-    ),
-    Chart("Models", "Q: mean, and gap between the twins", (r"^q_fit/(mean|gap)$",)),
 )
 
 
@@ -236,7 +216,8 @@ def run(configs: Configs) -> dict[str, Any]:
     if not record.stage("evaluation").complete:
         record.note_also(compiler=compiler)
     logging.info("%s", compilation.in_words(threads, dtype))
-    tensorboard.show_charts(record, CHARTS)
+    tensorboard.show_charts(record, panels.CHARTS)
+    report_layout.write(record.folder, panels.LAYOUT)
     # The dynamics models learn the reward.
     task = learned_task.complete(task, data, run_config.seed, record, reward=False)
     prepared = algorithm.prepare(task, data, configs.knobs, run_config.seed, record, other)
@@ -667,7 +648,7 @@ def summarize(
     }
     write_json(record.folder / "summary.json", summary)
     flags = {name: value for name, value in configs.flat().items() if name not in FREE_FLAGS}
-    tensorboard.show_run(record, flags, tensorboard.results(summary))
+    tensorboard.show_run(record, flags, report_layout.numbers_of(panels.LAYOUT, summary))
     logging.info("%s", in_words(summary))
     return summary
 

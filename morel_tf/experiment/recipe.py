@@ -12,7 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from morel_tf import algorithm, config
-from morel_tf.experiment import export_controller, inspection
+from morel_tf.experiment import export_controller, inspection, panels
 from morel_tf.models import dynamics, usad
 from morel_tf.planning import npg_planner, pessimistic_mdp
 from offline_tf import tasks
@@ -28,8 +28,7 @@ from offline_tf.numerics.returns import with_interval
 from offline_tf.pipeline import opening
 from offline_tf.policies import cloning, fitted_value
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
-from offline_tf.reports import tensorboard
-from offline_tf.reports.tensorboard import Chart
+from offline_tf.reports import report_layout, tensorboard
 from offline_tf.run_folder import provenance
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
@@ -39,37 +38,6 @@ from offline_tf.types import Array, TaskSpec, Transitions, UserError
 # Flags that may differ when a run is continued: they do not decide the result.
 FREE_FLAGS = ("workdir", "data_dir", "threads", "inspection")
 _FQE_DISCOUNT = 0.97  # nearer to 1, errors of the fit feed on themselves
-
-
-CHARTS = (
-    Chart(
-        "MOReL",
-        "What the P-MDP promises (over the horizon, one update earlier) beside the truth (whole "
-        "episodes); 95 % of the mean",
-        margins=tuple(
-            (f"{name}", f"{name}_low", f"{name}_high")
-            for name in (
-                "planning/evaluation/pmdp_return",
-                "planning/evaluation/true_return_mean",
-                "planning/evaluation/true_return_stochastic",
-            )
-        ),
-    ),
-    Chart("MOReL", "Share of paths that meet HALT", (r"^planning/halt_share$",)),
-    Chart(
-        "MOReL", "Steps until HALT, and length of paths", (r"^planning/(halt_step|path_length)$",)
-    ),
-    Chart("Update", "KL per update (nats)", (r"^planning/kl(_target)?$",)),
-    Chart("Update", "Share of the natural step taken", (r"^planning/step_share$",)),
-    Chart("Update", "Explained variance of the baseline", (r"^planning/explained_variance$",)),
-    Chart("Update", "Log of the policy's noise", (r"^planning/log_std$",)),
-    Chart(
-        "Models",
-        "Dynamics: loss and held-out error",
-        (r"^dynamics(_fit)?/(loss|held_out_mse|training_rows_mse)$",),
-    ),
-    Chart("Models", "Disagreement along paths", (r"^planning/disagreement_(mean|max)$",)),
-)
 
 
 class Configs(NamedTuple):
@@ -219,7 +187,8 @@ def run(configs: Configs) -> dict[str, Any]:
     if not record.stage("planning").complete:
         record.note_also(compiler=compiler)
     logging.info("%s", compilation.in_words(threads, dtype))
-    tensorboard.show_charts(record, CHARTS)
+    tensorboard.show_charts(record, panels.CHARTS)
+    report_layout.write(record.folder, panels.LAYOUT)
     task = learned_task.complete(task, data, run_config.seed, record)
     if configs.pmdp.horizon > task.max_episode_steps:
         logging.info("paths end with the task's time limit, after %d steps", task.max_episode_steps)
@@ -578,7 +547,7 @@ def summarize(
     }
     write_json(record.folder / "summary.json", summary)
     flags = {name: value for name, value in configs.flat().items() if name not in FREE_FLAGS}
-    tensorboard.show_run(record, flags, tensorboard.results(summary))
+    tensorboard.show_run(record, flags, report_layout.numbers_of(panels.LAYOUT, summary))
     logging.info("%s", in_words(summary))
     return summary
 

@@ -15,7 +15,7 @@ import toys
 import mopp_tf
 from mopp_tf import algorithm, config
 from mopp_tf import evaluate as evaluate_binary
-from mopp_tf.experiment import dry_run, export_planner, recipe
+from mopp_tf.experiment import dry_run, export_planner, panels, recipe
 from mopp_tf.mbop import learning
 from mopp_tf.models import rows, training
 from offline_tf import tasks
@@ -24,7 +24,7 @@ from offline_tf.datasets.simulated import generated
 from offline_tf.evaluation import planner_episodes
 from offline_tf.inspection import inspect_stage
 from offline_tf.models import compilation
-from offline_tf.reports import html_page
+from offline_tf.reports import report_layout, run_contents
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.run_folder.stage import Stage
 from offline_tf.types import UserError
@@ -304,8 +304,10 @@ def test_a_variant_is_named_after_what_differs(flags, expected):
 
 def test_the_report_finds_its_lines_in_a_run(finished):
     home, _, _ = finished
-    tables = html_page.read(home / "run").tables
-    lines = [line for panel in html_page._PANELS for line in panel.lines]
+    tables = run_contents.read(home / "run").tables
+    layout = report_layout.read(home / "run")
+    assert layout == panels.LAYOUT
+    lines = [line for panel in layout.panels for line in panel.lines]
     drawn = [line for line in lines if line[1].endswith("_fit") or line[1] == "evaluation"]
     # Of MOReL, and of runs without held-out rows.
     others = ("held_out_mse", "training_rows_mse")

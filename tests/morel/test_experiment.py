@@ -18,14 +18,14 @@ import tensorflow as tf
 import toys
 
 from morel_tf import algorithm, config
-from morel_tf.experiment import export_controller, recipe
+from morel_tf.experiment import export_controller, panels, recipe
 from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.simulated import generated
 from offline_tf.evaluation import policy_episodes
 from offline_tf.inspection import inspect_stage
 from offline_tf.policies import fitted_value
-from offline_tf.reports import html_page
+from offline_tf.reports import report_layout, run_contents
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
@@ -208,8 +208,10 @@ def _evaluations(monkeypatch):
 
 def test_the_report_finds_its_lines_in_a_run(finished):
     home, _, _ = finished
-    tables = html_page.read(home / "run").tables
-    lines = [line for panel in html_page._PANELS for line in panel.lines]
+    tables = run_contents.read(home / "run").tables
+    layout = report_layout.read(home / "run")
+    assert layout == panels.LAYOUT
+    lines = [line for panel in layout.panels for line in panel.lines]
     own = {("dynamics_fit", "loss"), ("dynamics_fit", "held_out_mse")}
     drawn = [line for line in lines if line[1].startswith("planning") or line[1:] in own]
     assert len(drawn) >= 12
