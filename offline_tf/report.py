@@ -37,9 +37,12 @@ class ReportConfig:
 
 def main(config: ReportConfig) -> None:
     """Writes the report."""
-    from offline_tf.reports import html_page  # here, so that --help needs no TensorFlow
+    from offline_tf.reports import (
+        html_page,
+        run_contents,
+    )  # here, so that --help needs no TensorFlow
 
-    runs = [html_page.read(pathlib.Path(folder)) for folder in config.workdir]
+    runs = [run_contents.read(pathlib.Path(folder)) for folder in config.workdir]
     first = runs[0].folder / "report" / "report.html"
     path = pathlib.Path(config.output) if config.output else first
     pictures = html_page.write(runs, path)

@@ -1,6 +1,7 @@
 """python -m offline_tf.results: writes the tables of docs/results/returns.md from records.
 
 A record is a JSON file under results/: a list of run summaries, each with the command that made it.
+results/columns.csv says which numbers of a summary the tables show, in order, and under which words.
 Between the two markers in that page everything is replaced; the rest of the page is left alone.
 """
 
@@ -27,22 +28,6 @@ Writes docs/results/returns.md's tables from results/*.json; --add puts summarie
 """
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 _SAME_DATA = 1e-3  # difference of mean returns
-_COLUMNS = (
-    ("seed", "seed"),
-    ("behavior_return", "behaviour policy"),
-    ("bc_return", "behaviour cloning"),
-    ("pmdp_return", "P-MDP"),
-    ("true_return_at_horizon", "true, same terms"),
-    ("true_return_mean", "**true, mean action**"),
-    ("true_return_stochastic", "true, stochastic"),
-    ("true_return_last_tenth", "last tenth"),
-    ("true_return_least_in_second_half", "least in 2nd half"),
-    ("normalized_score", "score"),
-    ("kept_share", "kept share"),
-    ("effective_sample_size", "effective sample size"),
-    ("decision_ms_median", "ms per decision"),
-    ("wall_seconds", "seconds"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +71,15 @@ def wide_table(record: list[dict[str, Any]]) -> str:
     Cells are returns of the real simulator, mean +- standard deviation over seeds; where a variant
     has not been run with all seeds of its row, the number of its seeds stands in brackets. Where
     there are variants, a last row compares each with the whole algorithm, pair by pair; else it has
-    D4RL's scores, mean over the data sets.
+    D4RL's scores, mean over the data sets. Behaviour model and score are of the algorithm most
+    of whose runs measured a behaviour model.
     """
     names = sorted({campaign_record.key(run)[:2] for run in record})
     titles = [f"{algorithm}{f' ({variant})' if variant else ''}" for algorithm, variant in names]
     head = ["data", "seeds", "behaviour data", *titles]
-    scored = ("mopp", "") if ("mopp", "") in names else names[0]
-    with_clone = any("bc_return" in run for run in record)
+    cloned = [campaign_record.key(run)[:2] for run in record if "bc_return" in run]
+    with_clone = bool(cloned)
+    scored = max([name for name in names if not name[1]] or names, key=cloned.count)
     if with_clone:
         head.insert(3, "behaviour model")
     head.append("score of " + titles[names.index(scored)])
@@ -177,8 +164,13 @@ def _with_whole_runs(
     return [*record, *(run for run in others if campaign_record.key(run) in wanted)]
 
 
-def table(record: list[dict[str, Any]]) -> str:
-    """Returns the Markdown of one record: a table per algorithm and variant, a row per seed, a mean."""
+def table(record: list[dict[str, Any]], headings: dict[str, str]) -> str:
+    """Returns the Markdown of one record: a table per algorithm and variant, a row per seed, a mean.
+
+    Args:
+      record: runs.
+      headings: key of a summary -> words of its column, in order; keys that no run has are left out.
+    """
     parts = []
     for name in sorted({campaign_record.key(run)[:2] for run in record}):
         runs = [run for run in record if campaign_record.key(run)[:2] == name]
@@ -187,7 +179,7 @@ def table(record: list[dict[str, Any]]) -> str:
         counts = sorted({str(run["iterations"]) for run in runs if "iterations" in run})
         iterations = f", {', '.join(counts)} iterations" if counts else ""
         commands = sorted({run["command"] for run in runs})
-        columns = [c for c in _COLUMNS if any(run.get(c[0]) is not None for run in runs)]
+        columns = [c for c in headings.items() if any(run.get(c[0]) is not None for run in runs)]
         parts.append(f"{title}{iterations}, commit {commits}:")
         parts += [*(f"`{command}`" for command in commands), ""]
         parts.append("| " + " | ".join(title for _, title in columns) + " |")
@@ -207,11 +199,12 @@ def render(folder: pathlib.Path) -> str:
     """Returns the Markdown of all records, by file name."""
     records = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     everything = [run for record in records.values() for run in record]
+    headings = campaign_record.headings(folder, everything)
     parts = []
     for name, record in records.items():
         parts.append(f"### {name}\n")
         if len({campaign_record.key(run)[2] for run in record}) == 1:
-            parts.append(table(record))
+            parts.append(table(record, headings))
             continue
         commits = _commits(record)
         episodes = ", ".join(sorted({str(run["episodes"]) for run in record if "episodes" in run}))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mopp_tf import algorithm
-from mopp_tf.experiment import data, evaluation, export_planner, inspection
+from mopp_tf.experiment import data, evaluation, export_planner, inspection, panels
 from mopp_tf.experiment.configs import Configs, fits_q_again, folder_of, from_manifest
 from mopp_tf.experiment.export_planner import AnyPlanner
 from mopp_tf.experiment.restore import AnyLearned, make_planner
@@ -16,29 +16,10 @@ from mopp_tf.mbop import learning
 from offline_tf.models import compilation
 from offline_tf.pipeline import run as pipeline
 from offline_tf.pipeline.run import Experiment
-from offline_tf.reports.tensorboard import Chart
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
 
 _ROWS_VERIFIED = 64
-
-CHARTS = (
-    Chart("MOPP", "Share of candidates kept", (r"^evaluation/kept_share$",)),
-    Chart("MOPP", "Share of decisions where too few were kept", (r"^evaluation/fallback$",)),
-    Chart("MOPP", "Entropy of the weights (nats)", (r"^evaluation/weight_entropy$",)),
-    Chart("MOPP", "Effective sample size", (r"^evaluation/effective_sample_size$",)),
-    Chart("MOPP", "A decision for all episodes (ms)", (r"^evaluation/decision_ms$",)),
-    Chart("MOPP", "Reward, and share of episodes alive", (r"^evaluation/(reward|alive)$",)),
-    *(
-        Chart("Models", title, (f"^{stage}/(loss|held_out|training_rows)$",))
-        for title, stage in (
-            ("Dynamics: loss and held-out loss", "dynamics_fit"),
-            ("Behaviour: loss and held-out loss", "behavior_fit"),
-            ("Q: loss and held-out error", "q_fit"),
-        )
-    ),
-    Chart("Models", "Q: mean, and gap between the twins", (r"^q_fit/(mean|gap)$",)),
-)
 
 
 def _fits_something(configs: Configs, reused: RunRecord | None) -> bool:
@@ -56,7 +37,8 @@ MOPP: pipeline.Algorithm[Configs] = pipeline.Algorithm(
     fits=data.FITS,
     compiled="evaluation",
     learns_reward=False,  # the dynamics models learn it
-    charts=CHARTS,
+    charts=panels.CHARTS,
+    report=panels.LAYOUT,
 )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from mopp_tf import config
+from mopp_tf.experiment import panels
 from mopp_tf.experiment.configs import Configs
 from offline_tf.pipeline import summary
 from offline_tf.pipeline.run import Experiment
@@ -33,6 +34,7 @@ def summarize(experiment: Experiment[Configs], measured: dict[str, Any]) -> dict
         results=measured,
         fitted=_fit_numbers(experiment.record.results()),
         in_words=in_words,
+        report=panels.LAYOUT,
     )
 
 

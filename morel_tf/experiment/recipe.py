@@ -9,47 +9,15 @@ import numpy as np
 from absl import logging
 
 from morel_tf import algorithm
-from morel_tf.experiment import data, evaluation, export_controller, inspection
+from morel_tf.experiment import data, evaluation, export_controller, inspection, panels
 from morel_tf.experiment.configs import Configs, check, folder_of
 from morel_tf.experiment.restore import controller_of
 from morel_tf.experiment.summary import summarize
 from offline_tf.pipeline import run as pipeline
 from offline_tf.pipeline.run import Experiment
-from offline_tf.reports.tensorboard import Chart
 from offline_tf.run_folder.files import write_json
 
 _ROWS_VERIFIED = 256
-
-CHARTS = (
-    Chart(
-        "MOReL",
-        "What the P-MDP promises (over the horizon, one update earlier) beside the truth (whole "
-        "episodes); 95 % of the mean",
-        margins=tuple(
-            (f"{name}", f"{name}_low", f"{name}_high")
-            for name in (
-                "planning/evaluation/pmdp_return",
-                "planning/evaluation/true_return_mean",
-                "planning/evaluation/true_return_stochastic",
-            )
-        ),
-    ),
-    Chart("MOReL", "Share of paths that meet HALT", (r"^planning/halt_share$",)),
-    Chart(
-        "MOReL", "Steps until HALT, and length of paths", (r"^planning/(halt_step|path_length)$",)
-    ),
-    Chart("Update", "KL per update (nats)", (r"^planning/kl(_target)?$",)),
-    Chart("Update", "Share of the natural step taken", (r"^planning/step_share$",)),
-    Chart("Update", "Explained variance of the baseline", (r"^planning/explained_variance$",)),
-    Chart("Update", "Log of the policy's noise", (r"^planning/log_std$",)),
-    Chart(
-        "Models",
-        "Dynamics: loss and held-out error",
-        (r"^dynamics(_fit)?/(loss|held_out_mse|training_rows_mse)$",),
-    ),
-    Chart("Models", "Disagreement along paths", (r"^planning/disagreement_(mean|max)$",)),
-)
-
 
 MOREL: pipeline.Algorithm[Configs] = pipeline.Algorithm(
     name=lambda configs: "morel",
@@ -62,7 +30,8 @@ MOREL: pipeline.Algorithm[Configs] = pipeline.Algorithm(
     fits=("dynamics",),
     compiled="planning",
     learns_reward=True,
-    charts=CHARTS,
+    charts=panels.CHARTS,
+    report=panels.LAYOUT,
 )
 
 

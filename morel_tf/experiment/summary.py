@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from morel_tf import algorithm
+from morel_tf.experiment import panels
 from morel_tf.experiment.configs import Configs, algorithm_name
 from morel_tf.experiment.evaluation import late_returns
 from offline_tf.pipeline import summary
@@ -28,6 +29,7 @@ def summarize(
         },
         fitted={"threshold": learned.calibrations["planning"].threshold},
         in_words=in_words,
+        report=panels.LAYOUT,
     )
 
 

@@ -296,13 +296,18 @@ def candidates(
 
 @_styled
 def curves(
-    series: Sequence[tuple[str, Array, Array, Array | None]], title: str, x_label: str, y_label: str
+    series: Sequence[tuple[str, Array, Array, Array | None]],
+    title: str,
+    x_label: str,
+    y_label: str,
+    always_legend: bool = False,
 ) -> Figure:
     """Lines over steps.
 
     Args:
       series: (label, [n] steps, [n] values, [n] half widths of their intervals or None).
       title, x_label, y_label: words.
+      always_legend: whether a single line has a legend too.
     """
     figure, axes = _new(4.6, 2.9)
     axis = axes[0, 0]
@@ -317,6 +322,6 @@ def curves(
             )
     axis.set_title(title)
     axis.set(xlabel=x_label, ylabel=y_label)
-    if len(series) > 1:
+    if len(series) > 1 or always_legend:
         axis.legend()
     return figure

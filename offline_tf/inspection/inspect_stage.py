@@ -28,8 +28,9 @@ _STEPS = 50
 CAPTIONS = {
     "errors": "How far the models are off after one step, on episodes that they were not fitted on.",
     "open_loop": "Recorded actions, predicted states: how soon each member leaves the recording.",
-    "calibration": "Whether the models' intervals hold what they promise. (MOReL's fixed spread is the "
-    "root mean square on held-out rows: errors with long tails lie within it more often.)",
+    "calibration": "Whether the models' intervals hold what they promise. (A spread that is fixed for "
+    "all states is the root mean square on held-out rows: errors with long tails lie within it more "
+    "often.)",
     "separation": "Disagreement in held-out data, and in the same states with other actions.",
     "known_map": "Where the detector knows what happens. White: states of the data.",
     "candidates": "What the planner thought of in some states of the data.",

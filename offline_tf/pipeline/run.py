@@ -14,7 +14,8 @@ from absl import logging
 from offline_tf import tasks
 from offline_tf.models import compilation, learned_task, networks
 from offline_tf.pipeline import opening
-from offline_tf.reports import tensorboard
+from offline_tf.reports import report_layout, tensorboard
+from offline_tf.reports.report_layout import Layout
 from offline_tf.reports.tensorboard import Chart
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.run_folder.stage import Stage
@@ -54,6 +55,7 @@ class Algorithm(NamedTuple, Generic[C]):
       compiled: the stage whose graphs --compile makes.
       learns_reward: whether a reward that the task lacks is learned beside the termination.
       charts: for TensorBoard.
+      report: the panels and numbers of the HTML page.
     """
 
     name: Callable[[C], str]
@@ -67,6 +69,7 @@ class Algorithm(NamedTuple, Generic[C]):
     compiled: str
     learns_reward: bool
     charts: Sequence[Chart]
+    report: Layout
 
 
 class Experiment(NamedTuple, Generic[C]):
@@ -129,6 +132,7 @@ def begin(algorithm: Algorithm[C], configs: C) -> Experiment[C]:
     _note_means(algorithm, configs, opened.record, opened.reused, dtype, compiler)
     logging.info("%s", compilation.in_words(threads, dtype))
     tensorboard.show_charts(opened.record, algorithm.charts)
+    report_layout.write(opened.record.folder, algorithm.report)
     task = learned_task.complete(
         task, opened.data, settings.seed, opened.record, reward=algorithm.learns_reward
     )

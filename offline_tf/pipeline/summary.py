@@ -9,7 +9,8 @@ from absl import logging
 
 from offline_tf.models import learned_task
 from offline_tf.pipeline.run import FREE_FLAGS, Experiment
-from offline_tf.reports import tensorboard
+from offline_tf.reports import report_layout, tensorboard
+from offline_tf.reports.report_layout import Layout
 from offline_tf.run_folder import provenance
 from offline_tf.run_folder.files import write_json
 from offline_tf.tasks import environments
@@ -23,6 +24,7 @@ def write(
     results: dict[str, Any],
     fitted: dict[str, Any],
     in_words: Callable[[dict[str, Any]], str],
+    report: Layout,
 ) -> dict[str, Any]:
     """Writes summary.json and says in words what happened.
 
@@ -33,6 +35,7 @@ def write(
       results: what was measured; "true_return_mean", where it is there, is turned into D4RL's score.
       fitted: numbers of the fitted models.
       in_words: the summary as a person would say it.
+      report: names the numbers by which runs are compared.
 
     Returns:
       The summary.
@@ -62,7 +65,7 @@ def write(
     }
     write_json(record.folder / "summary.json", summary)
     flags = {k: v for k, v in experiment.configs.flat().items() if k not in FREE_FLAGS}
-    tensorboard.show_run(record, flags, tensorboard.results(summary))
+    tensorboard.show_run(record, flags, report_layout.numbers_of(report, summary))
     logging.info("%s", in_words(summary))
     return summary
 

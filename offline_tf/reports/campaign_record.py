@@ -1,13 +1,22 @@
-"""Records of campaigns: lists of run summaries under results/, each with the command that made it."""
+"""Records of campaigns: lists of run summaries under results/, each with the command that made it.
+
+Every algorithm's summary has: algorithm, env, dataset, seed, commit, behavior_return (of the data)
+and wall_seconds. Measured in a simulator: true_return_mean, episodes, normalized_score and, where a
+behaviour model acted too, bc_return. Of ablations: variant. Other numbers are the algorithm's own.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from offline_tf.run_folder import locks
 from offline_tf.types import UserError
+
+_COLUMNS = "columns.csv"
 
 
 def add(path: pathlib.Path, summaries: list[dict[str, Any]], command: str) -> None:
@@ -53,3 +62,27 @@ def key(run: dict[str, Any]) -> tuple[str, str, str, int]:
     # Data that differ only in the seed they were made with are one data set.
     dataset = run["dataset"].removesuffix(f"-seed{run['seed']}")
     return run["algorithm"], run.get("variant", ""), dataset, run["seed"]
+
+
+def headings(folder: pathlib.Path, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Which numbers of a summary tables show, and under which words: key -> heading, in order.
+
+    They stand in FOLDER/columns.csv, a line "key,heading" each. Without that file, tables show all
+    numbers of the runs under their own keys.
+
+    Raises:
+      UserError: a line of the file has not two cells.
+    """
+    path = folder / _COLUMNS
+    if path.exists():
+        with path.open(newline="") as file:
+            lines = [line for line in csv.reader(file) if line]
+        if wrong := [line for line in lines if len(line) != 2]:
+            raise UserError(f'{path}: expected lines "key,heading", got {",".join(wrong[0])!r}')
+        return dict(lines[1:])
+    return {
+        key: key
+        for run in runs
+        for key, value in run.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }

@@ -1,155 +1,26 @@
-"""Runs as an HTML page: reads their folders, lays out numbers, curves and pictures."""
+"""Runs as an HTML page: lays out numbers, curves and pictures."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import datetime
 import html
-import json
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from offline_tf.inspection import figures, inspect_stage
-from offline_tf.run_folder.record import RunRecord
-from offline_tf.types import Array, UserError
+from offline_tf.reports import run_contents, run_curves
+from offline_tf.reports.report_layout import Layout
+from offline_tf.reports.run_contents import Run
 
 _PAGE = pathlib.Path(__file__).with_name("report.css")
 _WIDE_INCHES = 7.0
-_LONGEST_LINE = 400  # points of a curve
-
-
-class Run(NamedTuple):
-    """A run folder as read: manifest, summary, results of its stages, tables of its metrics."""
-
-    folder: pathlib.Path
-    name: str
-    manifest: dict[str, Any]
-    summary: dict[str, Any]
-    stages: dict[str, dict[str, Any]]
-    tables: dict[str, Array]
-
-
-class Panel(NamedTuple):
-    """Curves in one picture: (label, table, column); NAME_low and NAME_high are drawn as a band."""
-
-    title: str
-    x_label: str
-    y_label: str
-    lines: tuple[tuple[str, str, str], ...]
-
-
-_PANELS = (
-    Panel(
-        "Return while planning (95 % of the mean)",
-        "iteration",
-        "return",
-        (
-            ("P-MDP promises", "planning.evaluation", "pmdp_return"),
-            ("true, mean action", "planning.evaluation", "true_return_mean"),
-            ("true, stochastic", "planning.evaluation", "true_return_stochastic"),
-        ),
-    ),
-    Panel(
-        "Paths that meet HALT", "iteration", "share", (("HALT share", "planning", "halt_share"),)
-    ),
-    Panel(
-        "Length of paths",
-        "iteration",
-        "steps",
-        (("path", "planning", "path_length"), ("until HALT", "planning", "halt_step")),
-    ),
-    Panel(
-        "KL per update",
-        "iteration",
-        "nats",
-        (("KL", "planning", "kl"), ("target", "planning", "kl_target")),
-    ),
-    Panel(
-        "Value baseline, share of the step",
-        "iteration",
-        "share",
-        (
-            ("baseline: explained variance", "planning", "explained_variance"),
-            ("natural step taken", "planning", "step_share"),
-        ),
-    ),
-    Panel(
-        "Disagreement along paths",
-        "iteration",
-        "disagreement",
-        (("mean", "planning", "disagreement_mean"), ("largest", "planning", "disagreement_max")),
-    ),
-    Panel(
-        "Candidates kept, fallback",
-        "step of the episode",
-        "share",
-        (("kept", "evaluation", "kept_share"), ("fallback", "evaluation", "fallback")),
-    ),
-    Panel(
-        "Weights of the candidates",
-        "step of the episode",
-        "nats",
-        (("entropy", "evaluation", "weight_entropy"),),
-    ),
-    Panel(
-        "Reward per step", "step of the episode", "reward", (("reward", "evaluation", "reward"),)
-    ),
-    Panel(
-        "A decision for all episodes",
-        "step of the episode",
-        "ms",
-        (("decision", "evaluation", "decision_ms"),),
-    ),
-    Panel(
-        "Dynamics: loss",
-        "epoch or step",
-        "loss",
-        (
-            ("training", "dynamics", "loss"),
-            ("training", "dynamics_fit", "loss"),
-            ("held out", "dynamics_fit", "held_out"),
-        ),
-    ),
-    Panel(
-        "Dynamics: error",
-        "epoch",
-        "standardised MSE",
-        (
-            ("held out", "dynamics", "held_out_mse"),
-            ("held out", "dynamics_fit", "held_out_mse"),
-            ("training rows", "dynamics_fit", "training_rows_mse"),
-        ),
-    ),
-    Panel(
-        "Behaviour model: loss",
-        "step",
-        "loss",
-        (("training", "behavior_fit", "loss"), ("held out", "behavior_fit", "held_out")),
-    ),
-    Panel("Q: mean", "step", "value", (("mean", "q_fit", "mean"), ("gap", "q_fit", "gap"))),
-)
-_RESULTS = (
-    ("true_return_mean", "Return, final controller"),
-    ("true_return_stochastic", "Return, stochastic actions"),
-    ("normalized_score", "D4RL score"),
-    ("bc_return", "Return, behaviour cloning"),
-    ("behavior_return", "Return in the data"),
-    ("pmdp_return", "P-MDP promises"),
-    ("true_return_at_horizon", "True, same terms"),
-    ("kept_share", "Candidates kept (share)"),
-    ("fallback", "Fallback (share of decisions)"),
-    ("decision_ms_median", "A decision for all episodes (ms)"),
-    ("known_share", "Actions known (share)"),
-    ("fqe_value", "Fitted Q evaluation"),
-    ("wall_seconds", "Seconds in all"),
-)
-_FOUND = (
+_NO_LAYOUT = "its folder has no panels.json; its training command, given again, adds it"
+_INSPECTED = (
     ("error", "One-step error (of the spread)"),
     ("drift/10", "Drift after 10 steps (of the spread)"),
     ("drift/50", "Drift after 50 steps (of the spread)"),
@@ -160,55 +31,6 @@ _FOUND = (
 )
 
 
-def read(folder: pathlib.Path) -> Run:
-    """Reads a run folder.
-
-    Raises:
-      UserError: there is no run, or it has not come to a first stage.
-    """
-    record = RunRecord.open_existing(folder)
-    stages = record.results()
-    if not stages:
-        raise UserError(f"--workdir: expected a run with a finished stage, {folder} has none")
-    summary_file = folder / "summary.json"
-    tables = {}
-    for path in sorted((folder / "metrics").glob("*.csv")):
-        found = _table_of(path)
-        if found is not None:
-            tables[path.stem] = found
-    return Run(
-        folder,
-        folder.resolve().name,
-        record.manifest,
-        json.loads(summary_file.read_text()) if summary_file.exists() else {},
-        stages,
-        tables,
-    )
-
-
-def _table_of(path: pathlib.Path) -> Array | None:
-    """A table of metrics by column; a row that a kill cut short is left out, an empty table is None."""
-    with path.open(newline="") as file:
-        rows = list(csv.reader(file))
-    if len(rows) < 2:
-        return None
-    whole = [row for row in rows[1:] if len(row) == len(rows[0])]
-    kinds = [(name, np.float64) for name in rows[0]]
-    try:
-        return np.array([tuple(float(cell) for cell in row) for row in whole], kinds)
-    except ValueError:  # cut within a number
-        return np.array([tuple(float(cell) for cell in row) for row in whole[:-1]], kinds)
-
-
-def _named(runs: Sequence[Run]) -> list[Run]:
-    """Runs whose folders have the same name are told apart by a number."""
-    names = [run.name for run in runs]
-    return [
-        run._replace(name=f"{run.name} ({number + 1})") if names.count(run.name) > 1 else run
-        for number, run in enumerate(runs)
-    ]
-
-
 def write(runs: Sequence[Run], path: pathlib.Path) -> int:
     """Writes the page and its pictures; returns the number of pictures.
 
@@ -216,7 +38,8 @@ def write(runs: Sequence[Run], path: pathlib.Path) -> int:
       runs: to show; several are compared.
       path: of the HTML file; pictures go to STEM-pictures/ beside it.
     """
-    runs = _named(runs)
+    runs = run_contents.named_apart(runs)
+    layouts = run_contents.layouts(runs)
     pictures = path.with_name(f"{path.stem}-pictures")
     pictures.mkdir(parents=True, exist_ok=True)
     drawn: list[pathlib.Path] = []
@@ -233,8 +56,8 @@ def write(runs: Sequence[Run], path: pathlib.Path) -> int:
         return f"<figure{wide}>{figures.svg(figure, caption or name)}{words}</figure>"
 
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
-    body = [f"<header><h1>{html.escape(title)}</h1>{_lead(runs)}</header>", _results(runs)]
-    curves = [picture(f"curve-{panel.title}", figure) for panel, figure in _curves(runs)]
+    body = [f"<header><h1>{html.escape(title)}</h1>{_lead(runs)}</header>", _results(runs, layouts)]
+    curves = [picture(f"curve-{name}", figure) for name, figure in run_curves.draw(runs, layouts)]
     if curves:
         body.append(f'<section><h2>Curves</h2><div class="grid">{"".join(curves)}</div></section>')
     body += [_run_section(run, picture, len(runs) > 1) for run in runs]
@@ -273,7 +96,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _lead(runs: Sequence[Run]) -> str:
-    """A sentence per run."""
+    """A sentence per run, from what the summaries of all algorithms have."""
     sentences = []
     for run in runs:
         said, data = run.summary, str(run.manifest.get("dataset", "data"))
@@ -293,28 +116,22 @@ def _lead(runs: Sequence[Run]) -> str:
             words.append(f"return {value:,.0f}{spread}{episodes}, data {base:,.0f}")
         commit = run.manifest.get("commit", "unknown")
         words.append(f"seed {run.manifest.get('seed')}, commit {html.escape(str(commit))}")
+        if run.layout is None:
+            words.append(_NO_LAYOUT)
         sentences.append(f"<p>{'; '.join(words)}</p>")
     return "".join(sentences)
 
 
-def _results(runs: Sequence[Run]) -> str:
+def _results(runs: Sequence[Run], layouts: Sequence[Layout]) -> str:
     """Cards for one run, a table for several."""
-    found = [run.stages.get(inspect_stage.STAGE, {}).get("result", {}) for run in runs]
-    others = {key for numbers in found for key in numbers if key.startswith(("auroc/", "known/"))}
-    told = dict(_FOUND)
-    for key in sorted(others - set(told)):
-        kind, _, group = key.partition("/")
-        told[key] = f"AUROC, {group}" if kind == "auroc" else f"{group}, known (share)"
+    measured: dict[str, str] = {}
+    for layout in layouts:
+        for key, label in layout.numbers:
+            measured.setdefault(key, label)
     rows = [
-        (label, *(numbers.get(key, float("nan")) for numbers in values))
-        for values, labels in (
-            ([run.summary for run in runs], _RESULTS),
-            (found, tuple(told.items())),
-        )
-        for key, label in labels
-        if any(numbers.get(key) is not None for numbers in values)
+        *_rows([run.summary for run in runs], measured),
+        *_rows(*_inspected(runs)),
     ]
-    rows = [(label, *(float("nan") if v is None else v for v in rest)) for label, *rest in rows]
     if len(runs) > 1:
         body = _table(["", *(run.name for run in runs)], rows)
     else:
@@ -326,25 +143,25 @@ def _results(runs: Sequence[Run]) -> str:
     return f"<section><h2>Results</h2>{body}</section>" if rows else ""
 
 
-def _curves(runs: Sequence[Run]) -> list[tuple[Panel, Figure]]:
-    drawn = []
-    for panel in _PANELS:
-        series = []
-        for run in runs:
-            for label, table, column in panel.lines:
-                found = run.tables.get(table)
-                if found is None or column not in (found.dtype.names or ()):
-                    continue
-                step = max(len(found) // _LONGEST_LINE, 1)
-                rows, half = found[::step], None
-                if f"{column}_high" in (found.dtype.names or ()):
-                    half = rows[f"{column}_high"] - rows[column]
-                name = f"{run.name}: {label}" if len(runs) > 1 else label
-                series.append((name, rows["step"], rows[column], half))
-        if series:
-            figure = figures.curves(series, panel.title, panel.x_label, panel.y_label)
-            drawn.append((panel, figure))
-    return drawn
+def _inspected(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Numbers of each run's inspection, and the words for their keys."""
+    numbers = [run.stages.get(inspect_stage.STAGE, {}).get("result", {}) for run in runs]
+    groups = {key for own in numbers for key in own if key.startswith(("auroc/", "known/"))}
+    labels = dict(_INSPECTED)
+    for key in sorted(groups - set(labels)):
+        kind, _, group = key.partition("/")
+        labels[key] = f"AUROC, {group}" if kind == "auroc" else f"{group}, known (share)"
+    return numbers, labels
+
+
+def _rows(numbers: Sequence[dict[str, Any]], labels: dict[str, str]) -> list[tuple[Any, ...]]:
+    """(label, number of each run or NaN) for every key that a run has a number of."""
+    rows = []
+    for key, label in labels.items():
+        values = [own.get(key) for own in numbers]
+        if any(value is not None for value in values):
+            rows.append((label, *(float("nan") if value is None else value for value in values)))
+    return rows
 
 
 def _run_section(run: Run, picture: Any, several: bool) -> str:

@@ -85,28 +85,6 @@ def show_run(record: RunRecord, flags: dict[str, Any], metrics: dict[str, float]
     writer.close()
 
 
-_RESULTS = (
-    "true_return_mean",
-    "true_return_stochastic",
-    "normalized_score",
-    "bc_return",
-    "behavior_return",
-    "pmdp_return",
-    "true_return_at_horizon",
-    "kept_share",
-    "fallback",
-    "effective_sample_size",
-    "decision_ms_median",
-    "known_share",
-    "wall_seconds",
-)
-
-
-def results(summary: dict[str, Any]) -> dict[str, float]:
-    """Those numbers of a summary by which runs are compared."""
-    return {name: summary[name] for name in _RESULTS if summary.get(name) is not None}
-
-
 def as_table(flags: dict[str, Any]) -> str:
     """Flags as a Markdown table."""
     rows = [f"| --{name} | `{value}` |" for name, value in flags.items()]

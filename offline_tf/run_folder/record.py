@@ -6,6 +6,7 @@ Layout of a run folder:
   checkpoints/NAME/        TensorFlow checkpoints of a stage, the last two
   metrics/TABLE.csv        one row per step
   tensorboard/             the same numbers as scalars, and pictures, histograms, texts
+  panels.json              which curves and numbers a report shows, with their words
   inspection/              arrays and pictures of what the models know
   summary.json, export/, render/, report/
   run.lock                 held by the process that trains

@@ -21,6 +21,7 @@ from mopp_tf.experiment import (
     evaluation,
     export_planner,
     inspection,
+    panels,
     recipe,
     restore,
 )
@@ -39,7 +40,7 @@ from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.pipeline import reuse
 from offline_tf.pipeline import run as pipeline
-from offline_tf.reports import html_page
+from offline_tf.reports import report_layout, run_contents
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.run_folder.stage import Stage
 from offline_tf.types import UserError
@@ -319,8 +320,10 @@ def test_a_variant_is_named_after_what_differs(flags, expected):
 
 def test_the_report_finds_its_lines_in_a_run(finished):
     home, _, _ = finished
-    tables = html_page.read(home / "run").tables
-    lines = [line for panel in html_page._PANELS for line in panel.lines]
+    tables = run_contents.read(home / "run").tables
+    layout = report_layout.read(home / "run")
+    assert layout == panels.LAYOUT
+    lines = [line for panel in layout.panels for line in panel.lines]
     drawn = [line for line in lines if line[1].endswith("_fit") or line[1] == "evaluation"]
     # Of MOReL, and of runs without held-out rows.
     others = ("held_out_mse", "training_rows_mse")

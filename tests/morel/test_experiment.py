@@ -19,7 +19,7 @@ import toys
 
 from morel_tf import algorithm, config
 from morel_tf.experiment import data as experiment_data
-from morel_tf.experiment import evaluation, export_controller, inspection, recipe, restore
+from morel_tf.experiment import evaluation, export_controller, inspection, panels, recipe, restore
 from morel_tf.experiment.configs import Configs, from_manifest
 from morel_tf.experiment.summary import in_words
 from offline_tf import tasks
@@ -31,7 +31,7 @@ from offline_tf.inspection import inspect_stage
 from offline_tf.pipeline import run as pipeline
 from offline_tf.pipeline.run import FREE_FLAGS, Experiment
 from offline_tf.policies import fitted_value
-from offline_tf.reports import html_page
+from offline_tf.reports import report_layout, run_contents
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
@@ -214,8 +214,10 @@ def _evaluations(monkeypatch):
 
 def test_the_report_finds_its_lines_in_a_run(finished):
     home, _, _ = finished
-    tables = html_page.read(home / "run").tables
-    lines = [line for panel in html_page._PANELS for line in panel.lines]
+    tables = run_contents.read(home / "run").tables
+    layout = report_layout.read(home / "run")
+    assert layout == panels.LAYOUT
+    lines = [line for panel in layout.panels for line in panel.lines]
     own = {("dynamics_fit", "loss"), ("dynamics_fit", "held_out_mse")}
     drawn = [line for line in lines if line[1].startswith("planning") or line[1:] in own]
     assert len(drawn) >= 12

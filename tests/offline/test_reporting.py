@@ -11,11 +11,29 @@ import toys
 
 from offline_tf import report
 from offline_tf.inspection import figures
-from offline_tf.reports import html_page, tensorboard
+from offline_tf.reports import html_page, report_layout, run_contents, run_curves, tensorboard
+from offline_tf.reports.report_layout import Layout, Line, Number, Panel
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
 CART = toys.cart()
+LAYOUT = Layout(
+    panels=(
+        Panel(
+            "Return while planning",
+            "iteration",
+            "return",
+            (Line("promised", "planning.evaluation", "promise"), Line("no such", "other", "x")),
+        ),
+        Panel("Share of falls", "iteration", "share", (Line("falls", "planning", "fall_share"),)),
+        Panel("Step size", "iteration", "nats", (Line("size", "planning", "size"),)),
+        Panel("Of another kind of run", "epoch", "loss", (Line("loss", "fit", "loss"),)),
+    ),
+    numbers=(
+        Number("true_return_mean", "Return, final controller"),
+        Number("absent", "Never measured"),
+    ),
+)
 FORBIDDEN = ("http://", "https://", "<script", "nan</", "None</", "@import")
 
 
@@ -43,19 +61,21 @@ class _Page(html.parser.HTMLParser):
         self.words.append(data.strip())
 
 
-def run_folder(path, value=12.5, summary=True):
+def run_folder(path, value=12.5, summary=True, layout=LAYOUT):
     """A small finished run, as an algorithm would leave it."""
     record = toys.record(path)
+    if layout:
+        report_layout.write(record.folder, layout)
     record.note(dataset="cart <log>", behavior_return=3.0)
     stage = record.stage("planning")
     for step in range(1, 6):
-        stage.log(step, {"kl": 0.01 * step, "halt_share": 0.5 / step, "path_length": 7.0})
+        stage.log(step, {"size": 0.01 * step, "fall_share": 0.5 / step, "path_length": 7.0})
         stage.log(
             step,
-            {"pmdp_return": value, "pmdp_return_low": value - 1, "pmdp_return_high": value + 1},
+            {"promise": value, "promise_low": value - 1, "promise_high": value + 1},
             "evaluation",
         )
-    stage.finish({"pmdp_return": value}, seconds=61.0)
+    stage.finish({"promise": value}, seconds=61.0)
     if summary:
         numbers = {"true_return_mean": value, "true_return_std": 2.0, "behavior_return": 3.0}
         (path / "summary.json").write_text(json.dumps(numbers | {"episodes": 4}))
@@ -79,10 +99,12 @@ def test_a_report_is_one_file_with_numbers_curves_and_times(tmp_path):
     report.main(report.ReportConfig(workdir=(str(run),)))
     words = page_of(run / "report" / "report.html")
     assert "cart <log>" in words and "return 12" in words and "61.0 s" in words
-    for title in ("Return while planning", "Paths that meet HALT", "KL per update"):
+    for title in ("Return while planning", "Share of falls", "Step size"):
         assert title in words
+    for absent in ("path_length", "Of another kind of run", "Never measured", "panels.json"):
+        assert absent not in words
     pictures = list((run / "report" / "report-pictures").glob("*.png"))
-    assert len(pictures) == 4 and all(p.read_bytes()[:4] == b"\x89PNG" for p in pictures)
+    assert len(pictures) == 3 and all(p.read_bytes()[:4] == b"\x89PNG" for p in pictures)
 
 
 def test_several_runs_stand_side_by_side(tmp_path, monkeypatch):
@@ -91,7 +113,7 @@ def test_several_runs_stand_side_by_side(tmp_path, monkeypatch):
     out = tmp_path / "both.html"
     report.main(report.ReportConfig(workdir=tuple(map(str, runs)), output=str(out)))
     words = page_of(out)
-    assert "run1: P-MDP promises" in words and "run2: P-MDP promises" in words
+    assert "run1: promised" in words and "run2: promised" in words
     assert "Return, final controller 10 20" in words  # the first run first
 
 
@@ -108,15 +130,15 @@ def test_runs_whose_names_are_no_file_names_keep_their_pictures(tmp_path):
             weights=np.full((1, 2), 0.5),
         )
     out = tmp_path / "three.html"
-    pictures = html_page.write([html_page.read(run) for run in runs], out)
-    assert len(list((tmp_path / "three-pictures").glob("*.png"))) == pictures == 4 + 3
+    pictures = html_page.write([run_contents.read(run) for run in runs], out)
+    assert len(list((tmp_path / "three-pictures").glob("*.png"))) == pictures == 3 + 3
     assert "模型" in out.read_text(encoding="utf-8")
 
 
 def test_an_unfinished_run_is_shown_as_such(tmp_path, monkeypatch):
     monkeypatch.setattr(html_page.figures, "png", lambda *_: b"")
     run = run_folder(tmp_path / "run", summary=False)
-    html_page.write([html_page.read(run)], tmp_path / "report.html")
+    html_page.write([run_contents.read(run)], tmp_path / "report.html")
     assert "not finished" in page_of(tmp_path / "report.html")
 
 
@@ -127,28 +149,81 @@ def test_a_run_that_was_killed_while_writing_is_read(tmp_path, monkeypatch):
     table.write_text(table.read_text() + "6,0.06,0.0")
     (run / "metrics" / "other.csv").write_text("")
     (run / "metrics" / "head.csv").write_text("step,a\n")
-    found = html_page.read(run).tables
+    found = run_contents.read(run).tables
     assert set(found) == {"planning", "planning.evaluation"}
     np.testing.assert_array_equal(found["planning"]["step"], np.arange(1, 6))
-    html_page.write([html_page.read(run)] * 2, tmp_path / "report.html")
+    html_page.write([run_contents.read(run)] * 2, tmp_path / "report.html")
     words = page_of(tmp_path / "report.html")
-    assert "run (1): HALT share" in words and "run (2): HALT share" in words
+    assert "run (1): falls" in words and "run (2): falls" in words
+
+
+def test_a_layout_comes_back_from_the_folder_as_it_was_written(tmp_path):
+    assert report_layout.read(tmp_path) is None
+    report_layout.write(tmp_path, LAYOUT)
+    assert report_layout.read(tmp_path) == LAYOUT
+    (tmp_path / "panels.json").write_text('{"panels": [{"title": "x"}]}')
+    with pytest.raises(UserError, match=r"panels\.json"):
+        report_layout.read(tmp_path)
+
+
+def test_a_folder_without_a_layout_shows_all_its_columns_and_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(html_page.figures, "png", lambda *_: b"")
+    old = run_contents.read(run_folder(tmp_path / "old", layout=None))
+    plain = report_layout.plain(old.tables, old.summary)
+    assert [panel.title for panel in plain.panels] == [
+        "planning: size",
+        "planning: fall_share",
+        "planning: path_length",
+        "planning.evaluation: promise",  # with its bounds as a band
+    ]
+    assert plain.numbers[:2] == (
+        Number("true_return_mean", "True return mean"),
+        Number("true_return_std", "True return std"),
+    )
+    html_page.write([old], tmp_path / "old.html")
+    words = page_of(tmp_path / "old.html")
+    assert "planning: path_length" in words and "no panels.json" in words
+    assert "12.5 True return mean" in words
+    # Beside a run of the same algorithm it is shown in that one's words.
+    new = run_contents.read(run_folder(tmp_path / "new"))
+    assert run_contents.layouts([old, new]) == [LAYOUT, LAYOUT]
+    stranger = new._replace(manifest=new.manifest | {"algorithm": "other"})
+    assert run_contents.layouts([old, stranger]) == [plain, LAYOUT]
+
+
+def test_panels_share_a_picture_only_where_their_axes_agree(tmp_path, monkeypatch):
+    monkeypatch.setattr(html_page.figures, "png", lambda *_: b"")
+    kinds = [("epoch", "epochs"), ("epoch", "more"), ("step", "steps")]
+    runs = []
+    for axis, label in kinds:
+        panel = Panel("Loss", axis, "loss", (Line(label, "planning", "size"),))
+        folder = run_folder(tmp_path / label, layout=Layout((panel,), ()))
+        runs.append(run_contents.read(folder))
+    drawn = run_curves.draw(runs, run_contents.layouts([*runs]))
+    legends = [[text.get_text() for text in f.axes[0].get_legend().texts] for _, f in drawn]
+    assert [title for title, _ in drawn] == ["Loss", "Loss"]
+    assert legends == [["epochs: epochs", "more: more"], ["steps: steps"]]
+
+
+def test_summaries_are_compared_by_the_numbers_of_the_layout():
+    summary = {"true_return_mean": 3.0, "absent": None, "seed": 5}
+    assert report_layout.numbers_of(LAYOUT, summary) == {"true_return_mean": 3.0}
 
 
 def test_flags_are_shown_as_they_are(tmp_path):
     record = RunRecord.create_or_continue(tmp_path / "run", "toy", {"discount": 0.9995, "n": 1234})
     record.stage("look").finish({})
-    html_page.write([html_page.read(tmp_path / "run")], tmp_path / "report.html")
+    html_page.write([run_contents.read(tmp_path / "run")], tmp_path / "report.html")
     words = page_of(tmp_path / "report.html")
     assert "0.9995" in words and "1234" in words
 
 
 def test_a_folder_without_a_run_or_a_stage_is_refused(tmp_path):
     with pytest.raises(UserError, match="expected a run folder"):
-        html_page.read(tmp_path)
+        run_contents.read(tmp_path)
     toys.record(tmp_path / "run")
     with pytest.raises(UserError, match="finished stage"):
-        html_page.read(tmp_path / "run")
+        run_contents.read(tmp_path / "run")
     with pytest.raises(UserError, match=r"\.html"):
         report.ReportConfig(workdir=("run",), output="report.pdf")
 

@@ -8,6 +8,14 @@ from offline_tf import results, tasks
 from offline_tf.reports import campaign_record
 from offline_tf.types import UserError
 
+HEADINGS = {
+    "seed": "seed",
+    "behavior_return": "behaviour policy",
+    "lost_share": "lost share",
+    "true_return_mean": "**true, mean action**",
+    "kept_share": "kept share",
+}
+
 
 def summary(seed, value, dataset="hopper-medium-ours", algorithm="mopp", **more):
     return {
@@ -29,7 +37,8 @@ def rows_of(text):
 
 
 def test_a_table_has_a_row_per_seed_their_mean_and_only_columns_with_numbers():
-    found = rows_of(results.table([summary(s, v) for s, v in ((0, 10.0), (1, 20.0), (2, 60.0))]))
+    runs = [summary(s, v) for s, v in ((0, 10.0), (1, 20.0), (2, 60.0))]
+    found = rows_of(results.table(runs, HEADINGS))
     assert found[0] == ["seed", "behaviour policy", "**true, mean action**"]
     assert found[1:4] == [["0", "1000", "10"], ["1", "1001", "20"], ["2", "1002", "60"]]
     std = np.std([10, 20, 60], ddof=1)
@@ -42,15 +51,35 @@ def test_variants_are_not_averaged():
         summary(0, 1000.0, variant="MLP"),
         summary(1, 2000.0, variant="MLP"),
     ]
-    text = results.table(runs)
+    text = results.table(runs, HEADINGS)
     assert "mopp, commit abc:" in text and "mopp (MLP), commit abc:" in text
     rows = rows_of(text)
     assert [row[-1] for row in rows if row[0] == "mean +- std"] == ["1500 +- 707"]
 
 
 def test_one_run_has_no_mean_row_and_small_numbers_keep_their_digits():
-    found = rows_of(results.table([summary(0, 10.0, kept_share=0.8149)]))
+    found = rows_of(results.table([summary(0, 10.0, kept_share=0.8149)], HEADINGS))
     assert found[0][-1] == "kept share" and found[1][-1] == "0.81" and len(found) == 2
+
+
+def test_columns_are_those_that_the_records_folder_names(tmp_path):
+    runs = [summary(0, 10.0, own=2.5, real=True), summary(1, 20.0, own=3.5)]
+    (tmp_path / "one.json").write_text(json.dumps(runs))
+    plain = rows_of(results.render(tmp_path))
+    assert plain[0] == ["seed", "behavior_return", "true_return_mean", "own"]
+    (tmp_path / "columns.csv").write_text('key,heading\nown,"its own, better"\nabsent,none\n')
+    found = rows_of(results.render(tmp_path))
+    assert found == [["its own, better"], ["2"], ["4"], ["mean +- std"]]
+    (tmp_path / "columns.csv").write_text("key,heading\nown\n")
+    with pytest.raises(UserError, match=r"columns\.csv: expected lines .* got 'own'"):
+        results.render(tmp_path)
+
+
+def test_the_repositorys_page_is_what_its_records_say():
+    root = pathlib.Path(__file__).parent.parent.parent
+    page = (root / "docs" / "results" / "returns.md").read_text()
+    written = page.split(results.BEGIN, 1)[1].split(results.END, 1)[0]
+    assert written == f"\n\n{results.render(root / 'results')}\n"
 
 
 def test_several_data_sets_make_a_row_each_and_a_column_per_algorithm():
@@ -110,7 +139,7 @@ def test_runs_on_other_data_of_the_same_name_are_not_compared():
     record[3] |= {"behavior_return": 5.0, "commit": "abc, def"}
     *_, compared = rows_of(results.wide_table(record))
     assert "-50, above in 0 of 1" in compared
-    assert "commit abc, def:" in results.table(record[2:])
+    assert "commit abc, def:" in results.table(record[2:], HEADINGS)
 
 
 def test_scores_are_means_over_seeds_and_then_over_data_sets():
