@@ -20,11 +20,11 @@ def module_name(path):
 MODULES = {module_name(path) for path in FILES}
 # Rooms of offline_tf, from the ground up: each imports rooms of lower floors alone.
 FLOORS = (
-    ("types", "install_hints", "machine"),
-    ("config", "numerics", "rendering", "run_folder", "tasks"),
-    ("export", "models"),
+    ("types", "install_hints"),
+    ("machine", "numerics", "run_folder", "tasks"),
+    ("config", "export", "models"),
     ("inspection", "policies"),
-    ("datasets", "evaluation", "reports"),
+    ("datasets", "evaluation", "rendering", "reports"),
     ("pipeline",),
 )
 FLOOR_OF = {f"offline_tf.{room}": floor for floor, rooms in enumerate(FLOORS) for room in rooms}
