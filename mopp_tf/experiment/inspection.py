@@ -11,6 +11,7 @@ from mopp_tf import algorithm
 from mopp_tf.mbop import learning, mbop_planner
 from mopp_tf.models.dynamics import DynamicsModel
 from mopp_tf.planning import planner
+from mopp_tf.planning.decision import Decision
 from offline_tf.inspection import figures, inspect_stage
 from offline_tf.inspection.measures import Prediction, Rows, View, compiled
 from offline_tf.models import compilation
@@ -67,7 +68,7 @@ def inspect(
     prepared: algorithm.Prepared,
     learned: algorithm.Learned | learning.MbopLearned,
     made: planner.Planner | mbop_planner.MbopPlanner,
-    decide: Callable[[Tensor, Tensor, Tensor], planner.Decision],
+    decide: Callable[[Tensor, Tensor, Tensor], Decision],
     count: int,
     seed: int,
     record: RunRecord,
@@ -110,7 +111,7 @@ def _candidates(
     task: TaskSpec,
     data: Transitions,
     made: planner.Planner | mbop_planner.MbopPlanner,
-    decide: Callable[[Tensor, Tensor, Tensor], planner.Decision],
+    decide: Callable[[Tensor, Tensor, Tensor], Decision],
     count: int,
     seed: int,
     record: RunRecord,

@@ -15,7 +15,8 @@ from mopp_tf import algorithm, config, objectives
 from mopp_tf.experiment import export_planner, inspection
 from mopp_tf.mbop import learning, mbop_planner
 from mopp_tf.models import training
-from mopp_tf.planning.planner import Decision, Planner
+from mopp_tf.planning.decision import Decision
+from mopp_tf.planning.planner import Planner
 from offline_tf import tasks
 from offline_tf.config.knobs import rebuild
 from offline_tf.datasets import sources
