@@ -80,9 +80,9 @@ class Planner:
                 drawn[name] = np.maximum(generator.random(shape, np.float32), np.float32(1e-20))
         return drawn
 
-    def call(self, given: dict[str, Array]) -> dict[str, Array]:
-        """One decision with its noise given; names as in the file."""
-        return dict(self._plan_one(**given))
+    def call(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """One decision from all inputs of the file, noise among them; names as in the file."""
+        return dict(self._plan_one(**inputs))
 
     def act(self, observation: Any) -> Array:
         """Plans one step: [S] -> [A] in the units of the task.
@@ -91,7 +91,7 @@ class Planner:
           ValueError: another shape, or NaN or infinity, which would stay in the plan. What is
             remembered stays as it was.
         """
-        row = np.asarray(observation, np.float32)[None]
+        row = np.asarray(observation, np.float32)[None]  # [1, S]
         if row.shape != self._shapes["observation"]:
             wanted = self._shapes["observation"][1:]
             raise ValueError(f"expected an observation of shape {wanted}, got {row.shape[1:]}")
@@ -99,8 +99,8 @@ class Planner:
             raise ValueError("expected an observation of finite numbers, got NaN or infinity")
         if self._plan is None:
             self._plan = self._initial(observation=row)["plan"]
-        given = {"observation": row, "plan": self._plan, **self.noise(self._generator)}
-        found = self.call(given)
-        self._plan = found["plan"]
-        self.decision = {name: value[0] for name, value in found.items()}
+        inputs = {"observation": row, "plan": self._plan, **self.noise(self._generator)}
+        outputs = self.call(inputs)
+        self._plan = outputs["plan"]  # [1, H, A]
+        self.decision = {name: value[0] for name, value in outputs.items()}
         return self.decision["action"]

@@ -93,12 +93,12 @@ class Objective:
           The reward [B], scaled, and what prunes [B].
         """
         reward, broken = learned, tf.zeros_like(learned)
-        given = self.middle + self.half * actions
+        in_task_units = self.middle + self.half * actions  # [B, A]
         if self.reward is not None:
-            user = self.reward(states, given, next_states) / self.scale.scale
+            user = self.reward(states, in_task_units, next_states) / self.scale.scale
             reward = user if self.replaces else learned + user
         if self.constraint is not None:
-            violation = tf.nn.relu(self.constraint(states, given, next_states))
+            violation = tf.nn.relu(self.constraint(states, in_task_units, next_states))
             if self.price is None:
                 broken = violation
             else:
@@ -112,17 +112,17 @@ def load_function(flag: str, name: str) -> UserFunction:
     Raises:
       UserError: there is no such module or function.
     """
-    module_name, _, function = name.partition(":")
+    module_name, _, function_name = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), function)
+        function = getattr(importlib.import_module(module_name), function_name)
     except Exception as error:  # a user's module may raise anything
         raise UserError(
             f"--{flag}: expected MODULE:FUNCTION that can be imported, got {name!r} "
             f"({type(error).__name__}: {error})"
         ) from error
-    if not callable(found):
-        raise UserError(f"--{flag}: expected a function, but {name} is {type(found).__name__}")
-    return found
+    if not callable(function):
+        raise UserError(f"--{flag}: expected a function, but {name} is {type(function).__name__}")
+    return function
 
 
 def make(

@@ -12,7 +12,8 @@ from mopp_tf import algorithm
 from mopp_tf.experiment.configs import Configs
 from mopp_tf.experiment.export_planner import AnyPlanner
 from mopp_tf.experiment.restore import AnyLearned, reward_scale_of
-from mopp_tf.planning.planner import Decision, Planner
+from mopp_tf.planning.decision import Decision
+from mopp_tf.planning.planner import Planner
 from offline_tf.evaluation import planner_episodes
 from offline_tf.models import compilation, networks
 from offline_tf.numerics import seeds

@@ -14,7 +14,8 @@ from mopp_tf.mbop.mbop_planner import MbopPlanner
 from mopp_tf.models import autoregressive_density
 from mopp_tf.models.rows import RewardScale
 from mopp_tf.planning import rollout
-from mopp_tf.planning.planner import Decision, Planner
+from mopp_tf.planning.decision import Decision
+from mopp_tf.planning.planner import Planner
 from offline_tf.export import saved_model
 from offline_tf.models import compilation
 from offline_tf.types import Array, Tensor, UserError

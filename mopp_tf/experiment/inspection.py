@@ -14,6 +14,7 @@ from mopp_tf.experiment.restore import load, make_planner
 from mopp_tf.mbop import learning, mbop_planner
 from mopp_tf.models.dynamics import DynamicsModel
 from mopp_tf.planning import planner
+from mopp_tf.planning.decision import Decision
 from offline_tf import tasks
 from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.inspection import figures, inspect_stage
@@ -73,7 +74,7 @@ def inspect(
     prepared: algorithm.Prepared,
     learned: algorithm.Learned | learning.MbopLearned,
     made: planner.Planner | mbop_planner.MbopPlanner,
-    decide: Callable[[Tensor, Tensor, Tensor], planner.Decision],
+    decide: Callable[[Tensor, Tensor, Tensor], Decision],
     count: int,
     seed: int,
     record: RunRecord,
@@ -116,7 +117,7 @@ def _candidates(
     task: TaskSpec,
     data: Transitions,
     made: planner.Planner | mbop_planner.MbopPlanner,
-    decide: Callable[[Tensor, Tensor, Tensor], planner.Decision],
+    decide: Callable[[Tensor, Tensor, Tensor], Decision],
     count: int,
     seed: int,
     record: RunRecord,

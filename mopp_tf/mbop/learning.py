@@ -12,6 +12,7 @@ import numpy as np
 from mopp_tf import algorithm
 from mopp_tf.models import dynamics, training
 from mopp_tf.models.dynamics import DynamicsModel
+from mopp_tf.models.rows import Rows
 from offline_tf.models import networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
@@ -35,16 +36,17 @@ def truncated_returns(rewards: Array, ends: Array, terminals: Array, horizon: in
       [N].
     """
     total = np.zeros(len(rewards))
-    running = np.ones(len(rewards), bool)
+    running = np.ones(len(rewards), bool)  # the window has not left its episode
     whole = np.ones(len(rewards), bool)
-    at = np.arange(len(rewards))
+    row = np.arange(len(rewards))  # that each window has come to
     for step in range(horizon):
-        total[running] += rewards[at[running]]
-        last = running & ends[np.minimum(at, len(rewards) - 1)]
+        total[running] += rewards[row[running]]
+        within = np.minimum(row, len(rewards) - 1)
+        last = running & ends[within]
         if step < horizon - 1:
-            whole &= ~(last & ~terminals[np.minimum(at, len(rewards) - 1)])
+            whole &= ~(last & ~terminals[within])
         running &= ~last
-        at = at + 1
+        row = row + 1
     return np.where(whole, total, np.nan)
 
 
@@ -62,14 +64,18 @@ def rows_with_value(data: Transitions, split: Split, horizon: int) -> Split:
     ends = data.terminals | data.timeouts
     ends[-1:] = True
     returns = truncated_returns(data.rewards, ends, data.terminals, horizon)
-    has = np.isfinite(returns) & _has_previous(ends)
-    found = Split(split.train[has[split.train]], split.held_out[has[split.held_out]])
-    if not len(found.train):
+    kept = _where(split, np.isfinite(returns) & _has_previous(ends))
+    if not len(kept.train):
         raise UserError(
             f"--mbop_horizon: expected episodes of {horizon + 1} steps or more, or with a terminal end "
             "after 2 or more, for the value network, got none; give a smaller horizon"
         )
-    return found
+    return kept
+
+
+def _where(split: Split, usable: Array) -> Split:
+    """The rows of a split that are usable, [N] bool."""
+    return Split(split.train[usable[split.train]], split.held_out[usable[split.held_out]])
 
 
 def _has_previous(ends: Array) -> Array:
@@ -136,6 +142,94 @@ def build(
     )
 
 
+class ValueTargets(NamedTuple):
+    """What the value network is fitted to: (truncated return - shift) / scale.
+
+    Attributes:
+      targets: [N, 1] float32; meaningless where not usable.
+      usable: [N] bool, rows with a previous action and a whole window of rewards.
+      shift, scale: mean and standard deviation of the truncated returns.
+    """
+
+    targets: Array
+    usable: Array
+    shift: float
+    scale: float
+
+
+def _value_targets(table: Rows, horizon: int) -> ValueTargets:
+    """The value network's targets of N rows, over windows of H steps."""
+    ends = ~table.has_next  # [N]
+    returns = truncated_returns(table.rewards, ends, table.terminals > 0, horizon)  # [N]
+    shift, scale = float(np.nanmean(returns)), max(float(np.nanstd(returns)), 1e-8)
+    targets = ((np.nan_to_num(returns) - shift) / scale).astype(np.float32)[:, None]
+    return ValueTargets(targets, _has_previous(ends) & np.isfinite(returns), shift, scale)
+
+
+class Regression(NamedTuple):
+    """One ensemble and what it is fitted to.
+
+    Attributes:
+      members: the networks.
+      gather: row numbers [n] -> inputs [n, I], targets [n, D].
+      rows: that have these.
+      names: of the D dimensions.
+      steps: of Adam.
+      row_weights: [N] relative chances of the rows; None draws all alike.
+    """
+
+    members: list[keras.Model]
+    gather: Callable[[Array], tuple[Array, Array]]
+    rows: Split
+    names: tuple[str, ...]
+    steps: int
+    row_weights: Array | None = None
+
+
+def _regressions(
+    task: TaskSpec,
+    prepared: algorithm.Prepared,
+    knobs: algorithm.Knobs,
+    models: MbopModels,
+    values: ValueTargets,
+) -> dict[str, Regression]:
+    """Stage name -> what is fitted there, in the order of the fits."""
+    table, split, normalizer = prepared.table, prepared.split, prepared.normalizer
+    assert table is not None and split is not None
+
+    def inputs(at: Array) -> Array:
+        """State and previous action, [n] -> [n, S + A]."""
+        previous = table.actions[np.maximum(at - 1, 0)]
+        return np.concatenate([normalizer.standard_states(table.states[at]), previous], axis=1)
+
+    return {
+        "dynamics": Regression(
+            members=models.dynamics.members,
+            gather=functools.partial(
+                dynamics.gather, models.dynamics, table, knobs.dynamics.targets, normalizer
+            ),
+            rows=split,
+            names=(*task.observation_names, "reward"),
+            steps=knobs.dynamics.dynamics_steps,
+        ),
+        "behavior": Regression(
+            members=models.behavior,
+            gather=lambda at: (inputs(at), table.actions[at]),
+            rows=_where(split, _has_previous(~table.has_next)),
+            names=task.action_names,
+            steps=knobs.behavior.behavior_steps,
+            row_weights=table.weights if knobs.behavior.return_weighting else None,
+        ),
+        "q": Regression(
+            members=models.value,
+            gather=lambda at: (inputs(at), values.targets[at]),
+            rows=_where(split, values.usable),
+            names=("value",),
+            steps=knobs.q.q_steps,
+        ),
+    }
+
+
 def learn(
     task: TaskSpec,
     prepared: algorithm.Prepared,
@@ -157,78 +251,29 @@ def learn(
     Raises:
       UserError: a fit diverged.
     """
-    table, split, normalizer = prepared.table, prepared.split, prepared.normalizer
-    assert table is not None and split is not None
+    assert prepared.table is not None and prepared.split is not None
     models = build(task, knobs, prepared, seed)
-    ends = ~table.has_next
-    returns = truncated_returns(table.rewards, ends, table.terminals > 0, knobs.planner.horizon)
-    shift, scale = float(np.nanmean(returns)), max(float(np.nanstd(returns)), 1e-8)
-    values = ((np.nan_to_num(returns) - shift) / scale).astype(np.float32)[:, None]
-    weighted = table.weights if knobs.behavior.return_weighting else None
-    every, has_previous = np.ones(len(ends), bool), _has_previous(ends)
-    has_value = has_previous & np.isfinite(returns)
+    values = _value_targets(prepared.table, knobs.planner.horizon)
+    for name, regression in _regressions(task, prepared, knobs, models, values).items():
 
-    def conditions(at: Array) -> Array:
-        previous = table.actions[np.maximum(at - 1, 0)]
-        return np.concatenate([normalizer.standard_states(table.states[at]), previous], axis=1)
-
-    def part(
-        name: str,
-        members: list[keras.Model],
-        gather: Callable[[Array], tuple[Array, Array]],
-        usable: Array,
-        names: tuple[str, ...],
-        steps: int,
-        row_weights: Array | None = None,
-    ) -> None:
-        rows = Split(split.train[usable[split.train]], split.held_out[usable[split.held_out]])
-
-        def fit(stage: Stage) -> dict[str, Any]:
+        def fit(stage: Stage, regression: Regression = regression) -> dict[str, Any]:
             report = training.fit_members(
-                members,
-                training.squared_error,
-                "mse",
-                gather,
-                rows,
-                names,
-                knobs.model,
-                steps,
-                seed,
-                stage,
-                row_weights,
+                members=regression.members,
+                loss_by_dimension=training.squared_error,
+                loss_name="mse",
+                gather=regression.gather,
+                split=regression.rows,
+                names=regression.names,
+                config=knobs.model,
+                steps=regression.steps,
+                seed=seed,
+                stage=stage,
+                row_weights=regression.row_weights,
             )
-            return report | {"shift": shift, "scale": scale}
+            return report | {"shift": values.shift, "scale": values.scale}
 
-        record.fit_or_load(name, networks.variables(*members), fit, models_from)
-
-    part(
-        "dynamics",
-        models.dynamics.members,
-        functools.partial(
-            dynamics.gather, models.dynamics, table, knobs.dynamics.targets, normalizer
-        ),
-        every,
-        (*task.observation_names, "reward"),
-        knobs.dynamics.dynamics_steps,
-    )
-    part(
-        "behavior",
-        models.behavior,
-        lambda at: (conditions(at), table.actions[at]),
-        has_previous,
-        task.action_names,
-        knobs.behavior.behavior_steps,
-        weighted,
-    )
-    part(
-        "q",
-        models.value,
-        lambda at: (conditions(at), values[at]),
-        has_value,
-        ("value",),
-        knobs.q.q_steps,
-    )
-    return MbopLearned(models, prepared, shift, scale)
+        record.fit_or_load(name, networks.variables(*regression.members), fit, models_from)
+    return MbopLearned(models, prepared, values.shift, values.scale)
 
 
 def load(task: TaskSpec, knobs: algorithm.Knobs, record: RunRecord) -> MbopLearned:
@@ -248,5 +293,5 @@ def load(task: TaskSpec, knobs: algorithm.Knobs, record: RunRecord) -> MbopLearn
             )
         stage.track(networks.variables(*members))
         stage.restore()
-    kept = record.stage("q").result
-    return MbopLearned(models, prepared, kept["shift"], kept["scale"])
+    values = record.stage("q").result
+    return MbopLearned(models, prepared, values["shift"], values["scale"])

@@ -13,9 +13,9 @@ import tensorflow as tf
 from mopp_tf.config import MbopConfig, PlannerConfig
 from mopp_tf.mbop.learning import MbopLearned
 from mopp_tf.objectives import Objective
-from mopp_tf.planning import averaging, pruning
-from mopp_tf.planning.planner import Decision
-from offline_tf.models import compilation, networks
+from mopp_tf.planning import pruning, rollout
+from mopp_tf.planning.decision import Candidates, Decision, by_environment, decide_among
+from offline_tf.models import networks
 from offline_tf.types import TaskSpec, Tensor
 
 
@@ -42,7 +42,7 @@ class MbopPlanner(tf.Module):
         self._mbop = mbop
         self._models = learned.models
         self._normalizer = learned.prepared.normalizer
-        self._value = (learned.value_shift, learned.value_scale)
+        self._value_shift, self._value_scale = learned.value_shift, learned.value_scale
         self._objective = objective
         self._dtype = dtype
         self._middle = 0.5 * (task.action_high + task.action_low)
@@ -54,87 +54,81 @@ class MbopPlanner(tf.Module):
 
     def decide(self, observation: Tensor, plan: Tensor, seed: Tensor) -> Decision:
         """Plans one step of E environments; arguments and result as in `Planner.decide`."""
-        knobs, population = self.knobs, self.knobs.population
-        dynamics = self._models.dynamics
+        rows = self._roll_out(observation, plan, seed)
+        candidates = by_environment(rows, self.knobs.population)  # [E, N, ..]
+
+        # Nothing is uncertain here: only constraints, and what is not finite, prune.
+        finite = tf.math.is_finite(candidates.returns)  # [E, N]
+        unknown = tf.where(finite, 0.0, float("inf"))[:, :, None]  # [E, N, 1]
+        pruned = pruning.prune(
+            disagreement=unknown,
+            violation=candidates.violation,
+            limit=float("inf"),
+            least=1,
+            rule="fill",
+        )
+
+        return decide_among(
+            candidates, pruned, self.knobs, execute=self._in_bounds, hand_on=lambda mean: mean
+        )
+
+    def _roll_out(self, observation: Tensor, plan: Tensor, seed: Tensor) -> Candidates:
+        """One trajectory per candidate, B = E * N: observation [E, S], plan [E, H, A]."""
+        knobs, dynamics = self.knobs, self._models.dynamics
         predict = dynamics.bind(self._dtype, constant=True)
         behaviors = [networks.bind(m, self._dtype, True) for m in self._models.behavior]
         values = [networks.bind(m, self._dtype, True) for m in self._models.value]
-        states = tf.repeat(observation, population, axis=0)
-        old = tf.repeat(plan, population, axis=0)
-        number = tf.range(tf.shape(states)[0]) % population
+        states = tf.repeat(observation, knobs.population, axis=0)  # [B, S]
+        old_plan = tf.repeat(plan, knobs.population, axis=0)  # [B, H, A]
+        number = tf.range(tf.shape(states)[0]) % knobs.population  # [B], of the candidate
         streams = tf.random.split(seed, knobs.horizon)
-        previous = old[:, 0]
-        returns = tf.zeros_like(states[:, 0])
-        alive = tf.ones_like(returns)
-        violation = tf.zeros_like(returns)
-        trail, taken, doubts = [states], [], []
+        previous = old_plan[:, 0]  # [B, A], the action before
+        tally = rollout.Tally.zero(states)
+        visited, actions, disagreement = [states], [], []
         for t in range(knobs.horizon):
-            inputs = tf.concat([self._normalizer.standard_states(states), previous], axis=1)
-            proposal = _own(tf.stack([f(inputs) for f in behaviors]), number)
-            proposal += self._mbop.mbop_sigma * tf.random.stateless_normal(
-                tf.shape(proposal), streams[t]
+            inputs = self._inputs(states, previous)
+            action = _own(tf.stack([f(inputs) for f in behaviors]), number)  # [B, A]
+            noise = tf.random.stateless_normal(tf.shape(action), streams[t])
+            action += self._mbop.mbop_sigma * noise
+            mix = self._mbop.mbop_mix
+            action = tf.clip_by_value(mix * old_plan[:, t] + (1.0 - mix) * action, -1.0, 1.0)
+            outputs = predict(states, action)  # [K, B, S + 1]
+            next_states = dynamics.next_states(states, _own(outputs, number))  # [B, S]
+            rewards = tf.reduce_mean(dynamics.rewards(outputs), axis=0)  # [B]
+            tally = rollout.pay(
+                tally=tally,
+                states=states,
+                actions=action,
+                next_states=next_states,
+                rewards=rewards,
+                task=self.task,
+                objective=self._objective,
+                knobs=knobs,
             )
-            action = self._mbop.mbop_mix * old[:, t] + (1.0 - self._mbop.mbop_mix) * proposal
-            action = tf.clip_by_value(action, -1.0, 1.0)
-            outputs = predict(states, action)
-            following = dynamics.next_states(states, _own(outputs, number))
-            reward = tf.reduce_mean(dynamics.rewards(outputs), axis=0)
-            reward, broken = self._objective.apply(states, action, following, reward)
-            returns += alive * reward
-            violation += alive * broken
-            if knobs.planner_termination == "task":
-                assert self.task.termination is not None, "see learned_task"
-                alive *= 1.0 - tf.cast(
-                    compilation.of_task(self.task.termination)(following), tf.float32
-                )
-            taken.append(action)
-            doubts.append(dynamics.uncertainty(outputs, knobs.uncertainty_units))
-            trail.append(following)
-            states, previous = following, action
+            actions.append(action)
+            disagreement.append(dynamics.uncertainty(outputs, knobs.uncertainty_units))  # [B]
+            visited.append(next_states)
+            states, previous = next_states, action
+        returns = tally.returns
         if knobs.terminal_value:
-            inputs = tf.concat([self._normalizer.standard_states(states), previous], axis=1)
-            value = tf.reduce_mean(tf.stack([f(inputs)[:, 0] for f in values]), axis=0)
-            returns += alive * (value * self._value[1] + self._value[0])
-        shape = [-1, population]
-        actions = tf.reshape(
-            tf.stack(taken, axis=1), [-1, population, knobs.horizon, self.task.action_dim]
-        )
-        returns = tf.reshape(returns, shape)
-        # Nothing is uncertain here: only constraints, and what is not finite, prune.
-        known = tf.where(tf.math.is_finite(returns), 0.0, float("inf"))[:, :, None]
-        keep, none_left = pruning.prune(
-            known, tf.reshape(violation, shape), float("inf"), 1, "fill"
-        )
-        average = averaging.weighted_average(
-            actions,
-            returns,
-            keep,
-            knobs.inverse_temperature,
-            knobs.temperature_units == "relative",
-        )
-        doubt = tf.reshape(tf.stack(doubts, axis=1), [-1, population, knobs.horizon])
-        states = tf.reshape(
-            tf.stack(trail, axis=1), [-1, population, knobs.horizon + 1, self.task.state_dim]
-        )
-        weights = average.weights
-        return Decision(
-            action=self._middle + self._half * average.plan[:, 0],
-            plan=average.plan,
+            inputs = self._inputs(states, previous)
+            value = tf.reduce_mean(tf.stack([f(inputs)[:, 0] for f in values]), axis=0)  # [B]
+            returns += tally.alive * (value * self._value_scale + self._value_shift)
+        return Candidates(
+            actions=tf.stack(actions, axis=1),
+            states=tf.stack(visited, axis=1),
             returns=returns,
-            weights=weights,
-            keep=keep,
-            expected_return=tf.reduce_sum(tf.where(keep, weights * returns, 0.0), axis=1),
-            return_spread=averaging.spread(returns, keep),
-            effective_sample_size=average.effective_sample_size,
-            weight_entropy=averaging.entropy(weights),
-            kept_share=tf.reduce_mean(tf.cast(keep, tf.float32), axis=1),
-            fallback=none_left,
-            disagreement=tf.reduce_sum(
-                tf.where(keep[:, :, None], weights[:, :, None] * doubt, 0.0), axis=1
-            ),
-            states=states,
-            trajectory=tf.gather(states, tf.argmax(weights, axis=1), batch_dims=1),
+            disagreement=tf.stack(disagreement, axis=1),
+            violation=tally.violation,
         )
+
+    def _inputs(self, states: Tensor, previous: Tensor) -> Tensor:
+        """What behaviour and value see: states [B, S], previous actions [B, A] -> [B, S + A]."""
+        return tf.concat([self._normalizer.standard_states(states), previous], axis=1)
+
+    def _in_bounds(self, action: Tensor) -> Tensor:
+        """[E, A] in units of the bounds -> [E, A] in the task's units."""
+        return self._middle + self._half * action
 
 
 def _own(outputs: Tensor, number: Tensor) -> Tensor:

@@ -21,10 +21,10 @@ class Average(NamedTuple):
 
 def spread(returns: Tensor, keep: Tensor) -> Tensor:
     """Standard deviation [E] of the kept among returns [E, N]."""
-    count = tf.maximum(tf.reduce_sum(tf.cast(keep, tf.float32), axis=1), 1.0)
-    kept = tf.where(keep, returns, 0.0)
-    mean = tf.reduce_sum(kept, axis=1) / count
-    squares = tf.where(keep, tf.square(returns - mean[:, None]), 0.0)
+    count = tf.maximum(tf.reduce_sum(tf.cast(keep, tf.float32), axis=1), 1.0)  # [E]
+    kept_returns = tf.where(keep, returns, 0.0)  # [E, N]
+    mean = tf.reduce_sum(kept_returns, axis=1) / count  # [E]
+    squares = tf.where(keep, tf.square(returns - mean[:, None]), 0.0)  # [E, N]
     return tf.sqrt(tf.reduce_sum(squares, axis=1) / count)
 
 
@@ -50,16 +50,18 @@ def weighted_average(
     tf.debugging.assert_shapes(
         [(actions, ("E", "N", "H", "A")), (returns, ("E", "N")), (keep, ("E", "N"))]
     )
-    best = tf.reduce_max(tf.where(keep, returns, returns.dtype.min), axis=1, keepdims=True)
-    behind = tf.where(keep, best - returns, 0.0)
+    kept_returns = tf.where(keep, returns, returns.dtype.min)
+    best = tf.reduce_max(kept_returns, axis=1, keepdims=True)  # [E, 1]
+    shortfall = tf.where(keep, best - returns, 0.0)  # [E, N], at least 0
     if relative:
-        behind = behind / tf.maximum(spread(returns, keep), _LEAST_SPREAD)[:, None]
-    scaled = tf.where(behind > 0.0, inverse_temperature * behind, 0.0)
-    weights = tf.where(keep, tf.exp(-scaled), 0.0)
-    weights = weights / tf.reduce_sum(weights, axis=1, keepdims=True)
+        shortfall = shortfall / tf.maximum(spread(returns, keep), _LEAST_SPREAD)[:, None]
+    # 0 where the shortfall is 0, even if kappa is infinite.
+    exponent = tf.where(shortfall > 0.0, inverse_temperature * shortfall, 0.0)  # [E, N]
+    weights = tf.where(keep, tf.exp(-exponent), 0.0)
+    weights = weights / tf.reduce_sum(weights, axis=1, keepdims=True)  # [E, N]
     # A pruned candidate may hold NaN, which a weight of 0 would not remove.
-    kept = tf.where(keep[:, :, None, None], actions, 0.0)
-    plan = tf.einsum("en,enha->eha", weights, kept)
+    kept_actions = tf.where(keep[:, :, None, None], actions, 0.0)  # [E, N, H, A]
+    plan = tf.einsum("en,enha->eha", weights, kept_actions)
     return Average(plan, weights, 1.0 / tf.reduce_sum(tf.square(weights), axis=1))
 
 

@@ -10,43 +10,10 @@ import tensorflow as tf
 from mopp_tf.config import PlannerConfig
 from mopp_tf.models import autoregressive_density
 from mopp_tf.objectives import Objective
-from mopp_tf.planning import averaging, pruning, rollout
+from mopp_tf.planning import pruning, rollout
+from mopp_tf.planning.decision import Candidates, Decision, by_environment, decide_among
 from offline_tf.models import compilation
 from offline_tf.types import TaskSpec, Tensor
-
-
-class Decision(NamedTuple):
-    """What one decision yields for E environments.
-
-    Attributes:
-      action: [E, A], to be executed, within the task's bounds.
-      plan: [E, H, A], the plan for the next decision (shifted), in units of the bounds.
-      returns, weights, keep: [E, N], of the candidates; returns in scaled rewards.
-      expected_return: [E], weighted mean of the returns.
-      return_spread: [E], standard deviation of the kept returns.
-      effective_sample_size: [E], 1 / sum of squared weights.
-      kept_share: [E], share of candidates that survived pruning or were chosen by the fallback.
-      fallback: [E] bool, whether too few survived.
-      weight_entropy: [E], -sum w ln w, in nats.
-      disagreement: [E, H], weighted mean of the candidates'.
-      states: [E, N, H + 1, S], of the candidates.
-      trajectory: [E, H + 1, S], the states of the candidate with the largest weight.
-    """
-
-    action: Tensor
-    plan: Tensor
-    returns: Tensor
-    weights: Tensor
-    keep: Tensor
-    expected_return: Tensor
-    return_spread: Tensor
-    effective_sample_size: Tensor
-    weight_entropy: Tensor
-    kept_share: Tensor
-    fallback: Tensor
-    disagreement: Tensor
-    states: Tensor
-    trajectory: Tensor
 
 
 class Step(NamedTuple):
@@ -108,19 +75,20 @@ class Planner(tf.Module):
 
     def in_one_piece(self) -> Planner:
         """The same planner in float32 with its candidates in one group, for another engine."""
-        made = Planner(self.task, self._models, self.knobs, self.limit, self._objective)
-        made.groups = 1
-        return made
+        whole = Planner(self.task, self._models, self.knobs, self.limit, self._objective)
+        whole.groups = 1
+        return whole
 
     def _group_sizes(self) -> list[int]:
+        """Candidates per group; they add up to N."""
         whole, rest = divmod(self.knobs.population, self.groups)
         sizes = [whole + (index < rest) for index in range(self.groups)]
         return [size for size in sizes if size]
 
     def initial_plan(self, observation: Tensor) -> Tensor:
         """The plan before the first decision: member 0's mode, H times; [E, S] -> [E, H, A]."""
-        first = self._models.behavior.bind(self._dtype, constant=True)(0)
-        mode = first.mode(self._models.behavior.inputs(observation))
+        member = self._models.behavior.bind(self._dtype, constant=True)(0)
+        mode = member.mode(self._models.behavior.inputs(observation))  # [E, A]
         return tf.repeat(mode[:, None], self.knobs.horizon, axis=1)
 
     def behavior_value(self, observation: Tensor, seed: Tensor) -> Tensor:
@@ -128,23 +96,30 @@ class Planner(tf.Module):
         bound = rollout.Bound.of(self._models, self._dtype)
         components = self._models.behavior.components
         noise = autoregressive_density.Noise.draw(self._noise_shape([1]), components, seed)
-        return rollout.state_value(self._models, bound, observation, self.knobs, 0, noise)
+        return rollout.state_value(
+            models=self._models,
+            bound=bound,
+            states=observation,
+            knobs=self.knobs,
+            member=0,
+            noise=noise,
+        )
 
     def step(self, observation: Tensor, action: Tensor) -> Step:
         """What the dynamics models predict for [E, S] and actions [E, A] in the task's units."""
         dynamics = self._models.dynamics
         bounded = tf.clip_by_value(action, self.task.action_low, self.task.action_high)
         predict = dynamics.bind(self._dtype, constant=True)
-        outputs = predict(observation, (bounded - self._middle) / self._half)
-        following = tf.reduce_mean(dynamics.next_states(observation, outputs), axis=0)
-        disagreement = dynamics.uncertainty(outputs, self.knobs.uncertainty_units)
+        outputs = predict(observation, (bounded - self._middle) / self._half)  # [K, E, S + 1]
+        next_states = tf.reduce_mean(dynamics.next_states(observation, outputs), axis=0)  # [E, S]
+        disagreement = dynamics.uncertainty(outputs, self.knobs.uncertainty_units)  # [E]
         assert self.task.termination is not None, "see offline_tf/models/learned_task.py"
         return Step(
-            following,
-            tf.reduce_mean(dynamics.rewards(outputs), axis=0),
-            compilation.of_task(self.task.termination)(following),
-            disagreement,
-            disagreement <= self.limit,
+            next_states=next_states,
+            rewards=tf.reduce_mean(dynamics.rewards(outputs), axis=0),
+            terminated=compilation.of_task(self.task.termination)(next_states),
+            disagreement=disagreement,
+            known=disagreement <= self.limit,
         )
 
     def _noise_shape(self, rows: Sequence[int | Tensor]) -> list[int | Tensor]:
@@ -162,17 +137,18 @@ class Planner(tf.Module):
           rollout.Noise, proposals [H, K_Q, E, N, A], value [K_Q, 1, A] or [K_Q, E, N, A].
         """
         knobs, components = self.knobs, self._models.behavior.components
-        which, draws, valuing = tf.unstack(tf.random.split(seed, 3))
-        members = tf.random.stateless_uniform([knobs.horizon + 1, 2], which)
+        member_seed, proposal_seed, value_seed = tf.unstack(tf.random.split(seed, 3))
+        uniform = tf.random.stateless_uniform([knobs.horizon + 1, 2], member_seed)
         candidates = [environments, knobs.population]
-        shape = self._noise_shape(candidates)
+        at_one_step = self._noise_shape(candidates)
         if not knobs.max_q:
-            shape[0] = 1
-        valuers = self._noise_shape([1] if knobs.value_noise == "common" else candidates)
+            at_one_step[0] = 1
+        of_values = self._noise_shape([1] if knobs.value_noise == "common" else candidates)
+        draw = autoregressive_density.Noise.draw
         return rollout.Noise(
-            self.members(members),
-            autoregressive_density.Noise.draw([knobs.horizon, *shape], components, draws),
-            autoregressive_density.Noise.draw(valuers, components, valuing),
+            members=self.members(uniform),
+            proposals=draw([knobs.horizon, *at_one_step], components, proposal_seed),
+            value=draw(of_values, components, value_seed),
         )
 
     def members(self, uniform: Tensor) -> Tensor:
@@ -197,76 +173,71 @@ class Planner(tf.Module):
     def decide_given(self, observation: Tensor, plan: Tensor, noise: rollout.Noise) -> Decision:
         """As `decide`, with the noise that it draws given."""
         knobs = self.knobs
-        bound = rollout.Bound.of(self._models, self._dtype)
 
         # Roll out N candidates per environment, guided by boosted behaviour and max-Q.
-        parts, first = [], 0
-        for count in self._group_sizes():
-            part = rollout.roll_out(
-                self.task,
-                self._models,
-                bound,
-                self._objective,
-                knobs,
-                tf.repeat(observation, count, axis=0),
-                tf.repeat(plan, count, axis=0),
-                _of_candidates(noise, first, count),
-            )
-            first += count
-            parts.append([tf.reshape(x, [-1, count, *x.shape[1:]]) for x in part])
-        found = rollout.Candidates(*(tf.concat(x, axis=1) for x in zip(*parts, strict=True)))
+        candidates = self._roll_out(observation, plan, noise)  # [E, N, ..]
 
         # Prune what the ensemble disagrees about; a return that is not finite counts as unknown.
-        finite = tf.math.is_finite(found.returns)
-        doubt = tf.where(finite[:, :, None], found.uncertainty, float("inf"))
-        pruned = pruning.prune(doubt, found.violation, self.limit, knobs.least, knobs.fallback)
-        returns = found.returns
+        finite = tf.math.is_finite(candidates.returns)  # [E, N]
+        disagreement = tf.where(finite[:, :, None], candidates.disagreement, float("inf"))
+        pruned = pruning.prune(
+            disagreement=disagreement,
+            violation=candidates.violation,
+            limit=self.limit,
+            least=knobs.least,
+            rule=knobs.fallback,
+        )
         if knobs.uncertainty_penalty:
-            excess = tf.where(found.uncertainty > self.limit, found.uncertainty, 0.0)
-            price = knobs.uncertainty_penalty * tf.cast(pruned.fallback, tf.float32)
-            returns -= price[:, None] * tf.reduce_sum(excess, axis=2)
+            candidates = self._penalize(candidates, pruned.fallback)
 
-        # Average the rest by their returns; shift the plan.
-        average = averaging.weighted_average(
-            found.actions,
-            returns,
-            pruned.keep,
-            knobs.inverse_temperature,
-            knobs.temperature_units == "relative",
+        # Average the rest by their returns; execute the first action; shift the plan.
+        return decide_among(
+            candidates, pruned, knobs, execute=self._in_bounds, hand_on=_one_step_on
         )
-        action = tf.clip_by_value(average.plan[:, 0], -1.0, 1.0)
-        best = tf.argmax(average.weights, axis=1)
-        return Decision(
-            action=self._middle + self._half * action,
-            plan=tf.concat([average.plan[:, 1:], average.plan[:, -1:]], axis=1),
-            returns=returns,
-            weights=average.weights,
-            keep=pruned.keep,
-            expected_return=tf.reduce_sum(
-                tf.where(pruned.keep, average.weights * returns, 0.0), axis=1
-            ),
-            return_spread=averaging.spread(returns, pruned.keep),
-            effective_sample_size=average.effective_sample_size,
-            weight_entropy=averaging.entropy(average.weights),
-            kept_share=tf.reduce_mean(tf.cast(pruned.keep, tf.float32), axis=1),
-            fallback=pruned.fallback,
-            disagreement=tf.reduce_sum(
-                tf.where(
-                    pruned.keep[:, :, None], average.weights[:, :, None] * found.uncertainty, 0.0
-                ),
-                axis=1,
-            ),
-            states=found.states,
-            trajectory=tf.gather(found.states, best, batch_dims=1),
-        )
+
+    def _roll_out(self, observation: Tensor, plan: Tensor, noise: rollout.Noise) -> Candidates:
+        """Candidates [E, N, ..]: observation [E, S], plan [E, H, A]; groups do not wait for others."""
+        bound = rollout.Bound.of(self._models, self._dtype)
+        groups, first = [], 0
+        for count in self._group_sizes():
+            rows = rollout.roll_out(
+                task=self.task,
+                models=self._models,
+                bound=bound,
+                objective=self._objective,
+                knobs=self.knobs,
+                states=tf.repeat(observation, count, axis=0),  # [E * count, S]
+                plan=tf.repeat(plan, count, axis=0),  # [E * count, H, A]
+                noise=_of_candidates(noise, first, count),
+            )
+            groups.append(by_environment(rows, count))
+            first += count
+        return Candidates(*(tf.concat(parts, axis=1) for parts in zip(*groups, strict=True)))
+
+    def _penalize(self, candidates: Candidates, fallback: Tensor) -> Candidates:
+        """Takes a price for disagreement above the limit where the fallback [E] chose."""
+        disagreement = candidates.disagreement  # [E, N, H]
+        excess = tf.where(disagreement > self.limit, disagreement, 0.0)
+        price = self.knobs.uncertainty_penalty * tf.cast(fallback, tf.float32)  # [E]
+        paid = price[:, None] * tf.reduce_sum(excess, axis=2)  # [E, N]
+        return candidates._replace(returns=candidates.returns - paid)
+
+    def _in_bounds(self, action: Tensor) -> Tensor:
+        """[E, A] in units of the bounds -> [E, A] in the task's units, clipped."""
+        return self._middle + self._half * tf.clip_by_value(action, -1.0, 1.0)
+
+
+def _one_step_on(plan: Tensor) -> Tensor:
+    """Drops the first action of plans [E, H, A] and repeats the last one."""
+    return tf.concat([plan[:, 1:], plan[:, -1:]], axis=1)
 
 
 def _of_candidates(noise: rollout.Noise, first: int, count: int) -> rollout.Noise:
     """[.., E, N, ..] -> [.., E * count, ..] of `count` candidates from `first` on."""
 
     def flat(values: Tensor, axis: int) -> Tensor:
-        some = values[(slice(None),) * (axis + 1) + (slice(first, first + count),)]
-        return tf.reshape(some, [*some.shape[:axis], -1, *some.shape[axis + 2 :]])
+        chosen = values[(slice(None),) * (axis + 1) + (slice(first, first + count),)]
+        return tf.reshape(chosen, [*chosen.shape[:axis], -1, *chosen.shape[axis + 2 :]])
 
     value = noise.value
     if value.normal.shape.rank == 4:  # each candidate's own

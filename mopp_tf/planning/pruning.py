@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from offline_tf.types import Tensor
 
-# Candidates are ordered by class, and within one by what makes them worse.
+# Candidates are ordered by rank, and within one by badness: disagreement, or violation.
 _CERTAIN, _UNCERTAIN, _FORBIDDEN, _BROKEN = range(4)
 
 
@@ -20,7 +20,7 @@ class Pruned(NamedTuple):
 
 
 def prune(
-    uncertainty: Tensor, violation: Tensor, limit: Tensor | float, least: int, rule: str
+    disagreement: Tensor, violation: Tensor, limit: Tensor | float, least: int, rule: str
 ) -> Pruned:
     """Keeps the candidates whose every step is certain and allowed.
 
@@ -35,7 +35,7 @@ def prune(
     disagreement above L, so that it is readmitted like any other.
 
     Args:
-      uncertainty: [E, N, H], the ensemble's disagreement at each step.
+      disagreement: [E, N, H], of the ensemble at each step.
       violation: [E, N], at least 0; positive where a hard constraint is broken.
       limit: L; infinite keeps all that is allowed.
       least: N_m, 1..N.
@@ -44,21 +44,23 @@ def prune(
     Returns:
       A Pruned.
     """
-    tf.debugging.assert_shapes([(uncertainty, ("E", "N", "H")), (violation, ("E", "N"))])
-    total = tf.reduce_sum(uncertainty, axis=2)
-    finite = tf.math.is_finite(total)
-    allowed = violation <= 0.0  # a violation that is not a number counts as one
-    certain = tf.reduce_all(uncertainty <= limit, axis=2) & finite & allowed
-    fallback = tf.math.count_nonzero(certain, axis=1) < least
-    best = tf.where(certain, _CERTAIN, _UNCERTAIN) if rule == "fill" else _UNCERTAIN
-    group = tf.where(finite, tf.where(allowed, best, _FORBIDDEN), _BROKEN)
-    badness = tf.where(allowed, total, violation)
+    tf.debugging.assert_shapes([(disagreement, ("E", "N", "H")), (violation, ("E", "N"))])
+    total = tf.reduce_sum(disagreement, axis=2)  # [E, N]
+    finite = tf.math.is_finite(total)  # [E, N]
+    allowed = violation <= 0.0  # [E, N]; a violation that is not a number counts as one
+    certain = tf.reduce_all(disagreement <= limit, axis=2) & finite & allowed  # [E, N]
+    fallback = tf.math.count_nonzero(certain, axis=1) < least  # [E]
+
+    # The fallback: the least bad of the lowest rank first.
+    lowest = tf.where(certain, _CERTAIN, _UNCERTAIN) if rule == "fill" else _UNCERTAIN
+    rank = tf.where(finite, tf.where(allowed, lowest, _FORBIDDEN), _BROKEN)  # [E, N]
+    badness = tf.where(allowed, total, violation)  # [E, N]
     badness = tf.where(tf.math.is_finite(badness), badness, badness.dtype.max)
-    by_badness = tf.argsort(badness, axis=1, stable=True)
-    groups = tf.gather(group, by_badness, batch_dims=1)
-    order = tf.gather(by_badness, tf.argsort(groups, axis=1, stable=True), batch_dims=1)
+    by_badness = tf.argsort(badness, axis=1, stable=True)  # [E, N]
+    ranks = tf.gather(rank, by_badness, batch_dims=1)
+    order = tf.gather(by_badness, tf.argsort(ranks, axis=1, stable=True), batch_dims=1)  # [E, N]
     population = tf.shape(total)[1]
-    filled = tf.one_hot(order[:, :least], population, on_value=True, off_value=False)
-    worst = tf.maximum(tf.reduce_min(group, axis=1, keepdims=True), _UNCERTAIN)
-    filled = tf.reduce_any(filled, axis=1) & (group <= worst)
-    return Pruned(tf.where(fallback[:, None], filled, certain), fallback)
+    chosen = tf.one_hot(order[:, :least], population, on_value=True, off_value=False)  # [E, N_m, N]
+    worst_rank = tf.maximum(tf.reduce_min(rank, axis=1, keepdims=True), _UNCERTAIN)  # [E, 1]
+    chosen = tf.reduce_any(chosen, axis=1) & (rank <= worst_rank)  # [E, N]
+    return Pruned(tf.where(fallback[:, None], chosen, certain), fallback)

@@ -13,6 +13,7 @@ from mopp_tf.models.autoregressive_density import Density
 from mopp_tf.models.behavior import BehaviorModel
 from mopp_tf.models.dynamics import DynamicsModel
 from mopp_tf.objectives import Objective
+from mopp_tf.planning.decision import Candidates
 from offline_tf.models import compilation, networks
 from offline_tf.models.critics import QFunction
 from offline_tf.types import TaskSpec, Tensor
@@ -24,25 +25,6 @@ class Models(NamedTuple):
     behavior: BehaviorModel
     dynamics: DynamicsModel
     q: QFunction
-
-
-class Candidates(NamedTuple):
-    """B candidate trajectories of H steps.
-
-    Attributes:
-      actions: [B, H, A] in units of the bounds.
-      states: [B, H + 1, S], the first given, the rest predicted.
-      returns: [B], sum of rewards while alive, and the value of the last state.
-      uncertainty: [B, H], also of steps after a predicted end: a candidate is pruned for what the
-        models do not know there, as if it had gone on.
-      violation: [B], broken hard constraints, summed over steps.
-    """
-
-    actions: Tensor
-    states: Tensor
-    returns: Tensor
-    uncertainty: Tensor
-    violation: Tensor
 
 
 class Noise(NamedTuple):
@@ -124,21 +106,22 @@ def propose(
     Returns:
       [K_Q, B, A].
     """
-    parameters, modes = behavior.modes(inputs)
-    _, std = autoregressive_density.best_component(parameters)
-    widest = std if noise.uniform is None else tf.reduce_max(parameters.std, axis=-1)
-    scale = boost(widest, sigma_max)
+    parameters, modes = behavior.modes(inputs)  # modes [B, A]
+    _, std = autoregressive_density.best_component(parameters)  # [B, A]
+    widest = std if noise.uniform is None else tf.reduce_max(parameters.std, axis=-1)  # [B, A]
+    scale = boost(widest, sigma_max)  # [B]
     count = noise.normal.shape[0]
     if knobs.proposals == "ancestral":
         rows = tf.shape(inputs)[0]
 
-        def flat(x: Tensor) -> Tensor:
+        def per_row(x: Tensor) -> Tensor:
+            """[K_Q, 1 or B, ..] -> [K_Q * B, ..]."""
             rest = x.shape[2:]
             return tf.reshape(tf.broadcast_to(x, [count, rows, *rest]), [-1, *rest])
 
-        own = noise.each(flat)
-        _, drawn = behavior.ancestral(tf.tile(inputs, [count, 1]), own, tf.tile(scale, [count]))
-        return tf.reshape(drawn, [count, -1, drawn.shape[1]])
+        draws = noise.each(per_row)
+        _, actions = behavior.ancestral(tf.tile(inputs, [count, 1]), draws, tf.tile(scale, [count]))
+        return tf.reshape(actions, [count, -1, actions.shape[1]])
     if knobs.noise == "after":
         return tf.clip_by_value(modes + std * scale[:, None] * noise.normal, -1.0, 1.0)
     return autoregressive_density.sample(parameters, True, noise, scale[:, None])
@@ -154,10 +137,10 @@ def q_of_proposals(values: Tensor, rule: str) -> Tensor:
 def choose_by_q(bound: Bound, states: Tensor, proposals: Tensor, rule: str) -> Tensor:
     """argmax_k Q(s, a^k); states [B, S], proposals [K_Q, B, A] -> [B, A]."""
     count = proposals.shape[0]
-    rows = tf.reshape(proposals, [-1, proposals.shape[2]])
+    rows = tf.reshape(proposals, [-1, proposals.shape[2]])  # [K_Q * B, A]
     twins = 1 if rule == "first" else 2
-    values = q_of_proposals(bound.q(tf.tile(states, [count, 1]), rows, twins), rule)
-    best = tf.argmax(tf.reshape(values, [count, -1]), axis=0, output_type=tf.int32)
+    values = q_of_proposals(bound.q(tf.tile(states, [count, 1]), rows, twins), rule)  # [K_Q * B]
+    best = tf.argmax(tf.reshape(values, [count, -1]), axis=0, output_type=tf.int32)  # [B]
     return networks.of_members(proposals, best)
 
 
@@ -183,12 +166,67 @@ def state_value(
     Returns:
       [B].
     """
-    inputs = models.behavior.inputs(states)
-    actions = propose(bound.behavior(member), inputs, noise, knobs, 0.0)
+    inputs = models.behavior.inputs(states)  # [B, S]
+    actions = propose(bound.behavior(member), inputs, noise, knobs, 0.0)  # [K_Q, B, A]
     count = actions.shape[0]
-    rows = tf.reshape(actions, [-1, actions.shape[2]])
-    values = bound.q(tf.tile(states, [count, 1]), rows)
+    rows = tf.reshape(actions, [-1, actions.shape[2]])  # [K_Q * B, A]
+    values = bound.q(tf.tile(states, [count, 1]), rows)  # [2, K_Q * B]
     return tf.reduce_mean(tf.reshape(values, [2 * count, -1]), axis=0)
+
+
+class Tally(NamedTuple):
+    """What B trajectories have earned so far.
+
+    Attributes:
+      alive: [B] float32, 1 until a predicted end.
+      returns: [B], sum of rewards while alive.
+      violation: [B], broken hard constraints while alive, summed.
+    """
+
+    alive: Tensor
+    returns: Tensor
+    violation: Tensor
+
+    @classmethod
+    def zero(cls, states: Tensor) -> Tally:
+        """Before the first step from states [B, S]."""
+        alive = tf.ones_like(states[:, 0])
+        return cls(alive, tf.zeros_like(alive), tf.zeros_like(alive))
+
+
+def pay(
+    tally: Tally,
+    states: Tensor,
+    actions: Tensor,
+    next_states: Tensor,
+    rewards: Tensor,
+    task: TaskSpec,
+    objective: Objective,
+    knobs: PlannerConfig,
+) -> Tally:
+    """Adds one step to what trajectories have earned.
+
+    Args:
+      tally: so far.
+      states, next_states: [B, S].
+      actions: [B, A] in units of the bounds.
+      rewards: [B], learned, in scaled rewards.
+      task: termination.
+      objective: another reward and constraints.
+      knobs: `planner_termination`.
+
+    Returns:
+      A Tally.
+    """
+    alive = tally.alive
+    rewards, broken = objective.apply(states, actions, next_states, rewards)  # [B], [B]
+    returns = tally.returns + alive * rewards
+    violation = tally.violation + alive * broken
+    if knobs.planner_termination == "task":
+        assert task.termination is not None, "see offline_tf/models/learned_task.py"
+        ended = compilation.of_task(task.termination)(next_states)  # [B] bool
+        alive = alive * (1.0 - tf.cast(ended, tf.float32))
+    return Tally(alive, returns, violation)
 
 
 def roll_out(
@@ -213,45 +251,48 @@ def roll_out(
       noise: of these rows.
 
     Returns:
-      Candidates.
+      Candidates [B, ..].
     """
-    members = noise.members
-    alive = tf.ones_like(states[:, 0])
-    returns = tf.zeros_like(alive)
-    violation = tf.zeros_like(alive)
-    trail, taken, doubts = [states], [], []
+    tally, members = Tally.zero(states), noise.members
+    visited, actions, disagreement = [states], [], []
     for t in range(knobs.horizon):
-        inputs = models.behavior.inputs(states)
+        inputs = models.behavior.inputs(states)  # [B, S]
         behavior, draws = bound.behavior(members[t, 0]), noise.proposals.each(lambda x: x[t])  # noqa: B023
-        proposals = propose(behavior, inputs, draws, knobs, knobs.sigma_max)
+        proposals = propose(behavior, inputs, draws, knobs, knobs.sigma_max)  # [K_Q, B, A]
         if knobs.max_q:
-            action = choose_by_q(bound, states, proposals, knobs.q_of_proposals)
+            action = choose_by_q(bound, states, proposals, knobs.q_of_proposals)  # [B, A]
         else:
             action = proposals[0]
         action = knobs.plan_mix * plan[:, t] + (1.0 - knobs.plan_mix) * action
-        outputs = bound.dynamics(states, action)
-        doubt = models.dynamics.uncertainty(outputs, knobs.uncertainty_units)
+        outputs = bound.dynamics(states, action)  # [K, B, S + 1]
+        disagreement.append(models.dynamics.uncertainty(outputs, knobs.uncertainty_units))  # [B]
         # XLA compiles a slice anew for each member, not a gather.
-        own = tf.gather(outputs, members[t, 1])
-        following = models.dynamics.next_states(states, own)
-        reward = tf.reduce_mean(models.dynamics.rewards(outputs), axis=0)
-        reward, broken = objective.apply(states, action, following, reward)
-        returns += alive * reward
-        violation += alive * broken
-        if knobs.planner_termination == "task":
-            assert task.termination is not None, "see offline_tf/models/learned_task.py"
-            alive *= 1.0 - tf.cast(compilation.of_task(task.termination)(following), tf.float32)
-        taken.append(action)
-        doubts.append(doubt)
-        trail.append(following)
-        states = following
+        chosen = tf.gather(outputs, members[t, 1])  # [B, S + 1]
+        next_states = models.dynamics.next_states(states, chosen)  # [B, S]
+        rewards = tf.reduce_mean(models.dynamics.rewards(outputs), axis=0)  # [B]
+        tally = pay(
+            tally=tally,
+            states=states,
+            actions=action,
+            next_states=next_states,
+            rewards=rewards,
+            task=task,
+            objective=objective,
+            knobs=knobs,
+        )
+        actions.append(action)
+        visited.append(next_states)
+        states = next_states
+    returns = tally.returns
     if knobs.terminal_value:
-        value = state_value(models, bound, states, knobs, members[knobs.horizon, 0], noise.value)
-        returns += alive * value
+        last = members[knobs.horizon, 0]
+        returns += tally.alive * state_value(
+            models=models, bound=bound, states=states, knobs=knobs, member=last, noise=noise.value
+        )
     return Candidates(
-        tf.stack(taken, axis=1),
-        tf.stack(trail, axis=1),
-        returns,
-        tf.stack(doubts, axis=1),
-        violation,
+        actions=tf.stack(actions, axis=1),
+        states=tf.stack(visited, axis=1),
+        returns=returns,
+        disagreement=tf.stack(disagreement, axis=1),
+        violation=tally.violation,
     )

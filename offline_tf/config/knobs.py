@@ -66,13 +66,11 @@ def check(config: Any) -> None:
 def rebuild(cls: type, flags: dict[str, Any]) -> Any:
     """Builds a stage dataclass from a manifest's flags, where tuples are lists.
 
+    A flag that the manifest lacks has its default: it is younger than the run.
+
     Raises:
-      UserError: one of its flags is missing, or out of its bounds.
+      UserError: a value is out of its bounds.
     """
-    names = [field.name for field in dataclasses.fields(cls)]
-    if missing := [name for name in names if name not in flags]:
-        raise UserError(
-            f"--{missing[0]}: expected a value among the flags of the run's manifest.json, got none"
-        )
+    names = [field.name for field in dataclasses.fields(cls) if field.name in flags]
     values = {name: flags[name] for name in names}
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from offline_tf.evaluation import episodes as episode_loop
 from offline_tf.numerics import seeds
 from offline_tf.tasks import environments
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
@@ -64,42 +65,47 @@ def run(
     """
     simulator = environments.make_simulator(task, physics, episodes, threads)
     simulator.reset(seeds.generator(seed, f"simulation/{name}/start"))
-    observations = simulator.observations()
-    memory = start(tf.constant(observations))
-    columns = [task.observation_names.index(w) for w in watched]
-    alive = np.ones(episodes, bool)
-    lengths = np.zeros(episodes, np.int64)
-    rows: list[dict[str, Array]] = []
-    looks: list[dict[str, Array]] = []
-    spent = []
-    for step in range(task.max_episode_steps):
+    memory = start(tf.constant(simulator.observations()))
+    decision_ms: list[float] = []
+    numbers: dict[str, Tensor] = {}
+
+    def act(number: int, observations: Array) -> Array:
+        nonlocal memory, numbers
         began = time.perf_counter()
-        key = seeds.stateless(seed, f"simulation/{name}/plan", step)
-        action, memory, numbers = decide(tf.constant(observations), memory, key)
-        drawn = action.numpy()
-        spent.append(1e3 * (time.perf_counter() - began))
-        rewards, terminated = simulator.step(task.clip_actions(drawn))
-        if not np.isfinite(rewards[alive]).all():
+        key = seeds.stateless(seed, f"simulation/{name}/plan", number)
+        actions, memory, numbers = decide(tf.constant(observations), memory, key)
+        in_numpy = actions.numpy()
+        decision_ms.append(1e3 * (time.perf_counter() - began))
+        return in_numpy
+
+    def refill(number: int) -> np.random.Generator:
+        return seeds.generator(seed, f"simulation/{name}/refill", number)
+
+    columns = {w: task.observation_names.index(w) for w in watched}
+    lengths = np.zeros(episodes, np.int64)
+    traces: dict[str, list[Array]] = {}
+    observed: dict[str, list[Array]] = {w: [] for w in watched}
+    for step in episode_loop.steps(simulator, act, refill, limit=task.max_episode_steps):
+        if not np.isfinite(step.rewards[step.alive]).all():
             raise UserError(
-                f"--env={task.name}: expected finite rewards, got NaN or infinity in step {step + 1}"
+                f"--env={task.name}: expected finite rewards, got NaN or infinity in step "
+                f"{step.number + 1}"
             )
-        observations = simulator.observations()
-        row = {"reward": rewards} | {k: v.numpy() for k, v in numbers.items()}
-        seen = {w: observations[:, c] for w, c in zip(watched, columns, strict=True)}
-        looks.append({k: np.where(alive, v, np.nan) for k, v in seen.items()})
-        rows.append({k: np.where(alive, np.asarray(v, np.float64), np.nan) for k, v in row.items()})
-        lengths += alive
-        over = terminated | (simulator.elapsed >= task.max_episode_steps)
-        alive &= ~over
+        row = {"reward": step.rewards} | {k: v.numpy() for k, v in numbers.items()}
+        for key, values in row.items():
+            in_float64 = np.asarray(values, np.float64)
+            traces.setdefault(key, []).append(np.where(step.alive, in_float64, np.nan))
+        for key, column in columns.items():
+            seen = step.observations[:, column]
+            observed[key].append(np.where(step.alive, seen, np.nan))
+        lengths += step.alive
         if progress:
-            progress(step + 1)
-        if not alive.any():
-            break
-        if over.any():
-            # A fallen robot is put back so that its simulator stays numerically sane.
-            simulator.reset(seeds.generator(seed, f"simulation/{name}/refill", step), over)
-            observations = simulator.observations()
-    traces = {k: np.stack([row[k] for row in rows]) for k in rows[0]}
-    observed = {k: np.stack([look[k] for look in looks]) for k in watched}
-    returns = np.nansum(traces["reward"], axis=0)
-    return Rollouts(returns, lengths, traces, observed, np.array(spent))
+            progress(step.number + 1)
+    by_step = {key: np.stack(rows) for key, rows in traces.items()}
+    return Rollouts(
+        returns=np.nansum(by_step["reward"], axis=0),
+        lengths=lengths,
+        traces=by_step,
+        observed={key: np.stack(rows) for key, rows in observed.items()},
+        decision_ms=np.array(decision_ms),
+    )

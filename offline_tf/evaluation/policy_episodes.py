@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from offline_tf.evaluation import episodes as episode_loop
 from offline_tf.numerics import seeds
 from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.tasks import environments
@@ -62,23 +63,15 @@ def evaluate(
     simulator = environments.make_simulator(task, physics, episodes, threads)
     simulator.reset(generator)
     if starts is not None and simulator.has_states:
-        chosen = generator.integers(len(starts[0]), size=episodes)
-        simulator.set_states(starts[0][chosen], starts[1][chosen])
+        rows = generator.integers(len(starts[0]), size=episodes)
+        simulator.set_states(starts[0][rows], starts[1][rows])
+
+    def act(_: int, observations: Array) -> Array:
+        return policy.sample(observations, generator) if stochastic else policy.mean(observations)
+
     limit = task.max_episode_steps if horizon is None else horizon
-    alive = np.ones(episodes, bool)
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
-    for _ in range(limit):
-        observations = simulator.observations()
-        draw = policy.sample(observations, generator) if stochastic else None
-        actions = policy.mean(observations) if draw is None else draw
-        rewards, terminated = simulator.step(task.clip_actions(actions))
-        returns += np.where(alive, rewards, 0.0)
-        lengths += alive
-        over = terminated | (simulator.elapsed >= task.max_episode_steps)
-        alive &= ~over
-        if not alive.any():
-            break
-        if over.any():
-            # A fallen robot is put back so that its simulator stays numerically sane.
-            simulator.reset(generator, over)
+    for step in episode_loop.steps(simulator, act, refill=lambda _: generator, limit=limit):
+        returns += np.where(step.alive, step.rewards, 0.0)
+        lengths += step.alive
     return Evaluation(returns, lengths)

@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -173,7 +174,7 @@ def test_a_return_by_hand():
             np.testing.assert_allclose(found.states[row, t + 1], state, rtol=1e-5, atol=1e-6)
         total += -(state @ state)
         np.testing.assert_allclose(found.returns[row], total, rtol=1e-4)
-    np.testing.assert_allclose(found.uncertainty, 0.2, rtol=1e-5)
+    np.testing.assert_allclose(found.disagreement, 0.2, rtol=1e-5)
 
 
 def test_each_proposal_is_drawn_and_valued_at_its_own_state():
@@ -537,11 +538,16 @@ def test_the_planners_knobs_reach_what_they_are_of(monkeypatch):
 
     def noted(module, name, note):
         plain = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *given: note(given) or plain(*given))
 
-    noted(pruning, "prune", lambda given: seen.update(prune=given[2:]))
-    noted(averaging, "weighted_average", lambda given: seen.update(average=given[3:]))
-    noted(rollout, "choose_by_q", lambda given: seen["rules"].add(given[3]))
+        def call(*args, **kwargs):
+            note(inspect.signature(plain).bind(*args, **kwargs).arguments)
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    noted(pruning, "prune", lambda given: seen.update(prune=given))
+    noted(averaging, "weighted_average", lambda given: seen.update(average=given))
+    noted(rollout, "choose_by_q", lambda given: seen["rules"].add(given["rule"]))
     knobs = dataclasses.replace(
         KNOBS,
         horizon=1,
@@ -556,12 +562,9 @@ def test_the_planners_knobs_reach_what_they_are_of(monkeypatch):
     made = planner(knobs, Units((0.0, 0.2)), limit=0.7)
     decide(made, STATES)
     made.step(tf.constant(STATES), tf.zeros([3, 1]))
-    assert seen == {
-        "units": {"raw"},
-        "rules": {"first"},
-        "prune": (0.7, 4, "replace"),
-        "average": (3.0, False),
-    }
+    assert seen["units"] == {"raw"} and seen["rules"] == {"first"}
+    assert [seen["prune"][name] for name in ("limit", "least", "rule")] == [0.7, 4, "replace"]
+    assert seen["average"]["inverse_temperature"] == 3.0 and not seen["average"]["relative"]
 
 
 def test_a_predicted_fall_ends_rewards_and_value():
@@ -621,7 +624,7 @@ def test_the_penalty_is_paid_for_doubt_above_the_limit_where_the_fallback_chose(
     noise = planner(knobs).noise(3, tf.constant([1, 2]))
     flat = noise.proposals.each(lambda x: tf.reshape(x, [2, 1, 1500, 1]))
     noise = noise._replace(proposals=flat)
-    doubt = roll_out(models, knobs, noise, np.repeat(STATES, 500, axis=0)).uncertainty
+    doubt = roll_out(models, knobs, noise, np.repeat(STATES, 500, axis=0)).disagreement
     doubt = doubt.numpy().reshape(3, 500, 2)
     expected = 2.0 * np.where(doubt > limit, doubt, 0.0).sum(axis=2) * np.array(fell)[:, None]
     np.testing.assert_allclose(found.returns - paid.returns, expected, atol=1e-4)

@@ -1,0 +1,62 @@
+"""Episodes in the real simulator, many side by side: the loop of every evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from offline_tf.tasks.environments import AnySimulator
+from offline_tf.types import Array
+
+
+class Step(NamedTuple):
+    """One control step of E episodes.
+
+    Attributes:
+      number: 0 for the first.
+      alive: [E] bool, the episodes that had not ended before it; only their numbers count.
+      rewards: [E].
+      observations: [E, S], after the step.
+    """
+
+    number: int
+    alive: Array
+    rewards: Array
+    observations: Array
+
+
+def steps(
+    simulator: AnySimulator,
+    act: Callable[[int, Array], Array],
+    refill: Callable[[int], np.random.Generator],
+    limit: int,
+) -> Iterator[Step]:
+    """Runs one episode in each simulator until all have ended.
+
+    Args:
+      simulator: of E robots in their start states; its task sets bounds and time limit.
+      act: (step number, observations [E, S]) -> actions [E, A], clipped here.
+      refill: step number -> generator of new start states for robots whose episode ended there.
+      limit: steps at most.
+
+    Yields:
+      A Step each.
+    """
+    task = simulator.task
+    alive = np.ones(simulator.count, bool)
+    observations = simulator.observations()
+    for number in range(limit):
+        actions = act(number, observations)
+        rewards, terminated = simulator.step(task.clip_actions(actions))
+        observations = simulator.observations()
+        yield Step(number, alive, rewards, observations)
+        over = terminated | (simulator.elapsed >= task.max_episode_steps)
+        alive = alive & ~over
+        if not alive.any():
+            return
+        if over.any():
+            # A fallen robot is put back so that its simulator stays numerically sane.
+            simulator.reset(refill(number), over)
+            observations = simulator.observations()
