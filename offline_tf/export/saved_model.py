@@ -24,7 +24,9 @@ Values = dict[str, dict[str, Array]]
 
 _CHILD = """
 import os, sys, numpy, tensorflow as tf
-folder, given, returned = sys.argv[1:]
+folder, given, returned, between, within = sys.argv[1:]
+tf.config.threading.set_inter_op_parallelism_threads(int(between))
+tf.config.threading.set_intra_op_parallelism_threads(int(within))
 data, out = numpy.load(given), {}
 loaded = tf.saved_model.load(folder) if os.path.isdir(folder) else None
 for name in sorted({key.partition("/")[0] for key in data.files}):
@@ -109,6 +111,9 @@ def _write(path: pathlib.Path, content: bytes) -> None:
 def run_in_fresh_process(path: pathlib.Path, given: Values) -> Values:
     """Calls signatures of an export in a new Python process that knows nothing of this project.
 
+    It has this process's threads: with others, products round differently, and where a planner
+    chooses by the largest of nearly equal values, rounding becomes another choice.
+
     Args:
       path: folder of a SavedModel, or a .tflite file.
       given: inputs by signature.
@@ -123,8 +128,13 @@ def run_in_fresh_process(path: pathlib.Path, given: Values) -> Values:
         inputs, returned = pathlib.Path(scratch, "in.npz"), pathlib.Path(scratch, "out.npz")
         flat = {f"{name}/{key}": v for name, values in given.items() for key, v in values.items()}
         np.savez(inputs, **flat)  # type: ignore[arg-type]
+        threads = (
+            tf.config.threading.get_inter_op_parallelism_threads(),
+            tf.config.threading.get_intra_op_parallelism_threads(),
+        )
+        words = [str(path.resolve()), str(inputs), str(returned), *map(str, threads)]
         run = subprocess.run(
-            [sys.executable, "-c", _CHILD, str(path.resolve()), str(inputs), str(returned)],
+            [sys.executable, "-c", _CHILD, *words],
             capture_output=True,
             text=True,
             cwd=scratch,
