@@ -23,7 +23,7 @@ from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.simulated import generated
 from offline_tf.evaluation import planner_episodes
 from offline_tf.inspection import inspect_stage
-from offline_tf.models import compilation
+from offline_tf.models import compilation, training_loop
 from offline_tf.reports import html_page
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.run_folder.stage import Stage
@@ -364,13 +364,13 @@ def test_q_alone_is_fitted_again_where_only_its_knobs_differ(fitted, cart, tmp_p
     again = cart(tmp_path / "again", **taken)
     planned = "\n".join(dry_run.plan(*again))
     assert "q " in planned and "dynamics" not in planned and "behavior" not in planned, planned
-    fit, begun = training.fit, []
+    fit, begun = training_loop.fit, []
 
-    def noting(*arguments):
-        begun.append(arguments[-1].name)
-        return fit(*arguments)
+    def noting(*arguments, **named):
+        begun.append(named["stage"].name)
+        return fit(*arguments, **named)
 
-    monkeypatch.setattr(training, "fit", noting)
+    monkeypatch.setattr(training_loop, "fit", noting)
     summary = recipe.run(again)
     assert summary["training_dtype"] == "bfloat16, float32"
     assert summary["commit"].endswith(", older")
