@@ -186,16 +186,16 @@ def learn(
         def fit(stage: Stage) -> dict[str, Any]:
             report = training.fit_members(
                 members,
-                training.squared_error,
-                "mse",
-                gather,
-                rows,
-                names,
-                knobs.model,
-                steps,
-                seed,
-                stage,
-                row_weights,
+                loss_by_dimension=training.squared_error,
+                loss_name="mse",
+                gather=gather,
+                split=rows,
+                names=names,
+                config=knobs.model,
+                steps=steps,
+                seed=seed,
+                stage=stage,
+                row_weights=row_weights,
             )
             return report | {"shift": shift, "scale": scale}
 

@@ -51,9 +51,9 @@ def next_actions(
       at: [n] which rows; None: all.
     """
     at = np.arange(len(rows.states)) if at is None else at
-    wanted = np.ones(len(at), bool)
+    is_drawn = np.ones(len(at), bool)
     if kind == "data":
-        wanted = ~rows.has_next[at] & (rows.terminals[at] == 0.0)
+        is_drawn = ~rows.has_next[at] & (rows.terminals[at] == 0.0)
     models = behavior.densities()
 
     @compilation.function(reduce_retracing=True)
@@ -66,21 +66,22 @@ def next_actions(
         )
         return networks.of_members(draws, pick)
 
-    drawn, from_rows = ColumnWriter(), at[wanted]
-    drawn.append(rows.next_actions[:0])
-    for index, block in enumerate(blocks(len(from_rows), _ROWS_PER_CALL)):
+    column, drawn_rows = ColumnWriter(), at[is_drawn]
+    column.append(rows.next_actions[:0])
+    for index, block in enumerate(blocks(len(drawn_rows), _ROWS_PER_CALL)):
         key = seeds.stateless(seed, f"fitted_q/actions/{number}", index)
         if block.stop > block.start:
-            drawn.append(draw(tf.constant(rows.next_states[from_rows[block]]), key).numpy())
-    draws = drawn.finish()
-    if wanted.all():
-        return draws
-    place = np.cumsum(wanted) - 1
+            next_states = tf.constant(rows.next_states[drawn_rows[block]])
+            column.append(draw(next_states, key).numpy())
+    drawn = column.finish()
+    if is_drawn.all():
+        return drawn
+    position_in_drawn = np.cumsum(is_drawn) - 1
 
     def chosen(block: Array) -> Array:
         actions = np.array(rows.next_actions[at[block]])
-        mine = wanted[block]
-        actions[mine] = draws[place[block][mine]]
+        replaced = is_drawn[block]
+        actions[replaced] = drawn[position_in_drawn[block][replaced]]
         return actions
 
     return derive(chosen, np.arange(len(at)))

@@ -153,16 +153,16 @@ def fit_densities(
     """
     return fit_members(
         members,
-        negative_log_likelihood(len(names), squash, config.conditioning),
-        "nll",
-        gather,
-        split,
-        names,
-        config,
-        steps,
-        seed,
-        stage,
-        row_weights,
+        loss_by_dimension=negative_log_likelihood(len(names), squash, config.conditioning),
+        loss_name="nll",
+        gather=gather,
+        split=split,
+        names=names,
+        config=config,
+        steps=steps,
+        seed=seed,
+        stage=stage,
+        row_weights=row_weights,
     )
 
 

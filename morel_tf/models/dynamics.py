@@ -303,9 +303,9 @@ def fitted_statistics(
     record: RunRecord,
 ) -> tuple[standardize.Statistics, standardize.Statistics]:
     """Those of a run's models, from its folder: of (s, a), [S + A], and of s' - s, [S]."""
-    kept = record.stage("dynamics").result["statistics"]
+    stored = record.stage("dynamics").result["statistics"]
     inputs, deltas = (
-        standardize.Statistics(*(np.array(part, np.float32) for part in kept[name]))
+        standardize.Statistics(*(np.array(part, np.float32) for part in stored[name]))
         for name in ("inputs", "deltas")
     )
     return inputs, deltas

@@ -97,7 +97,7 @@ class _Units:
 
     @classmethod
     def of(cls, data: Transitions) -> _Units:
-        found = (
+        statistics = (
             standardize.statistics(data.observations),
             standardize.statistics(data.actions),
             standardize.statistics_of(
@@ -106,7 +106,7 @@ class _Units:
             standardize.statistics(data.rewards[:, None]),
         )
         # What never changes in the data may be a little off in a prediction.
-        return cls(*map(standardize.with_flat_as_it_is, found))
+        return cls(*map(standardize.with_flat_as_it_is, statistics))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -115,11 +115,11 @@ class _Units:
         }
 
     @classmethod
-    def from_json(cls, kept: dict[str, Any]) -> _Units:
+    def from_json(cls, stored: dict[str, Any]) -> _Units:
         return cls(
             **{
                 name: standardize.Statistics(*(np.array(part, np.float32) for part in parts))
-                for name, parts in kept.items()
+                for name, parts in stored.items()
             }
         )
 

@@ -64,21 +64,22 @@ def fit_or_load(
     if stage.complete:
         return dict(stage.result)
     steps = _STEPS if steps is None else steps
-    states, actions = (
+    state_units, action_units = (
         standardize.with_flat_as_it_is(standardize.statistics(values))
         for values in (data.observations, data.actions)
     )
-    q = critics.QFunction(states, task.action_dim, _HIDDEN, seed)
+    q = critics.QFunction(state_units, task.action_dim, _HIDDEN, seed)
     reward_scale = float(np.sqrt(np.square(data.rewards, dtype=np.float64).mean())) or 1.0
 
-    def standard(actions_of_task: Array) -> Array:
-        clipped = task.clip_actions(actions_of_task)
-        return ((clipped - actions.shift) / actions.scale).astype(np.float32)
+    def standard(actions: Array) -> Array:
+        clipped = task.clip_actions(actions)
+        return ((clipped - action_units.shift) / action_units.scale).astype(np.float32)
 
     def act(observations: Array) -> Array:
         return standard(policy.mean(observations))
 
-    _fit(q, _batches(data, standard, act, reward_scale, discount), data, seed, stage, steps)
+    gather = _batches(data, standard, act, reward_scale, discount)
+    _fit(q, gather, data=data, seed=seed, stage=stage, steps=steps)
     bounds = data.episode_bounds()
     bounds = bounds[np.linspace(0, len(bounds) - 1, min(len(bounds), _STARTS)).astype(np.int64)]
     starts = data.observations[bounds[:, 0]]

@@ -237,8 +237,8 @@ def learn_without_fitting(monkeypatch, record, lengths, horizon):
     """What each network would be fitted to: stage -> (function of row numbers, rows, names)."""
     seen = []
 
-    def fit(members, loss, name, gather, split, names, *_):
-        assert (loss, name) == (training.squared_error, "mse")
+    def fit(members, loss_by_dimension, loss_name, gather, split, names, **_):
+        assert (loss_by_dimension, loss_name) == (training.squared_error, "mse")
         seen.append((gather, split, names))
         return {}
 
