@@ -24,7 +24,7 @@ from benchmarks.run import machine
 from morel_tf import config
 from morel_tf.models import dynamics, usad
 from offline_tf import tasks
-from offline_tf.models import compilation, fitting, networks
+from offline_tf.models import compilation, fitting, minibatches, networks
 from offline_tf.numerics import standardize
 
 matplotlib.use("Agg")
@@ -62,7 +62,7 @@ def preparing(rows: int) -> float:
     def call() -> None:
         states.mean(axis=0, dtype=np.float64), states.std(axis=0, dtype=np.float64)
         orders = [np.random.default_rng(m) for m in range(4)]
-        fitting.shuffled_batches(orders, rows, _BATCH)
+        minibatches.shuffled_batches(orders, rows, _BATCH)
 
     return _median(call, 1)
 

@@ -399,7 +399,7 @@ def start() -> Numbers:
     code = (
         "import numpy as np, tensorflow as tf\n"
         "from morel_tf import experiment\n"
-        "from offline_tf import fitting, networks\n"
+        "from offline_tf.models import fitting, networks\n"
         "draws = np.random.default_rng(0)\n"
         "nets = [networks.mlp(14, (512, 512), 11, 'relu', draws) for _ in range(4)]\n"
         "error = lambda n, x, y: tf.reduce_mean((networks.bind(n)(x) - y) ** 2)\n"

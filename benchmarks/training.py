@@ -38,7 +38,7 @@ def make(kind: str) -> tuple[Callable[[int], Any], int]:
     """Returns an epoch, the first of which compiles, and the member-samples in it."""
     import tensorflow as tf
 
-    from offline_tf.models import fitting, networks
+    from offline_tf.models import fitting, minibatches, networks
 
     dtype = tf.bfloat16 if kind == "bfloat16" else tf.float32
     generator = np.random.default_rng(0)
@@ -61,7 +61,9 @@ def make(kind: str) -> tuple[Callable[[int], Any], int]:
         ]
 
     loop = fitting.Fit(networks.variables(*nets), loss)
-    rows = fitting.shuffled_batches([np.random.default_rng(i) for i in range(MEMBERS)], ROWS, BATCH)
+    rows = minibatches.shuffled_batches(
+        [np.random.default_rng(i) for i in range(MEMBERS)], ROWS, BATCH
+    )
     data, rates = (tf.constant(x), tf.constant(y)), tf.fill([len(rows)], 1e-3)
     order = tf.constant(rows)
     return lambda _: loop.run(data, order, rates).numpy(), MEMBERS * len(rows) * BATCH

@@ -117,13 +117,13 @@ def fit(
 
     return training.fit_densities(
         model.members,
-        True,
-        gather,
-        split,
-        names,
-        knobs,
-        config.behavior_steps,
-        seed,
-        stage,
-        rows.weights if config.return_weighting else None,
+        squash=True,
+        gather=gather,
+        split=split,
+        names=names,
+        config=knobs,
+        steps=config.behavior_steps,
+        seed=seed,
+        stage=stage,
+        row_weights=rows.weights if config.return_weighting else None,
     )

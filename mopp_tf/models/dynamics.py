@@ -248,12 +248,12 @@ def fit(
     """Fits all members; see `training.fit_densities`."""
     return training.fit_densities(
         model.members,
-        False,
-        functools.partial(gather, model, rows, config.targets, normalizer),
-        split,
-        (*names, "reward"),
-        knobs,
-        config.dynamics_steps,
-        seed,
-        stage,
+        squash=False,
+        gather=functools.partial(gather, model, rows, config.targets, normalizer),
+        split=split,
+        names=(*names, "reward"),
+        config=knobs,
+        steps=config.dynamics_steps,
+        seed=seed,
+        stage=stage,
     )

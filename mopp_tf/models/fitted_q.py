@@ -11,6 +11,7 @@ cut does bootstrap, with an action of the behaviour model where none was logged.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from mopp_tf.config import ModelConfig, QConfig
 from mopp_tf.models import training
 from mopp_tf.models.behavior import BehaviorModel
 from mopp_tf.models.rows import Rows, windows
-from offline_tf.models import compilation, critics, fitting, networks
+from offline_tf.models import compilation, critics, fitted_q_evaluation, minibatches, networks
+from offline_tf.models.early_stopping import EarlyStopping
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
 from offline_tf.numerics.large_columns import ColumnWriter, blocks, derive
@@ -49,9 +51,9 @@ def next_actions(
       at: [n] which rows; None: all.
     """
     at = np.arange(len(rows.states)) if at is None else at
-    wanted = np.ones(len(at), bool)
+    is_drawn = np.ones(len(at), bool)
     if kind == "data":
-        wanted = ~rows.has_next[at] & (rows.terminals[at] == 0.0)
+        is_drawn = ~rows.has_next[at] & (rows.terminals[at] == 0.0)
     models = behavior.densities()
 
     @compilation.function(reduce_retracing=True)
@@ -64,21 +66,22 @@ def next_actions(
         )
         return networks.of_members(draws, pick)
 
-    drawn, from_rows = ColumnWriter(), at[wanted]
-    drawn.append(rows.next_actions[:0])
-    for index, block in enumerate(blocks(len(from_rows), _ROWS_PER_CALL)):
+    column, drawn_rows = ColumnWriter(), at[is_drawn]
+    column.append(rows.next_actions[:0])
+    for index, block in enumerate(blocks(len(drawn_rows), _ROWS_PER_CALL)):
         key = seeds.stateless(seed, f"fitted_q/actions/{number}", index)
         if block.stop > block.start:
-            drawn.append(draw(tf.constant(rows.next_states[from_rows[block]]), key).numpy())
-    draws = drawn.finish()
-    if wanted.all():
-        return draws
-    place = np.cumsum(wanted) - 1
+            next_states = tf.constant(rows.next_states[drawn_rows[block]])
+            column.append(draw(next_states, key).numpy())
+    drawn = column.finish()
+    if is_drawn.all():
+        return drawn
+    position_in_drawn = np.cumsum(is_drawn) - 1
 
     def chosen(block: Array) -> Array:
         actions = np.array(rows.next_actions[at[block]])
-        mine = wanted[block]
-        actions[mine] = draws[place[block][mine]]
+        replaced = is_drawn[block]
+        actions[replaced] = drawn[position_in_drawn[block][replaced]]
         return actions
 
     return derive(chosen, np.arange(len(at)))
@@ -108,76 +111,99 @@ def fit(
       On held-out rows, or training rows where "judged" says so: "td_error" (mean squared), "gap"
       (mean |Q_1 - Q_2|), "mean".
     """
-    dtype = networks.product_dtype(knobs.precision)
-
-    def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
-        (batch,) = batches
-        return [tf.reduce_sum(critics.errors(q, batch, dtype)[0])]
-
-    every = config.fqe_actions == "behavior"
-    window = windows(rows, config.q_return_steps, config.discount)
-    logged = next_actions(behavior, rows, "data", seed, 0)
-
-    def gather(at: Array, after: Array) -> tuple[Array, ...]:
-        beyond = window.last[at]
-        return (
-            rows.states[at],
-            rows.actions[at],
-            window.rewards[at],
-            rows.next_states[beyond],
-            rows.terminals[beyond],
-            window.discounts[at],
-            after,
-        )
+    batches = _batches(behavior, rows, config, seed)
+    drawn_anew = config.fqe_actions == "behavior"
 
     @functools.lru_cache(maxsize=1)
-    def feed(draw: int) -> fitting.Feed:
-        last = window.last[split.train]
-        after = next_actions(behavior, rows, "behavior", seed, draw, last) if every else None
+    def feed_of(draw: int) -> minibatches.Feed:
+        return minibatches.Feed(batches(split.train, draw), np.arange(len(split.train)))
 
-        def at_positions(positions: Array) -> tuple[Array, ...]:
-            then = logged[last[positions]] if after is None else after[positions]
-            return gather(split.train[positions], then)
+    def feed(done: int) -> minibatches.Feed:
+        return feed_of(done // training.STEPS_PER_LOOK // _LOOKS_PER_DRAW if drawn_anew else 0)
 
-        return fitting.Feed(at_positions, np.arange(len(last)))
-
-    judged = split.judged(training.ROWS_PER_LOOK)
-    kind, beyond = split.judged_kind, window.last[judged]
+    judged, kind = split.judged(training.ROWS_PER_LOOK), split.judged_kind
     # A draw that training never sees.
-    then = next_actions(behavior, rows, "behavior", seed, -1, beyond) if every else logged[beyond]
-    held = [tf.constant(column) for column in gather(judged, then)]
+    look = _judge(q, batches(judged, -1)(np.arange(len(judged))), kind)
+    fitted_q_evaluation.fit(
+        q,
+        feed=feed,
+        schedule=training.drawn_schedule(
+            knobs,
+            steps=config.q_steps,
+            count=len(split.train),
+            members=1,
+            seed=seed,
+            name=stage.name,
+        ),
+        look=look,
+        stage=stage,
+        steps_per_call=training.STEPS_PER_CALL,
+        target_rate=config.target_rate,
+        dtype=networks.product_dtype(knobs.precision),
+        weight_decay=2.0 * knobs.weight_decay,
+        rate_flag="learning_rate",
+        # Q's fit never ends early; the checkpoints of all of MOPP's fits hold these variables.
+        more_variables=EarlyStopping([], patience=0).variables,
+    )
+    report = look()
+    return {
+        "td_error": report[kind],
+        "gap": report["gap"],
+        "mean": report["mean"],
+        "judged": kind,
+    }
+
+
+def _batches(
+    behavior: BehaviorModel, rows: Rows, config: QConfig, seed: int
+) -> Callable[[Array, int], Callable[[Array], critics.Batch]]:
+    """Returns (row numbers [N], number of the draw) -> (positions in them [n] -> their windows).
+
+    The draw decides about next actions where config.fqe_actions says that they are drawn.
+    """
+    window = windows(rows, config.q_return_steps, config.discount)
+    logged = None
+    if config.fqe_actions == "data":
+        logged = next_actions(behavior, rows, "data", seed, 0)
+
+    def of_rows(numbers: Array, draw: int) -> Callable[[Array], critics.Batch]:
+        last = window.last[numbers]
+        actions, action_rows = logged, last
+        if actions is None:
+            actions = next_actions(behavior, rows, "behavior", seed, draw, last)
+            action_rows = np.arange(len(last))
+
+        def gather(positions: Array) -> critics.Batch:
+            first_rows, last_rows = numbers[positions], last[positions]
+            return critics.Batch(
+                states=rows.states[first_rows],
+                actions=rows.actions[first_rows],
+                rewards=window.rewards[first_rows],
+                next_states=rows.next_states[last_rows],
+                terminals=rows.terminals[last_rows],
+                discounts=window.discounts[first_rows],
+                next_actions=actions[action_rows[positions]],
+            )
+
+        return gather
+
+    return of_rows
+
+
+def _judge(q: critics.QFunction, batch: critics.Batch, kind: str) -> Callable[[], dict[str, float]]:
+    """Returns a function that gives the error, under the name `kind`, the twins' gap and mean."""
+    rows = critics.Batch(*map(tf.constant, batch))
 
     @compilation.function
     def judge() -> tuple[Tensor, Tensor]:
-        return critics.errors(q, held, tf.float32)
+        return critics.errors(q, rows, tf.float32)
 
     def look() -> dict[str, float]:
-        squared, values = (x.numpy() for x in judge())
+        squared_errors, values = (x.numpy() for x in judge())
         return {
-            kind: float(squared.mean()),
+            kind: float(squared_errors.mean()),
             "gap": float(np.abs(values[0] - values[1]).mean()),
             "mean": float(values.mean()),
         }
 
-    weights = q.weights
-    loop = fitting.Fit(
-        weights,
-        loss,
-        weight_decay=2.0 * knobs.weight_decay,
-        decay_biases=False,
-        before_step=lambda: q.move_targets(config.target_rate),
-    )
-    training.fit(
-        loop,
-        lambda number: feed(number // _LOOKS_PER_DRAW if every else 0),
-        len(split.train),
-        1,
-        [*weights, *q.target_weights],
-        training.Schedule.of(knobs, config.q_steps)._replace(patience=0),
-        look,
-        seed,
-        stage,
-    )
-    report = look()
-    numbers = {"td_error": report[kind], "gap": report["gap"], "mean": report["mean"]}
-    return numbers | {"judged": kind}
+    return look

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,65 +12,70 @@ import tensorflow as tf
 
 from mopp_tf.config import ModelConfig
 from mopp_tf.models import autoregressive_density
-from offline_tf.models import compilation, fitting, networks
+from offline_tf.models import compilation, fitting, minibatches, networks, training_loop
+from offline_tf.models.early_stopping import EarlyStopping
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, Tensor, UserError
 
 STEPS_PER_LOOK = 1000
-_STEPS_PER_CALL = 200
+STEPS_PER_CALL = 200
 ROWS_PER_LOOK = 8192
 
 
-class Schedule(NamedTuple):
-    """How long and how fast to fit; see ModelConfig and the stage's own steps."""
-
-    steps: int
-    batch_size: int
-    learning_rate: float
-    final_rate_share: float
-    patience: int
-
-    @classmethod
-    def of(cls, config: ModelConfig, steps: int) -> Schedule:
-        """Takes the fields of the configuration."""
-        return cls(
-            steps,
-            config.batch_size,
-            config.learning_rate,
-            config.final_rate_share,
-            config.patience,
-        )
-
-
-def fit(
-    loop: fitting.Fit,
-    feed: Callable[[int], fitting.Feed],
+def drawn_schedule(
+    config: ModelConfig,
+    steps: int,
     count: int,
     members: int,
-    weights: Sequence[tf.Variable],
-    schedule: Schedule,
-    look: Callable[[], dict[str, float]],
     seed: int,
-    stage: Stage,
-    probabilities: Array | None = None,
-) -> int:
-    """Fits; goes on from the stage's last checkpoint.
+    name: str,
+    chances: Array | None = None,
+) -> training_loop.Schedule:
+    """Rows drawn with replacement, as in the authors' code; a checkpoint every STEPS_PER_LOOK steps.
 
     Differs: each member draws its own minibatches; the authors' share one.
 
     Args:
-      loop: the optimiser and its loss.
-      feed: look number -> the `count` rows of the data for the next STEPS_PER_LOOK steps.
+      config: batch size and learning rates.
+      steps: of Adam.
       count: rows to draw from.
-      members: ensemble members, each with minibatches of its own.
-      weights: everything that a checkpoint must hold beside the optimiser.
-      schedule: steps, batch, rates.
-      look: numbers for the log; "held_out" decides about stopping early.
+      members: ensemble members.
       seed: of the row numbers, one stream per member and look.
+      name: of the stage, which names the streams.
+      chances: [count] relative chances of the rows; None draws all alike.
+    """
+    cumulative = None if chances is None else np.cumsum(chances / chances.sum())
+
+    def rows(done: int, until_look: int) -> Array:
+        look = done // STEPS_PER_LOOK
+        streams = [seeds.generator(seed, f"{name}/rows/{m}", look) for m in range(members)]
+        return minibatches.drawn_batches(streams, count, until_look, config.batch_size, cumulative)
+
+    rates = functools.partial(fitting.cosine, config.learning_rate, config.final_rate_share)
+    return training_loop.by_steps(steps, STEPS_PER_LOOK, rows, rates)
+
+
+def fit(
+    optimiser: fitting.Fit,
+    feed: minibatches.Feed,
+    weights: Sequence[tf.Variable],
+    schedule: training_loop.Schedule,
+    look: Callable[[], dict[str, float]],
+    patience: int,
+    stage: Stage,
+) -> int:
+    """Fits with held-out looks that may end it early; goes on from the stage's last checkpoint.
+
+    Args:
+      optimiser: of a loss.
+      feed: the rows.
+      weights: everything that a checkpoint must hold beside the optimiser.
+      schedule: rows and rates, see `drawn_schedule`.
+      look: numbers for the log; "held_out" decides about stopping early.
+      patience: looks without a better one after which the fit ends; 0: it never does.
       stage: where checkpoints and metrics go.
-      probabilities: [count] chances of the rows; None draws all alike.
 
     Returns:
       The step whose weights were kept.
@@ -78,45 +84,26 @@ def fit(
       UserError: loss or weights are no longer finite; checkpoints from before are kept.
       RuntimeError: with patience, if the held-out loss was never finite.
     """
-    best = [tf.Variable(w, trainable=False) for w in weights] if schedule.patience else []
-    best_value = tf.Variable(np.inf, dtype=tf.float32, trainable=False)
-    best_step = tf.Variable(0, dtype=tf.int64, trainable=False)
-    stage.track([*weights, *loop.adam.moments, *best, best_value, best_step])
-    done = stage.restore()
-    cumulative = None if probabilities is None else np.cumsum(probabilities / probabilities.sum())
-    while done < schedule.steps and not _out_of_patience(done, int(best_step), schedule):
-        number = done // STEPS_PER_LOOK
-        steps = min(STEPS_PER_LOOK, schedule.steps - done)
-        streams = [seeds.generator(seed, f"{stage.name}/rows/{m}", number) for m in range(members)]
-        shape = (steps, schedule.batch_size)
-        rows = np.stack([_draw(g, shape, count, cumulative) for g in streams], axis=1)
-        data = feed(number)
-        losses = []
-        for start in range(0, steps, _STEPS_PER_CALL):
-            chunk = rows[start : start + _STEPS_PER_CALL]
-            at = done + start + np.arange(len(chunk))
-            rates = fitting.cosine(
-                schedule.learning_rate, schedule.final_rate_share, at, schedule.steps
-            )
-            losses.append(loop.run(*data(chunk), tf.constant(rates)).numpy().mean())
-            stage.progress(done + start + len(chunk), schedule.steps, "steps")
-        done += steps
-        loop.check_finite(stage.name, losses, f"{done} steps", "learning_rate")
-        report = look()
-        stage.log(done, {"loss": float(np.mean(losses)), **report})
-        if schedule.patience and report["held_out"] < float(best_value):
-            best_value.assign(report["held_out"])
-            best_step.assign(done)
-            for kept, weight in zip(best, weights, strict=True):
-                kept.assign(weight)
-        stage.save(done)
-    if not schedule.patience:
-        return done
-    if not int(best_step):
-        raise RuntimeError(f"{stage.name}: the held-out loss was never a finite number")
-    for kept, weight in zip(best, weights, strict=True):
-        weight.assign(kept)
-    return int(best_step)
+    stopping = EarlyStopping(weights, patience * STEPS_PER_LOOK)
+    stage.track([*weights, *optimiser.adam.moments, *stopping.variables])
+
+    def report(done: int, losses: list[Array]) -> dict[str, float]:
+        numbers = look()
+        if patience:
+            stopping.note(done, numbers["held_out"])
+        return {"loss": training_loop.mean_loss(losses), **numbers}
+
+    done = training_loop.fit(
+        optimiser,
+        feed=lambda done: feed,
+        schedule=schedule,
+        report=report,
+        stage=stage,
+        steps_per_call=STEPS_PER_CALL,
+        rate_flag="learning_rate",
+        is_over=stopping.is_over,
+    )
+    return stopping.take_best(done, stage.name)
 
 
 def check_patience(config: ModelConfig, split: Split) -> None:
@@ -130,20 +117,6 @@ def check_patience(config: ModelConfig, split: Split) -> None:
             "--patience: expected held-out rows to judge by (for MBOP's value with whole windows), got "
             "none; raise --holdout_share, and give data of more than one episode"
         )
-
-
-def _out_of_patience(done: int, best_step: int, schedule: Schedule) -> bool:
-    return bool(schedule.patience) and done - best_step >= schedule.patience * STEPS_PER_LOOK
-
-
-def _draw(
-    generator: np.random.Generator, shape: tuple[int, int], count: int, cumulative: Array | None
-) -> Array:
-    """[steps, B] int32 row numbers, drawn with replacement as in the authors' code."""
-    if cumulative is None:
-        return generator.integers(count, size=shape, dtype=np.int32)
-    found = np.searchsorted(cumulative, generator.random(shape), side="right")
-    return np.minimum(found, count - 1).astype(np.int32)
 
 
 def fit_densities(
@@ -180,16 +153,16 @@ def fit_densities(
     """
     return fit_members(
         members,
-        negative_log_likelihood(len(names), squash, config.conditioning),
-        "nll",
-        gather,
-        split,
-        names,
-        config,
-        steps,
-        seed,
-        stage,
-        row_weights,
+        loss_by_dimension=negative_log_likelihood(len(names), squash, config.conditioning),
+        loss_name="nll",
+        gather=gather,
+        split=split,
+        names=names,
+        config=config,
+        steps=steps,
+        seed=seed,
+        stage=stage,
+        row_weights=row_weights,
     )
 
 
@@ -261,19 +234,25 @@ def fit_members(
         return {kind: float(by_name.sum()), **each}
 
     weights = networks.variables(*members)
-    loop = fitting.Fit(weights, loss, weight_decay=2.0 * config.weight_decay, decay_biases=False)
-    data = fitting.Feed(gather, split.train)
+    optimiser = fitting.Fit(
+        weights, loss, weight_decay=2.0 * config.weight_decay, decay_biases=False
+    )
     fit(
-        loop,
-        lambda _: data,
-        len(split.train),
-        len(members),
-        weights,
-        Schedule.of(config, steps),
-        look,
-        seed,
-        stage,
-        None if row_weights is None else row_weights[split.train],
+        optimiser,
+        feed=minibatches.Feed(gather, split.train),
+        weights=weights,
+        schedule=drawn_schedule(
+            config,
+            steps=steps,
+            count=len(split.train),
+            members=len(members),
+            seed=seed,
+            name=stage.name,
+            chances=None if row_weights is None else row_weights[split.train],
+        ),
+        look=look,
+        patience=config.patience,
+        stage=stage,
     )
     by_name = judge().numpy()
     each = {f"{loss_name}/{n}": float(v) for n, v in zip(names, by_name, strict=True)}

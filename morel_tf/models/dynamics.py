@@ -7,6 +7,7 @@ are those of the authors' nn_dynamics.py, the paper's formula has neither.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -14,7 +15,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from morel_tf.config import DynamicsConfig
-from offline_tf.models import fitting, networks
+from offline_tf.models import fitting, minibatches, networks, training_loop
 from offline_tf.numerics import seeds, standardize
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_folder.record import RunRecord
@@ -195,7 +196,9 @@ def fit(
     Raises:
       UserError: the fit diverged; checkpoints from before are kept.
     """
-    dtype = networks.product_dtype(config.precision)
+    weights = networks.variables(*ensemble.members)
+    optimiser = fitting.Fit(weights, _likelihood_loss(ensemble, config.precision))
+    stage.track([*weights, *optimiser.adam.moments])
 
     def gather(rows: Array) -> tuple[Tensor, Tensor]:
         changes = next_states[rows] - states[rows]
@@ -204,45 +207,57 @@ def fit(
             tf.constant(ensemble.deltas.normalize(changes) * ensemble.mask),
         )
 
-    weights = networks.variables(*ensemble.members)
+    feed = minibatches.Feed(gather, split.train)
+    inputs, targets = gather(split.judged(_ROWS_JUDGED))
+
+    def report(epoch: int, losses: list[Array]) -> dict[str, float]:
+        del epoch
+        error = held_out_error(ensemble, inputs, targets, names)["mse"]
+        return {"loss": training_loop.mean_loss(losses), f"{split.judged_kind}_mse": error}
+
+    training_loop.fit(
+        optimiser,
+        feed=lambda epoch: feed,
+        schedule=_schedule(ensemble.size, len(split.train), config, seed),
+        report=report,
+        stage=stage,
+        steps_per_call=_STEPS_PER_CALL,
+        rate_flag="dynamics_learning_rate",
+    )
+    return held_out_error(ensemble, inputs, targets, names, update_noise=True)
+
+
+def _likelihood_loss(
+    ensemble: DynamicsEnsemble, precision: str
+) -> Callable[[list[tuple[Tensor, ...]]], list[Tensor]]:
+    """Mean -log p(targets | inputs) / S of each member, for `fitting.Fit`."""
+    dtype = networks.product_dtype(precision)
 
     def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
         losses = []
-        for member, (x, y) in zip(ensemble.members, batches, strict=True):
-            gaussian = ensemble.distribution(networks.bind(member, dtype)(x))
-            losses.append(-tf.reduce_mean(gaussian.log_prob(y)) / ensemble.state_dim)
+        for member, (inputs, targets) in zip(ensemble.members, batches, strict=True):
+            gaussian = ensemble.distribution(networks.bind(member, dtype)(inputs))
+            losses.append(-tf.reduce_mean(gaussian.log_prob(targets)) / ensemble.state_dim)
         return losses
 
-    loop = fitting.Fit(weights, loss)
-    stage.track([*weights, *loop.adam.moments])
-    first = stage.restore()
-    feed = fitting.Feed(gather, split.train)
-    held = gather(split.judged(_ROWS_JUDGED))
-    batches = len(split.train) // min(config.dynamics_batch_size, len(split.train))
-    total = batches * config.dynamics_epochs
-    for epoch in range(first, config.dynamics_epochs):
+    return loss
+
+
+def _schedule(
+    members: int, count: int, config: DynamicsConfig, seed: int
+) -> training_loop.Schedule:
+    """Epochs over `count` rows, each member in its own order; the rate falls along a cosine."""
+
+    def rows(epoch: int) -> Array:
         streams = [
-            seeds.generator(seed, f"dynamics/order/{member}", epoch)
-            for member in range(ensemble.size)
+            seeds.generator(seed, f"dynamics/order/{member}", epoch) for member in range(members)
         ]
-        rows = fitting.shuffled_batches(streams, len(split.train), config.dynamics_batch_size)
-        losses = []
-        for start in range(0, len(rows), _STEPS_PER_CALL):
-            chunk = rows[start : start + _STEPS_PER_CALL]
-            steps = epoch * batches + start + np.arange(len(chunk))
-            rates = fitting.cosine(
-                config.dynamics_learning_rate, config.dynamics_final_rate_share, steps, total
-            )
-            losses.append(loop.run(*feed(chunk), tf.constant(rates)).numpy().mean())
-            stage.progress(
-                epoch + (start + len(chunk)) / len(rows), config.dynamics_epochs, "epochs"
-            )
-        loop.check_finite(stage.name, losses, f"{epoch + 1} epochs", "dynamics_learning_rate")
-        report = held_out_error(ensemble, *held, names)
-        error = {f"{split.judged_kind}_mse": report["mse"]}
-        stage.log(epoch + 1, {"loss": float(np.mean(losses)), **error})
-        stage.save(epoch + 1)
-    return held_out_error(ensemble, *held, names, update_noise=True)
+        return minibatches.shuffled_batches(streams, count, config.dynamics_batch_size)
+
+    rates = functools.partial(
+        fitting.cosine, config.dynamics_learning_rate, config.dynamics_final_rate_share
+    )
+    return training_loop.by_epochs(config.dynamics_epochs, rows, rates)
 
 
 def fit_or_load(
@@ -288,9 +303,9 @@ def fitted_statistics(
     record: RunRecord,
 ) -> tuple[standardize.Statistics, standardize.Statistics]:
     """Those of a run's models, from its folder: of (s, a), [S + A], and of s' - s, [S]."""
-    kept = record.stage("dynamics").result["statistics"]
+    stored = record.stage("dynamics").result["statistics"]
     inputs, deltas = (
-        standardize.Statistics(*(np.array(part, np.float32) for part in kept[name]))
+        standardize.Statistics(*(np.array(part, np.float32) for part in stored[name]))
         for name in ("inputs", "deltas")
     )
     return inputs, deltas

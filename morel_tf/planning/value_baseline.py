@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from offline_tf.models import compilation, fitting, networks
+from offline_tf.models import compilation, fitting, minibatches, networks
 from offline_tf.policies.gaussian import Units
 from offline_tf.types import Array, Tensor
 
@@ -116,7 +116,7 @@ class ValueBaseline(tf.Module):
         inputs = self._features(tf.constant(observations), tf.constant(times))
         targets = tf.constant((returns - float(self.shift)) / float(self.scale), tf.float32)
         for _ in range(self._epochs):
-            rows = fitting.shuffled_batches([generator], len(returns), self._batch)
+            rows = minibatches.shuffled_batches([generator], len(returns), self._batch)
             if rows.shape[2] % 2 == 0:
                 rows = rows.reshape(len(rows), 2, -1)
             rates = np.full(len(rows), self._rate, np.float32)

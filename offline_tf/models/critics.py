@@ -6,6 +6,7 @@ y = R_k + gamma^k * (1 - terminal) * min_j Qtarget_j(s', a'),   loss = sum_j mea
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -66,8 +67,8 @@ class QFunction(tf.Module):
 
     def inputs(self, states: Tensor, actions: Tensor) -> Tensor:
         """[B, S], [B, A] -> normalised [B, S + A]."""
-        of = self._states
-        return tf.concat([(states - of.shift) / of.scale, actions], axis=1)
+        standard_states = (states - self._states.shift) / self._states.scale
+        return tf.concat([standard_states, actions], axis=1)
 
     def bind(self, dtype: tf.DType = tf.float32, constant: bool = False) -> Callable[..., Tensor]:
         """Returns (states [B, S], actions [B, A], twins) -> [twins, B], all 2 or the first one.
@@ -82,33 +83,62 @@ class QFunction(tf.Module):
 
         return values
 
+    def target_values(self, states: Tensor, actions: Tensor, dtype: tf.DType) -> Tensor:
+        """[B, S], [B, A] -> [2, B], values of the targets; dtype: of matrix products."""
+        inputs = self.inputs(states, actions)
+        return tf.stack([networks.bind(target, dtype)(inputs)[:, 0] for target in self.targets])
 
-def backup(rewards: Tensor, terminals: Tensor, next_values: Tensor, discounts: Tensor) -> Tensor:
-    """R + gamma^k * (1 - terminal) * min_j Q_j(s', a').
+
+class Batch(NamedTuple):
+    """Transitions over k logged steps, from s to s'; k = 1 in the papers.
+
+    Attributes:
+      states: [B, S].
+      actions: [B, A], the units of Q.
+      rewards: [B], R_k: the discounted rewards of the k steps.
+      next_states: [B, S].
+      terminals: [B] float32, 1 where no value follows s'.
+      discounts: [B], gamma^k.
+      next_actions: [B, A], a' at s'.
+    """
+
+    states: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_states: Tensor
+    terminals: Tensor
+    discounts: Tensor
+    next_actions: Tensor
+
+
+def bellman_target(rewards: Tensor, terminals: Tensor, next_q: Tensor, discounts: Tensor) -> Tensor:
+    """R_k + gamma^k * (1 - terminal) * min_j Q_j(s', a').
 
     Args:
       rewards, terminals: [B], of the k steps up to s'.
-      next_values: [2, B].
+      next_q: [2, B], Q_j(s', a').
       discounts: gamma^k, [B] or a number.
+
+    Returns:
+      [B].
     """
-    return rewards + discounts * (1.0 - terminals) * tf.reduce_min(next_values, axis=0)
+    return rewards + discounts * (1.0 - terminals) * tf.reduce_min(next_q, axis=0)
 
 
-def errors(q: QFunction, batch: Sequence[Tensor], dtype: tf.DType) -> tuple[Tensor, Tensor]:
+def errors(q: QFunction, batch: Batch, dtype: tf.DType) -> tuple[Tensor, Tensor]:
     """Squared errors of the twins, mean over the batch, and their values.
 
     Args:
       q: networks and targets.
-      batch: states [B, S], actions [B, A], rewards [B] of the k steps up to the next states [B, S],
-        terminals [B], gamma^k [B], next actions [B, A].
+      batch: rows.
       dtype: of matrix products.
 
     Returns:
       [2] and [2, B].
     """
-    states, actions, rewards, next_states, terminals, discounts, after = batch
-    given, then = q.inputs(states, actions), q.inputs(next_states, after)
-    beyond = tf.stack([networks.bind(target, dtype)(then)[:, 0] for target in q.targets])
-    goal = tf.stop_gradient(backup(rewards, terminals, beyond, discounts))
-    values = tf.stack([networks.bind(network, dtype)(given)[:, 0] for network in q.networks])
-    return tf.reduce_mean(tf.square(values - goal), axis=1), values
+    next_q = q.target_values(batch.next_states, batch.next_actions, dtype)  # [2, B]
+    target = tf.stop_gradient(
+        bellman_target(batch.rewards, batch.terminals, next_q, batch.discounts)
+    )  # [B]
+    values = q.bind(dtype)(batch.states, batch.actions)  # [2, B]
+    return tf.reduce_mean(tf.square(values - target), axis=1), values

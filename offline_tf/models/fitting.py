@@ -1,4 +1,4 @@
-"""One supervised loop for every network: minibatches, gradients and Adam inside one graph."""
+"""Many Adam steps on minibatches in one graph; `training_loop` says how many, on which rows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from offline_tf.models import compilation
-from offline_tf.numerics.large_columns import largest_resident
-from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, Tensor, UserError
-
-_RESIDENT_COLUMNS = 4  # that many of the largest resident size
 
 
 class Adam(tf.Module):
@@ -166,100 +162,6 @@ class Fit(tf.Module):
         first = (0, tf.zeros([members]))
         _, total = tf.while_loop(lambda number, _: number < steps, step, first)
         return total / tf.cast(steps, tf.float32)
-
-
-class Feed:
-    """Rows of a data set for `Fit.run`: held in TensorFlow where they are few, else gathered by chunks.
-
-    Both ways give the same numbers.
-    """
-
-    def __init__(self, gather: Callable[[Array], tuple[Tensor, ...]], rows: Array) -> None:
-        """Gathers everything now, or nothing yet.
-
-        Args:
-          gather: row numbers [n] -> columns [n, ..]; each row on its own.
-          rows: [N] the rows that there are.
-        """
-        self._gather = gather
-        self._rows = rows
-        width = sum(np.asarray(column).nbytes for column in gather(rows[:1]))
-        self._held: tuple[Tensor, ...] | None = None
-        if width * len(rows) <= _RESIDENT_COLUMNS * largest_resident():
-            self._held = tuple(tf.constant(column) for column in gather(rows))
-
-    def __len__(self) -> int:
-        """How many rows there are."""
-        return len(self._rows)
-
-    def __call__(self, chunk: Array) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Returns columns, and `chunk` as positions in them.
-
-        Args:
-          chunk: [steps, M, B] int32 positions in `rows`.
-        """
-        if self._held is not None:
-            return self._held, tf.constant(chunk)
-        wanted, positions = np.unique(chunk, return_inverse=True)
-        if compilation.compiler() == "xla":  # which compiles each number of rows anew
-            wanted = np.resize(wanted, chunk.size)
-        columns = tuple(tf.constant(column) for column in self._gather(self._rows[wanted]))
-        return columns, tf.constant(positions.reshape(chunk.shape), tf.int32)
-
-
-def fit_to_draws(
-    loop: Fit,
-    feed: Feed,
-    stream: Callable[[int], np.random.Generator],
-    stage: Stage,
-    steps: int,
-    steps_per_save: int,
-    batch_size: int,
-    learning_rate: float,
-    look: Callable[[], dict[str, float]] = dict,
-) -> None:
-    """Fits one member to rows drawn with replacement; goes on from the stage's last checkpoint.
-
-    Args:
-      loop: the optimiser and its loss; the stage tracks its variables already.
-      feed: the rows.
-      stream: steps done -> generator of the next rows.
-      stage: where checkpoints and metrics go: "loss", and what `look` says.
-      steps, steps_per_save: of Adam, in all and between checkpoints.
-      batch_size: rows per step.
-      learning_rate: the first; it falls to 0 along half a cosine.
-      look: numbers for the log after each checkpoint's steps.
-
-    Raises:
-      UserError: the fit diverged; checkpoints from before are kept.
-    """
-    done = stage.restore()
-    while done < steps:
-        count = min(steps_per_save, steps - done)
-        rows = stream(done).integers(len(feed), size=(count, 1, batch_size), dtype=np.int32)
-        rates = cosine(learning_rate, 0.0, done + np.arange(count), steps)
-        loss = float(loop.run(*feed(rows), tf.constant(rates))[0])
-        done += count
-        loop.check_finite(stage.name, [loss], f"{done} steps")
-        stage.log(done, {"loss": loss, **look()})
-        stage.progress(done, steps, "steps")
-        stage.save(done)
-
-
-def shuffled_batches(
-    generators: Sequence[np.random.Generator], count: int, batch_size: int
-) -> Array:
-    """One epoch of minibatches without replacement, each member in its own order.
-
-    The remainder that does not fill a batch is dropped, as in the authors' code.
-
-    Returns:
-      [count // batch_size, M, batch_size] int32 row numbers.
-    """
-    size = min(batch_size, count)
-    steps = count // size
-    orders = [g.permutation(count)[: steps * size].astype(np.int32) for g in generators]
-    return np.stack([order.reshape(steps, size) for order in orders], axis=1)
 
 
 def cosine(peak: float, final_share: float, step: Array, total: int) -> Array:

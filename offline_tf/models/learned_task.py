@@ -8,13 +8,14 @@ layers. Where the data hold no terminal state, nothing is terminal.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from offline_tf.models import fitting, networks
+from offline_tf.models import fitting, minibatches, networks, training_loop
 from offline_tf.numerics import holdout, seeds, standardize
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.run_folder.stage import Stage
@@ -96,7 +97,7 @@ class _Units:
 
     @classmethod
     def of(cls, data: Transitions) -> _Units:
-        found = (
+        statistics = (
             standardize.statistics(data.observations),
             standardize.statistics(data.actions),
             standardize.statistics_of(
@@ -105,7 +106,7 @@ class _Units:
             standardize.statistics(data.rewards[:, None]),
         )
         # What never changes in the data may be a little off in a prediction.
-        return cls(*map(standardize.with_flat_as_it_is, found))
+        return cls(*map(standardize.with_flat_as_it_is, statistics))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -114,11 +115,11 @@ class _Units:
         }
 
     @classmethod
-    def from_json(cls, kept: dict[str, Any]) -> _Units:
+    def from_json(cls, stored: dict[str, Any]) -> _Units:
         return cls(
             **{
                 name: standardize.Statistics(*(np.array(part, np.float32) for part in parts))
-                for name, parts in kept.items()
+                for name, parts in stored.items()
             }
         )
 
@@ -195,50 +196,66 @@ def _standard(values: Tensor, by: standardize.Statistics) -> Tensor:
 def _fit(learned: Outcome, data: Transitions, seed: int, stage: Stage) -> dict[str, Any]:
     """Fits both networks and reports held-out errors."""
     split = holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed)
-    scaled = learned._units.rewards.normalize(data.rewards[:, None])[:, 0]
-    ended = data.terminals.astype(np.float32)
+    rewards = learned._units.rewards.normalize(data.rewards[:, None])[:, 0]
+    terminals = data.terminals.astype(np.float32)
 
     def gather(rows: Array) -> tuple[Array, ...]:
-        given = (data.observations, data.actions, data.next_observations, scaled, ended)
-        return tuple(values[rows] for values in given)
+        columns = (data.observations, data.actions, data.next_observations, rewards, terminals)
+        return tuple(column[rows] for column in columns)
 
-    # Terminal rows are rare: without a weight the best guess is that there are none.
-    share = max(float(ended.mean()), 1e-6)
-    weight = float(np.sqrt((1.0 - share) / share))
-
-    def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
-        ((states, actions, following, rewards, terminals),) = batches
-        error = tf.square(learned.standard_rewards(states, actions, following) - rewards)
-        logits = learned.terminal_logits(following)
-        surprise = tf.nn.weighted_cross_entropy_with_logits(terminals, logits, weight)
-        return [tf.reduce_mean(error) + tf.reduce_mean(surprise)]
-
-    loop = fitting.Fit(learned.weights, loss)
-    stage.track([*learned.weights, *loop.adam.moments])
-    feed = fitting.Feed(gather, split.train)
-    fitting.fit_to_draws(
-        loop,
-        feed,
-        lambda done: seeds.generator(seed, "outcome/rows", done),
-        stage,
-        _STEPS,
-        _STEPS_PER_SAVE,
-        _BATCH,
-        _LEARNING_RATE,
+    optimiser = fitting.Fit(learned.weights, _loss(learned, float(terminals.mean())))
+    stage.track([*learned.weights, *optimiser.adam.moments])
+    feed = minibatches.Feed(gather, split.train)
+    training_loop.fit(
+        optimiser,
+        feed=lambda done: feed,
+        schedule=training_loop.by_steps(
+            _STEPS,
+            _STEPS_PER_SAVE,
+            lambda done, count: minibatches.drawn_batches(
+                [seeds.generator(seed, "outcome/rows", done)], len(feed), count, _BATCH
+            ),
+            functools.partial(fitting.cosine, _LEARNING_RATE, 0.0),
+        ),
+        report=lambda done, losses: {"loss": training_loop.mean_loss(losses)},
+        stage=stage,
+        steps_per_call=_STEPS_PER_SAVE,
     )
     return _report(learned, gather(split.judged(_ROWS_JUDGED)), int(data.terminals.sum()))
 
 
+def _loss(
+    learned: Outcome, terminal_share: float
+) -> Callable[[list[tuple[Tensor, ...]]], list[Tensor]]:
+    """Squared error of the reward and cross-entropy of the terminal, for `fitting.Fit`."""
+    # Terminal rows are rare: without a weight the best guess is that there are none.
+    share = max(terminal_share, 1e-6)
+    weight = float(np.sqrt((1.0 - share) / share))
+
+    def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        ((states, actions, next_states, rewards, terminals),) = batches
+        errors = learned.standard_rewards(states, actions, next_states) - rewards
+        cross_entropies = tf.nn.weighted_cross_entropy_with_logits(
+            terminals, learned.terminal_logits(next_states), weight
+        )
+        return [tf.reduce_mean(tf.square(errors)) + tf.reduce_mean(cross_entropies)]
+
+    return loss
+
+
 def _report(learned: Outcome, judged: tuple[Array, ...], terminals: int) -> dict[str, Any]:
-    states, actions, following, rewards, ended = judged
-    found = learned.standard_rewards(*map(tf.constant, (states, actions, following))).numpy()
-    called = learned.terminal_logits(tf.constant(following)).numpy() > 0.0
-    truly = ended > 0.5
-    hits = int((called & truly).sum())
+    """Errors on rows (states, actions, next states, standardised rewards, terminals), see `errors`."""
+    states, actions, next_states, rewards, is_terminal = judged
+    predicted_rewards = learned.standard_rewards(
+        *map(tf.constant, (states, actions, next_states))
+    ).numpy()
+    predicted = learned.terminal_logits(tf.constant(next_states)).numpy() > 0.0
+    actual = is_terminal > 0.5
+    hits = int((predicted & actual).sum())
     spread = max(float(rewards.std()), 1e-9)
     return {
-        "reward_error": float(np.sqrt(np.square(found - rewards).mean()) / spread),
+        "reward_error": float(np.sqrt(np.square(predicted_rewards - rewards).mean()) / spread),
         "terminals": terminals,
-        "terminal_recall": hits / int(truly.sum()) if truly.any() else None,
-        "terminal_precision": hits / int(called.sum()) if called.any() else None,
+        "terminal_recall": hits / int(actual.sum()) if actual.any() else None,
+        "terminal_precision": hits / int(predicted.sum()) if predicted.any() else None,
     }

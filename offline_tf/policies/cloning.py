@@ -5,10 +5,12 @@ Source: the authors' behavior_cloning.py (squared error, Adam 1e-3, batch 256, 5
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
-from offline_tf.models import fitting, networks
+from offline_tf.models import fitting, minibatches, networks, training_loop
 from offline_tf.numerics import seeds
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
 from offline_tf.run_folder.stage import Stage
@@ -48,27 +50,35 @@ def fit_or_load(
     Raises:
       UserError: the fit diverged; checkpoints from before are kept.
     """
-    loop, last = _tracked(policy, stage)
-    feed = fitting.Feed(
+    optimiser, last_mse = _tracked(policy, stage)
+    feed = minibatches.Feed(
         lambda rows: (observations[rows], actions[rows]), np.arange(len(observations))
     )
-    for epoch in range(stage.restore(), epochs):
+
+    def rows(epoch: int) -> Array:
         stream = seeds.generator(seed, "behavior_cloning/order", epoch)
-        rows = fitting.shuffled_batches([stream], len(observations), batch_size)
-        losses = []
-        for start in range(0, len(rows), _STEPS_PER_CALL):
-            chunk = rows[start : start + _STEPS_PER_CALL]
-            rates = tf.fill([len(chunk)], learning_rate)
-            losses.append(float(loop.run(*feed(chunk), rates)[0]))
-            stage.progress(epoch + (start + len(chunk)) / len(rows), epochs, "epochs")
-        loop.check_finite(stage.name, losses, f"{epoch + 1} epochs", "bc_learning_rate")
-        last.assign(float(np.mean(losses)))
-        stage.log(epoch + 1, {"mse": float(last)})
-        stage.save(epoch + 1)
+        return minibatches.shuffled_batches([stream], len(observations), batch_size)
+
+    def report(epoch: int, losses: list[Array]) -> dict[str, float]:
+        del epoch
+        last_mse.assign(float(np.mean([float(mse) for (mse,) in losses])))
+        return {"mse": float(last_mse)}
+
+    training_loop.fit(
+        optimiser,
+        feed=lambda epoch: feed,
+        schedule=training_loop.by_epochs(
+            epochs, rows, functools.partial(fitting.cosine, learning_rate, 1.0)
+        ),
+        report=report,
+        stage=stage,
+        steps_per_call=_STEPS_PER_CALL,
+        rate_flag="bc_learning_rate",
+    )
     if not stage.complete:
         if not epochs:
             stage.save(0)
-        stage.finish({"mse": float(last)})
+        stage.finish({"mse": float(last_mse)})
     return policy.numpy()
 
 
@@ -82,10 +92,11 @@ def _tracked(policy: GaussianPolicy, stage: Stage) -> tuple[fitting.Fit, tf.Vari
     """The optimiser and the last epoch's error, named as what checkpoints hold."""
 
     def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
-        ((x, y),) = batches
-        return [tf.reduce_mean(tf.square((policy.mean(x) - y) / policy.units.output_scale))]
+        ((states, logged),) = batches
+        errors = (policy.mean(states) - logged) / policy.units.output_scale
+        return [tf.reduce_mean(tf.square(errors))]
 
-    loop = fitting.Fit(networks.variables(policy.network), loss)
-    last = tf.Variable(0.0, trainable=False)
-    stage.track([*policy.weights, *loop.adam.moments, last])
-    return loop, last
+    optimiser = fitting.Fit(networks.variables(policy.network), loss)
+    last_mse = tf.Variable(0.0, trainable=False)
+    stage.track([*policy.weights, *optimiser.adam.moments, last_mse])
+    return optimiser, last_mse

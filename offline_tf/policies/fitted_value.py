@@ -6,15 +6,25 @@ data do not are extrapolations: read them beside the detector's share of known a
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import tensorflow as tf
 
-from offline_tf.models import critics, fitting, networks
+from offline_tf.models import (
+    critics,
+    fitted_q_evaluation,
+    fitting,
+    minibatches,
+    networks,
+    training_loop,
+)
 from offline_tf.numerics import holdout, seeds, standardize
 from offline_tf.numerics.large_columns import derive
 from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.run_folder.stage import Stage
-from offline_tf.types import Array, TaskSpec, Tensor, Transitions
+from offline_tf.types import Array, TaskSpec, Transitions
 
 _HIDDEN = (256, 256)
 _STEPS = 10_000
@@ -54,72 +64,106 @@ def fit_or_load(
     if stage.complete:
         return dict(stage.result)
     steps = _STEPS if steps is None else steps
-    units, of_actions = (
+    state_units, action_units = (
         standardize.with_flat_as_it_is(standardize.statistics(values))
         for values in (data.observations, data.actions)
     )
-    q = critics.QFunction(units, task.action_dim, _HIDDEN, seed)
-    scale = float(np.sqrt(np.square(data.rewards, dtype=np.float64).mean())) or 1.0
-    split = holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed)
+    q = critics.QFunction(state_units, task.action_dim, _HIDDEN, seed)
+    reward_scale = float(np.sqrt(np.square(data.rewards, dtype=np.float64).mean())) or 1.0
 
     def standard(actions: Array) -> Array:
-        return ((task.clip_actions(actions) - of_actions.shift) / of_actions.scale).astype(
-            np.float32
-        )
+        clipped = task.clip_actions(actions)
+        return ((clipped - action_units.shift) / action_units.scale).astype(np.float32)
 
     def act(observations: Array) -> Array:
         return standard(policy.mean(observations))
 
-    after = derive(act, data.next_observations)
-
-    # Beyond the range of each dimension Q is that of its edge: extrapolation would feed on itself.
-    least, largest = data.observations.min(axis=0), data.observations.max(axis=0)
-
-    def gather(rows: Array) -> tuple[Array, ...]:
-        return (
-            data.observations[rows],
-            standard(data.actions[rows]),
-            data.rewards[rows] / np.float32(scale),
-            np.clip(data.next_observations[rows], least, largest),
-            data.terminals[rows].astype(np.float32),
-            np.full(len(rows), discount, np.float32),
-            after[rows],
-        )
-
-    dtype = networks.product_dtype("float32")
-
-    def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
-        (batch,) = batches
-        return [tf.reduce_sum(critics.errors(q, batch, dtype)[0])]
-
-    loop = fitting.Fit(q.weights, loss, before_step=lambda: q.move_targets(_TARGET_RATE))
-    stage.track([*q.weights, *q.target_weights, *loop.adam.moments])
-    feed = fitting.Feed(gather, split.train)
-    held = [tf.constant(column) for column in gather(split.judged(_STARTS))]
-    fitting.fit_to_draws(
-        loop,
-        feed,
-        lambda done: seeds.generator(seed, "policy_value/rows", done),
-        stage,
-        steps,
-        _STEPS_PER_SAVE,
-        _BATCH,
-        _LEARNING_RATE,
-        lambda: {"td_error": float(critics.errors(q, held, dtype)[0].numpy().mean())},
-    )
+    gather = _batches(data, standard, act, reward_scale, discount)
+    _fit(q, gather, data=data, seed=seed, stage=stage, steps=steps)
     bounds = data.episode_bounds()
     bounds = bounds[np.linspace(0, len(bounds) - 1, min(len(bounds), _STARTS)).astype(np.int64)]
-    first = data.observations[bounds[:, 0]]
-    values = q.bind()(tf.constant(first), tf.constant(act(first))).numpy()
+    starts = data.observations[bounds[:, 0]]
+    values = q.bind()(tf.constant(starts), tf.constant(act(starts))).numpy()  # [2, E]
     return dict(
         stage.finish(
             {
-                "fqe_value": scale * float(values.mean()),
-                "fqe_gap": scale * float(np.abs(values[0] - values[1]).mean()),
+                "fqe_value": reward_scale * float(values.mean()),
+                "fqe_gap": reward_scale * float(np.abs(values[0] - values[1]).mean()),
                 "fqe_discount": discount,
                 "data_value": discounted_returns(data, bounds, discount),
             }
         )
+    )
+
+
+def _batches(
+    data: Transitions,
+    standard: Callable[[Array], Array],
+    act: Callable[[Array], Array],
+    reward_scale: float,
+    discount: float,
+) -> Callable[[Array], critics.Batch]:
+    """Row numbers [n] -> one-step transitions in the units of Q.
+
+    Beyond the range of each dimension Q is that of its edge: extrapolation would feed on itself.
+
+    Args:
+      data: the transitions.
+      standard: the task's actions [n, A] -> in units near 1.
+      act: observations [n, S] -> the policy's actions in these units.
+      reward_scale: what rewards are divided by.
+      discount: gamma.
+    """
+    next_actions = derive(act, data.next_observations)
+    least, largest = data.observations.min(axis=0), data.observations.max(axis=0)
+
+    def gather(rows: Array) -> critics.Batch:
+        return critics.Batch(
+            states=data.observations[rows],
+            actions=standard(data.actions[rows]),
+            rewards=data.rewards[rows] / np.float32(reward_scale),
+            next_states=np.clip(data.next_observations[rows], least, largest),
+            terminals=data.terminals[rows].astype(np.float32),
+            discounts=np.full(len(rows), discount, np.float32),
+            next_actions=next_actions[rows],
+        )
+
+    return gather
+
+
+def _fit(
+    q: critics.QFunction,
+    gather: Callable[[Array], critics.Batch],
+    data: Transitions,
+    seed: int,
+    stage: Stage,
+    steps: int,
+) -> None:
+    """Fits Q on rows drawn with replacement; `gather` is of `_batches`."""
+    split = holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed)
+    feed = minibatches.Feed(gather, split.train)
+    judged = critics.Batch(*map(tf.constant, gather(split.judged(_STARTS))))
+    dtype = networks.product_dtype("float32")
+
+    def look() -> dict[str, float]:
+        squared_errors, _ = critics.errors(q, judged, dtype)
+        return {"td_error": float(squared_errors.numpy().mean())}
+
+    def rows(done: int, count: int) -> Array:
+        stream = seeds.generator(seed, "policy_value/rows", done)
+        return minibatches.drawn_batches([stream], len(feed), count, _BATCH)
+
+    fitted_q_evaluation.fit(
+        q,
+        feed=lambda done: feed,
+        schedule=training_loop.by_steps(
+            steps, _STEPS_PER_SAVE, rows, functools.partial(fitting.cosine, _LEARNING_RATE, 0.0)
+        ),
+        look=look,
+        stage=stage,
+        steps_per_call=_STEPS_PER_SAVE,
+        target_rate=_TARGET_RATE,
+        dtype=dtype,
     )
 
 

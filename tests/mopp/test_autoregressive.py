@@ -761,26 +761,34 @@ class _Spy:
         assert np.isfinite(losses).all() and done.endswith(" steps") and rate == "learning_rate"
 
 
-def _run(spy, stage, steps, looks=None, patience=0, share=0.1, members=2, probabilities=None):
+def _run(spy, stage, steps, looks=None, patience=0, share=0.1, members=2, chances=None):
     """Fits with batches of 6 of 50 rows at a rate of 0.01; `looks` are the held-out values."""
     values = iter(looks or [1.0] * 1000)
+    config = ModelConfig(
+        batch_size=6, learning_rate=0.01, final_rate_share=share, patience=patience
+    )
     return training.fit(
         spy,
-        lambda _: lambda chunk: ((), tf.constant(chunk)),
-        50,
-        members,
-        [spy.weight],
-        training.Schedule(steps, 6, 0.01, share, patience),
-        lambda: {"held_out": next(values)},
-        0,
-        stage,
-        probabilities,
+        feed=lambda chunk: ((), tf.constant(chunk)),
+        weights=[spy.weight],
+        schedule=training.drawn_schedule(
+            config,
+            steps=steps,
+            count=50,
+            members=members,
+            seed=0,
+            name=stage.name,
+            chances=chances,
+        ),
+        look=lambda: {"held_out": next(values)},
+        patience=patience,
+        stage=stage,
     )
 
 
 def test_rates_fall_along_one_cosine_and_rows_are_drawn_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "STEPS_PER_LOOK", 10)
-    monkeypatch.setattr(training, "_STEPS_PER_CALL", 4)
+    monkeypatch.setattr(training, "STEPS_PER_CALL", 4)
     spy = _Spy()
     assert _run(spy, toys.record(tmp_path / "run").stage("x"), 25) == 25
     assert [len(x) for x in spy.rows] == [4, 4, 2, 4, 4, 2, 4, 1]
@@ -794,17 +802,12 @@ def test_rates_fall_along_one_cosine_and_rows_are_drawn_anew(tmp_path, monkeypat
     assert len({tuple(batch) for step in rows for batch in step}) == 50
 
 
-def test_a_schedule_takes_its_numbers_from_the_flags():
-    config = ModelConfig(batch_size=7, learning_rate=0.02, final_rate_share=0.3, patience=4)
-    assert training.Schedule.of(config, 11) == (11, 7, 0.02, 0.3, 4)
-
-
 @pytest.mark.parametrize("calls", [1, 2, 3])
 def test_a_killed_fit_goes_on_with_the_rows_and_rates_of_an_unbroken_one(
     tmp_path, monkeypatch, calls
 ):
     monkeypatch.setattr(training, "STEPS_PER_LOOK", 10)
-    monkeypatch.setattr(training, "_STEPS_PER_CALL", 4)
+    monkeypatch.setattr(training, "STEPS_PER_CALL", 4)
     whole, broken, rest = _Spy(), _Spy(), _Spy()
     _run(whole, toys.record(tmp_path / "whole").stage("x"), 25)
     record = toys.record(tmp_path / "broken")
@@ -828,7 +831,7 @@ def test_row_weights_concentrate_the_draws(tmp_path):
     chances = np.zeros(50)
     chances[[0, 3, 49]] = 1.0, 5.0, 4.0
     spy = _Spy()
-    _run(spy, toys.record(tmp_path / "run").stage("x"), 1000, members=1, probabilities=chances)
+    _run(spy, toys.record(tmp_path / "run").stage("x"), 1000, members=1, chances=chances)
     counts = np.bincount(np.concatenate(spy.rows).ravel(), minlength=50) / 6000
     # Standard error sqrt(0.25 / 6000) = 0.0065.
     np.testing.assert_allclose(counts[[0, 3, 49]], [0.1, 0.5, 0.4], atol=0.03)

@@ -36,7 +36,7 @@ from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.simulated import generated
 from offline_tf.evaluation import planner_episodes
 from offline_tf.inspection import inspect_stage
-from offline_tf.models import compilation
+from offline_tf.models import compilation, training_loop
 from offline_tf.numerics import seeds
 from offline_tf.pipeline import reuse
 from offline_tf.pipeline import run as pipeline
@@ -239,7 +239,7 @@ def no_fits(monkeypatch, no_export):
     for part in (algorithm.dynamics, algorithm.behavior, algorithm.fitted_q):
         monkeypatch.setattr(part, "fit", lambda *_: {})
     shift_and_scale = {"shift": 0.5, "scale": 2.0}
-    monkeypatch.setattr(learning.training, "fit_members", lambda *_: shift_and_scale)
+    monkeypatch.setattr(learning.training, "fit_members", lambda *_, **__: shift_and_scale)
     monkeypatch.setattr(
         algorithm.dynamics.DynamicsModel, "uncertainties", lambda self, s, a, units: s[:, 0]
     )
@@ -382,13 +382,13 @@ def test_q_alone_is_fitted_again_where_only_its_knobs_differ(fitted, cart, tmp_p
     again = cart(tmp_path / "again", **taken)
     planned = "\n".join(dry_run.plan(*again))
     assert "q " in planned and "dynamics" not in planned and "behavior" not in planned, planned
-    fit, begun = training.fit, []
+    fit, begun = training_loop.fit, []
 
-    def noting(*arguments):
-        begun.append(arguments[-1].name)
-        return fit(*arguments)
+    def noting(*arguments, **named):
+        begun.append(named["stage"].name)
+        return fit(*arguments, **named)
 
-    monkeypatch.setattr(training, "fit", noting)
+    monkeypatch.setattr(training_loop, "fit", noting)
     summary = recipe.run(again)
     assert summary["training_dtype"] == "bfloat16, float32"
     assert summary["commit"].endswith(", older")
@@ -406,7 +406,7 @@ def test_q_alone_is_fitted_again_where_only_its_knobs_differ(fitted, cart, tmp_p
 def test_mbop_takes_models_over_for_other_knobs_of_its_planner(cart, tmp_path, monkeypatch):
     first = cart(tmp_path / "first", algorithm="mbop", mbop_horizon=3)
     recipe.run(first)
-    monkeypatch.setattr(training, "fit_members", lambda *_: pytest.fail("it fitted"))
+    monkeypatch.setattr(training, "fit_members", lambda *_, **__: pytest.fail("it fitted"))
     taken = {"algorithm": "mbop", "models_from": str(tmp_path / "first")}
     other = cart(tmp_path / "other", mbop_horizon=3, mbop_sigma=0.5, seed=4, **taken)
     assert recipe.run(other)["variant"] == "sigma 0.5, horizon 3"

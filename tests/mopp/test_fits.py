@@ -1,6 +1,7 @@
 """What MOPP's networks are fitted to: inputs and targets of the rows, and the way back."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -30,10 +31,14 @@ SPLIT = Split(np.array([9, 2, 5, 0, 11]), np.array([1, 7]))
 
 @pytest.fixture
 def seen(monkeypatch):
-    """The arguments of `training.fit_densities`; nothing is fitted."""
+    """The members and named arguments of `training.fit_densities`; nothing is fitted."""
     found = []
     for module in (dynamics, behavior):
-        monkeypatch.setattr(module.training, "fit_densities", lambda *a: found.append(a) or {})
+        monkeypatch.setattr(
+            module.training,
+            "fit_densities",
+            lambda members, **named: found.append((members, types.SimpleNamespace(**named))) or {},
+        )
     return found
 
 
@@ -42,12 +47,12 @@ def test_dynamics_are_fitted_to_what_the_planner_reads_out_of_them(seen, targets
     config = DynamicsConfig(dynamics_members=2, targets=targets)
     model = dynamics.DynamicsModel(TASK, MODEL, config, UNITS, np.ones(3, np.float32), 0)
     dynamics.fit(model, TABLE, SPLIT, ("x", "v"), MODEL, config, UNITS, 0, stage=None)
-    members, squash, gather, split, names = seen[0][:5]
-    assert members is model.members and not squash and split is SPLIT
-    assert names == ("x", "v", "reward")
+    members, given = seen[0]
+    assert members is model.members and not given.squash and given.split is SPLIT
+    assert given.names == ("x", "v", "reward")
 
     at = np.array([9, 2, 11])
-    inputs, wanted = gather(at)
+    inputs, wanted = given.gather(at)
     states, actions = (DATA.observations[at] - [1.0, -2.0]) / [2.0, 4.0], UNIT_ACTIONS[at]
     expected = np.concatenate([states, (actions - 0.25) / 0.5], axis=1)
     np.testing.assert_allclose(inputs, expected, rtol=1e-5)
@@ -71,13 +76,14 @@ def test_behaviour_is_fitted_to_the_action_of_the_same_row(seen, return_weightin
     table = TABLE._replace(actions=TABLE.actions.copy())
     table.actions[5] = 1.0
     behavior.fit(model, table, SPLIT, ("force",), MODEL, config, 0, stage=None)
-    members, squash, gather, split, names = seen[0][:5]
-    assert members is model.members and squash and split is SPLIT and names == ("force",)
-    weights = seen[0][-1]
-    assert weights is TABLE.weights if return_weighting else weights is None
+    members, given = seen[0]
+    assert members is model.members and given.squash and given.split is SPLIT
+    assert given.names == ("force",)
+    expected = TABLE.weights if return_weighting else None
+    assert given.row_weights is expected
 
     at = np.array([9, 2, 5])
-    inputs, wanted = gather(at)
+    inputs, wanted = given.gather(at)
     np.testing.assert_allclose(
         inputs, (DATA.observations[at] - [1.0, -2.0]) / [2.0, 4.0], rtol=1e-5
     )

@@ -77,11 +77,11 @@ def fitted(tmp_path, table, steps=3000, **knobs):
     return q, report
 
 
-def test_backup_by_hand():
+def test_bellman_target_by_hand():
     values = tf.constant([[10.0, 1.0], [20.0, -1.0]])
-    found = critics.backup(tf.constant([1.0, 2.0]), tf.constant([0.0, 1.0]), values, 0.5)
+    found = critics.bellman_target(tf.constant([1.0, 2.0]), tf.constant([0.0, 1.0]), values, 0.5)
     np.testing.assert_allclose(found, [1.0 + 0.5 * 10.0, 2.0])
-    found = critics.backup(tf.constant([1.0, 2.0]), tf.constant([0.0, 0.0]), values, 0.5)
+    found = critics.bellman_target(tf.constant([1.0, 2.0]), tf.constant([0.0, 0.0]), values, 0.5)
     np.testing.assert_allclose(found, [6.0, 1.5])
 
 
@@ -129,7 +129,7 @@ def test_targets_move_by_a_share_of_the_way():
         np.testing.assert_allclose(slow, before + 0.4375, rtol=1e-6)
 
 
-def test_values_follow_the_networks_and_goals_the_targets():
+def test_values_follow_the_networks_and_what_they_are_fitted_to_the_slow_ones():
     q = critics.QFunction(UNITS.states, 1, (), 3)  # Q_j = w_j . (x, v, a) + b_j
     for network, bias in zip([*q.networks, *q.targets], (1.0, 2.0, 30.0, 40.0), strict=True):
         weights = network.trainable_variables
@@ -144,11 +144,11 @@ def test_values_follow_the_networks_and_goals_the_targets():
         [0.5, 0.25],  # gamma^k
         [[-0.1], [-0.2]],  # next actions
     )
-    batch = tuple(tf.constant(column, tf.float32) for column in columns)
+    batch = critics.Batch(*(tf.constant(column, tf.float32) for column in columns))
     squared, values = critics.errors(q, batch, tf.float32)
     np.testing.assert_allclose(values, [[2.5, 3.25], [3.5, 4.25]], rtol=1e-6)
-    goals = np.array([2.0 + 0.5 * (30.0 - 1.0 - 1.0), 3.0])
-    np.testing.assert_allclose(squared, np.square(values.numpy() - goals).mean(axis=1), rtol=1e-6)
+    targets = np.array([2.0 + 0.5 * (30.0 - 1.0 - 1.0), 3.0])
+    np.testing.assert_allclose(squared, np.square(values.numpy() - targets).mean(axis=1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("actions", ["data", "behavior"])
@@ -163,7 +163,11 @@ def test_batches_hold_training_rows_and_what_follows_their_windows(tmp_path, mon
         terminals=(numbers == 11.0).astype(np.float32),
     )
     seen = []
-    monkeypatch.setattr(fitted_q.training, "fit", lambda *a, **_: seen.append(a))
+    monkeypatch.setattr(
+        fitted_q.fitted_q_evaluation.training_loop,
+        "fit",
+        lambda optimiser, **named: seen.append((optimiser, named["feed"], named["schedule"])),
+    )
     train, held_out = np.array([7, 1, 10, 0, 9, 6]), np.array([3, 4, 5])
     record = RunRecord.create_or_continue(tmp_path, "mopp", {})
     q = critics.QFunction(UNITS.states, 1, (8,), 0)
@@ -179,34 +183,34 @@ def test_batches_hold_training_rows_and_what_follows_their_windows(tmp_path, mon
         0,
         record.stage("q_fit"),
     )
-    loop, feed, count = seen[0][:3]
-    assert count == len(train)
+    ((optimiser, feed, schedule),) = seen
+    assert np.unique(schedule.block(0).rows).tolist() == list(range(len(train)))
     picked = np.array([2, 0, 5, 3, 1])  # positions among the training rows
     at = train[picked]
     last = window_ends(at)
     columns, positions = feed(0)(picked.reshape(1, 1, 5).astype(np.int32))
-    states, given, rewards, following, terminals, discounts, after = (
-        tf.gather(column, positions[0, 0]).numpy() for column in columns
-    )
-    np.testing.assert_array_equal(states, table.states[at])
-    np.testing.assert_array_equal(given, table.actions[at])
+    batch = critics.Batch(*(tf.gather(column, positions[0, 0]).numpy() for column in columns))
+    np.testing.assert_array_equal(batch.states, table.states[at])
+    np.testing.assert_array_equal(batch.actions, table.actions[at])
     expected = table.rewards[at] + np.where(last > at, GAMMA * table.rewards[last], 0.0)
-    np.testing.assert_allclose(rewards, expected, rtol=1e-6)
-    np.testing.assert_array_equal(following, table.next_states[last])
-    np.testing.assert_array_equal(terminals, [1.0, 0.0, 0.0, 0.0, 0.0])
-    np.testing.assert_allclose(discounts, np.where(last > at, GAMMA**2, GAMMA), rtol=1e-6)
+    np.testing.assert_allclose(batch.rewards, expected, rtol=1e-6)
+    np.testing.assert_array_equal(batch.next_states, table.next_states[last])
+    np.testing.assert_array_equal(batch.terminals, [1.0, 0.0, 0.0, 0.0, 0.0])
+    expected = np.where(last > at, GAMMA**2, GAMMA)
+    np.testing.assert_allclose(batch.discounts, expected, rtol=1e-6)
     if actions == "data":
         inside = table.has_next[last]
         assert inside.tolist() == [False, False, True, True, False]
-        np.testing.assert_array_equal(after[inside], table.next_actions[last][inside])
+        logged = table.next_actions[last][inside]
+        np.testing.assert_array_equal(batch.next_actions[inside], logged)
     else:
         drawn = fitted_q.next_actions(model, table, "behavior", 0, 0, window_ends(train))
-        np.testing.assert_array_equal(after, drawn[picked])
+        np.testing.assert_array_equal(batch.next_actions, drawn[picked])
 
     # A weight decay that outdoes the loss: Adam's first step takes the rate off each kernel's size.
     before = [w.numpy() for w in q.weights]
-    loop.run(columns, positions, tf.constant([1e-3]))
-    _, *firsts = loop.adam.moments[: 1 + len(before)]
+    optimiser.run(columns, positions, tf.constant([1e-3]))
+    _, *firsts = optimiser.adam.moments[: 1 + len(before)]
     for weight, first, old in zip(q.weights, firsts, before, strict=True):
         if weight.shape.rank == 2:
             np.testing.assert_allclose(weight, old - 1e-3 * np.sign(old), atol=1e-6)

@@ -282,33 +282,19 @@ def test_training_rows_are_judged_where_none_are_held_out():
     np.testing.assert_array_equal(some.judged(2), [40, 49])
 
 
-def test_members_see_other_orders_and_the_rate_falls_over_all_epochs(tmp_path, monkeypatch):
-    data, ensemble, split = _problem()
-    orders, asked = [], []
-    shuffled, cosine = dynamics.fitting.shuffled_batches, dynamics.fitting.cosine
-
-    def noted_order(*arguments):
-        orders.append(shuffled(*arguments))
-        return orders[-1]
-
-    def noted_rates(first, last_share, steps, total):
-        asked.append((first, last_share, steps, total))
-        return cosine(first, last_share, steps, total)
-
-    monkeypatch.setattr(dynamics.fitting, "shuffled_batches", noted_order)
-    monkeypatch.setattr(dynamics.fitting, "cosine", noted_rates)
-    config = dataclasses.replace(SMALL, dynamics_epochs=2)
-    record = toys.record(tmp_path / "run")
-    dynamics.fit_or_load(ensemble, _columns(data), split, config, NAMES, 0, record)
-    assert len(orders) == 2 and orders[0].shape[1] == 2
-    every = [epoch[:, member].ravel() for epoch in orders for member in range(2)]
-    for one, other in itertools.combinations(every, 2):
+def test_members_see_other_orders_and_the_rate_falls_over_all_epochs():
+    config = dataclasses.replace(SMALL, dynamics_epochs=2)  # batches of 32: three of 100 rows
+    schedule = dynamics._schedule(members=2, count=100, config=config, seed=0)
+    assert (schedule.total, schedule.unit) == (2, "epochs")
+    blocks = [schedule.block(epoch) for epoch in range(2)]
+    assert [(block.units, block.rows.shape) for block in blocks] == [(1, (3, 2, 32))] * 2
+    orders = [block.rows[:, member].ravel() for block in blocks for member in range(2)]
+    for one, other in itertools.combinations(orders, 2):
         assert (one != other).mean() > 0.5
-    (total,) = {entry[3] for entry in asked}
-    assert total == sum(len(epoch) for epoch in orders)
-    np.testing.assert_array_equal(np.concatenate([entry[2] for entry in asked]), np.arange(total))
-    expected = (config.dynamics_learning_rate, config.dynamics_final_rate_share)
-    assert {entry[:2] for entry in asked} == {expected}
+    share = config.dynamics_final_rate_share
+    falling = share + (1 - share) * 0.5 * (1 + np.cos(np.pi * np.arange(6) / 6))
+    rates = np.concatenate([block.learning_rates for block in blocks])
+    np.testing.assert_allclose(rates, config.dynamics_learning_rate * falling, rtol=1e-6)
 
 
 def test_a_fit_that_diverges_ends_in_one_line_and_keeps_nothing(tmp_path):

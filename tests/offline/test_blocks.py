@@ -15,7 +15,7 @@ from offline_tf.datasets import velocities
 from offline_tf.datasets.formats import columns, d4rl
 from offline_tf.datasets.quality import checks, column_checks
 from offline_tf.datasets.simulated import generated
-from offline_tf.models import fitting
+from offline_tf.models import minibatches
 from offline_tf.numerics import large_columns, standardize
 from offline_tf.types import UserError
 
@@ -161,16 +161,18 @@ def test_a_feed_gives_the_same_minibatches_held_or_gathered(monkeypatch):
 
     rows = generator.permutation(50)[:40]
     chunk = generator.integers(40, size=(4, 2, 6)).astype(np.int32)
-    held = fitting.Feed(gather, rows)
+    held = minibatches.Feed(gather, rows)
     monkeypatch.setenv("OFFLINE_TF_COLUMN_MB", "0.0001")
-    gathered = fitting.Feed(gather, rows)
+    gathered = minibatches.Feed(gather, rows)
     assert asked == [1, 40, 1]
     for feed in (held, gathered):
         (first, second), positions = feed(chunk)
         np.testing.assert_array_equal(tf.gather(first, positions), table[rows[chunk]])
         np.testing.assert_array_equal(tf.gather(second, positions), 2.0 * table[rows[chunk], 0])
     assert asked[3:] == [len(np.unique(chunk))]
-    monkeypatch.setattr(fitting.compilation, "compiler", lambda: "xla")  # compiles for each shape
+    monkeypatch.setattr(
+        minibatches.compilation, "compiler", lambda: "xla"
+    )  # compiles for each shape
     (first, _), positions = gathered(chunk)
     assert len(first) == chunk.size
     np.testing.assert_array_equal(tf.gather(first, positions), table[rows[chunk]])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from offline_tf.models import disagreement, fitting, networks
+from offline_tf.models import disagreement, fitting, minibatches, networks
 from offline_tf.numerics import seeds, standardize
 
 
@@ -178,7 +178,7 @@ def test_fit_finds_a_linear_map():
     data = (tf.constant(x), tf.constant(x @ matrix + offset))
     losses = []
     for epoch in range(60):
-        rows = fitting.shuffled_batches([np.random.default_rng(epoch)], 256, 32)
+        rows = minibatches.shuffled_batches([np.random.default_rng(epoch)], 256, 32)
         losses.append(float(fit.run(data, tf.constant(rows), tf.fill([len(rows)], 0.03))[0]))
     np.testing.assert_allclose(w, matrix, atol=1e-3)
     np.testing.assert_allclose(b, offset, atol=1e-3)
@@ -207,7 +207,7 @@ def test_members_do_not_move_each_other():
         b = [tf.Variable(tf.zeros([2])) for _ in members]
         fit = fitting.Fit([*w, *b], squared_errors(w, b))
         streams = [np.random.default_rng(m) for m in members]
-        rows = fitting.shuffled_batches(streams, 32, 8)
+        rows = minibatches.shuffled_batches(streams, 32, 8)
         fit.run((tf.constant(x), tf.constant(y)), tf.constant(rows), tf.fill([4], 0.01))
         return [weight.numpy() for weight in w]
 
@@ -218,7 +218,7 @@ def test_members_do_not_move_each_other():
 @pytest.mark.parametrize(("count", "batch"), [(12, 4), (13, 4), (15, 4), (3, 8), (1, 1)])
 def test_batches_hold_each_row_once(count, batch):
     streams = [np.random.default_rng(m) for m in range(3)]
-    rows = fitting.shuffled_batches(streams, count, batch)
+    rows = minibatches.shuffled_batches(streams, count, batch)
     size = min(batch, count)
     assert rows.shape == (count // size, 3, size) and rows.dtype == np.int32
     for member in range(3):

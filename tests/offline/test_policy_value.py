@@ -5,6 +5,7 @@ import pytest
 import toys
 
 from morel_tf.experiment import evaluation
+from offline_tf.models import critics
 from offline_tf.numerics import holdout
 from offline_tf.policies import fitted_value
 from offline_tf.policies.gaussian import NumpyPolicy
@@ -78,15 +79,15 @@ def test_beyond_the_data_a_value_is_that_of_its_edge(record, monkeypatch):
     data.next_observations[25] = [100.0, -100.0]
     seen = []
     monkeypatch.setattr(
-        fitted_value.fitting, "fit_to_draws", lambda loop, feed, *_: seen.append(feed)
+        fitted_value.fitted_q_evaluation, "fit", lambda q, feed, **_: seen.append(feed)
     )
     fitted_value.fit_or_load(pushing(0.0), TASK, data, GAMMA, 0, record.stage("fqe"), steps=1)
-    columns, _ = seen[0](np.zeros((1, 1, 1), np.int32))
+    columns, _ = seen[0](0)(np.zeros((1, 1, 1), np.int32))
     split = holdout.split_episodes(data.episode_bounds(), fitted_value._HOLDOUT_SHARE, 0)
     assert 25 in split.train
     least, largest = data.observations.min(axis=0), data.observations.max(axis=0)
     expected = np.clip(data.next_observations[split.train], least, largest)
-    np.testing.assert_array_equal(columns[3], expected)
+    np.testing.assert_array_equal(critics.Batch(*columns).next_states, expected)
     assert np.abs(expected - data.next_observations[split.train]).max() > 90.0
 
 

@@ -1,0 +1,132 @@
+"""The one training loop: every network that is fitted to a data set is fitted by it.
+
+A schedule says on which rows and at which rates; `early_stopping` may end the loop sooner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from offline_tf.models import fitting
+from offline_tf.models.minibatches import Feed
+from offline_tf.run_folder.stage import Stage
+from offline_tf.types import Array
+
+Rates = Callable[[Array, int], Array]  # numbers of Adam steps, and of all steps -> learning rates
+
+
+class Block(NamedTuple):
+    """The Adam steps between two checkpoints.
+
+    Attributes:
+      units: epochs or steps that these are.
+      rows: [steps, M, B] int32 positions in the feed, M members, B rows per minibatch.
+      learning_rates: [steps] float32.
+    """
+
+    units: int
+    rows: Array
+    learning_rates: Array
+
+
+class Schedule(NamedTuple):
+    """How long a fit is, and what it does between its checkpoints.
+
+    Attributes:
+      total: units in all.
+      unit: "epochs" or "steps"; checkpoints and metrics count these.
+      block: units done -> what comes next.
+    """
+
+    total: int
+    unit: str
+    block: Callable[[int], Block]
+
+
+def by_epochs(epochs: int, rows: Callable[[int], Array], rates: Rates) -> Schedule:
+    """Passes over the data, with a checkpoint after each.
+
+    Args:
+      epochs: passes.
+      rows: epoch, from 0 -> its minibatches [steps, M, B], as many in each epoch.
+      rates: of the steps, see `Rates`.
+    """
+
+    def block(epoch: int) -> Block:
+        batches = rows(epoch)
+        steps = epoch * len(batches) + np.arange(len(batches))
+        return Block(1, batches, rates(steps, epochs * len(batches)))
+
+    return Schedule(epochs, "epochs", block)
+
+
+def by_steps(
+    steps: int, steps_per_checkpoint: int, rows: Callable[[int, int], Array], rates: Rates
+) -> Schedule:
+    """So many Adam steps, whatever the size of the data.
+
+    Args:
+      steps: in all.
+      steps_per_checkpoint: the last block may have fewer.
+      rows: steps done, count -> minibatches of the next `count` steps [count, M, B].
+      rates: of the steps, see `Rates`.
+    """
+
+    def block(done: int) -> Block:
+        count = min(steps_per_checkpoint, steps - done)
+        return Block(count, rows(done, count), rates(done + np.arange(count), steps))
+
+    return Schedule(steps, "steps", block)
+
+
+def fit(
+    optimiser: fitting.Fit,
+    feed: Callable[[int], Feed],
+    schedule: Schedule,
+    report: Callable[[int, list[Array]], dict[str, float]],
+    stage: Stage,
+    steps_per_call: int,
+    rate_flag: str = "",
+    is_over: Callable[[int], bool] = lambda done: False,
+) -> int:
+    """Fits; goes on from the stage's last checkpoint.
+
+    Args:
+      optimiser: of a loss; the stage tracks its variables already.
+      feed: units done -> the data that the next block's rows are positions in.
+      schedule: see there.
+      report: units done, mean losses [M] of each call since the last checkpoint -> the log's numbers.
+      stage: where checkpoints and metrics go.
+      steps_per_call: at most so many Adam steps run in one call of the graph.
+      rate_flag: of the learning rate, for the error message.
+      is_over: units done -> whether to end before the schedule does.
+
+    Returns:
+      Units done.
+
+    Raises:
+      UserError: the fit diverged; checkpoints from before are kept.
+    """
+    done = stage.restore()
+    while done < schedule.total and not is_over(done):
+        columns, (units, rows, rates) = feed(done), schedule.block(done)
+        losses = []
+        for start in range(0, len(rows), steps_per_call):
+            end = min(start + steps_per_call, len(rows))
+            batches, positions = columns(rows[start:end])
+            losses.append(optimiser.run(batches, positions, tf.constant(rates[start:end])).numpy())
+            stage.progress(done + units * end / len(rows), schedule.total, schedule.unit)
+        done += units
+        optimiser.check_finite(stage.name, losses, f"{done} {schedule.unit}", rate_flag)
+        stage.log(done, report(done, losses))
+        stage.save(done)
+    return done
+
+
+def mean_loss(losses: Sequence[Array]) -> float:
+    """Mean over members, then over calls, in float32; losses: [M] of each call."""
+    return float(np.mean([of_call.mean() for of_call in losses]))
