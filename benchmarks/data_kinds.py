@@ -30,12 +30,12 @@ def main() -> None:
             task = tasks.get(env)
             data, name = generated.load_or_make_kind(
                 task,
-                "v2",
-                kind,
-                arguments.steps,
-                arguments.seed,
-                arguments.data_dir,
-                os.cpu_count() or 1,
+                physics="v2",
+                kind=kind,
+                num_steps=arguments.steps,
+                seed=arguments.seed,
+                data_dir=arguments.data_dir,
+                threads=os.cpu_count() or 1,
             )
             returns = data.episode_returns()
             mean, std = float(returns.mean()), float(returns.std())

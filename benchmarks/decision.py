@@ -115,7 +115,14 @@ def make_planner(
         for weight in part.weights:
             if weight.shape.rank == 1:  # zeros, as drawn, would be left out of the graph
                 weight.assign(draws.normal(scale=0.1, size=weight.shape))
-    return Planner(task, models, planning, 1e9, Objective(prepared.scale), dtype), prepared.scale
+    return Planner(
+        task,
+        models=models,
+        knobs=planning,
+        limit=1e9,
+        objective=Objective(prepared.scale),
+        dtype=dtype,
+    ), prepared.scale
 
 
 def main(config: BenchmarkConfig) -> None:

@@ -73,7 +73,13 @@ def steps(rows: int, members: int = 4, count: int = 100) -> float:
     inputs = tf.constant(draws.normal(size=(rows, _STATE + _ACTION)).astype(np.float32))
     targets = tf.constant(draws.normal(size=(rows, _STATE)).astype(np.float32))
     nets = [
-        networks.mlp(_STATE + _ACTION, (_WIDTH, _WIDTH), _STATE, "relu", draws)
+        networks.mlp(
+            _STATE + _ACTION,
+            hidden=(_WIDTH, _WIDTH),
+            output_dim=_STATE,
+            activation="relu",
+            generator=draws,
+        )
         for _ in range(members)
     ]
 
@@ -81,7 +87,7 @@ def steps(rows: int, members: int = 4, count: int = 100) -> float:
         pairs = zip(nets, batches, strict=True)
         return [tf.reduce_mean(tf.square(networks.bind(net)(x) - y)) for net, (x, y) in pairs]
 
-    loop = fitting.Fit(networks.variables(*nets), loss)
+    loop = fitting.Fit(networks.variables(*nets), loss=loss)
     chosen = tf.constant(draws.integers(rows, size=(count, members, _BATCH)), tf.int32)
     rates = tf.fill([count], 1e-4)
     return _median(lambda: loop.run((inputs, targets), chosen, rates).numpy())
@@ -100,7 +106,12 @@ def detector(rows: int) -> float:
     draws = np.random.default_rng(0)
     states = draws.normal(size=(rows, _STATE)).astype(np.float32)
     actions = draws.normal(size=(rows, _ACTION)).astype(np.float32)
-    return _median(lambda: usad.batched(ensemble, np.ones(_STATE, np.float32), states, actions), 1)
+    return _median(
+        lambda: usad.batched(
+            ensemble, weights=np.ones(_STATE, np.float32), states=states, actions=actions
+        ),
+        1,
+    )
 
 
 def plan(environments: int = 1, **sizes: int) -> float:

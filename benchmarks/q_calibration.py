@@ -33,7 +33,9 @@ def calibration(folder: pathlib.Path) -> dict[str, object]:
     configs = from_manifest(record.manifest)
     task = learned_task.of_run(tasks.get(configs.run.env), configs.run.seed, record)
     data, _ = load_data(configs, task, 2)
-    prepared = algorithm.prepare(task, data, configs.knobs, configs.run.seed, record)
+    prepared = algorithm.prepare(
+        task, data=data, knobs=configs.knobs, seed=configs.run.seed, record=record
+    )
     learned = algorithm.load(task, configs.knobs, record)
     table, split = prepared.table, prepared.split
     assert table is not None and split is not None

@@ -195,7 +195,13 @@ def make_npg(precision: str) -> Npg:
         task, config.DynamicsConfig(), plain(s + a, 1.0), plain(s, 1e-4), 0
     )
     pmdp = pessimistic_mdp.make(
-        task, "v2", ensemble, np.ones(s, np.float32), np.inf, 0.0, pmdp_knobs
+        task,
+        physics="v2",
+        ensemble=ensemble,
+        weights=np.ones(s, np.float32),
+        threshold=np.inf,
+        least_reward=0.0,
+        config=pmdp_knobs,
     )
     units = npg_planner.units_of(task, knobs, ensemble.inputs)
     policy = npg_planner.new_policy(units, knobs, 0)
@@ -207,7 +213,9 @@ def make_npg(precision: str) -> Npg:
 
     @tf.function
     def roll_out(seed: Any) -> Any:
-        return pessimistic_mdp.roll_out_in_groups(pmdp, policy, tf.constant(start), member, seed, 2)
+        return pessimistic_mdp.roll_out_in_groups(
+            pmdp, policy=policy, starts=tf.constant(start), member=member, seed=seed, groups=2
+        )
 
     block = roll_out(tf.constant([0, 0]))
     steps = float(block.valid.numpy().sum())
@@ -216,7 +224,13 @@ def make_npg(precision: str) -> Npg:
     def whole(number: int) -> None:
         found = npg_planner.to_paths(roll_out(tf.constant([1, number])))
         policy_update.update(
-            found, update, baseline, 0.995, 0.97, 0.01, seeds.generator(0, "benchmark", number)
+            found,
+            natural_gradient=update,
+            baseline=baseline,
+            discount=0.995,
+            gae_lambda=0.97,
+            kl_per_update=0.01,
+            generator=seeds.generator(0, "benchmark", number),
         )
 
     return Npg(
@@ -342,15 +356,15 @@ def make_mopp_training(precision: str) -> Callable[[int], Any]:
     members = [
         autoregressive_network.make_network(
             "adm",
-            s + a,
-            order,
-            s,
-            knobs.encoder_hidden,
-            knobs.head_hidden,
-            knobs.mlp_hidden,
-            1,
-            np.random.default_rng(i),
-            f"dynamics_{i}",
+            input_dim=s + a,
+            order=order,
+            latent_dim=s,
+            encoder_hidden=knobs.encoder_hidden,
+            head_hidden=knobs.head_hidden,
+            mlp_hidden=knobs.mlp_hidden,
+            components=1,
+            generator=np.random.default_rng(i),
+            name=f"dynamics_{i}",
         )
         for i, order in enumerate(orders)
     ]
@@ -362,7 +376,7 @@ def make_mopp_training(precision: str) -> Callable[[int], Any]:
             for member, (x, y) in zip(members, batches, strict=True)
         ]
 
-    loop = fitting.Fit(networks.variables(*members), loss, weight_decay=knobs.weight_decay)
+    loop = fitting.Fit(networks.variables(*members), loss=loss, weight_decay=knobs.weight_decay)
     draws = np.random.default_rng(0)
     data = tuple(tf.constant(draws.normal(size=(20_000, n)), tf.float32) for n in (s + a, s + 1))
     rows = tf.constant(draws.integers(20_000, size=(20, 3, 512)), tf.int32)
@@ -385,7 +399,15 @@ def collection() -> Numbers:
     threads, steps = os.cpu_count() or 1, 1_000_000
     shipped = gaussian.load(gaussian.shipped("hopper"))[0]
     began = time.perf_counter()
-    parts.collect(tasks.get("hopper"), "v2", shipped, "pure", steps, 0, threads=threads)
+    parts.collect(
+        tasks.get("hopper"),
+        physics="v2",
+        policy=shipped,
+        exploration="pure",
+        num_steps=steps,
+        seed=0,
+        threads=threads,
+    )
     return {"million_s": time.perf_counter() - began}
 
 

@@ -40,7 +40,10 @@ def _one(autograph: bool) -> None:
     seconds = [time.process_time() - began]
 
     draws = np.random.default_rng(0)
-    nets = [networks.mlp(14, (64, 64), 11, "relu", draws) for _ in range(4)]
+    nets = [
+        networks.mlp(14, hidden=(64, 64), output_dim=11, activation="relu", generator=draws)
+        for _ in range(4)
+    ]
     weights = networks.variables(*nets)
 
     def loss(batches: list[tuple[tf.Tensor, ...]]) -> list[tf.Tensor]:
@@ -52,7 +55,7 @@ def _one(autograph: bool) -> None:
     data = tuple(tf.constant(draws.normal(size=(999, n)), tf.float32) for n in (14, 11))
     rows = tf.constant(draws.integers(999, size=(50, 4, 32)), tf.int32)
     began = time.process_time()
-    fitting.Fit(weights, loss).run(data, rows, tf.fill([50], 1e-3))
+    fitting.Fit(weights, loss=loss).run(data, rows, tf.fill([50], 1e-3))
     seconds.append(time.process_time() - began)
 
     made = [*(x.numpy() for x in tf.nest.flatten(decided)), *(w.numpy() for w in weights)]

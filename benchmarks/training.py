@@ -45,7 +45,13 @@ def make(kind: str) -> tuple[Callable[[int], Any], int]:
     x = generator.normal(size=(ROWS, STATE + ACTION)).astype(np.float32)
     y = generator.normal(size=(ROWS, STATE)).astype(np.float32)
     nets = [
-        networks.mlp(STATE + ACTION, (HIDDEN, HIDDEN), STATE, "relu", generator)
+        networks.mlp(
+            STATE + ACTION,
+            hidden=(HIDDEN, HIDDEN),
+            output_dim=STATE,
+            activation="relu",
+            generator=generator,
+        )
         for _ in range(MEMBERS)
     ]
     if kind == "keras_fit":
@@ -60,7 +66,7 @@ def make(kind: str) -> tuple[Callable[[int], Any], int]:
             for net, (a, b) in zip(nets, batches, strict=True)
         ]
 
-    loop = fitting.Fit(networks.variables(*nets), loss)
+    loop = fitting.Fit(networks.variables(*nets), loss=loss)
     rows = minibatches.shuffled_batches(
         [np.random.default_rng(i) for i in range(MEMBERS)], ROWS, BATCH
     )

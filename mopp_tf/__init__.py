@@ -36,6 +36,7 @@ def load(path: str | pathlib.Path, seed: int = 0) -> Planner:
 
 def with_objective(
     run: str | pathlib.Path,
+    *,
     reward: UserFunction | None = None,
     replace: bool = False,
     constraint: UserFunction | None = None,
@@ -66,4 +67,6 @@ def with_objective(
     """
     from mopp_tf.experiment.control import ControlledPlanner
 
-    return ControlledPlanner(run, reward, replace, constraint, price, seed, **knobs)
+    return ControlledPlanner(
+        run, reward=reward, replace=replace, constraint=constraint, price=price, seed=seed, **knobs
+    )

@@ -59,6 +59,7 @@ class Learned(NamedTuple):
 
 def prepare(
     task: TaskSpec,
+    *,
     data: Transitions,
     knobs: Knobs,
     seed: int,
@@ -121,6 +122,7 @@ def load_units(record: RunRecord) -> Prepared:
 
 def learn(
     task: TaskSpec,
+    *,
     prepared: Prepared,
     knobs: Knobs,
     seed: int,
@@ -150,14 +152,14 @@ def learn(
     def fit_dynamics(stage: Stage) -> dict[str, Any]:
         return dynamics.fit(
             models.dynamics,
-            table,
-            split,
-            task.observation_names,
-            knobs.model,
-            knobs.dynamics,
-            prepared.normalizer,
-            seed,
-            stage,
+            rows=table,
+            split=split,
+            names=task.observation_names,
+            knobs=knobs.model,
+            config=knobs.dynamics,
+            normalizer=prepared.normalizer,
+            seed=seed,
+            stage=stage,
         )
 
     record.fit_or_load("dynamics", models.dynamics.weights, fit_dynamics, models_from)
@@ -166,13 +168,13 @@ def learn(
     def fit_behavior(stage: Stage) -> dict[str, Any]:
         return behavior.fit(
             models.behavior,
-            table,
-            split,
-            task.action_names,
-            knobs.model,
-            knobs.behavior,
-            seed,
-            stage,
+            rows=table,
+            split=split,
+            names=task.action_names,
+            knobs=knobs.model,
+            config=knobs.behavior,
+            seed=seed,
+            stage=stage,
         )
 
     record.fit_or_load("behavior", models.behavior.weights, fit_behavior, models_from)
@@ -190,7 +192,14 @@ def learn(
 
     def fit_q(stage: Stage) -> dict[str, Any]:
         return fitted_q.fit(
-            models.q, models.behavior, table, split, knobs.model, knobs.q, seed, stage
+            models.q,
+            behavior=models.behavior,
+            rows=table,
+            split=split,
+            knobs=knobs.model,
+            config=knobs.q,
+            seed=seed,
+            stage=stage,
         )
 
     record.fit_or_load("q", models.q.weights, fit_q, q_from)
@@ -226,7 +235,12 @@ def build(task: TaskSpec, knobs: Knobs, prepared: Prepared) -> Models:
     return Models(
         behavior.BehaviorModel(task, knobs.model, knobs.behavior, units, seed),
         dynamics.DynamicsModel(
-            task, knobs.model, knobs.dynamics, units, prepared.change_scale, seed
+            task,
+            model=knobs.model,
+            config=knobs.dynamics,
+            normalizer=units,
+            change_scale=prepared.change_scale,
+            seed=seed,
         ),
         critics.QFunction(units.states, task.action_dim, knobs.q.q_hidden, seed),
     )

@@ -79,7 +79,9 @@ def main(config_: EvaluateConfig, control: ControlConfig) -> None:
         raise UserError(
             f"--watch: expected names among {', '.join(task.observation_names)}, got {unknown[0]!r}"
         )
-    planner = restore.make_planner(task, configs, restore.load(configs, task, record), control)
+    planner = restore.make_planner(
+        task, configs=configs, learned=restore.load(configs, task, record), control=control
+    )
     physics = config_.physics or configs.run.physics
     stage = record.stage("evaluate")
 
@@ -96,12 +98,16 @@ def main(config_: EvaluateConfig, control: ControlConfig) -> None:
     episodes = config_.episodes
     if config_.engine == "tensorflow":
         graph = compilation.compiled(planner.decide)
-        found = evaluation.evaluate_planner(planner, graph, physics, episodes, **how)
+        found = evaluation.evaluate_planner(
+            planner, graph=graph, physics=physics, episodes=episodes, **how
+        )
     else:
         decider = export_planner.LiteDecider(
             export_planner.check_lite(planner), config_.engine == "litert-int8", threads
         )
-        found = planner_episodes.run(task, physics, episodes, decider.start, decider, **how)
+        found = planner_episodes.run(
+            task, physics=physics, episodes=episodes, start=decider.start, decide=decider, **how
+        )
     report = {
         "env": task.name,
         "physics": environments.physics_of(task, physics),

@@ -84,6 +84,7 @@ def prepare(
 
 def morel(
     task: TaskSpec,
+    *,
     physics: str,
     data: Transitions,
     prepared: Prepared,
@@ -120,25 +121,38 @@ def morel(
     ensemble = dynamics.DynamicsEnsemble(task, knobs.dynamics, *statistics, seed)
     dynamics.fit_or_load(
         ensemble,
-        (states, data.actions, next_states),
-        split,
-        knobs.dynamics,
-        task.observation_names,
-        seed,
-        record,
-        dynamics_from,
+        data=(states, data.actions, next_states),
+        split=split,
+        config=knobs.dynamics,
+        names=task.observation_names,
+        seed=seed,
+        record=record,
+        other=dynamics_from,
     )
 
     # Line 3: construct the USAD from the ensemble's disagreement on D.
     weights = usad.space_weights(task, ensemble, knobs.usad.disagreement_space)
     calibrations = usad.calibrate_or_load(
-        task, ensemble, weights, data, (states, next_states), split.held_out, knobs.usad, record
+        task,
+        ensemble=ensemble,
+        weights=weights,
+        data=data,
+        states=(states, next_states),
+        held_out=split.held_out,
+        config=knobs.usad,
+        record=record,
     )
 
     # Line 4: construct the pessimistic MDP.
     threshold = calibrations["planning"].threshold
     pmdp = pessimistic_mdp.make(
-        task, physics, ensemble, weights, threshold, float(data.rewards.min()), knobs.pmdp
+        task,
+        physics=physics,
+        ensemble=ensemble,
+        weights=weights,
+        threshold=threshold,
+        least_reward=float(data.rewards.min()),
+        config=knobs.pmdp,
     )
 
     # Line 5: plan in it, from a behaviour-cloned start.
@@ -147,24 +161,24 @@ def morel(
     )
     cloned = cloning.fit_or_load(
         policy,
-        data.observations,
-        large_columns.derive(task.clip_actions, data.actions),
-        knobs.cloning.bc_epochs,
-        knobs.cloning.bc_batch_size,
-        knobs.cloning.bc_learning_rate,
-        seed,
-        record.stage("behavior_cloning"),
+        observations=data.observations,
+        actions=large_columns.derive(task.clip_actions, data.actions),
+        epochs=knobs.cloning.bc_epochs,
+        batch_size=knobs.cloning.bc_batch_size,
+        learning_rate=knobs.cloning.bc_learning_rate,
+        seed=seed,
+        stage=record.stage("behavior_cloning"),
     )
     starts = states[bounds[:, 0]]
     pmdp_return = npg_planner.plan(
         pmdp,
-        policy,
-        starts,
-        states,
-        knobs.planner,
-        seed,
-        record.stage("planning"),
-        evaluate,
-        keep_paths,
+        policy=policy,
+        starts=starts,
+        all_states=states,
+        config=knobs.planner,
+        seed=seed,
+        stage=record.stage("planning"),
+        evaluate=evaluate,
+        keep_paths=keep_paths,
     )
     return Learned(policy, cloned, ensemble, calibrations, weights, pmdp, pmdp_return)

@@ -63,12 +63,12 @@ def main(config: EvaluateConfig) -> None:
     for kind in ("mean", "stochastic"):
         found = policy_episodes.evaluate(
             policy,
-            task,
-            physics,
-            config.episodes,
-            kind == "stochastic",
-            config.seed,
-            "evaluate",
+            task=task,
+            physics=physics,
+            episodes=config.episodes,
+            stochastic=kind == "stochastic",
+            seed=config.seed,
+            name="evaluate",
             threads=threads,
         )
         report |= {f"return_{kind}": found.mean, f"return_{kind}_std": found.std}

@@ -29,6 +29,7 @@ class ControlledPlanner(loaded.PlanningLoop):
     def __init__(
         self,
         run: str | pathlib.Path,
+        *,
         reward: objectives.UserFunction | None = None,
         replace: bool = False,
         constraint: objectives.UserFunction | None = None,
@@ -50,7 +51,14 @@ class ControlledPlanner(loaded.PlanningLoop):
         if price is not None:
             control = dataclasses.replace(control, constraint_mode="soft", constraint_weight=price)
         learned = restore.load(configs, task, record)
-        self.planner = restore.make_planner(task, configs, learned, control, reward, constraint)
+        self.planner = restore.make_planner(
+            task,
+            configs=configs,
+            learned=learned,
+            control=control,
+            reward=reward,
+            constraint=constraint,
+        )
         graph = compilation.compiled(self.planner.decide)
 
         def begin(rows: Array) -> Array:

@@ -35,7 +35,13 @@ def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitio
     """Loads --dataset: a file, or data made here under one of its names."""
     run = configs.run
     return sources.load_named(
-        run.dataset, task, run.physics, run.data_steps, run.seed, run.data_dir, threads
+        run.dataset,
+        task=task,
+        physics=run.physics,
+        steps=run.data_steps,
+        seed=run.seed,
+        data_dir=run.data_dir,
+        threads=threads,
     )
 
 

@@ -32,6 +32,7 @@ _JUDGED = 256
 
 def evaluate_planner(
     planner: AnyPlanner,
+    *,
     graph: Graph,
     physics: str,
     episodes: int,
@@ -66,7 +67,16 @@ def evaluate_planner(
     nowhere = tf.zeros([episodes, planner.task.state_dim])
     graph(nowhere, start(nowhere), tf.constant([0, 0]))  # traced now, so that no decision is
     return planner_episodes.run(
-        planner.task, physics, episodes, start, decide, seed, name, watched, threads, progress
+        planner.task,
+        physics=physics,
+        episodes=episodes,
+        start=start,
+        decide=decide,
+        seed=seed,
+        name=name,
+        watched=watched,
+        threads=threads,
+        progress=progress,
     )
 
 
@@ -170,22 +180,22 @@ def evaluate_final(
     if isinstance(learned, algorithm.Learned):
         returns = planner_episodes.run(
             task,
-            run.physics,
-            run.eval_episodes,
-            lambda _: None,
-            clone_decider(task, learned),
-            run.seed,
-            "cloning",
+            physics=run.physics,
+            episodes=run.eval_episodes,
+            start=lambda _: None,
+            decide=clone_decider(task, learned),
+            seed=run.seed,
+            name="cloning",
             threads=threads,
         ).returns
         cloned = {"bc_return": float(returns.mean()), "bc_return_std": _std(returns)}
     rollouts = evaluate_planner(
         planner,
-        decide,
-        run.physics,
-        run.eval_episodes,
-        run.seed,
-        "planner",
+        graph=decide,
+        physics=run.physics,
+        episodes=run.eval_episodes,
+        seed=run.seed,
+        name="planner",
         watched=task.observation_names,
         threads=threads,
         progress=lambda done: stage.progress(done, limit, "steps"),

@@ -70,6 +70,7 @@ def view(
 
 def inspect(
     task: TaskSpec,
+    *,
     data: Transitions,
     prepared: algorithm.Prepared,
     learned: algorithm.Learned | learning.MbopLearned,
@@ -100,21 +101,22 @@ def inspect(
             made.limit if isinstance(made, planner.Planner) else float("inf"),
             made.knobs.uncertainty_units,
         ),
-        task,
-        rows,
-        data.episode_bounds(),
-        prepared.split,
-        seed,
-        record,
-        paths,
-        others,
+        task=task,
+        rows=rows,
+        bounds=data.episode_bounds(),
+        split=prepared.split,
+        seed=seed,
+        record=record,
+        paths=paths,
+        others=others,
     )
-    _candidates(task, data, made, decide, count, seed, record)
+    _candidates(task, data=data, made=made, decide=decide, count=count, seed=seed, record=record)
     return numbers
 
 
 def _candidates(
     task: TaskSpec,
+    *,
     data: Transitions,
     made: planner.Planner | mbop_planner.MbopPlanner,
     decide: Callable[[Tensor, Tensor, Tensor], Decision],
@@ -163,11 +165,13 @@ def inspect_again(record: RunRecord, config: InspectConfig, threads: int) -> dic
     learned = load(configs, task, record)
     data, _ = load_data(configs, task, threads)
     opening.check_same(record, data)
-    made = make_planner(task, configs, learned)
+    made = make_planner(task, configs=configs, learned=learned)
     numbers = inspect(
         task=task,
         data=data,
-        prepared=algorithm.prepare(task, data, configs.knobs, run.seed, record, record),
+        prepared=algorithm.prepare(
+            task, data=data, knobs=configs.knobs, seed=run.seed, record=record, models_from=record
+        ),
         learned=learned,
         made=made,
         decide=compilation.function(made.decide),

@@ -57,14 +57,14 @@ def run(configs: Configs) -> dict[str, Any]:
     experiment = pipeline.begin(MOPP, configs)
     prepared = algorithm.prepare(
         experiment.task,
-        experiment.data,
-        configs.knobs,
-        configs.run.seed,
-        experiment.record,
-        experiment.reused,
+        data=experiment.data,
+        knobs=configs.knobs,
+        seed=configs.run.seed,
+        record=experiment.record,
+        models_from=experiment.reused,
     )
     learned = learn(experiment, prepared)
-    planner = make_planner(experiment.task, configs, learned)
+    planner = make_planner(experiment.task, configs=configs, learned=learned)
     decide = compilation.compiled(planner.decide)
     measured = experiment.once(
         "evaluation",
@@ -82,14 +82,21 @@ def learn(experiment: Experiment[Configs], prepared: algorithm.Prepared) -> AnyL
     """What is fitted before the first decision; each fit is a stage of its own."""
     configs, task, _, _, record, reused, _ = experiment
     if configs.run.algorithm == "mbop":
-        return learning.learn(task, prepared, configs.knobs, configs.run.seed, record, reused)
+        return learning.learn(
+            task,
+            prepared=prepared,
+            knobs=configs.knobs,
+            seed=configs.run.seed,
+            record=record,
+            models_from=reused,
+        )
     q_again = reused is not None and _fits_something(configs, reused)
     return algorithm.learn(
         task,
-        prepared,
-        configs.knobs,
-        configs.run.seed,
-        record,
+        prepared=prepared,
+        knobs=configs.knobs,
+        seed=configs.run.seed,
+        record=record,
         models_from=reused,
         q_from=None if q_again else reused,
     )

@@ -42,6 +42,7 @@ def load(configs: Configs, task: TaskSpec, record: RunRecord) -> AnyLearned:
 
 def make_planner(
     task: TaskSpec,
+    *,
     configs: Configs,
     learned: AnyLearned,
     control: control_config.ControlConfig | None = None,
@@ -68,9 +69,13 @@ def make_planner(
                 f"{of_mbop.mbop_horizon}; give terminal_value=false as well, or train with it"
             )
         knobs = planner_config.for_mbop(knobs, of_mbop)
-        return mbop_planner.MbopPlanner(task, learned, knobs, of_mbop, objective, dtype)
+        return mbop_planner.MbopPlanner(
+            task, learned=learned, knobs=knobs, mbop=of_mbop, objective=objective, dtype=dtype
+        )
     limit = _changed_limit(configs.planner, knobs) or learned.limit
-    return Planner(task, learned.models, knobs, limit, objective, dtype)
+    return Planner(
+        task, models=learned.models, knobs=knobs, limit=limit, objective=objective, dtype=dtype
+    )
 
 
 def _changed_limit(trained: config.PlannerConfig, now: config.PlannerConfig) -> float | None:
@@ -105,7 +110,9 @@ def export_again(
     """
     configs = from_manifest(record.manifest)
     task = learned_task.of_run(tasks.get(configs.run.env), configs.run.seed, record)
-    planner = make_planner(task, configs, load(configs, task, record), control)
+    planner = make_planner(
+        task, configs=configs, learned=load(configs, task, record), control=control
+    )
     units = algorithm.load_units(record)
     states = units.normalizer.states
     spread = seeds.generator(configs.run.seed, "export").standard_normal((_SAMPLES, task.state_dim))

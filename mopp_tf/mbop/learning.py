@@ -116,10 +116,10 @@ def build(
         return [
             networks.mlp(
                 width,
-                HIDDEN,
-                output,
-                activation,
-                seeds.generator(seed, f"mbop/{name}/init", member),
+                hidden=HIDDEN,
+                output_dim=output,
+                activation=activation,
+                generator=seeds.generator(seed, f"mbop/{name}/init", member),
                 initializer="glorot",
                 name=f"{name}_{member}",
             )
@@ -131,12 +131,12 @@ def build(
         ensemble("behavior", knobs.behavior.behavior_members, task.action_dim, "silu"),
         DynamicsModel(
             task,
-            knobs.model,
-            knobs.dynamics,
-            prepared.normalizer,
-            prepared.change_scale,
-            seed,
-            ensemble("dynamics", count, task.state_dim + 1, "silu"),
+            model=knobs.model,
+            config=knobs.dynamics,
+            normalizer=prepared.normalizer,
+            change_scale=prepared.change_scale,
+            seed=seed,
+            points=ensemble("dynamics", count, task.state_dim + 1, "silu"),
         ),
         ensemble("value", count, 1, "relu"),
     )
@@ -232,6 +232,7 @@ def _regressions(
 
 def learn(
     task: TaskSpec,
+    *,
     prepared: algorithm.Prepared,
     knobs: algorithm.Knobs,
     seed: int,

@@ -29,6 +29,7 @@ class MbopPlanner(tf.Module):
     def __init__(
         self,
         task: TaskSpec,
+        *,
         learned: MbopLearned,
         knobs: PlannerConfig,
         mbop: MbopConfig,

@@ -61,6 +61,7 @@ class AutoregressiveNetwork(keras.Model):
     def __init__(
         self,
         input_dim: int,
+        *,
         order: Sequence[int],
         latent_dim: int,
         encoder_hidden: Sequence[int],
@@ -96,12 +97,22 @@ class AutoregressiveNetwork(keras.Model):
         self.order = tuple(order)
         generator = np.random.default_rng(seed)
         self.encoder = networks.mlp(
-            input_dim, encoder_hidden, latent_dim, "relu", generator, initializer="glorot"
+            input_dim,
+            hidden=encoder_hidden,
+            output_dim=latent_dim,
+            activation="relu",
+            generator=generator,
+            initializer="glorot",
         )
         width = 2 if components == 1 else 3 * components
         self.heads = [
             networks.mlp(
-                latent_dim + i, head_hidden, width, "relu", generator, initializer="glorot"
+                latent_dim + i,
+                hidden=head_hidden,
+                output_dim=width,
+                activation="relu",
+                generator=generator,
+                initializer="glorot",
             )
             for i in range(len(order))
         ]
@@ -123,6 +134,7 @@ class AutoregressiveNetwork(keras.Model):
 
 def make_network(
     kind: str,
+    *,
     input_dim: int,
     order: Sequence[int],
     latent_dim: int,
@@ -141,15 +153,22 @@ def make_network(
     if kind == "adm":
         seed = int(generator.integers(2**31))
         return AutoregressiveNetwork(
-            input_dim, order, latent_dim, encoder_hidden, head_hidden, components, seed, name
+            input_dim,
+            order=order,
+            latent_dim=latent_dim,
+            encoder_hidden=encoder_hidden,
+            head_hidden=head_hidden,
+            components=components,
+            seed=seed,
+            name=name,
         )
     width = 2 if components == 1 else 3 * components
     return networks.mlp(
         input_dim,
-        mlp_hidden,
-        len(order) * width,
-        "relu",
-        generator,
+        hidden=mlp_hidden,
+        output_dim=len(order) * width,
+        activation="relu",
+        generator=generator,
         initializer="glorot",
         name=name,
     )

@@ -49,15 +49,15 @@ class BehaviorModel(tf.Module):
         self.members: list[keras.Model] = [
             autoregressive_network.make_network(
                 model.network,
-                task.state_dim,
-                order,
-                model.latent_dim or 2 * dim,
-                model.encoder_hidden,
-                model.head_hidden,
-                model.mlp_hidden,
-                config.components,
-                seeds.generator(seed, "behavior/init", member),
-                f"behavior_{member}",
+                input_dim=task.state_dim,
+                order=order,
+                latent_dim=model.latent_dim or 2 * dim,
+                encoder_hidden=model.encoder_hidden,
+                head_hidden=model.head_hidden,
+                mlp_hidden=model.mlp_hidden,
+                components=config.components,
+                generator=seeds.generator(seed, "behavior/init", member),
+                name=f"behavior_{member}",
             )
             for member, order in enumerate(orders)
         ]
@@ -101,6 +101,7 @@ class BehaviorModel(tf.Module):
 
 def fit(
     model: BehaviorModel,
+    *,
     rows: Rows,
     split: Split,
     names: tuple[str, ...],

@@ -33,6 +33,7 @@ class DynamicsModel(tf.Module):
     def __init__(
         self,
         task: TaskSpec,
+        *,
         model: ModelConfig,
         config: DynamicsConfig,
         normalizer: Normalizer,
@@ -78,15 +79,15 @@ class DynamicsModel(tf.Module):
         self.members = [
             autoregressive_network.make_network(
                 model.network,
-                task.state_dim + task.action_dim,
-                order,
-                model.latent_dim or task.state_dim,
-                model.encoder_hidden,
-                model.head_hidden,
-                model.mlp_hidden,
-                1,
-                seeds.generator(seed, "dynamics/init", member),
-                f"dynamics_{member}",
+                input_dim=task.state_dim + task.action_dim,
+                order=order,
+                latent_dim=model.latent_dim or task.state_dim,
+                encoder_hidden=model.encoder_hidden,
+                head_hidden=model.head_hidden,
+                mlp_hidden=model.mlp_hidden,
+                components=1,
+                generator=seeds.generator(seed, "dynamics/init", member),
+                name=f"dynamics_{member}",
             )
             for member, order in enumerate(orders)
         ]
@@ -236,6 +237,7 @@ def gather(
 
 def fit(
     model: DynamicsModel,
+    *,
     rows: Rows,
     split: Split,
     names: tuple[str, ...],

@@ -35,6 +35,7 @@ _LOOKS_PER_DRAW = 5  # drawing for a million rows takes seconds; 5000 steps see 
 
 def next_actions(
     behavior: BehaviorModel,
+    *,
     rows: Rows,
     kind: str,
     seed: int,
@@ -89,6 +90,7 @@ def next_actions(
 
 def fit(
     q: critics.QFunction,
+    *,
     behavior: BehaviorModel,
     rows: Rows,
     split: Split,
@@ -164,13 +166,15 @@ def _batches(
     window = windows(rows, config.q_return_steps, config.discount)
     logged = None
     if config.fqe_actions == "data":
-        logged = next_actions(behavior, rows, "data", seed, 0)
+        logged = next_actions(behavior, rows=rows, kind="data", seed=seed, number=0)
 
     def of_rows(numbers: Array, draw: int) -> Callable[[Array], critics.Batch]:
         last = window.last[numbers]
         actions, action_rows = logged, last
         if actions is None:
-            actions = next_actions(behavior, rows, "behavior", seed, draw, last)
+            actions = next_actions(
+                behavior, rows=rows, kind="behavior", seed=seed, number=draw, at=last
+            )
             action_rows = np.arange(len(last))
 
         def gather(positions: Array) -> critics.Batch:

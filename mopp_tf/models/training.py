@@ -26,6 +26,7 @@ ROWS_PER_LOOK = 8192
 
 def drawn_schedule(
     config: ModelConfig,
+    *,
     steps: int,
     count: int,
     members: int,
@@ -59,6 +60,7 @@ def drawn_schedule(
 
 def fit(
     optimiser: fitting.Fit,
+    *,
     feed: minibatches.Feed,
     weights: Sequence[tf.Variable],
     schedule: training_loop.Schedule,
@@ -121,6 +123,7 @@ def check_patience(config: ModelConfig, split: Split) -> None:
 
 def fit_densities(
     members: Sequence[keras.Model],
+    *,
     squash: bool,
     gather: Callable[[Array], tuple[Array, Array]],
     split: Split,
@@ -186,6 +189,7 @@ def squared_error(member: keras.Model, x: Tensor, y: Tensor, dtype: tf.DType) ->
 
 def fit_members(
     members: Sequence[keras.Model],
+    *,
     loss_by_dimension: Callable[[keras.Model, Tensor, Tensor, tf.DType], Tensor],
     loss_name: str,
     gather: Callable[[Array], tuple[Array, Array]],
@@ -235,7 +239,7 @@ def fit_members(
 
     weights = networks.variables(*members)
     optimiser = fitting.Fit(
-        weights, loss, weight_decay=2.0 * config.weight_decay, decay_biases=False
+        weights, loss=loss, weight_decay=2.0 * config.weight_decay, decay_biases=False
     )
     fit(
         optimiser,

@@ -47,6 +47,7 @@ class Planner(tf.Module):
     def __init__(
         self,
         task: TaskSpec,
+        *,
         models: rollout.Models,
         knobs: PlannerConfig,
         limit: float,
@@ -75,7 +76,13 @@ class Planner(tf.Module):
 
     def in_one_piece(self) -> Planner:
         """The same planner in float32 with its candidates in one group, for another engine."""
-        whole = Planner(self.task, self._models, self.knobs, self.limit, self._objective)
+        whole = Planner(
+            self.task,
+            models=self._models,
+            knobs=self.knobs,
+            limit=self.limit,
+            objective=self._objective,
+        )
         whole.groups = 1
         return whole
 

@@ -146,6 +146,7 @@ def choose_by_q(bound: Bound, states: Tensor, proposals: Tensor, rule: str) -> T
 
 def state_value(
     models: Models,
+    *,
     bound: Bound,
     states: Tensor,
     knobs: PlannerConfig,
@@ -196,6 +197,7 @@ class Tally(NamedTuple):
 
 def pay(
     tally: Tally,
+    *,
     states: Tensor,
     actions: Tensor,
     next_states: Tensor,
@@ -231,6 +233,7 @@ def pay(
 
 def roll_out(
     task: TaskSpec,
+    *,
     models: Models,
     bound: Bound,
     objective: Objective,

@@ -105,12 +105,12 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
         try:
             report = policy_update.update(
                 paths,
-                natural_gradient,
-                baseline,
-                config.discount,
-                config.gae_lambda,
-                config.kl_per_update,
-                seeds.generator(config.seed, "behavior/baseline", update),
+                natural_gradient=natural_gradient,
+                baseline=baseline,
+                discount=config.discount,
+                gae_lambda=config.gae_lambda,
+                kl_per_update=config.kl_per_update,
+                generator=seeds.generator(config.seed, "behavior/baseline", update),
                 bootstrap_targets=True,
             )
         except FloatingPointError as error:
@@ -124,10 +124,25 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
         stage.progress(done, updates, "updates", f"return {recent:.1f}")
         if done % every == 0 or done == updates or _reached(config, sampler):
             state.save(done, sampler.state())
-            about = _describe(config, task, policy.numpy(), sampler.steps, record, threads)
+            about = _describe(
+                config,
+                task=task,
+                policy=policy.numpy(),
+                steps=sampler.steps,
+                record=record,
+                threads=threads,
+            )
             policy_file.save(folder / "policies" / f"{sampler.steps}.npz", policy.numpy(), about)
             stage.save(done)
-    return _finish(config, task, policy.numpy(), sampler, record, blocks, threads)
+    return _finish(
+        config,
+        task=task,
+        policy=policy.numpy(),
+        sampler=sampler,
+        record=record,
+        blocks=blocks,
+        threads=threads,
+    )
 
 
 def _reached(config: BehaviorConfig, sampler: OnlineSampler) -> bool:
@@ -140,6 +155,7 @@ def _reached(config: BehaviorConfig, sampler: OnlineSampler) -> bool:
 
 def _describe(
     config: BehaviorConfig,
+    *,
     task: TaskSpec,
     policy: policy_file.NumpyPolicy,
     steps: int,
@@ -150,12 +166,12 @@ def _describe(
     kinds = {
         name: policy_episodes.evaluate(
             policy,
-            task,
-            config.physics,
-            _MEASURED_EPISODES,
-            name == "stochastic",
-            config.seed,
-            "behavior",
+            task=task,
+            physics=config.physics,
+            episodes=_MEASURED_EPISODES,
+            stochastic=name == "stochastic",
+            seed=config.seed,
+            name="behavior",
             threads=threads,
         )
         for name in ("stochastic", "mean")
@@ -187,6 +203,7 @@ def _describe(
 
 def _finish(
     config: BehaviorConfig,
+    *,
     task: TaskSpec,
     policy: policy_file.NumpyPolicy,
     sampler: OnlineSampler,
@@ -194,7 +211,9 @@ def _finish(
     blocks: _Blocks | None,
     threads: int,
 ) -> dict[str, Any]:
-    summary = _describe(config, task, policy, sampler.steps, record, threads)
+    summary = _describe(
+        config, task=task, policy=policy, steps=sampler.steps, record=record, threads=threads
+    )
     policy_file.save(record.folder / "policy.npz", policy, summary)
     if blocks is not None:
         d4rl.write(pathlib.Path(config.save_transitions), blocks.joined(), None, summary)

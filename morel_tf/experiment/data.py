@@ -18,10 +18,22 @@ def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitio
     run = configs.run
     if not run.dataset:
         return generated.load_or_make(
-            task, run.physics, run.exploration, run.data_steps, run.seed, run.data_dir, threads
+            task,
+            physics=run.physics,
+            exploration=run.exploration,
+            num_steps=run.data_steps,
+            seed=run.seed,
+            data_dir=run.data_dir,
+            threads=threads,
         )
     data, name = sources.load_named(
-        run.dataset, task, run.physics, run.data_steps, run.seed, run.data_dir, threads
+        run.dataset,
+        task=task,
+        physics=run.physics,
+        steps=run.data_steps,
+        seed=run.seed,
+        data_dir=run.data_dir,
+        threads=threads,
     )
     # Velocities that somebody else recorded may be of other states.
     return data if run.dataset in KINDS else checks.with_own_states(data, task), name

@@ -41,12 +41,12 @@ def while_planning(
         for kind in ("mean", "stochastic"):
             episodes = policy_episodes.evaluate(
                 policy,
-                task,
-                run.physics,
-                run.eval_episodes,
-                kind == "stochastic",
-                run.seed,
-                f"planning/{iteration}",
+                task=task,
+                physics=run.physics,
+                episodes=run.eval_episodes,
+                stochastic=kind == "stochastic",
+                seed=run.seed,
+                name=f"planning/{iteration}",
                 threads=threads,
             )
             numbers |= with_interval(f"true_return_{kind}", episodes.returns)
@@ -75,12 +75,12 @@ def evaluate_final(
     def measure(policy: NumpyPolicy, name: str, stochastic: bool, **where: Any) -> Any:
         return policy_episodes.evaluate(
             policy,
-            task,
-            run.physics,
-            run.final_episodes,
-            stochastic,
-            run.seed,
-            f"final/{name}",
+            task=task,
+            physics=run.physics,
+            episodes=run.final_episodes,
+            stochastic=stochastic,
+            seed=run.seed,
+            name=f"final/{name}",
             threads=threads,
             **where,
         )
@@ -115,11 +115,11 @@ def judge_offline(
     """
     value = fitted_value.fit_or_load(
         learned.policy.numpy(),
-        experiment.task,
-        experiment.data,
-        _FQE_DISCOUNT,
-        experiment.configs.run.seed,
-        experiment.record.stage("fqe"),
+        task=experiment.task,
+        data=experiment.data,
+        discount=_FQE_DISCOUNT,
+        seed=experiment.configs.run.seed,
+        stage=experiment.record.stage("fqe"),
     )
     stage.restart()
     return {"real_environment": False, "known_share": _known_share(experiment, learned), **value}

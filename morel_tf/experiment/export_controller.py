@@ -53,6 +53,7 @@ class Controller(tf.Module):
     def __init__(
         self,
         task: TaskSpec,
+        *,
         policy: GaussianPolicy,
         ensemble: DynamicsEnsemble,
         weights: Array,
@@ -140,7 +141,15 @@ class Controller(tf.Module):
         halted = tf.zeros_like(member, tf.bool)
         clipped = self._pmdp.config.model_actions == "clipped"
         outputs = self.ensemble.bind(bounded=clipped)(state, action)
-        found = pessimistic_mdp.step(self._pmdp, outputs, member, state, bounded, halted, None)
+        found = pessimistic_mdp.step(
+            self._pmdp,
+            outputs=outputs,
+            member=member,
+            states=state,
+            actions=bounded,
+            halted=halted,
+            noise=None,
+        )
         return {
             "next_state": found.next_states,
             "reward": found.rewards,

@@ -75,6 +75,7 @@ def _kept_paths(record: RunRecord) -> list[tuple[str, Array]]:
 
 def inspect(
     task: TaskSpec,
+    *,
     data: Transitions,
     prepared: algorithm.Prepared,
     seen: View,
@@ -85,14 +86,14 @@ def inspect(
     """Looks at the models of a run; see `offline_tf.inspection.inspect_stage.inspect`."""
     return inspect_stage.inspect(
         seen,
-        task,
-        Rows(prepared.states, data.actions, prepared.next_states),
-        prepared.bounds,
-        prepared.split,
-        seed,
-        record,
-        _kept_paths(record),
-        others,
+        task=task,
+        rows=Rows(prepared.states, data.actions, prepared.next_states),
+        bounds=prepared.bounds,
+        split=prepared.split,
+        seed=seed,
+        record=record,
+        paths=_kept_paths(record),
+        others=others,
     )
 
 

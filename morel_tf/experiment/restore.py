@@ -59,13 +59,13 @@ def controller_of(task: TaskSpec, learned: algorithm.Learned, knobs: algorithm.K
     """What a run hands over; behaviour cloning is the fallback."""
     return Controller(
         task,
-        learned.policy,
-        learned.ensemble,
-        learned.weights,
-        learned.calibrations,
-        export_controller.fallback_of(task, "cloning", learned.cloned),
-        learned.pmdp,
-        knobs.dynamics.velocities == "restored",
+        policy=learned.policy,
+        ensemble=learned.ensemble,
+        weights=learned.weights,
+        calibrations=learned.calibrations,
+        fallback=export_controller.fallback_of(task, "cloning", learned.cloned),
+        pmdp=learned.pmdp,
+        restored=knobs.dynamics.velocities == "restored",
     )
 
 
@@ -88,16 +88,25 @@ def load_controller(record: RunRecord, fallback: str = "cloning") -> Controller:
     calibrations = usad.load(record)
     pmdp = pessimistic_mdp.make(
         task,
-        configs.run.physics,
-        ensemble,
-        weights,
-        calibrations["planning"].threshold,
-        record.manifest["least_reward"],
-        configs.pmdp,
+        physics=configs.run.physics,
+        ensemble=ensemble,
+        weights=weights,
+        threshold=calibrations["planning"].threshold,
+        least_reward=record.manifest["least_reward"],
+        config=configs.pmdp,
     )
     safe = export_controller.fallback_of(task, fallback, cloned.numpy())
     restored = configs.dynamics.velocities == "restored"
-    return Controller(task, policy, ensemble, weights, calibrations, safe, pmdp, restored)
+    return Controller(
+        task,
+        policy=policy,
+        ensemble=ensemble,
+        weights=weights,
+        calibrations=calibrations,
+        fallback=safe,
+        pmdp=pmdp,
+        restored=restored,
+    )
 
 
 def export_again(

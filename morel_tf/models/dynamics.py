@@ -94,10 +94,10 @@ class DynamicsEnsemble(tf.Module):
         self.members = [
             networks.mlp(
                 task.state_dim + task.action_dim,
-                config.dynamics_hidden,
-                width,
-                "relu",
-                seeds.generator(seed, "dynamics/init", member),
+                hidden=config.dynamics_hidden,
+                output_dim=width,
+                activation="relu",
+                generator=seeds.generator(seed, "dynamics/init", member),
                 name=f"dynamics_{member}",
             )
             for member in range(config.ensemble_size)
@@ -170,6 +170,7 @@ class DynamicsEnsemble(tf.Module):
 
 def fit(
     ensemble: DynamicsEnsemble,
+    *,
     states: Array,
     actions: Array,
     next_states: Array,
@@ -197,7 +198,7 @@ def fit(
       UserError: the fit diverged; checkpoints from before are kept.
     """
     weights = networks.variables(*ensemble.members)
-    optimiser = fitting.Fit(weights, _likelihood_loss(ensemble, config.precision))
+    optimiser = fitting.Fit(weights, loss=_likelihood_loss(ensemble, config.precision))
     stage.track([*weights, *optimiser.adam.moments])
 
     def gather(rows: Array) -> tuple[Tensor, Tensor]:
@@ -262,6 +263,7 @@ def _schedule(
 
 def fit_or_load(
     ensemble: DynamicsEnsemble,
+    *,
     data: tuple[Array, Array, Array],
     split: Split,
     config: DynamicsConfig,
@@ -284,7 +286,18 @@ def fit_or_load(
     """
 
     def fit_here(stage: Stage) -> dict[str, object]:
-        report = fit(ensemble, *data, split, config, names, seed, stage)
+        states, actions, next_states = data
+        report = fit(
+            ensemble,
+            states=states,
+            actions=actions,
+            next_states=next_states,
+            split=split,
+            config=config,
+            names=names,
+            seed=seed,
+            stage=stage,
+        )
         statistics = {
             name: [part.astype(float).tolist() for part in values]
             for name, values in (("inputs", ensemble.inputs), ("deltas", ensemble.deltas))

@@ -65,6 +65,7 @@ def disagreement_of(ensemble: DynamicsEnsemble, outputs: Tensor, weights: Array)
 
 def batched(
     ensemble: DynamicsEnsemble,
+    *,
     weights: Array,
     states: Array,
     actions: Array,
@@ -140,6 +141,7 @@ def load(record: RunRecord) -> dict[str, Calibration]:
 
 def calibrate_or_load(
     task: TaskSpec,
+    *,
     ensemble: DynamicsEnsemble,
     weights: Array,
     data: Transitions,
@@ -187,10 +189,10 @@ def calibrate_or_load(
         if len(differ):
             values[differ] = batched(
                 ensemble,
-                weights,
-                inputs,
-                data.actions,
-                differ,
+                weights=weights,
+                states=inputs,
+                actions=data.actions,
+                rows=differ,
                 progress=lambda done, total: stage.progress(done, total, "pairs"),
             )
         if name == "planning":

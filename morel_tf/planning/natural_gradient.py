@@ -154,6 +154,7 @@ class NaturalGradient(tf.Module):
     def __init__(
         self,
         policy: GaussianPolicy,
+        *,
         cg_iterations: int,
         cg_damping: float,
         fisher_share: float,

@@ -51,12 +51,12 @@ def new_baseline(units: Units, config: PlannerConfig, seed: int) -> ValueBaselin
     """Returns a fresh value baseline of the configured shape."""
     return ValueBaseline(
         units,
-        config.baseline_hidden,
-        config.baseline_learning_rate,
-        config.baseline_weight_decay,
-        config.baseline_epochs,
-        config.baseline_batch_size,
-        seeds.generator(seed, "baseline/init"),
+        hidden=config.baseline_hidden,
+        learning_rate=config.baseline_learning_rate,
+        weight_decay=config.baseline_weight_decay,
+        epochs=config.baseline_epochs,
+        batch_size=config.baseline_batch_size,
+        generator=seeds.generator(seed, "baseline/init"),
     )
 
 
@@ -64,11 +64,11 @@ def new_natural_gradient(policy: GaussianPolicy, config: PlannerConfig) -> Natur
     """Returns the natural gradient step with the configured settings."""
     return NaturalGradient(
         policy,
-        config.cg_iterations,
-        config.cg_damping,
-        config.fisher_share,
-        config.min_log_std,
-        config.max_log_std,
+        cg_iterations=config.cg_iterations,
+        cg_damping=config.cg_damping,
+        fisher_share=config.fisher_share,
+        min_log_std=config.min_log_std,
+        max_log_std=config.max_log_std,
     )
 
 
@@ -119,6 +119,7 @@ def path_statistics(block: RollOut) -> dict[str, float]:
 
 def plan(
     pmdp: PessimisticMdp,
+    *,
     policy: GaussianPolicy,
     starts: Array,
     all_states: Array,
@@ -158,7 +159,13 @@ def plan(
 
     def in_groups(first: Tensor, member: Tensor, noise_seed: Tensor) -> RollOut:
         return pessimistic_mdp.roll_out_in_groups(
-            pmdp, policy, first, member, noise_seed, groups, whole
+            pmdp,
+            policy=policy,
+            starts=first,
+            member=member,
+            seed=noise_seed,
+            groups=groups,
+            whole=whole,
         )
 
     roll_out = compilation.compiled(in_groups, reduce_retracing=True)
@@ -184,12 +191,12 @@ def plan(
         try:
             report = policy_update.update(
                 to_paths(block),
-                natural_gradient,
-                baseline,
-                config.discount,
-                config.gae_lambda,
-                kl_target,
-                seeds.generator(seed, "planning/baseline", iteration),
+                natural_gradient=natural_gradient,
+                baseline=baseline,
+                discount=config.discount,
+                gae_lambda=config.gae_lambda,
+                kl_per_update=kl_target,
+                generator=seeds.generator(seed, "planning/baseline", iteration),
             )
         except FloatingPointError as error:
             raise UserError(

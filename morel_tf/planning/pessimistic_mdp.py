@@ -43,6 +43,7 @@ class PessimisticMdp(NamedTuple):
 
 def make(
     task: TaskSpec,
+    *,
     physics: str,
     ensemble: DynamicsEnsemble,
     weights: Array,
@@ -122,6 +123,7 @@ def start_states(
 
 def step(
     pmdp: PessimisticMdp,
+    *,
     outputs: Tensor,
     member: Tensor,
     states: Tensor,
@@ -191,6 +193,7 @@ def step(
 
 def roll_out(
     pmdp: PessimisticMdp,
+    *,
     policy: GaussianPolicy,
     starts: Tensor,
     member: Tensor,
@@ -231,7 +234,15 @@ def roll_out(
         if sample_states:
             step_seed = tf.stack([seed[0] + t, seed[1] + 1])
             noise = tf.random.stateless_normal(tf.shape(states), step_seed)
-        result = step(pmdp, predict(states, drawn), member, states, actions, halted, noise)
+        result = step(
+            pmdp,
+            outputs=predict(states, drawn),
+            member=member,
+            states=states,
+            actions=actions,
+            halted=halted,
+            noise=noise,
+        )
         row = RollOut(
             observations,
             drawn,
@@ -272,6 +283,7 @@ def roll_out(
 
 def roll_out_in_groups(
     pmdp: PessimisticMdp,
+    *,
     policy: GaussianPolicy,
     starts: Tensor,
     member: Tensor,
@@ -294,7 +306,14 @@ def roll_out_in_groups(
       A RollOut; paths in the order of `starts`, steps padded to the longest group.
     """
     parts = [
-        roll_out(pmdp, policy, part_starts, part_member, seed + tf.constant([0, 2 * group]), whole)
+        roll_out(
+            pmdp,
+            policy=policy,
+            starts=part_starts,
+            member=part_member,
+            seed=seed + tf.constant([0, 2 * group]),
+            whole=whole,
+        )
         for group, (part_starts, part_member) in enumerate(
             zip(tf.split(starts, groups), tf.split(member, groups), strict=True)
         )

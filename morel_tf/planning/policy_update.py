@@ -56,6 +56,7 @@ class UpdateReport:
 
 def update(
     paths: Paths,
+    *,
     natural_gradient: NaturalGradient,
     baseline: ValueBaseline,
     discount: float,
@@ -95,12 +96,12 @@ def update(
     next_values = _next_values(paths, values.numpy().reshape(steps, count), baseline)
     advantages = returns.generalized_advantages(
         np.where(mask, paths.rewards, 0.0),
-        values.numpy().reshape(steps, count),
-        next_values,
-        paths.terminated,
-        paths.ended,
-        discount,
-        gae_lambda,
+        values=values.numpy().reshape(steps, count),
+        next_values=next_values,
+        terminated=paths.terminated,
+        ended=paths.ended,
+        discount=discount,
+        gae_lambda=gae_lambda,
     )[mask]
     advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-6)
     observations = paths.observations[mask]

@@ -34,6 +34,7 @@ class ValueBaseline(tf.Module):
     def __init__(
         self,
         units: Units,
+        *,
         hidden: tuple[int, ...],
         learning_rate: float,
         weight_decay: float,
@@ -51,7 +52,14 @@ class ValueBaseline(tf.Module):
         super().__init__()
         self._units = units
         state_dim = len(units.input_scale)
-        self.network = networks.mlp(state_dim + 4, hidden, 1, "relu", generator, name="baseline")
+        self.network = networks.mlp(
+            state_dim + 4,
+            hidden=hidden,
+            output_dim=1,
+            activation="relu",
+            generator=generator,
+            name="baseline",
+        )
         self._rate = learning_rate
         self._epochs = epochs
         self._batch = batch_size
@@ -59,7 +67,10 @@ class ValueBaseline(tf.Module):
         self.scale = tf.Variable(0.0, trainable=False)
         # Paths end early, so that no two updates have as many rows.
         self._fit = fitting.Fit(
-            networks.variables(self.network), self._loss, weight_decay, same_shapes=False
+            networks.variables(self.network),
+            loss=self._loss,
+            weight_decay=weight_decay,
+            same_shapes=False,
         )
 
     @property

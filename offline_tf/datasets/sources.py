@@ -112,6 +112,7 @@ def read_file(path: pathlib.Path, task: TaskSpec) -> Transitions:
 
 def load_named(
     name: str,
+    *,
     task: TaskSpec,
     physics: str,
     steps: int,
@@ -126,13 +127,22 @@ def load_named(
       task, physics, steps, seed, data_dir, threads: see `made.load_or_make_kind`.
     """
     if name in KINDS:
-        return generated.load_or_make_kind(task, physics, name, steps, seed, data_dir, threads)
+        return generated.load_or_make_kind(
+            task,
+            physics=physics,
+            kind=name,
+            num_steps=steps,
+            seed=seed,
+            data_dir=data_dir,
+            threads=threads,
+        )
     check(name, KINDS)
     return load(name, task)
 
 
 def pairs_of(
     names: Sequence[str],
+    *,
     task: TaskSpec,
     physics: str,
     steps: int,
@@ -150,7 +160,15 @@ def pairs_of(
     """
     found = {}
     for name in names:
-        data, title = load_named(name, task, physics, steps, seed, data_dir, threads)
+        data, title = load_named(
+            name,
+            task=task,
+            physics=physics,
+            steps=steps,
+            seed=seed,
+            data_dir=data_dir,
+            threads=threads,
+        )
         rows = np.linspace(0, len(data) - 1, min(len(data), _PAIRS)).astype(np.int64)
         found[title if title not in found else name] = (states_of(data)[rows], data.actions[rows])
     return found

@@ -37,6 +37,7 @@ Decide = Callable[[Tensor, Any, Tensor], tuple[Tensor, Any, dict[str, Tensor]]]
 
 def run(
     task: TaskSpec,
+    *,
     physics: str,
     episodes: int,
     start: Callable[[Tensor], Any],

@@ -33,6 +33,7 @@ class Evaluation:
 
 def evaluate(
     policy: NumpyPolicy,
+    *,
     task: TaskSpec,
     physics: str,
     episodes: int,

@@ -198,6 +198,7 @@ def separation(groups: dict[str, Array], limit: float, numbers: dict[str, float]
 @_styled
 def known_map(
     x: Array,
+    *,
     y: Array,
     ratio: Array,
     points: Array,

@@ -39,6 +39,7 @@ CAPTIONS = {
 
 def inspect(
     view: View,
+    *,
     task: TaskSpec,
     rows: Rows,
     bounds: Array,
@@ -87,12 +88,26 @@ def inspect(
     starts = measures.open_loop_starts(bounds, held_out, steps, _OPEN_LOOPS)
     numbers["open_loops"] = float(len(starts))
     if len(starts):
-        arrays |= measures.open_loop(view, *rows, starts, steps)
+        arrays |= measures.open_loop(
+            view,
+            states=rows.states,
+            actions=rows.actions,
+            next_states=rows.next_states,
+            starts=starts,
+            steps=steps,
+        )
         for after in sorted({min(10, steps), steps}):
             numbers[f"drift/{after}"] = float(np.median(arrays["drift"][after]))
 
     generator = seeds.generator(seed, "inspection")
-    groups = measures.separation(view, judged, task.action_low, task.action_high, generator, others)
+    groups = measures.separation(
+        view,
+        held_out=judged,
+        low=task.action_low,
+        high=task.action_high,
+        generator=generator,
+        others=others,
+    )
     numbers |= measures.separation_numbers(groups, view.limit)
     arrays |= {f"group/{name}": values for name, values in groups.items()}
 

@@ -171,7 +171,7 @@ def open_loop_steps(bounds: Array, held_out: Array, most: int) -> int:
 
 
 def open_loop(
-    view: View, states: Array, actions: Array, next_states: Array, starts: Array, steps: int
+    view: View, *, states: Array, actions: Array, next_states: Array, starts: Array, steps: int
 ) -> dict[str, Array]:
     """Predictions over many steps with recorded actions, each member on its own.
 
@@ -207,6 +207,7 @@ def open_loop(
 
 def separation(
     view: View,
+    *,
     held_out: Rows,
     low: Array,
     high: Array,

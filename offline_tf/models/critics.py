@@ -39,10 +39,10 @@ class QFunction(tf.Module):
         make = [
             networks.mlp(
                 len(states.shift) + action_dim,
-                hidden,
-                1,
-                "relu",
-                seeds.generator(seed, "fitted_q/init", j % 2),
+                hidden=hidden,
+                output_dim=1,
+                activation="relu",
+                generator=seeds.generator(seed, "fitted_q/init", j % 2),
                 initializer="glorot",
                 name=f"q_{j}",
             )

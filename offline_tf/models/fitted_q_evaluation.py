@@ -17,6 +17,7 @@ from offline_tf.types import Array, Tensor
 
 def fit(
     q: critics.QFunction,
+    *,
     feed: Callable[[int], Feed],
     schedule: training_loop.Schedule,
     look: Callable[[], dict[str, float]],
@@ -58,7 +59,7 @@ def fit(
 
     optimiser = fitting.Fit(
         q.weights,
-        loss,
+        loss=loss,
         weight_decay=weight_decay,
         decay_biases=False,
         before_step=lambda: q.move_targets(target_rate),

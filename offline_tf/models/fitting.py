@@ -86,6 +86,7 @@ class Fit(tf.Module):
     def __init__(
         self,
         weights: Sequence[tf.Variable],
+        *,
         loss: Callable[[list[tuple[Tensor, ...]]], list[Tensor]],
         weight_decay: float = 0.0,
         decay_biases: bool = True,

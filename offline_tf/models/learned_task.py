@@ -138,10 +138,18 @@ class Outcome(tf.Module):
         self._units = units
         state, action = task.state_dim, task.action_dim
         self.reward_network = networks.mlp(
-            2 * state + action, _HIDDEN, 1, "relu", seeds.generator(seed, "outcome/reward")
+            2 * state + action,
+            hidden=_HIDDEN,
+            output_dim=1,
+            activation="relu",
+            generator=seeds.generator(seed, "outcome/reward"),
         )
         self.terminal_network = networks.mlp(
-            state, _HIDDEN, 1, "relu", seeds.generator(seed, "outcome/terminal")
+            state,
+            hidden=_HIDDEN,
+            output_dim=1,
+            activation="relu",
+            generator=seeds.generator(seed, "outcome/terminal"),
         )
 
     @property
@@ -203,7 +211,7 @@ def _fit(learned: Outcome, data: Transitions, seed: int, stage: Stage) -> dict[s
         columns = (data.observations, data.actions, data.next_observations, rewards, terminals)
         return tuple(column[rows] for column in columns)
 
-    optimiser = fitting.Fit(learned.weights, _loss(learned, float(terminals.mean())))
+    optimiser = fitting.Fit(learned.weights, loss=_loss(learned, float(terminals.mean())))
     stage.track([*learned.weights, *optimiser.adam.moments])
     feed = minibatches.Feed(gather, split.train)
     training_loop.fit(

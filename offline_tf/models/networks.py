@@ -47,6 +47,7 @@ class UniformFanIn(keras.initializers.Initializer):
 
 def mlp(
     input_dim: int,
+    *,
     hidden: Sequence[int],
     output_dim: int,
     activation: str,

@@ -85,6 +85,7 @@ def by_steps(
 
 def fit(
     optimiser: fitting.Fit,
+    *,
     feed: Callable[[int], Feed],
     schedule: Schedule,
     report: Callable[[int, list[Array]], dict[str, float]],

@@ -34,6 +34,7 @@ def discounted_returns(rewards: Array, ended: Array, discount: float) -> Array:
 
 def generalized_advantages(
     rewards: Array,
+    *,
     values: Array,
     next_values: Array,
     terminated: Array,

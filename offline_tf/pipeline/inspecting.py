@@ -50,13 +50,13 @@ def pairs_beside(
     """States and actions of the data sets that --against names; see `sources.pairs_of`."""
     return sources.pairs_of(
         config.against,
-        task,
-        run.physics,
-        run.data_steps,
-        run.seed,
-        run.data_dir,
-        threads,
-        states_of,
+        task=task,
+        physics=run.physics,
+        steps=run.data_steps,
+        seed=run.seed,
+        data_dir=run.data_dir,
+        threads=threads,
+        states_of=states_of,
     )
 
 

@@ -27,6 +27,7 @@ class Opened(NamedTuple):
 
 def open_run(
     folder: pathlib.Path,
+    *,
     algorithm: str,
     flags: dict[str, Any],
     free_flags: tuple[str, ...],

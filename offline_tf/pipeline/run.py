@@ -121,15 +121,22 @@ def begin(algorithm: Algorithm[C], configs: C) -> Experiment[C]:
     task = tasks.get(settings.env, settings.simulator)
     opened = opening.open_run(
         algorithm.folder_of(configs),
-        algorithm.name(configs),
-        configs.flat(),
-        FREE_FLAGS,
-        task,
-        lambda: algorithm.load_data(configs, task, threads),
-        lambda data, data_hash: algorithm.reused_run(configs, data, data_hash),
+        algorithm=algorithm.name(configs),
+        flags=configs.flat(),
+        free_flags=FREE_FLAGS,
+        task=task,
+        load=lambda: algorithm.load_data(configs, task, threads),
+        reused_run=lambda data, data_hash: algorithm.reused_run(configs, data, data_hash),
     )
     dtype = networks.product_dtype(algorithm.precision(configs)).name
-    _note_means(algorithm, configs, opened.record, opened.reused, dtype, compiler)
+    _note_means(
+        algorithm,
+        configs=configs,
+        record=opened.record,
+        reused=opened.reused,
+        dtype=dtype,
+        compiler=compiler,
+    )
     logging.info("%s", compilation.in_words(threads, dtype))
     tensorboard.show_charts(opened.record, algorithm.charts)
     report_layout.write(opened.record.folder, algorithm.report)
@@ -143,6 +150,7 @@ def begin(algorithm: Algorithm[C], configs: C) -> Experiment[C]:
 
 def _note_means(
     algorithm: Algorithm[C],
+    *,
     configs: C,
     record: RunRecord,
     reused: RunRecord | None,

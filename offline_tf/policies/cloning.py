@@ -21,6 +21,7 @@ _STEPS_PER_CALL = 1000
 
 def fit_or_load(
     policy: GaussianPolicy,
+    *,
     observations: Array,
     actions: Array,
     epochs: int,
@@ -96,7 +97,7 @@ def _tracked(policy: GaussianPolicy, stage: Stage) -> tuple[fitting.Fit, tf.Vari
         errors = (policy.mean(states) - logged) / policy.units.output_scale
         return [tf.reduce_mean(tf.square(errors))]
 
-    optimiser = fitting.Fit(networks.variables(policy.network), loss)
+    optimiser = fitting.Fit(networks.variables(policy.network), loss=loss)
     last_mse = tf.Variable(0.0, trainable=False)
     stage.track([*policy.weights, *optimiser.adam.moments, last_mse])
     return optimiser, last_mse

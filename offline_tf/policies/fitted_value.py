@@ -38,6 +38,7 @@ _STARTS = 4096
 
 def fit_or_load(
     policy: NumpyPolicy,
+    *,
     task: TaskSpec,
     data: Transitions,
     discount: float,
@@ -79,7 +80,7 @@ def fit_or_load(
         return standard(policy.mean(observations))
 
     gather = _batches(data, standard, act, reward_scale, discount)
-    _fit(q, gather, data=data, seed=seed, stage=stage, steps=steps)
+    _fit(q, gather=gather, data=data, seed=seed, stage=stage, steps=steps)
     bounds = data.episode_bounds()
     bounds = bounds[np.linspace(0, len(bounds) - 1, min(len(bounds), _STARTS)).astype(np.int64)]
     starts = data.observations[bounds[:, 0]]
@@ -133,6 +134,7 @@ def _batches(
 
 def _fit(
     q: critics.QFunction,
+    *,
     gather: Callable[[Array], critics.Batch],
     data: Transitions,
     seed: int,

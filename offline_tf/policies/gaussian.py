@@ -146,7 +146,13 @@ class GaussianPolicy(tf.Module):
         state_dim, action_dim = len(units.input_scale), len(units.output_scale)
         generator = generator or np.random.default_rng(0)
         self.network = networks.mlp(
-            state_dim, hidden, action_dim, "tanh", generator, output_scale=1e-2, name="policy"
+            state_dim,
+            hidden=hidden,
+            output_dim=action_dim,
+            activation="tanh",
+            generator=generator,
+            output_scale=1e-2,
+            name="policy",
         )
         self.units = Units(*(np.asarray(part, np.float32) for part in units))
         log_std = np.float32(init_log_std) + np.log(self.units.output_scale)

@@ -79,6 +79,7 @@ class Scene(NamedTuple):
 
 def play(
     task: TaskSpec,
+    *,
     scene: Scene,
     act: Callable[[Array], JudgedAction],
     steps: int,

@@ -91,8 +91,8 @@ def film_controller(
         controller.begin_episode()
         frames += episodes.play(
             task,
-            scene,
-            controller.act,
+            scene=scene,
+            act=controller.act,
             steps=steps or task.max_episode_steps,
             stride=stride,
             generator=seeds.generator(seed, "render", index),

@@ -54,7 +54,7 @@ def _linear(order, seed=0):
     """A linear ADM of four dimensions and two conditions."""
     rng = np.random.default_rng(seed)
     dim = len(order)
-    network = AutoregressiveNetwork(2, order, 2, (), ())
+    network = AutoregressiveNetwork(2, order=order, latent_dim=2, encoder_hidden=(), head_hidden=())
     weights, offset = rng.normal(size=(dim, 2)), rng.normal(size=dim)
     earlier = np.zeros((dim, dim))
     networks.variables(network.encoder)[0].assign(np.eye(2))
@@ -71,7 +71,15 @@ def _linear(order, seed=0):
 
 def _random(order, components=1, seed=0, scale=1.0):
     """An ADM with hidden layers and random weights, biases too."""
-    network = AutoregressiveNetwork(2, order, 3, (16,), (16, 8), components, seed)
+    network = AutoregressiveNetwork(
+        2,
+        order=order,
+        latent_dim=3,
+        encoder_hidden=(16,),
+        head_hidden=(16, 8),
+        components=components,
+        seed=seed,
+    )
     rng = np.random.default_rng(seed)
     for variable in networks.variables(network):
         variable.assign(variable + 0.1 * scale * rng.normal(size=variable.shape))
@@ -174,7 +182,9 @@ def test_log_prob_depends_on_earlier_dimensions_only(order, components):
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_head_i_predicts_dimension_order_i(order):
-    network = AutoregressiveNetwork(2, order, 3, (16,), (16, 8))
+    network = AutoregressiveNetwork(
+        2, order=order, latent_dim=3, encoder_hidden=(16,), head_hidden=(16, 8)
+    )
     for i, head in enumerate(network.heads):
         networks.variables(head)[-2].assign(np.zeros((8, 2)))
         networks.variables(head)[-1].assign([10.0 + i, _raw_std(0.1 * (i + 1))])
@@ -206,7 +216,7 @@ def test_calling_the_network_gives_the_heads_on_the_true_dimensions(order, compo
 @pytest.mark.parametrize("order", [(0, 0, 1), (1, 2), (0, 2, 3)])
 def test_an_order_that_is_no_permutation_is_refused(order):
     with pytest.raises(ValueError, match="permutation"):
-        AutoregressiveNetwork(2, order, 3, (), ())
+        AutoregressiveNetwork(2, order=order, latent_dim=3, encoder_hidden=(), head_hidden=())
 
 
 def _grid(points=240):
@@ -440,13 +450,31 @@ def test_published_orders():
 
 @pytest.mark.parametrize("components", [1, 3])
 def test_a_network_comes_back_from_its_config(components):
-    network = AutoregressiveNetwork(5, (2, 0, 1), 4, (6,), (7, 3), components, 11, "member_2")
+    network = AutoregressiveNetwork(
+        5,
+        order=(2, 0, 1),
+        latent_dim=4,
+        encoder_hidden=(6,),
+        head_hidden=(7, 3),
+        components=components,
+        seed=11,
+        name="member_2",
+    )
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(network))
     assert isinstance(again, AutoregressiveNetwork)
     assert (again.order, again.name) == ((2, 0, 1), "member_2")
     assert again.get_config() == network.get_config()
     assert toys.bits(networks.variables(again)) == toys.bits(networks.variables(network))
-    other = AutoregressiveNetwork(5, (2, 0, 1), 4, (6,), (7, 3), components, 12, "member_2")
+    other = AutoregressiveNetwork(
+        5,
+        order=(2, 0, 1),
+        latent_dim=4,
+        encoder_hidden=(6,),
+        head_hidden=(7, 3),
+        components=components,
+        seed=12,
+        name="member_2",
+    )
     shapes = [tuple(w.shape) for w in networks.variables(other)]
     width = 2 if components == 1 else 9
     heads = [((4 + i, 7), (7,), (7, 3), (3,), (3, width), (width,)) for i in range(3)]
@@ -455,14 +483,22 @@ def test_a_network_comes_back_from_its_config(components):
 
 
 def test_activations_are_relu_inside_and_linear_at_the_ends():
-    network = AutoregressiveNetwork(5, (1, 0), 4, (6,), (7, 3))
+    network = AutoregressiveNetwork(
+        5, order=(1, 0), latent_dim=4, encoder_hidden=(6,), head_hidden=(7, 3)
+    )
     kinds = [[x.activation.__name__ for x in m.layers] for m in (network.encoder, *network.heads)]
     assert kinds == [["relu", "linear"], *[["relu", "relu", "linear"]] * 2]
 
 
 def _diagonal(components=1, squash=False, seed=0):
     rng = np.random.default_rng(seed)
-    network = networks.mlp(2, (9,), 3 * (2 if components == 1 else 3 * components), "relu", rng)
+    network = networks.mlp(
+        2,
+        hidden=(9,),
+        output_dim=3 * (2 if components == 1 else 3 * components),
+        activation="relu",
+        generator=rng,
+    )
     return network, DiagonalDensity(autoregressive_density.read(network), 3, squash)
 
 
@@ -551,9 +587,19 @@ def test_a_diagonal_squashed_mixture_by_the_loop():
 
 
 def test_either_kind_of_network_becomes_its_density():
-    arguments = (5, (2, 0, 1), 4, (6,), (7,), (9, 8), 3)
+    arguments = {
+        "input_dim": 5,
+        "order": (2, 0, 1),
+        "latent_dim": 4,
+        "encoder_hidden": (6,),
+        "head_hidden": (7,),
+        "mlp_hidden": (9, 8),
+        "components": 3,
+    }
     adm, mlp = (
-        autoregressive_network.make_network(kind, *arguments, np.random.default_rng(0), "member")
+        autoregressive_network.make_network(
+            kind, **arguments, generator=np.random.default_rng(0), name="member"
+        )
         for kind in ("adm", "mlp")
     )
     assert (adm.order, adm.name, mlp.name) == ((2, 0, 1), "member", "member")
@@ -569,7 +615,7 @@ def test_either_kind_of_network_becomes_its_density():
     widths = [tuple(w.shape) for w in networks.variables(adm) if w.shape.rank == 2]
     assert widths[:4] == [(5, 6), (6, 4), (4, 7), (7, 9)]
     other = autoregressive_network.make_network(
-        "adm", *arguments, np.random.default_rng(1), "member"
+        "adm", **arguments, generator=np.random.default_rng(1), name="member"
     )
     assert toys.bits(networks.variables(other)) != toys.bits(networks.variables(adm))
     found = [
@@ -622,20 +668,22 @@ def _fit(members, stage, config=CONFIG, steps=1000, data=None, row_weights=None,
     split = split or Split(np.arange(count // 2), np.arange(count // 2, count))
     return training.fit_densities(
         members,
-        False,
-        lambda rows: (inputs[rows], targets[rows]),
-        split,
-        [f"x{i}" for i in range(targets.shape[1])],
-        config,
-        steps,
-        0,
-        stage,
-        row_weights,
+        squash=False,
+        gather=lambda rows: (inputs[rows], targets[rows]),
+        split=split,
+        names=[f"x{i}" for i in range(targets.shape[1])],
+        config=config,
+        steps=steps,
+        seed=0,
+        stage=stage,
+        row_weights=row_weights,
     )
 
 
 def _adm(order=(0, 1), seed=0, hidden=()):
-    return AutoregressiveNetwork(1, order, 2, (), hidden, 1, seed)
+    return AutoregressiveNetwork(
+        1, order=order, latent_dim=2, encoder_hidden=(), head_hidden=hidden, components=1, seed=seed
+    )
 
 
 def test_a_correlated_distribution_needs_the_true_earlier_dimensions(tmp_path):
@@ -648,7 +696,9 @@ def test_a_correlated_distribution_needs_the_true_earlier_dimensions(tmp_path):
         )
         for conditioning in CONDITIONINGS
     }
-    mlp = networks.mlp(1, (16,), 4, "relu", np.random.default_rng(0))
+    mlp = networks.mlp(
+        1, hidden=(16,), output_dim=4, activation="relu", generator=np.random.default_rng(0)
+    )
     reports["diagonal"] = _fit([mlp], record.stage("diagonal"))
     # Entropies in nats: of the pair, and the sum of those of its two dimensions.
     unit = 0.5 * np.log(2 * np.pi * np.e)

@@ -237,7 +237,7 @@ def fitted(cart, tmp_path_factory):
 def no_fits(monkeypatch, no_export):
     """For what does not ask how well anything was fitted: graphs of fits take seconds each."""
     for part in (algorithm.dynamics, algorithm.behavior, algorithm.fitted_q):
-        monkeypatch.setattr(part, "fit", lambda *_: {})
+        monkeypatch.setattr(part, "fit", lambda *_, **__: {})
     shift_and_scale = {"shift": 0.5, "scale": 2.0}
     monkeypatch.setattr(learning.training, "fit_members", lambda *_, **__: shift_and_scale)
     monkeypatch.setattr(
@@ -286,7 +286,7 @@ def test_data_on_disk_give_the_bits_of_data_in_memory(name, cart, tmp_path, monk
         data, _ = load_data(configs, task, 1)
         assert isinstance(data.observations, np.memmap) is (place == "disk")
         record = RunRecord.create_or_continue(tmp_path / place, name, {})
-        prepared = algorithm.prepare(task, data, configs.knobs, 3, record)
+        prepared = algorithm.prepare(task, data=data, knobs=configs.knobs, seed=3, record=record)
         learn = algorithm.learn if name == "mopp" else learning.learn
         learned = learn(task, prepared, configs.knobs, 3, record)
         found.append([w.tobytes() for w in _weights_of(learned)])
@@ -535,7 +535,7 @@ def test_the_limit_can_be_changed_at_run_time(finished):
 
     def limit(*changes):
         control = control_config.ControlConfig(planner=changes)
-        return restore.make_planner(task, configs, learned, control).limit
+        return restore.make_planner(task, configs=configs, learned=learned, control=control).limit
 
     assert limit() == limit("horizon=3") == learned.limit
     assert limit("uncertainty_limit=0.25") == 0.25
@@ -597,7 +597,7 @@ def test_the_limit_is_the_quantile_of_held_out_disagreement(finished):
     record = RunRecord.open_existing(home / "run")
     task = tasks.get("hopper")
     data, _ = load_data(configs, task, 1)
-    prepared = algorithm.prepare(task, data, configs.knobs, 3, record)
+    prepared = algorithm.prepare(task, data=data, knobs=configs.knobs, seed=3, record=record)
     learned = restore.load(configs, task, record)
     held = prepared.split.held_out
     assert 200 <= len(held) < 400
@@ -631,7 +631,7 @@ def test_the_limit_is_a_quantile_or_what_is_asked_for(
         config.PlannerConfig(**changes),
     )
     record = toys.record(tmp_path)
-    prepared = algorithm.prepare(task, data, knobs, 0, record)
+    prepared = algorithm.prepare(task, data=data, knobs=knobs, seed=0, record=record)
     held = prepared.split.held_out
     assert len(held) == 21
 
@@ -644,7 +644,9 @@ def test_the_limit_is_a_quantile_or_what_is_asked_for(
     models = types.SimpleNamespace(dynamics=part, behavior=part, q=part)
     monkeypatch.setattr(algorithm, "build", lambda *_: models)
     monkeypatch.setattr(record, "fit_or_load", lambda *_: None)
-    assert algorithm.learn(task, prepared, knobs, 0, record).limit == limit
+    assert (
+        algorithm.learn(task, prepared=prepared, knobs=knobs, seed=0, record=record).limit == limit
+    )
     kept = record.stage("limit").result
     np.testing.assert_allclose([kept["rejected"], kept["limit"]], [rejected, limit])
 
@@ -662,7 +664,7 @@ def test_disagreement_is_counted_in_the_spread_of_changes(tmp_path):
         config.QConfig(),
         config.PlannerConfig(),
     )
-    prepared = algorithm.prepare(toys.cart(), data, knobs, 0, record)
+    prepared = algorithm.prepare(toys.cart(), data=data, knobs=knobs, seed=0, record=record)
     change = (data.next_observations - data.observations)[:, 0]
     expected = [change.std(), 1.0, data.rewards.std()]  # v never changes
     np.testing.assert_allclose(prepared.change_scale, expected, rtol=1e-4)
@@ -680,17 +682,21 @@ def test_mbop_runs_in_the_same_harness(finished, tmp_path):
     record = RunRecord.open_existing(tmp_path / "run")
     task = tasks.get("hopper")
     learned = restore.load(configs, task, record)
-    planner = restore.make_planner(task, configs, learned)
+    planner = restore.make_planner(task, configs=configs, learned=learned)
     decide = compilation.function(planner.decide)
-    found = evaluation.evaluate_planner(planner, decide, "v2", 2, 3, "planner", threads=1)
+    found = evaluation.evaluate_planner(
+        planner, graph=decide, physics="v2", episodes=2, seed=3, name="planner", threads=1
+    )
     np.testing.assert_allclose(found.returns.mean(), summary["true_return_mean"], rtol=1e-6)
     far = control_config.ControlConfig(planner=("mbop_horizon=3",))
     with pytest.raises(
         UserError, match="value beyond the horizon was fitted for mbop_horizon=2, got 3"
     ):
-        restore.make_planner(task, configs, learned, far)
+        restore.make_planner(task, configs=configs, learned=learned, control=far)
     far = control_config.ControlConfig(planner=("mbop_horizon=3", "terminal_value=false"))
-    assert restore.make_planner(task, configs, learned, far).knobs.horizon == 3
+    assert (
+        restore.make_planner(task, configs=configs, learned=learned, control=far).knobs.horizon == 3
+    )
 
 
 class _CheapPlanner(tf.Module):
@@ -752,7 +758,7 @@ def test_without_a_simulator_a_plan_is_exported(fitted, cart, tmp_path):
     # In the data's units: rewards of the cart are small, their range in the models is 1.
     record = RunRecord.open_existing(tmp_path / "run")
     learned = restore.load(configs, tasks.get("cart"), record)
-    planner = restore.make_planner(tasks.get("cart"), configs, learned)
+    planner = restore.make_planner(tasks.get("cart"), configs=configs, learned=learned)
     starts = tf.constant(toys.transitions((30,) * 10).observations[::30])
     value = planner.behavior_value(starts, seeds.stateless(configs.run.seed, "offline", 1))
     assert abs(learned.scale.scale - 1.0) > 0.01
@@ -767,7 +773,7 @@ def test_the_export_plans_as_the_live_planner_does_for_any_number_of_environment
     home, configs, _ = finished
     task = tasks.get("hopper")
     learned = restore.load(configs, task, RunRecord.open_existing(home / "run"))
-    planner = restore.make_planner(task, configs, learned)
+    planner = restore.make_planner(task, configs=configs, learned=learned)
     decide = compilation.function(planner.decide, reduce_retracing=True)
     loaded = tf.saved_model.load(str(home / "run" / "export"))
     for count in (1, 5):
@@ -913,7 +919,17 @@ def test_episodes_count_until_they_end_and_actions_are_executed():
         action = tf.fill([3, 3], 0.5)
         return action, memory + 1, {"first": observation[:, 0]}
 
-    found = planner_episodes.run(task, "v2", 3, lambda _: 0, decide, 0, "x", ("height",), threads=1)
+    found = planner_episodes.run(
+        task,
+        physics="v2",
+        episodes=3,
+        start=lambda _: 0,
+        decide=decide,
+        seed=0,
+        name="x",
+        watched=("height",),
+        threads=1,
+    )
     steps = len(found.decision_ms)
     assert seen == list(range(steps)) and steps == found.lengths.max() < 1000
     for episode in range(3):
@@ -927,7 +943,13 @@ def test_episodes_count_until_they_end_and_actions_are_executed():
         found.observed["height"][: found.lengths.min() - 1],
     )
     other = planner_episodes.run(
-        task, "v2", 3, lambda _: 0, lambda o, m, k: (tf.fill([3, 3], -0.5), m + 1, {}), 0, "x"
+        task,
+        physics="v2",
+        episodes=3,
+        start=lambda _: 0,
+        decide=lambda o, m, k: (tf.fill([3, 3], -0.5), m + 1, {}),
+        seed=0,
+        name="x",
     )
     assert np.abs(other.traces["reward"][0] - found.traces["reward"][0]).max() > 1e-3
 
@@ -949,7 +971,15 @@ def test_a_reward_that_is_no_number_is_told(monkeypatch):
         return tf.zeros([2, 3]), memory, {}
 
     with pytest.raises(UserError, match="expected finite rewards, got NaN or infinity in step 3"):
-        planner_episodes.run(tasks.get("hopper"), "v2", 2, lambda _: None, idle, 0, "test")
+        planner_episodes.run(
+            tasks.get("hopper"),
+            physics="v2",
+            episodes=2,
+            start=lambda _: None,
+            decide=idle,
+            seed=0,
+            name="test",
+        )
 
 
 def test_an_observation_may_be_called_as_a_trace():
@@ -960,7 +990,17 @@ def test_an_observation_may_be_called_as_a_trace():
     def decide(observation, memory, key):
         return tf.zeros([2, 3]), memory, {"kept_share": tf.fill([2], 0.25)}
 
-    found = planner_episodes.run(task, "v2", 2, lambda _: 0, decide, 0, "x", names, threads=1)
+    found = planner_episodes.run(
+        task,
+        physics="v2",
+        episodes=2,
+        start=lambda _: 0,
+        decide=decide,
+        seed=0,
+        name="x",
+        watched=names,
+        threads=1,
+    )
     np.testing.assert_allclose(found.returns, np.nansum(found.traces["reward"], axis=0))
     assert np.nanmax(found.traces["kept_share"]) == np.nanmin(found.traces["kept_share"]) == 0.25
     assert 1.0 < found.observed["reward"][0, 0] < 1.5  # the hopper's height
@@ -968,8 +1008,24 @@ def test_an_observation_may_be_called_as_a_trace():
 
 def test_named_data_is_made_once(tmp_path, monkeypatch):
     task = tasks.get("hopper")
-    first, name = generated.load_or_make_kind(task, "v2", "random-ours", 500, 0, str(tmp_path), 1)
+    first, name = generated.load_or_make_kind(
+        task,
+        physics="v2",
+        kind="random-ours",
+        num_steps=500,
+        seed=0,
+        data_dir=str(tmp_path),
+        threads=1,
+    )
     assert name == "hopper-random-ours" and len(first) == 500
     monkeypatch.setattr(generated, "make", lambda *_, **__: pytest.fail("made again"))
-    again, _ = generated.load_or_make_kind(task, "v2", "random-ours", 500, 0, str(tmp_path), 1)
+    again, _ = generated.load_or_make_kind(
+        task,
+        physics="v2",
+        kind="random-ours",
+        num_steps=500,
+        seed=0,
+        data_dir=str(tmp_path),
+        threads=1,
+    )
     np.testing.assert_array_equal(first.observations, again.observations)

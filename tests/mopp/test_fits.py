@@ -45,8 +45,25 @@ def seen(monkeypatch):
 @pytest.mark.parametrize("targets", ["delta", "absolute"])
 def test_dynamics_are_fitted_to_what_the_planner_reads_out_of_them(seen, targets):
     config = DynamicsConfig(dynamics_members=2, targets=targets)
-    model = dynamics.DynamicsModel(TASK, MODEL, config, UNITS, np.ones(3, np.float32), 0)
-    dynamics.fit(model, TABLE, SPLIT, ("x", "v"), MODEL, config, UNITS, 0, stage=None)
+    model = dynamics.DynamicsModel(
+        TASK,
+        model=MODEL,
+        config=config,
+        normalizer=UNITS,
+        change_scale=np.ones(3, np.float32),
+        seed=0,
+    )
+    dynamics.fit(
+        model,
+        rows=TABLE,
+        split=SPLIT,
+        names=("x", "v"),
+        knobs=MODEL,
+        config=config,
+        normalizer=UNITS,
+        seed=0,
+        stage=None,
+    )
     members, given = seen[0]
     assert members is model.members and not given.squash and given.split is SPLIT
     assert given.names == ("x", "v", "reward")
@@ -75,7 +92,16 @@ def test_behaviour_is_fitted_to_the_action_of_the_same_row(seen, return_weightin
     model = behavior.BehaviorModel(TASK, MODEL, config, UNITS, 0)
     table = TABLE._replace(actions=TABLE.actions.copy())
     table.actions[5] = 1.0
-    behavior.fit(model, table, SPLIT, ("force",), MODEL, config, 0, stage=None)
+    behavior.fit(
+        model,
+        rows=table,
+        split=SPLIT,
+        names=("force",),
+        knobs=MODEL,
+        config=config,
+        seed=0,
+        stage=None,
+    )
     members, given = seen[0]
     assert members is model.members and given.squash and given.split is SPLIT
     assert given.names == ("force",)

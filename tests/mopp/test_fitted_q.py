@@ -66,13 +66,13 @@ def fitted(tmp_path, table, steps=3000, **knobs):
     model = ModelConfig(batch_size=24, precision="float32", weight_decay=0.0, learning_rate=3e-3)
     report = fitted_q.fit(
         q,
-        behavior(),
-        table,
-        Split(everything, everything[:0]),
-        model,
-        config,
-        0,
-        record.stage("q_fit"),
+        behavior=behavior(),
+        rows=table,
+        split=Split(everything, everything[:0]),
+        knobs=model,
+        config=config,
+        seed=0,
+        stage=record.stage("q_fit"),
     )
     return q, report
 
@@ -175,13 +175,13 @@ def test_batches_hold_training_rows_and_what_follows_their_windows(tmp_path, mon
     model = behavior(members=1)
     fitted_q.fit(
         q,
-        model,
-        table,
-        Split(train, held_out),
-        dataclasses.replace(MODEL, weight_decay=1e6),
-        config,
-        0,
-        record.stage("q_fit"),
+        behavior=model,
+        rows=table,
+        split=Split(train, held_out),
+        knobs=dataclasses.replace(MODEL, weight_decay=1e6),
+        config=config,
+        seed=0,
+        stage=record.stage("q_fit"),
     )
     ((optimiser, feed, schedule),) = seen
     assert np.unique(schedule.block(0).rows).tolist() == list(range(len(train)))
@@ -204,7 +204,9 @@ def test_batches_hold_training_rows_and_what_follows_their_windows(tmp_path, mon
         logged = table.next_actions[last][inside]
         np.testing.assert_array_equal(batch.next_actions[inside], logged)
     else:
-        drawn = fitted_q.next_actions(model, table, "behavior", 0, 0, window_ends(train))
+        drawn = fitted_q.next_actions(
+            model, rows=table, kind="behavior", seed=0, number=0, at=window_ends(train)
+        )
         np.testing.assert_array_equal(batch.next_actions, drawn[picked])
 
     # A weight decay that outdoes the loss: Adam's first step takes the rate off each kernel's size.
@@ -227,12 +229,12 @@ def window_ends(at):
 
 def test_logged_next_actions_are_kept_and_only_cut_rows_get_a_draw():
     table = chain("timeout")
-    found = fitted_q.next_actions(behavior(), table, "data", 0, 0)
+    found = fitted_q.next_actions(behavior(), rows=table, kind="data", seed=0, number=0)
     np.testing.assert_array_equal(found[table.has_next], table.next_actions[table.has_next])
     drawn = found[~table.has_next]
     assert (drawn != 0.0).all() and len(np.unique(drawn)) == len(drawn)
     terminal = chain("terminal")
-    found = fitted_q.next_actions(behavior(), terminal, "data", 0, 0)
+    found = fitted_q.next_actions(behavior(), rows=terminal, kind="data", seed=0, number=0)
     np.testing.assert_array_equal(found, terminal.next_actions)
 
 
@@ -250,7 +252,7 @@ def test_drawn_next_actions_come_from_the_behaviour_at_the_next_state():
     head.layers[1].kernel.value.scatter_nd_update([[0, 0]], [2.0])
     head.layers[1].bias.value.assign([-6.0, -20.0])
     table = chain()
-    found = fitted_q.next_actions(model, table, "behavior", 0, 0)
+    found = fitted_q.next_actions(model, rows=table, kind="behavior", seed=0, number=0)
     np.testing.assert_allclose(found[:, 0], np.tanh(2.0 * table.next_states[:, 0]), atol=0.03)
     assert np.abs(found[:, 0] - np.tanh(2.0 * table.next_states[:, 0])).max() > 1e-4
 
@@ -258,7 +260,7 @@ def test_drawn_next_actions_come_from_the_behaviour_at_the_next_state():
 def test_draws_repeat_under_a_seed_and_differ_between_numbers():
     table, model = chain(), behavior()
     first, again, other, third = (
-        fitted_q.next_actions(model, table, "behavior", seed, number)
+        fitted_q.next_actions(model, rows=table, kind="behavior", seed=seed, number=number)
         for seed, number in ((0, 0), (0, 0), (1, 0), (0, 1))
     )
     np.testing.assert_array_equal(first, again)

@@ -28,7 +28,14 @@ def model(conditioning, targets="delta"):
         precision="float32",
     )
     config = DynamicsConfig(dynamics_members=2, targets=targets)
-    made = DynamicsModel(TASK, knobs, config, units, np.ones(3, np.float32), 0)
+    made = DynamicsModel(
+        TASK,
+        model=knobs,
+        config=config,
+        normalizer=units,
+        change_scale=np.ones(3, np.float32),
+        seed=0,
+    )
     for variable in made.weights:
         variable.assign(tf.zeros_like(variable))
     for member in made.members:

@@ -42,7 +42,9 @@ def make_planner(knobs=KNOBS, components=1, network="mlp"):
         np.ones(12, np.float32),
     )
     built: rollout.Models = algorithm.build(TASK, models, prepared)
-    return Planner(TASK, built, knobs, LIMITS[network], Objective(prepared.scale))
+    return Planner(
+        TASK, models=built, knobs=knobs, limit=LIMITS[network], objective=Objective(prepared.scale)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,13 @@ UNITS = algorithm.Prepared(
 
 def linear(matrix, bias):
     """A network without hidden layers: x -> x @ matrix + bias."""
-    made = networks.mlp(len(matrix), (), len(bias), "relu", np.random.default_rng(0))
+    made = networks.mlp(
+        len(matrix),
+        hidden=(),
+        output_dim=len(bias),
+        activation="relu",
+        generator=np.random.default_rng(0),
+    )
     kernel, offset = made.layers[0].kernel.value, made.layers[0].bias.value
     kernel.assign(np.asarray(matrix, np.float32))
     offset.assign(np.asarray(bias, np.float32))
@@ -50,7 +56,13 @@ def models(behaviors, rewards, value=((0.0, 0.0, 0.0), 0.0), pushes=None, units=
         for reward, push in zip(rewards, pushes or [0.0] * len(rewards), strict=True)
     ]
     dynamics = DynamicsModel(
-        TASK, ModelConfig(), DynamicsConfig(), units.normalizer, units.change_scale, 0, steps
+        TASK,
+        model=ModelConfig(),
+        config=DynamicsConfig(),
+        normalizer=units.normalizer,
+        change_scale=units.change_scale,
+        seed=0,
+        points=steps,
     )
     acts = [linear(np.zeros((3, 1)), [action]) for action in behaviors]
     weights, bias = value
@@ -70,7 +82,9 @@ def planner(
 ):
     learned = learning.MbopLearned(made, units, shift, scale)
     config = MbopConfig(mbop_sigma=sigma, mbop_mix=mix)
-    return mbop_planner.MbopPlanner(task, learned, knobs, config, objective)
+    return mbop_planner.MbopPlanner(
+        task, learned=learned, knobs=knobs, mbop=config, objective=objective
+    )
 
 
 def decide(made, plan=None, seed=(0, 1), states=((0.0, 0.0), (1.0, 0.0))):
@@ -250,7 +264,7 @@ def learn_without_fitting(monkeypatch, record, lengths, horizon):
     knobs = algorithm.Knobs(
         ModelConfig(), DynamicsConfig(), BehaviorConfig(), QConfig(), PlannerConfig(horizon=horizon)
     )
-    learned = learning.learn(TASK, prepared, knobs, 0, record)
+    learned = learning.learn(TASK, prepared=prepared, knobs=knobs, seed=0, record=record)
     return data, learned, dict(zip(("dynamics", "behavior", "q"), seen, strict=True))
 
 

@@ -110,7 +110,7 @@ KNOBS = PlannerConfig(
 
 def planner(knobs=KNOBS, dynamics=None, q=None, limit=10.0, objective=PLAIN, task=TASK, act=None):
     models = rollout.Models(act or behavior(), dynamics or LinearDynamics(), q or Value(W))
-    return Planner(task, models, knobs, limit, objective)
+    return Planner(task, models=models, knobs=knobs, limit=limit, objective=objective)
 
 
 def decide(made, observation, plan=None, seed=(1, 2)):
@@ -130,13 +130,13 @@ def roll_out(models, knobs, noise, states=STATES, task=TASK, objective=PLAIN):
     """One trajectory per state, without an old plan."""
     return rollout.roll_out(
         task,
-        models,
-        rollout.Bound.of(models, tf.float32),
-        objective,
-        knobs,
-        tf.constant(states),
-        tf.zeros([len(states), knobs.horizon, 1]),
-        noise,
+        models=models,
+        bound=rollout.Bound.of(models, tf.float32),
+        objective=objective,
+        knobs=knobs,
+        states=tf.constant(states),
+        plan=tf.zeros([len(states), knobs.horizon, 1]),
+        noise=noise,
     )
 
 
@@ -317,11 +317,11 @@ def test_equal_last_states_have_equal_values(noise):
     found = [
         rollout.state_value(
             models,
-            rollout.Bound.of(models, tf.float32),
-            states,
-            knobs,
-            0,
-            standard((4, 1, 1), [seed, 0]),
+            bound=rollout.Bound.of(models, tf.float32),
+            states=states,
+            knobs=knobs,
+            member=0,
+            noise=standard((4, 1, 1), [seed, 0]),
         ).numpy()
         for seed in (1, 2)
     ]
@@ -434,7 +434,9 @@ def test_noise_after_the_squash_is_added_to_the_mode():
 def test_ancestral_proposals_equal_a_loop_over_draws_rows_and_heads(shared):
     """Each head sees the draws of the heads before it; the boost comes from the chain of modes."""
     rng = np.random.default_rng(0)
-    network = autoregressive_network.AutoregressiveNetwork(2, (2, 0, 1), 4, (6,), (5,), seed=3)
+    network = autoregressive_network.AutoregressiveNetwork(
+        2, order=(2, 0, 1), latent_dim=4, encoder_hidden=(6,), head_hidden=(5,), seed=3
+    )
     for weight in network.weights:
         weight.assign(rng.normal(scale=0.6, size=weight.shape))
     inputs = rng.normal(size=(5, 2)).astype(np.float32)
@@ -750,7 +752,9 @@ def ensemble(members=2, **changes):
         Statistics(np.array([0.1, 0.2, 3.0], np.float32), np.array([2.0, 4.0, 5.0], np.float32)),
     )
     change = np.array([2.0, 4.0, 0.5], np.float32)
-    return DynamicsModel(task, MODEL, config, units, change, 0)
+    return DynamicsModel(
+        task, model=MODEL, config=config, normalizer=units, change_scale=change, seed=0
+    )
 
 
 def test_inputs_and_outputs_are_in_the_datas_units():
@@ -804,11 +808,11 @@ def test_published_orders_are_taken_or_refused():
     units = rows.Normalizer(toys.identity(11), toys.identity(3), toys.identity(12))
     model = DynamicsModel(
         hopper,
-        MODEL,
-        DynamicsConfig(dynamics_members=2, dynamics_orders=(1, 4)),
-        units,
-        np.ones(12, np.float32),
-        0,
+        model=MODEL,
+        config=DynamicsConfig(dynamics_members=2, dynamics_orders=(1, 4)),
+        normalizer=units,
+        change_scale=np.ones(12, np.float32),
+        seed=0,
     )
     published = autoregressive_network.PUBLISHED_HOPPER_ORDERS
     assert [m.order for m in model.members] == [published[1], published[4]]
@@ -834,7 +838,14 @@ def test_many_actions_need_no_list_of_all_orderings():
 def test_what_is_no_number_is_unknown(network, graph):
     """In a graph, fused kernels would turn NaN into 0."""
     config = dataclasses.replace(MODEL, network=network)
-    dynamics = DynamicsModel(TASK, config, DynamicsConfig(dynamics_members=2), UNITS, np.ones(3), 0)
+    dynamics = DynamicsModel(
+        TASK,
+        model=config,
+        config=DynamicsConfig(dynamics_members=2),
+        normalizer=UNITS,
+        change_scale=np.ones(3),
+        seed=0,
+    )
     made = planner(dynamics=dynamics, limit=1e9)
     bad = (np.nan, np.inf, -np.inf, 1e30)
     rows = tf.constant([[0.5, 0.0], *([x, 0.0] for x in bad), *([0.5, x] for x in bad)])
@@ -853,7 +864,14 @@ def test_what_is_no_number_is_unknown(network, graph):
 
 
 def test_one_member_knows_everything_but_what_is_no_number():
-    dynamics = DynamicsModel(TASK, MODEL, DynamicsConfig(dynamics_members=1), UNITS, np.ones(3), 0)
+    dynamics = DynamicsModel(
+        TASK,
+        model=MODEL,
+        config=DynamicsConfig(dynamics_members=1),
+        normalizer=UNITS,
+        change_scale=np.ones(3),
+        seed=0,
+    )
     found = planner(dynamics=dynamics, limit=0.0).step(
         tf.constant([[0.5, 0.0], [np.nan, 0.0]]), tf.zeros([2, 1])
     )

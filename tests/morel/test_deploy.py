@@ -31,13 +31,19 @@ def _controller(limit=None, scale=None, observation=0.5, history=0.5, fallback="
     cloned = toys.linear_policy([[0.0], [1.0]], [0.0]).numpy()
     return Controller(
         task,
-        toys.linear_policy(KERNEL, BIAS, log_std=0.5, input_scale=scale),
-        ensemble,
-        weights,
-        _calibrations(planning=np.inf, observation=observation, history=history),
-        export_controller.fallback_of(task, fallback, cloned) if fallback else None,
-        pessimistic_mdp.make(
-            task, "v2", ensemble, weights, 0.5, -1.0, PmdpConfig(halt_offset=50.0, **pmdp)
+        policy=toys.linear_policy(KERNEL, BIAS, log_std=0.5, input_scale=scale),
+        ensemble=ensemble,
+        weights=weights,
+        calibrations=_calibrations(planning=np.inf, observation=observation, history=history),
+        fallback=export_controller.fallback_of(task, fallback, cloned) if fallback else None,
+        pmdp=pessimistic_mdp.make(
+            task,
+            physics="v2",
+            ensemble=ensemble,
+            weights=weights,
+            threshold=0.5,
+            least_reward=-1.0,
+            config=PmdpConfig(halt_offset=50.0, **pmdp),
         ),
     )
 

@@ -40,6 +40,10 @@ def _columns(data):
     return data.observations, data.actions, data.next_observations
 
 
+def _named_columns(data):
+    return dict(zip(("states", "actions", "next_states"), _columns(data), strict=True))
+
+
 def _problem(config=SMALL, noise=NOISE, lengths=(20,) * 10):
     """Data, an ensemble with its statistics, and a split."""
     data = toys.transitions(lengths, noise=noise)
@@ -61,7 +65,15 @@ def fitted(tmp_path_factory):
     before = dynamics.held_out_error(
         ensemble, inputs, ensemble.deltas.normalize(after - states), NAMES
     )
-    dynamics.fit_or_load(ensemble, _columns(data), split, config, NAMES, 0, record)
+    dynamics.fit_or_load(
+        ensemble,
+        data=_columns(data),
+        split=split,
+        config=config,
+        names=NAMES,
+        seed=0,
+        record=record,
+    )
     return config, record, data, ensemble, split, before
 
 
@@ -69,7 +81,15 @@ def test_errors_on_training_rows_are_not_called_held_out(tmp_path):
     config = dataclasses.replace(SMALL, dynamics_epochs=1, holdout_share=0.0)
     record = toys.record(tmp_path / "run")
     data, ensemble, split = _problem(config)
-    dynamics.fit_or_load(ensemble, _columns(data), split, config, NAMES, 0, record)
+    dynamics.fit_or_load(
+        ensemble,
+        data=_columns(data),
+        split=split,
+        config=config,
+        names=NAMES,
+        seed=0,
+        record=record,
+    )
     assert set(record.stage("dynamics").result) == {"training_rows", "split_seed", "statistics"}
     header = (tmp_path / "run" / "metrics" / "dynamics_fit.csv").read_text().splitlines()[0]
     assert header == "step,loss,training_rows_mse"
@@ -175,7 +195,15 @@ def test_the_loss_of_fit_is_the_mean_likelihood_of_the_training_rows(covariance,
     data, ensemble, split = _problem(config)
     before = toys.bits(networks.variables(*ensemble.members))
     stage = toys.record(tmp_path / "run").stage("dynamics_fit")
-    dynamics.fit(ensemble, *_columns(data), split, config, NAMES, 0, stage)
+    dynamics.fit(
+        ensemble,
+        **_named_columns(data),
+        split=split,
+        config=config,
+        names=NAMES,
+        seed=0,
+        stage=stage,
+    )
     assert toys.bits(networks.variables(*ensemble.members)) == before
     states, actions, after = (x[split.train].astype(np.float64) for x in _columns(data))
     given = np.concatenate([states, actions], axis=1)
@@ -225,7 +253,15 @@ def test_learned_covariance_recovers_the_noise(tmp_path):
     )
     data, ensemble, split = _problem(config, lengths=(20,) * 60)
     stage = toys.record(tmp_path / "run").stage("dynamics_fit")
-    dynamics.fit(ensemble, *_columns(data), split, config, NAMES, 0, stage)
+    dynamics.fit(
+        ensemble,
+        **_named_columns(data),
+        split=split,
+        config=config,
+        names=NAMES,
+        seed=0,
+        stage=stage,
+    )
     outputs = ensemble.bind()(data.observations, data.actions)
     for member in outputs:
         found = ensemble.noise(member).numpy().mean(axis=0) * ensemble.deltas.scale
@@ -304,7 +340,15 @@ def test_a_fit_that_diverges_ends_in_one_line_and_keeps_nothing(tmp_path):
     with pytest.raises(
         UserError, match="^dynamics_fit: .* not finite within 1 epochs; .* --dynamics_learning_rate"
     ):
-        dynamics.fit_or_load(ensemble, _columns(data), split, config, NAMES, 0, record)
+        dynamics.fit_or_load(
+            ensemble,
+            data=_columns(data),
+            split=split,
+            config=config,
+            names=NAMES,
+            seed=0,
+            record=record,
+        )
     assert not record.stage("dynamics").complete
     assert not (record.folder / "checkpoints" / "dynamics_fit").exists()
 
@@ -326,7 +370,9 @@ def test_an_unbroken_fit_and_one_killed_again_and_again_end_with_the_same_bits(
 ):
     data, unbroken, split = _problem()
     record = toys.record(tmp_path / "unbroken")
-    dynamics.fit_or_load(unbroken, _columns(data), split, SMALL, NAMES, 0, record)
+    dynamics.fit_or_load(
+        unbroken, data=_columns(data), split=split, config=SMALL, names=NAMES, seed=0, record=record
+    )
     expected = toys.bits(unbroken.weights)
     csv = (record.folder / "metrics" / "dynamics_fit.csv").read_text()
 
@@ -340,10 +386,20 @@ def test_an_unbroken_fit_and_one_killed_again_and_again_end_with_the_same_bits(
             stage_class = type(broken.stage("dynamics_fit"))
             patch.setattr(stage_class, method, toys.dying(getattr(stage_class, method), call))
             with pytest.raises(toys.Killed):
-                dynamics.fit_or_load(ensemble, _columns(data), split, SMALL, NAMES, 0, broken)
+                dynamics.fit_or_load(
+                    ensemble,
+                    data=_columns(data),
+                    split=split,
+                    config=SMALL,
+                    names=NAMES,
+                    seed=0,
+                    record=broken,
+                )
     broken = toys.record(tmp_path / "broken")
     _, ensemble, _ = _problem()
-    dynamics.fit_or_load(ensemble, _columns(data), split, SMALL, NAMES, 0, broken)
+    dynamics.fit_or_load(
+        ensemble, data=_columns(data), split=split, config=SMALL, names=NAMES, seed=0, record=broken
+    )
     assert toys.bits(ensemble.weights) == expected
     assert (broken.folder / "metrics" / "dynamics_fit.csv").read_text() == csv
     results = [r.stage("dynamics").result for r in (broken, record)]
@@ -365,18 +421,29 @@ def test_load_rebuilds_the_fitted_models_from_the_folder_alone(fitted):
 
 def test_fitted_models_are_read_and_not_fitted_again(fitted, monkeypatch):
     config, record, data, ensemble, split, _ = fitted
-    monkeypatch.setattr(dynamics, "fit", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(dynamics, "fit", lambda *_, **__: pytest.fail("fitted again"))
     _, other, _ = _problem(config, lengths=(20,) * 100)
-    dynamics.fit_or_load(other, _columns(data), split, config, NAMES, 0, record)
+    dynamics.fit_or_load(
+        other, data=_columns(data), split=split, config=config, names=NAMES, seed=0, record=record
+    )
     assert toys.bits(other.weights) == toys.bits(ensemble.weights)
 
 
 def test_models_of_another_run_are_taken_over(fitted, tmp_path, monkeypatch):
     config, record, data, ensemble, split, _ = fitted
-    monkeypatch.setattr(dynamics, "fit", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(dynamics, "fit", lambda *_, **__: pytest.fail("fitted again"))
     _, other, _ = _problem(config, lengths=(20,) * 100)
     mine = toys.record(tmp_path / "run")
-    dynamics.fit_or_load(other, _columns(data), split, config, NAMES, 0, mine, record)
+    dynamics.fit_or_load(
+        other,
+        data=_columns(data),
+        split=split,
+        config=config,
+        names=NAMES,
+        seed=0,
+        record=mine,
+        other=record,
+    )
     assert toys.bits(other.weights) == toys.bits(ensemble.weights)
     assert mine.stage("dynamics").result == record.stage("dynamics").result
     assert toys.bits(dynamics.load(TASK, config, 0, mine).weights) == toys.bits(ensemble.weights)

@@ -204,8 +204,8 @@ def _evaluations(monkeypatch):
     """Replaces evaluation: the n-th call gives n, n + 1; returns what was asked."""
     asked = []
 
-    def evaluate(policy, *where, **options):
-        asked.append((policy, *where, options))
+    def evaluate(policy, **asked_for):
+        asked.append({"policy": policy} | asked_for)
         return policy_episodes.Evaluation(len(asked) + np.float64([0, 1]), np.array([5, 5]))
 
     monkeypatch.setattr(evaluation.policy_episodes, "evaluate", evaluate)
@@ -237,16 +237,16 @@ def test_final_numbers_stand_under_their_own_names(finished, tmp_path, monkeypat
     names = ("true_return_mean", "true_return_stochastic", "true_return_at_horizon", "bc_return")
     assert [found[name] for name in names] == [1.5, 2.5, 3.5, 4.5]
     assert found["true_return_std"] == pytest.approx(np.sqrt(0.5))
-    # Policy, where, episodes, stochastic, seed.
     expected = [("planned", False), ("planned", True), ("planned", True), ("cloned", False)]
-    assert [(call[0], call[4]) for call in asked] == expected
-    assert all(call[2:4] == ("v2", 2) and call[5] == 3 for call in asked)
-    same_terms = asked[2][-1]
+    assert [(call["policy"], call["stochastic"]) for call in asked] == expected
+    where = {"physics": "v2", "episodes": 2, "seed": 3}
+    assert all(call.items() >= where.items() for call in asked)
+    same_terms = asked[2]
     assert same_terms["horizon"] == configs.pmdp.horizon == 50
     first = data.episode_bounds()[:, 0]
     np.testing.assert_array_equal(same_terms["starts"][0], data.qpos[first])
     np.testing.assert_array_equal(same_terms["starts"][1], data.qvel[first])
-    assert all(not {"horizon", "starts"} & set(asked[i][-1]) for i in (0, 1, 3))
+    assert all(not {"horizon", "starts"} & set(asked[i]) for i in (0, 1, 3))
 
 
 def test_evaluations_while_planning_stand_under_their_own_names(finished, tmp_path, monkeypatch):
@@ -263,7 +263,8 @@ def test_evaluations_while_planning_stand_under_their_own_names(finished, tmp_pa
     assert given[0]("policy", 1) == {} and not asked  # every second iteration
     found = given[0]("policy", 2)
     assert (found["true_return_mean"], found["true_return_stochastic"]) == (1.5, 2.5)
-    assert [(call[0], call[4]) for call in asked] == [("policy", False), ("policy", True)]
+    kinds = [(call["policy"], call["stochastic"]) for call in asked]
+    assert kinds == [("policy", False), ("policy", True)]
 
 
 def test_the_flags_come_back_from_the_folder(finished):
@@ -386,7 +387,7 @@ def test_fitted_models_are_taken_over_from_another_run(finished, tmp_path, monke
     home, _, _ = finished
     for name in ("dynamics_from", "workdir"):
         assert name in {f.name for f in dataclasses.fields(config.RunConfig)}
-    monkeypatch.setattr(algorithm.dynamics, "fit", lambda *_: pytest.fail("fitted again"))
+    monkeypatch.setattr(algorithm.dynamics, "fit", lambda *_, **__: pytest.fail("fitted again"))
     monkeypatch.setattr(RunRecord, "commits", property(lambda self: f"of {self.folder.name}"))
     noted = []
     monkeypatch.setattr(RunRecord, "note_commit", lambda *given: noted.append(given[1:]))
@@ -429,13 +430,21 @@ def test_models_that_do_not_fit_are_refused(finished, tmp_path, change, message)
 
 def test_data_of_d4rls_kinds_are_made_here_for_morel_too(monkeypatch):
     monkeypatch.setattr(
-        generated, "load_or_make_kind", lambda *given: (given, "hopper-medium-ours")
+        generated, "load_or_make_kind", lambda task, **given: ((task, given), "hopper-medium-ours")
     )
     monkeypatch.setattr(experiment_data.checks, "with_own_states", None)  # they have theirs
     task = tasks.get("hopper")
     run = config.RunConfig(dataset="medium-ours", data_steps=3000, seed=4)
     given, name = experiment_data.load_data(types.SimpleNamespace(run=run), task, 1)
-    assert given == (task, "v2", "medium-ours", 3000, 4, "", 1) and name == "hopper-medium-ours"
+    expected = {
+        "physics": "v2",
+        "kind": "medium-ours",
+        "num_steps": 3000,
+        "seed": 4,
+        "data_dir": "",
+        "threads": 1,
+    }
+    assert given == (task, expected) and name == "hopper-medium-ours"
 
 
 def test_models_of_another_algorithm_are_refused(finished, tmp_path):
@@ -469,7 +478,7 @@ def _held_out_when_taking(new):
     """Rows that a run judges the models on which it takes over, and the data's episodes."""
     seen = {}
 
-    def calibrate(task, ensemble, weights, data, states, held_out, *rest):
+    def calibrate(task, *, data, held_out, **_):
         seen.update(held_out=held_out, bounds=data.episode_bounds())
         raise toys.Killed
 
@@ -583,7 +592,7 @@ def test_the_planner_gets_the_p_mdp_of_the_paper(tmp_path, monkeypatch):
     knobs = _configs(tmp_path, tmp_path, halt_offset=30.0, beta=0.5, dynamics_epochs=1).knobs
     seen = {}
 
-    def plan(pmdp, policy, starts, states, *rest):
+    def plan(pmdp, *, starts, states, **_):
         seen.update(pmdp=pmdp, starts=starts, states=states)
         return 0.0
 
@@ -591,7 +600,15 @@ def test_the_planner_gets_the_p_mdp_of_the_paper(tmp_path, monkeypatch):
     record = toys.record(tmp_path / "run")
     prepared = algorithm.prepare(toys.cart(limit=0.5), data, knobs, 0)
     learned = algorithm.morel(
-        toys.cart(limit=0.5), "v2", data, prepared, knobs, 0, record, lambda *_: {}, lambda *_: None
+        toys.cart(limit=0.5),
+        physics="v2",
+        data=data,
+        prepared=prepared,
+        knobs=knobs,
+        seed=0,
+        record=record,
+        evaluate=lambda *_: {},
+        keep_paths=lambda *_: None,
     )
     assert seen["pmdp"].halt_reward == pytest.approx(float(data.rewards.min()) - 30.0)
     thresholds = {name: c.threshold for name, c in learned.calibrations.items()}
@@ -607,7 +624,7 @@ def test_data_on_disk_give_the_bits_of_data_in_memory(tmp_path, monkeypatch):
     task = toys.cart(limit=0.5)
     data = toys.transitions((25,) * 10, limit=0.5)
     knobs = _configs(tmp_path, tmp_path, dynamics_epochs=1).knobs
-    monkeypatch.setattr(algorithm.npg_planner, "plan", lambda *_: 0.0)
+    monkeypatch.setattr(algorithm.npg_planner, "plan", lambda *_, **__: 0.0)
     found = []
     for place in ("memory", "disk"):
         if place == "disk":
@@ -616,7 +633,15 @@ def test_data_on_disk_give_the_bits_of_data_in_memory(tmp_path, monkeypatch):
         record = toys.record(tmp_path / place)
         prepared = algorithm.prepare(task, data, knobs, 0)
         learned = algorithm.morel(
-            task, "v2", data, prepared, knobs, 0, record, lambda *_: {}, lambda *_: None
+            task,
+            physics="v2",
+            data=data,
+            prepared=prepared,
+            knobs=knobs,
+            seed=0,
+            record=record,
+            evaluate=lambda *_: {},
+            keep_paths=lambda *_: None,
         )
         weights = toys.bits([*learned.ensemble.weights, *learned.policy.weights])
         found.append((weights, learned.calibrations))

@@ -42,7 +42,7 @@ def test_paths_of_a_few_iterations_are_kept(tmp_path):
     starts = tf.constant([[0.0, 2.0], [0.0, 0.0], [1.2, 0.0]])
     policy = toys.linear_policy(np.zeros((2, 1)), [0.0])
     block = pessimistic_mdp.roll_out(
-        pmdp, policy, starts, tf.zeros([3], tf.int32), tf.constant([0, 1])
+        pmdp, policy=policy, starts=starts, member=tf.zeros([3], tf.int32), seed=tf.constant([0, 1])
     )
     for iteration in range(1, 11):
         keep(block, iteration)
@@ -64,12 +64,29 @@ def test_an_inspection_leaves_numbers_arrays_and_pictures(tmp_path):
     bounds = data.episode_bounds()
     split = holdout.split_episodes(bounds, 0.25, 0)
     path = data.observations[None, :40]
-    numbers = common.inspect(seen, CART, columns, bounds, split, 0, record, [("iteration 1", path)])
+    numbers = common.inspect(
+        seen,
+        task=CART,
+        rows=columns,
+        bounds=bounds,
+        split=split,
+        seed=0,
+        record=record,
+        paths=[("iteration 1", path)],
+    )
     assert {"error", "drift/10", "drift/40", "coverage_90", "auroc/random actions"} <= set(numbers)
     # Looked at again beside other data, the table has a column for each number.
     others = {"far, away": (data.observations + 5.0, data.actions)}
     again = common.inspect(
-        seen, CART, columns, bounds, split, 0, record, [("iteration 1", path)], others
+        seen,
+        task=CART,
+        rows=columns,
+        bounds=bounds,
+        split=split,
+        seed=0,
+        record=record,
+        paths=[("iteration 1", path)],
+        others=others,
     )
     with (record.folder / "metrics" / "inspection.csv").open(newline="") as file:
         head, row = csv.reader(file)

@@ -42,7 +42,14 @@ def _samples(policy, count, seed=0):
 
 def _step(policy, samples, kl, cg=40, damping=1e-3, share=1.0, bounds=(-5.0, 1.0), graph=False):
     """One step; without a graph, as tracing takes longer than a tiny step."""
-    natural_gradient = NaturalGradient(policy, cg, damping, share, *bounds)
+    natural_gradient = NaturalGradient(
+        policy,
+        cg_iterations=cg,
+        cg_damping=damping,
+        fisher_share=share,
+        min_log_std=bounds[0],
+        max_log_std=bounds[1],
+    )
     tf.config.run_functions_eagerly(not graph)
     try:
         return natural_gradient.step(*samples, tf.constant(kl))

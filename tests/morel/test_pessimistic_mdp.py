@@ -20,10 +20,10 @@ def _roll_out(pmdp, policy, starts, member=None, seed=(3, 4)) -> RollOut:
     member = [0] * len(starts) if member is None else member
     block = pessimistic_mdp.roll_out(
         pmdp,
-        policy,
-        tf.constant(starts, tf.float32),
-        tf.constant(member, tf.int32),
-        tf.constant(seed, tf.int32),
+        policy=policy,
+        starts=tf.constant(starts, tf.float32),
+        member=tf.constant(member, tf.int32),
+        seed=tf.constant(seed, tf.int32),
     )
     return RollOut(*(x.numpy() for x in block))
 
@@ -36,12 +36,12 @@ def _step(pmdp, states, actions, member=None, halted=None):
     halted = [False] * count if halted is None else halted
     return pessimistic_mdp.step(
         pmdp,
-        pmdp.ensemble.bind()(states, actions),
-        tf.constant(member, tf.int32),
-        states,
-        actions,
-        tf.constant(halted),
-        None,
+        outputs=pmdp.ensemble.bind()(states, actions),
+        member=tf.constant(member, tf.int32),
+        states=states,
+        actions=actions,
+        halted=tf.constant(halted),
+        noise=None,
     )
 
 
@@ -320,7 +320,12 @@ def test_groups_are_roll_outs_of_their_own_padded_to_the_longest():
     starts = np.random.default_rng(0).uniform(-1, 1, (6, 2)).astype(np.float32)
     member = [0, 1, 2, 0, 1, 2]
     grouped = pessimistic_mdp.roll_out_in_groups(
-        pmdp, policy, tf.constant(starts), tf.constant(member), tf.constant([3, 4]), groups=2
+        pmdp,
+        policy=policy,
+        starts=tf.constant(starts),
+        member=tf.constant(member),
+        seed=tf.constant([3, 4]),
+        groups=2,
     )
     parts = [
         _roll_out(pmdp, policy, starts[k : k + 3], member[k : k + 3], seed=(3, 4 + 2 * g))
@@ -344,7 +349,13 @@ def test_whole_blocks_are_filled_with_zeros_and_xla_computes_them():
 
     def grouped(whole):
         return pessimistic_mdp.roll_out_in_groups(
-            pmdp, policy, tf.constant(starts), member, tf.constant([3, 4]), 2, whole
+            pmdp,
+            policy=policy,
+            starts=tf.constant(starts),
+            member=member,
+            seed=tf.constant([3, 4]),
+            groups=2,
+            whole=whole,
         )
 
     cut, whole = grouped(False), grouped(True)

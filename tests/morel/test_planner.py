@@ -112,7 +112,16 @@ def _plan(folder, evaluate=lambda policy, iteration: {}, config=SMALL, gains=(0.
     policy = npg_planner.new_policy(raw_units(TASK, config.policy_velocity_scale), config, 3)
     record = toys.record(folder)
     stage = record.stage("planning")
-    value = npg_planner.plan(pmdp, policy, STARTS, STARTS, config, 0, stage, evaluate)
+    value = npg_planner.plan(
+        pmdp,
+        policy=policy,
+        starts=STARTS,
+        all_states=STARTS,
+        config=config,
+        seed=0,
+        stage=stage,
+        evaluate=evaluate,
+    )
     return value, policy, record
 
 
@@ -165,29 +174,32 @@ def test_every_knob_reaches_what_it_is_of(tmp_path, monkeypatch):
     seen = {}
 
     def noted(name, function):
-        def call(*arguments, **options):
-            assert not options
-            seen[name] = arguments
-            return function(*arguments)
+        def call(first, **options):
+            seen[name] = {"first": first} | options
+            return function(first, **options)
 
         return call
 
     for name in ("NaturalGradient", "ValueBaseline"):
         monkeypatch.setattr(npg_planner, name, noted(name, getattr(npg_planner, name)))
 
-    def update(*arguments):
-        seen["update"] = arguments
+    def update(policy, **options):
+        seen["update"] = options
         raise toys.Killed
 
     monkeypatch.setattr(npg_planner.policy_update, "update", update)
     with pytest.raises(toys.Killed):
         _plan(tmp_path / "run", config=config)
-    assert seen["NaturalGradient"][1:] == (3, 0.02, 0.4, -1.5, 0.5)
-    assert seen["ValueBaseline"][1:6] == ((8,), 0.002, 0.003, 4, 16)
+    step = {"cg_iterations": 3, "cg_damping": 0.02, "fisher_share": 0.4}
+    step |= {"min_log_std": -1.5, "max_log_std": 0.5}
+    assert seen["NaturalGradient"].items() >= step.items()
+    fit = {"hidden": (8,), "learning_rate": 0.002, "weight_decay": 0.003}
+    fit |= {"epochs": 4, "batch_size": 16}
+    assert seen["ValueBaseline"].items() >= fit.items()
     scale = raw_units(TASK, 0.2).input_scale
     assert len(set(scale)) == 2  # positions and velocities
-    np.testing.assert_array_equal(seen["ValueBaseline"][0].input_scale, scale)
-    assert seen["update"][3:6] == (0.9, 0.8, 0.03)
+    np.testing.assert_array_equal(seen["ValueBaseline"]["first"].input_scale, scale)
+    assert seen["update"].items() >= {"discount": 0.9, "gae_lambda": 0.8, "kl": 0.03}.items()
 
 
 @pytest.mark.parametrize("bounds", [(-3.0, -2.0, 1.0), (1.5, 1.5, 1.0), (0.0, -2.0, -1.0)])
@@ -251,7 +263,7 @@ def test_pessimism_keeps_the_policy_where_the_models_agree(tmp_path):
 
 
 def test_an_update_that_is_no_number_is_named(tmp_path, monkeypatch):
-    def update(*_):
+    def update(*_, **__):
         raise FloatingPointError("the policy's gradient is not a number")
 
     monkeypatch.setattr(npg_planner.policy_update, "update", update)
@@ -288,9 +300,9 @@ def test_every_member_starts_from_the_same_states_and_drives_its_paths(
 ):
     real, seen = pessimistic_mdp.roll_out, []
 
-    def spy(pmdp, policy, starts, member, seed, whole):
+    def spy(pmdp, *, starts, member, seed, **others):
         seen.append((starts.numpy(), member.numpy(), seed.numpy()))
-        return real(pmdp, policy, starts, member, seed, whole)
+        return real(pmdp, starts=starts, member=member, seed=seed, **others)
 
     monkeypatch.setattr(pessimistic_mdp, "roll_out", spy)
     config = dataclasses.replace(SMALL, iterations=2)

@@ -108,7 +108,14 @@ def _update(paths, **options):
     recorder = _Recorder()
     generator = np.random.default_rng(0)
     report = policy_update.update(
-        paths, recorder, recorder, DISCOUNT, LAMBDA, 0.02, generator, **options
+        paths,
+        natural_gradient=recorder,
+        baseline=recorder,
+        discount=DISCOUNT,
+        gae_lambda=LAMBDA,
+        kl_per_update=0.02,
+        generator=generator,
+        **options,
     )
     return recorder, report
 
@@ -197,9 +204,22 @@ def test_the_baseline_is_fitted_after_the_policy_step_and_the_report_is_passed_o
 def test_repeated_updates_solve_a_bandit():
     """One-step paths that pay -(a - 0.7)^2: the mean action goes to 0.7 and the noise shrinks."""
     policy = toys.linear_policy(np.zeros((2, 1)), [-0.5], log_std=-0.7)
-    natural_gradient = NaturalGradient(policy, 5, 1e-3, 1.0, -2.0, 1.0)
+    natural_gradient = NaturalGradient(
+        policy,
+        cg_iterations=5,
+        cg_damping=1e-3,
+        fisher_share=1.0,
+        min_log_std=-2.0,
+        max_log_std=1.0,
+    )
     baseline = ValueBaseline(
-        toys.plain_units(2, 1), (8,), 1e-3, 0.0, 1, 64, np.random.default_rng(0)
+        toys.plain_units(2, 1),
+        hidden=(8,),
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        epochs=1,
+        batch_size=64,
+        generator=np.random.default_rng(0),
     )
     rng = np.random.default_rng(1)
     returns = []
@@ -209,7 +229,15 @@ def test_repeated_updates_solve_a_bandit():
         rewards = -((actions[..., 0] - 0.7) ** 2)
         every = np.ones((1, 256), bool)
         paths = Paths(observations, actions, rewards, observations, 0.0 * rewards, *[every] * 3)
-        policy_update.update(paths, natural_gradient, baseline, 0.99, 0.95, 0.05, rng)
+        policy_update.update(
+            paths,
+            natural_gradient=natural_gradient,
+            baseline=baseline,
+            discount=0.99,
+            gae_lambda=0.95,
+            kl_per_update=0.05,
+            generator=rng,
+        )
         returns.append(rewards.mean())
     # At the start E = -(1.2^2 + exp(-0.7)^2) = -1.69; the optimum with log_std = -2 is -0.018.
     assert returns[0] == pytest.approx(-1.69, abs=0.25)
@@ -222,6 +250,12 @@ def test_an_update_that_is_no_number_ends_the_run_before_the_baseline_learns_fro
     recorder.step = lambda *_: StepReport(np.nan, 0.0, 0.0, 0.0, 0.0)
     with pytest.raises(FloatingPointError, match="^the policy's gradient is not a number"):
         policy_update.update(
-            MIXED, recorder, recorder, DISCOUNT, LAMBDA, 0.02, np.random.default_rng(0)
+            MIXED,
+            natural_gradient=recorder,
+            baseline=recorder,
+            discount=DISCOUNT,
+            gae_lambda=LAMBDA,
+            kl_per_update=0.02,
+            generator=np.random.default_rng(0),
         )
     assert not recorder.of("fit")

@@ -113,7 +113,7 @@ def test_the_unknown_set_shrinks_as_the_threshold_grows():
     rng = np.random.default_rng(0)
     states = rng.uniform(-4, 4, (300, 2)).astype(np.float32)
     actions = rng.uniform(-1, 1, (300, 1)).astype(np.float32)
-    values = usad.batched(ensemble, np.ones(2, np.float32), states, actions)
+    values = usad.batched(ensemble, weights=np.ones(2, np.float32), states=states, actions=actions)
     np.testing.assert_allclose(values, 1.5 * np.maximum(np.abs(states[:, 0]) - 1, 0), atol=1e-5)
     unknown = [
         values > usad.calibrate(values, UsadConfig(beta=beta)).threshold
@@ -155,7 +155,9 @@ def test_disagreement_is_the_distance_of_predicted_next_states(space):
     weights = usad.space_weights(HOPPER, ensemble, space)
     found = usad.disagreement_of(ensemble, outputs, weights)
     np.testing.assert_allclose(found, _naive_disagreement(after * units), rtol=1e-3)
-    batches = usad.batched(ensemble, weights, data.observations, data.actions, batch_size=7)
+    batches = usad.batched(
+        ensemble, weights=weights, states=data.observations, actions=data.actions, batch_size=7
+    )
     np.testing.assert_allclose(batches, found, rtol=1e-5)
 
 
@@ -203,9 +205,9 @@ class _Spy:
     def __init__(self):
         self.received, self.values, self.judged = [], [], []
 
-    def __call__(self, ensemble, weights, states, actions, rows, **options):
+    def __call__(self, ensemble, *, states, rows, **others):
         self.received.append(states[rows])
-        self.values.append(_BATCHED(ensemble, weights, states, actions, rows, **options))
+        self.values.append(_BATCHED(ensemble, states=states, rows=rows, **others))
         return self.values[-1]
 
 
@@ -223,9 +225,16 @@ def _calibrate(data, record, config, monkeypatch):
         return judge(*arguments)
 
     monkeypatch.setattr(usad, "error_prediction", judged)
-    held_out = np.arange(40, 60)
-    arguments = (HOPPER, ensemble, weights, data, states, held_out, config, record)
-    return usad.calibrate_or_load(*arguments), spy, arguments
+    arguments = {
+        "ensemble": ensemble,
+        "weights": weights,
+        "data": data,
+        "states": states,
+        "held_out": np.arange(40, 60),
+        "config": config,
+        "record": record,
+    }
+    return usad.calibrate_or_load(HOPPER, **arguments), spy, arguments
 
 
 def test_each_detector_is_calibrated_on_what_it_will_receive(tmp_path, monkeypatch):
@@ -234,7 +243,7 @@ def test_each_detector_is_calibrated_on_what_it_will_receive(tmp_path, monkeypat
     calibrations, spy, arguments = _calibrate(
         data, toys.record(tmp_path / "run"), config, monkeypatch
     )
-    _, ensemble, weights, _, states, *_ = arguments
+    ensemble, weights, states = (arguments[name] for name in ("ensemble", "weights", "states"))
     planning, observation = states[0], data.observations
     history = velocities.restore(HOPPER, data, use_recorded=False)[0]
     np.testing.assert_array_equal(planning[:, 5:], data.qvel.astype(np.float32))
@@ -267,10 +276,10 @@ def test_each_detector_is_calibrated_on_what_it_will_receive(tmp_path, monkeypat
         *((received[k] != planning).any(axis=1).sum() for k in ("observation", "history")),
     ]
 
-    again = usad.calibrate_or_load(*arguments)
+    again = usad.calibrate_or_load(HOPPER, **arguments)
     assert len(spy.values) == 3
-    assert again == calibrations == usad.load(arguments[-1])
-    prediction = arguments[-1].stage("usad").result["error_prediction"]
+    assert again == calibrations == usad.load(arguments["record"])
+    prediction = arguments["record"].stage("usad").result["error_prediction"]
     assert set(prediction) == {"planning", "observation", "history"}
 
 
@@ -284,7 +293,7 @@ def test_detectors_are_one_where_nothing_is_clipped(tmp_path, monkeypatch):
     assert calibrations["planning"] == calibrations["observation"] == calibrations["history"]
     assert set(calibrations) == {"planning", "observation", "history"}
     assert calibrations["planning"].rejected == pytest.approx(0.1)
-    assert usad.load(arguments[-1]) == calibrations
+    assert usad.load(arguments["record"]) == calibrations
 
 
 def test_no_threshold_survives_the_run_folder(tmp_path, monkeypatch):

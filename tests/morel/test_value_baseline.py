@@ -12,7 +12,15 @@ from offline_tf.models import networks
 def _baseline(epochs=1, learning_rate=1e-3, weight_decay=0.0, hidden=(32,), batch=64, units=None):
     rng = np.random.default_rng(0)
     units = units or toys.plain_units(2, 1)
-    return ValueBaseline(units, hidden, learning_rate, weight_decay, epochs, batch, rng)
+    return ValueBaseline(
+        units,
+        hidden=hidden,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        epochs=epochs,
+        batch_size=batch,
+        generator=rng,
+    )
 
 
 def test_it_sees_observations_in_its_units():

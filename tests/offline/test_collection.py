@@ -21,7 +21,16 @@ STEPS = 1000
 
 
 def collect(hopper, policy, exploration="eps3", seed=3, **options):
-    return collection.collect(hopper, "v2", policy, exploration, STEPS, seed, threads=1, **options)
+    return collection.collect(
+        hopper,
+        physics="v2",
+        policy=policy,
+        exploration=exploration,
+        num_steps=STEPS,
+        seed=seed,
+        threads=1,
+        **options,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +73,15 @@ def test_same_seed_same_arrays(hopper, hopper_policy, collected):
 
 
 def test_threads_do_not_change_the_data(hopper, hopper_policy, collected):
-    other = collection.collect(hopper, "v2", hopper_policy, "eps3", STEPS, 3, threads=2)
+    other = collection.collect(
+        hopper,
+        physics="v2",
+        policy=hopper_policy,
+        exploration="eps3",
+        num_steps=STEPS,
+        seed=3,
+        threads=2,
+    )
     for first, second in zip(columns(collected), columns(other)):
         np.testing.assert_array_equal(first, second)
 
@@ -162,7 +179,14 @@ def draw(hopper, component, stochastic=True, count=400):
     observations = np.random.default_rng(0).normal(size=(count, 11)).astype(np.float32)
     generator = np.random.default_rng(1)
     policy = None if component == "random" else toy_policy()
-    drawn = collection.draw_actions(component, hopper, policy, stochastic, observations, generator)
+    drawn = collection.draw_actions(
+        component,
+        task=hopper,
+        policy=policy,
+        stochastic=stochastic,
+        observations=observations,
+        generator=generator,
+    )
     return observations, *drawn
 
 
@@ -233,7 +257,15 @@ class CountingSimulator:
 def test_episodes_are_kept_in_the_order_they_start(hopper, monkeypatch, simulators, steps):
     # Keeping them in the order in which they end would prefer the short ones.
     monkeypatch.setattr(collection.environments, "make_simulator", CountingSimulator)
-    found = collection.collect(hopper, "v2", None, "random", steps, 0, simulators=simulators)
+    found = collection.collect(
+        hopper,
+        physics="v2",
+        policy=None,
+        exploration="random",
+        num_steps=steps,
+        seed=0,
+        simulators=simulators,
+    )
     data = found.transitions
     lengths = {}
     for rows in data.episodes():
@@ -252,17 +284,36 @@ def test_episodes_are_kept_in_the_order_they_start(hopper, monkeypatch, simulato
 def test_progress_is_reported(hopper):
     calls = []
     collection.collect(
-        hopper, "v2", None, "random", 300, 0, threads=1, progress=lambda *x: calls.append(x)
+        hopper,
+        physics="v2",
+        policy=None,
+        exploration="random",
+        num_steps=300,
+        seed=0,
+        threads=1,
+        progress=lambda *x: calls.append(x),
     )
     assert calls and all(0 <= done <= total == 300 and rate >= 0 for done, total, rate in calls)
 
 
+def waited_for(exploration, folder):
+    """What `generated.load_or_make` takes beside the task, for 300 steps."""
+    return {
+        "physics": "v2",
+        "exploration": exploration,
+        "num_steps": 300,
+        "seed": 5,
+        "data_dir": str(folder),
+        "threads": 1,
+    }
+
+
 def test_who_waited_for_data_reads_what_the_other_made(hopper, tmp_path, monkeypatch):
-    arguments = (hopper, "v2", "random", 300, 5, str(tmp_path), 1)
-    generated.load_or_make(*arguments)
+    arguments = waited_for("random", tmp_path)
+    generated.load_or_make(hopper, **arguments)
     (path,) = tmp_path.glob("*.hdf5")
     path.rename(tmp_path / "kept")
-    monkeypatch.setattr(generated, "make", lambda *_: pytest.fail("made twice"))
+    monkeypatch.setattr(generated, "make", lambda *_, **__: pytest.fail("made twice"))
     asked = []
 
     @contextlib.contextmanager
@@ -272,21 +323,23 @@ def test_who_waited_for_data_reads_what_the_other_made(hopper, tmp_path, monkeyp
         yield
 
     monkeypatch.setattr(generated.locks, "held", held)
-    assert len(generated.load_or_make(*arguments)[0]) == 300
+    assert len(generated.load_or_make(hopper, **arguments)[0]) == 300
     assert asked == [path.with_suffix(".lock").name]
 
 
 def test_data_of_a_run_is_made_once(hopper, tmp_path):
-    arguments = (hopper, "v2", "random", 300, 5, str(tmp_path), 1)
-    first, name = generated.load_or_make(*arguments)
+    arguments = waited_for("random", tmp_path)
+    first, name = generated.load_or_make(hopper, **arguments)
     (path,) = tmp_path.glob("*.hdf5")
     assert path.name == f"{name}.hdf5" == "hopper-v2-random-300-seed5.hdf5"
     changed = path.stat().st_mtime_ns
-    second, _ = generated.load_or_make(*arguments)
+    second, _ = generated.load_or_make(hopper, **arguments)
     assert path.stat().st_mtime_ns == changed
     assert d4rl.content_hash(first) == d4rl.content_hash(second)
     np.testing.assert_array_equal(first.qvel, second.qvel)
-    direct = collection.collect(hopper, "v2", None, "random", 300, 5, threads=1)
+    direct = collection.collect(
+        hopper, physics="v2", policy=None, exploration="random", num_steps=300, seed=5, threads=1
+    )
     assert d4rl.content_hash(direct.transitions) == d4rl.content_hash(first)
     with h5py.File(path) as file:
         np.testing.assert_array_equal(file["infos/action_log_probs"], direct.log_probs)
@@ -308,29 +361,46 @@ def test_plants_of_one_name_do_not_share_their_data():
 
 
 def test_another_behaviour_policy_means_other_data(hopper, tmp_path, monkeypatch):
-    arguments = (hopper, "v2", "pure", 300, 5, str(tmp_path / "data"), 1)
-    first, name = generated.load_or_make(*arguments)
+    arguments = waited_for("pure", tmp_path / "data")
+    first, name = generated.load_or_make(hopper, **arguments)
     other, about = gaussian.load(gaussian.shipped("hopper"))
     path = tmp_path / "other.npz"
     gaussian.save(path, dataclasses.replace(other, log_std=other.log_std - 1), about)
     monkeypatch.setattr(gaussian, "shipped", lambda task_name: path)
-    second, same_name = generated.load_or_make(*arguments)
+    second, same_name = generated.load_or_make(hopper, **arguments)
     assert name == same_name
     assert len(list((tmp_path / "data").glob(f"{name}-*.hdf5"))) == 2
     assert d4rl.content_hash(first) != d4rl.content_hash(second)
 
 
 def test_a_few_rows_leave_components_out(hopper, hopper_policy):
-    found = collection.collect(hopper, "v2", hopper_policy, "eps1", 4, 0, threads=1)
+    found = collection.collect(
+        hopper,
+        physics="v2",
+        policy=hopper_policy,
+        exploration="eps1",
+        num_steps=4,
+        seed=0,
+        threads=1,
+    )
     assert len(found.transitions) == 4
 
 
 def test_a_policy_of_another_robot_and_a_folder_that_is_none_are_named(hopper, tmp_path):
     shipped, walker = gaussian.shipped("hopper"), tasks.get("walker2d")
-    arguments = ("v2", "pure", 300, 0, True, shipped, 1)
     message = "takes 11 observations and gives 3 actions, --env=walker2d has 17 and 6"
     with pytest.raises(UserError, match=message):
-        generated.make(tmp_path / "data.hdf5", walker, *arguments)
+        generated.make(
+            tmp_path / "data.hdf5",
+            task=walker,
+            physics="v2",
+            exploration="pure",
+            num_steps=300,
+            seed=0,
+            stochastic=True,
+            policy_path=shipped,
+            threads=1,
+        )
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="--output: .* cannot be written, as .*file takes no files"):
         collect_binary.main(
@@ -338,7 +408,15 @@ def test_a_policy_of_another_robot_and_a_folder_that_is_none_are_named(hopper, t
         )
     for kind in ("expert-ours", "mixed-ours"):
         with pytest.raises(UserError, match="--data_dir: .*file takes no files"):
-            generated.load_or_make_kind(hopper, "v2", kind, 300, 0, str(tmp_path / "file"), 1)
+            generated.load_or_make_kind(
+                hopper,
+                physics="v2",
+                kind=kind,
+                num_steps=300,
+                seed=0,
+                data_dir=str(tmp_path / "file"),
+                threads=1,
+            )
 
 
 def test_two_data_sets_one_after_the_other(tmp_path):
@@ -381,7 +459,9 @@ def test_a_training_whose_transitions_were_deleted_gives_them_again(hopper, tmp_
         d4rl.write(pathlib.Path(target.partition("=")[2]), collected_here.transitions)
         return 0
 
-    collected_here = collection.collect(hopper, "v2", None, "random", 300, 5, threads=1)
+    collected_here = collection.collect(
+        hopper, physics="v2", policy=None, exploration="random", num_steps=300, seed=5, threads=1
+    )
     monkeypatch.setattr(generated, "_run", child)
     shipped = gaussian.shipped("hopper-medium")
     for _ in range(2):
@@ -397,5 +477,13 @@ def test_data_cannot_be_made_without_a_simulator_or_a_policy(hopper, tmp_path):
     unshipped = dataclasses.replace(hopper, name="mine")
     for task, exploration in ((bare, "random"), (bare, "pure"), (unshipped, "pure")):
         with pytest.raises(UserError, match="give an HDF5 file with --dataset"):
-            generated.load_or_make(task, "v2", exploration, 300, 0, str(tmp_path), 1)
+            generated.load_or_make(
+                task,
+                physics="v2",
+                exploration=exploration,
+                num_steps=300,
+                seed=0,
+                data_dir=str(tmp_path),
+                threads=1,
+            )
     assert not list(tmp_path.iterdir())

@@ -94,10 +94,18 @@ def test_an_episode_that_the_environment_cuts_ends_there(limit):
     assert not simulator.step(np.zeros((1, 1)))[1].any()
     assert simulator.elapsed[0] == simulator.task.max_episode_steps
     found = policy_episodes.evaluate(
-        linear(simulator.task), simulator.task, "v2", 3, False, 0, "cut"
+        linear(simulator.task),
+        task=simulator.task,
+        physics="v2",
+        episodes=3,
+        stochastic=False,
+        seed=0,
+        name="cut",
     )
     np.testing.assert_array_equal(found.lengths, [20, 20, 20])
-    data = collection.collect(simulator.task, "v2", None, "random", 50, 0).transitions
+    data = collection.collect(
+        simulator.task, physics="v2", policy=None, exploration="random", num_steps=50, seed=0
+    ).transitions
     lengths = np.diff(np.flatnonzero(data.timeouts), prepend=-1)  # in random order
     assert sorted(lengths) == [10, 20, 20]
     assert not data.terminals.any()
@@ -126,7 +134,16 @@ def test_collect_and_evaluate_in_a_gymnasium_environment(tmp_path):
     np.testing.assert_array_equal(data.episode_bounds(), [[0, 200], [200, 400], [400, 450]])
     angles = data.observations[:, :2]
     np.testing.assert_allclose(np.square(angles).sum(axis=1), 1.0, rtol=1e-5)
-    found = policy_episodes.evaluate(linear(task), task, "v2", 3, False, 0, "test", horizon=15)
+    found = policy_episodes.evaluate(
+        linear(task),
+        task=task,
+        physics="v2",
+        episodes=3,
+        stochastic=False,
+        seed=0,
+        name="test",
+        horizon=15,
+    )
     assert (found.returns < 0).all() and (found.lengths == 15).all()
 
 

@@ -19,7 +19,15 @@ def constant_policy(value, log_std=-1.0):
 
 def evaluate(hopper, policy, stochastic=False, seed=0, name="test", **options):
     return policy_episodes.evaluate(
-        policy, hopper, "v2", EPISODES, stochastic, seed, name, threads=1, **options
+        policy,
+        task=hopper,
+        physics="v2",
+        episodes=EPISODES,
+        stochastic=stochastic,
+        seed=seed,
+        name=name,
+        threads=1,
+        **options,
     )
 
 

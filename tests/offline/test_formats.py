@@ -716,7 +716,9 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
         with pytest.raises(UserError, match=message):
             sources.load(name, TASK)
     with pytest.raises(UserError, match="or one of random-ours, .*, got 'medium'"):
-        sources.load_named("medium", TASK, "v2", 10, 0, str(tmp_path), 1)
+        sources.load_named(
+            "medium", task=TASK, physics="v2", steps=10, seed=0, data_dir=str(tmp_path), threads=1
+        )
     recorded = [one | {"actions": np.zeros((len(one["rewards"]), 2))} for one in logged()]
     with pytest.raises(UserError, match="actions of width 2, --env=cart has 1"):
         sources.load(str(write_mjrl(tmp_path, recorded)), TASK)

@@ -55,7 +55,15 @@ def test_the_pessimistic_mdp_takes_a_tasks_loops():
 
     def step(states):
         outputs = ensemble.bind()(states, actions)
-        return pessimistic_mdp.step(pmdp, outputs, member, states, actions, halted, None)
+        return pessimistic_mdp.step(
+            pmdp,
+            outputs=outputs,
+            member=member,
+            states=states,
+            actions=actions,
+            halted=halted,
+            noise=None,
+        )
 
     found = compilation.function(step)(STATES)
     np.testing.assert_array_equal(found.rewards, [0.0, 1.0])

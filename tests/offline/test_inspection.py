@@ -79,7 +79,14 @@ def test_open_loops_run_each_member_on_its_own_states():
     data = toys.transitions((30, 30))
     steps, starts = 12, np.array([0, 5, 35])
     columns = (data.observations, data.actions, data.next_observations)
-    found = measures.open_loop(view(gains=(0.0, 0.0), drift=(0.0, 0.01)), *columns, starts, steps)
+    found = measures.open_loop(
+        view(gains=(0.0, 0.0), drift=(0.0, 0.01)),
+        states=columns[0],
+        actions=columns[1],
+        next_states=columns[2],
+        starts=starts,
+        steps=steps,
+    )
     for step in range(steps + 1):
         here = columns[0][starts + step] if step < steps else columns[2][starts + step - 1]
         np.testing.assert_allclose(found["recorded"][step], here, atol=1e-6)
@@ -110,11 +117,11 @@ def test_separation_knows_what_lies_beyond_the_limit():
     near, far = rows_at(np.linspace(-1, 1, 40)), rows_at([3.0, -3.0, 1.5])
     groups = measures.separation(
         view(limit=0.7),
-        near,
-        CART.action_low,
-        CART.action_high,
-        np.random.default_rng(0),
-        {"other": (far.states, far.actions)},
+        held_out=near,
+        low=CART.action_low,
+        high=CART.action_high,
+        generator=np.random.default_rng(0),
+        others={"other": (far.states, far.actions)},
     )
     np.testing.assert_allclose(groups["other"], [2.0, 2.0, 0.5], atol=1e-6)
     numbers = measures.separation_numbers(groups, 0.7)

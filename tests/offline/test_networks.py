@@ -13,7 +13,14 @@ def normal(*shape, seed=0):
 
 
 def mlp(activation="tanh", hidden=(16, 8), **options):
-    return networks.mlp(5, hidden, 3, activation, np.random.default_rng(1), **options)
+    return networks.mlp(
+        5,
+        hidden=hidden,
+        output_dim=3,
+        activation=activation,
+        generator=np.random.default_rng(1),
+        **options,
+    )
 
 
 # --- networks ---
@@ -96,7 +103,9 @@ def test_mlp_starts_within_the_bounds_and_scales_its_output_layer():
 def test_mlp_repeats_by_generator():
     x = normal(3, 5)
     np.testing.assert_array_equal(mlp()(x), mlp()(x))
-    other = networks.mlp(5, (16, 8), 3, "tanh", np.random.default_rng(2))
+    other = networks.mlp(
+        5, hidden=(16, 8), output_dim=3, activation="tanh", generator=np.random.default_rng(2)
+    )
     assert (other(x) != mlp()(x)).numpy().all()
 
 
@@ -174,7 +183,7 @@ def test_fit_finds_a_linear_map():
     x = normal(256, 3)
     matrix, offset = normal(3, 2, seed=1), np.float32([0.5, -1.0])
     w, b = tf.Variable(tf.zeros([3, 2])), tf.Variable(tf.zeros([2]))
-    fit = fitting.Fit([w, b], squared_errors([w], [b]))
+    fit = fitting.Fit([w, b], loss=squared_errors([w], [b]))
     data = (tf.constant(x), tf.constant(x @ matrix + offset))
     losses = []
     for epoch in range(60):
@@ -190,7 +199,7 @@ def test_members_see_their_own_minibatches():
     y = np.arange(8, dtype=np.float32)[:, None]
     w = [tf.Variable(tf.zeros([1, 1])) for _ in range(2)]
     b = [tf.Variable(tf.zeros([1])) for _ in range(2)]
-    fit = fitting.Fit([*w, *b], squared_errors(w, b))
+    fit = fitting.Fit([*w, *b], loss=squared_errors(w, b))
     rows = np.int32([[[0, 1], [2, 3]], [[4, 5], [6, 7]]])  # [steps, members, batch]
     data = (tf.zeros([8, 1]), tf.constant(y))
     losses = fit.run(data, tf.constant(rows), tf.zeros([2]))
@@ -205,7 +214,7 @@ def test_members_do_not_move_each_other():
     def fitted(members):
         w = [tf.Variable(normal(3, 2, seed=m)) for m in members]
         b = [tf.Variable(tf.zeros([2])) for _ in members]
-        fit = fitting.Fit([*w, *b], squared_errors(w, b))
+        fit = fitting.Fit([*w, *b], loss=squared_errors(w, b))
         streams = [np.random.default_rng(m) for m in members]
         rows = minibatches.shuffled_batches(streams, 32, 8)
         fit.run((tf.constant(x), tf.constant(y)), tf.constant(rows), tf.fill([4], 0.01))

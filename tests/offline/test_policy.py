@@ -164,7 +164,16 @@ def test_no_action_is_drowned_by_one_with_a_larger_range(tmp_path):
     units = toys.plain_units(2, 2)._replace(output_scale=np.float32([1000.0, 1.0]))
     made = gaussian.GaussianPolicy(units, (16,), -1.0, np.random.default_rng(0))
     stage = toys.record(tmp_path / "run").stage("cloning")
-    cloning.fit_or_load(made, x, y, 5, 100, 0.01, 0, stage)
+    cloning.fit_or_load(
+        made,
+        observations=x,
+        actions=y,
+        epochs=5,
+        batch_size=100,
+        learning_rate=0.01,
+        seed=0,
+        stage=stage,
+    )
     left = y - made.mean(x).numpy()
     assert left[:, 1].var() < 0.02 * y[:, 1].var()
     expected = np.square(left / [1000.0, 1.0]).mean()
@@ -223,7 +232,16 @@ def test_cloning_learns_in_units_far_from_one(tmp_path):
     ):
         made = gaussian.GaussianPolicy(units, (16,), -1.0, np.random.default_rng(0))
         stage = toys.record(tmp_path / name).stage("cloning")
-        cloning.fit_or_load(made, kelvin, percent, 5, 100, 0.01, 0, stage)
+        cloning.fit_or_load(
+            made,
+            observations=kelvin,
+            actions=percent,
+            epochs=5,
+            batch_size=100,
+            learning_rate=0.01,
+            seed=0,
+            stage=stage,
+        )
         left = percent - made.mean(kelvin).numpy()
         explained[name] = 1.0 - left.var() / percent.var()
     assert explained["data"] > 0.98 and explained["raw"] < 0.5
@@ -256,7 +274,17 @@ def clone(folder, epochs, rate=0.01):
         toys.plain_units(4, 2), (), -0.5, generator=np.random.default_rng(0)
     )
     stage = RunRecord.create_or_continue(folder, "toy", {"seed": 0}).stage("cloning")
-    fitted = cloning.fit_or_load(made, *linear_data(), epochs, 100, rate, 0, stage)
+    observations, actions = linear_data()
+    fitted = cloning.fit_or_load(
+        made,
+        observations=observations,
+        actions=actions,
+        epochs=epochs,
+        batch_size=100,
+        learning_rate=rate,
+        seed=0,
+        stage=stage,
+    )
     return made, fitted, stage
 
 

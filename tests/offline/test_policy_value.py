@@ -46,14 +46,15 @@ def test_a_policy_gets_its_true_value_and_not_the_datas(record):
     data.terminals[:] = False
     data.timeouts[19::20] = True
     policy = pushing(0.6, 0.5)  # towards a speed of 1.2
-    arguments = (policy, TASK, data, GAMMA, 0, record.stage("fqe"))
-    found = fitted_value.fit_or_load(*arguments, steps=2000)
+    arguments = {"policy": policy, "task": TASK, "data": data, "discount": GAMMA, "seed": 0}
+    arguments["stage"] = record.stage("fqe")
+    found = fitted_value.fit_or_load(**arguments, steps=2000)
     exact = true_value(data.observations[::20], policy)
     assert abs(found["fqe_value"] - exact) < 0.3
     # Neither the value of doing 0.6 for ever, nor of what the data did.
     assert abs(true_value(data.observations[::20], pushing(0.6)) - exact) > 1.0
     assert found["data_value"] < exact - 1.0 and found["fqe_gap"] < 0.2
-    assert fitted_value.fit_or_load(*arguments) == found
+    assert fitted_value.fit_or_load(**arguments) == found
 
 
 def test_values_have_settled_at_the_discount_that_runs_use(record):
@@ -65,10 +66,11 @@ def test_values_have_settled_at_the_discount_that_runs_use(record):
     )
     data.timeouts[19::20] = True
     data.next_observations[:] = np.random.default_rng(1).permutation(data.observations)
-    arguments = (pushing(0.0), TASK, data, 0.97, 0, record.stage("fqe"))
+    arguments = {"policy": pushing(0.0), "task": TASK, "data": data, "discount": 0.97, "seed": 0}
+    arguments["stage"] = record.stage("fqe")
     assert RATE * fitted_value._STEPS * (1 - evaluation._FQE_DISCOUNT) >= 10
     assert evaluation._FQE_DISCOUNT == 0.97
-    found = fitted_value.fit_or_load(*arguments, steps=3000)
+    found = fitted_value.fit_or_load(**arguments, steps=3000)
     np.testing.assert_allclose(found["fqe_value"], 1 / 0.03, rtol=0.05)
     assert found["data_value"] < 16.0  # up to the ends of twenty steps
 
@@ -81,7 +83,15 @@ def test_beyond_the_data_a_value_is_that_of_its_edge(record, monkeypatch):
     monkeypatch.setattr(
         fitted_value.fitted_q_evaluation, "fit", lambda q, feed, **_: seen.append(feed)
     )
-    fitted_value.fit_or_load(pushing(0.0), TASK, data, GAMMA, 0, record.stage("fqe"), steps=1)
+    fitted_value.fit_or_load(
+        pushing(0.0),
+        task=TASK,
+        data=data,
+        discount=GAMMA,
+        seed=0,
+        stage=record.stage("fqe"),
+        steps=1,
+    )
     columns, _ = seen[0](0)(np.zeros((1, 1, 1), np.int32))
     split = holdout.split_episodes(data.episode_bounds(), fitted_value._HOLDOUT_SHARE, 0)
     assert 25 in split.train
@@ -95,7 +105,13 @@ def test_nothing_follows_a_terminal_state(record):
     data = toys.transitions((1,) * 400)
     data.terminals[:], data.timeouts[:] = True, False
     found = fitted_value.fit_or_load(
-        pushing(0.0), TASK, data, GAMMA, 0, record.stage("fqe"), steps=1500
+        pushing(0.0),
+        task=TASK,
+        data=data,
+        discount=GAMMA,
+        seed=0,
+        stage=record.stage("fqe"),
+        steps=1500,
     )
     idle = data.observations + toys.change(data.observations, np.zeros((400, 1)))
     expected = toys.reward(data.observations, np.zeros((400, 1)), idle).mean()

@@ -22,13 +22,16 @@ def compiler():
 def fitted():
     """Weights and losses after some steps of a small ensemble."""
     draws = np.random.default_rng(0)
-    nets = [networks.mlp(3, (16,), 2, "relu", draws) for _ in range(2)]
+    nets = [
+        networks.mlp(3, hidden=(16,), output_dim=2, activation="relu", generator=draws)
+        for _ in range(2)
+    ]
 
     def loss(batches):
         pairs = zip(nets, batches, strict=True)
         return [tf.reduce_mean(tf.square(networks.bind(net)(x) - y)) for net, (x, y) in pairs]
 
-    loop = fitting.Fit(networks.variables(*nets), loss, weight_decay=1e-3)
+    loop = fitting.Fit(networks.variables(*nets), loss=loss, weight_decay=1e-3)
     data = [tf.constant(draws.normal(size=(50, n)), tf.float32) for n in (3, 2)]
     rows = tf.constant(draws.integers(50, size=(40, 2, 8)), tf.int32)
     means = loop.run(tuple(data), rows, tf.fill([40], 1e-2)).numpy()
@@ -48,7 +51,15 @@ def test_xla_fits_the_same_weights(compiler):
 def test_xla_is_left_alone_where_every_call_has_another_shape(compiler):
     compiler("xla")
     units = toys.plain_units(2, 1)
-    baseline = ValueBaseline(units, (4,), 1e-3, 0.0, 1, 8, np.random.default_rng(0))
+    baseline = ValueBaseline(
+        units,
+        hidden=(4,),
+        learning_rate=1e-3,
+        weight_decay=0.0,
+        epochs=1,
+        batch_size=8,
+        generator=np.random.default_rng(0),
+    )
     assert not baseline._fit._graph._jit_compile
 
 

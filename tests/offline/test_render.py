@@ -90,15 +90,22 @@ def test_an_episodes_pictures_carry_time_return_and_every_doubt():
         return JudgedAction(np.array([5.0]), "unknown" if doubt else "known", doubt)
 
     look = lambda: np.array([simulator.at])  # noqa: E731
-    given = toys.cart(), Scene(simulator, None, look, 0.5), act
-    frames = episodes.play(*given, 20, 3, seeds.generator(0, "x"), "#1 ")
+    scene = Scene(simulator, None, look, 0.5)
+
+    def play(steps, title=""):
+        stream = seeds.generator(0, "x")
+        return episodes.play(
+            toys.cart(), scene=scene, act=act, steps=steps, stride=3, generator=stream, title=title
+        )
+
+    frames = play(20, "#1 ")
     assert [m.drawn[0] for m in frames] == [0, 3, 6, 8]
     assert [m.seconds for m in frames] == [0.0, 1.5, 3.0, 4.0]
     assert [m.reward for m in frames] == [0, 6, 21, 36]  # n (n + 1) / 2
     assert [m.verdict for m in frames] == ["known", "unknown", "unknown", "ended"]
     assert [m.doubtful for m in frames] == [False, True, True, False]
     assert simulator.actions.tolist() == [[1.0]] and {m.title for m in frames} == {"#1 "}
-    cut = episodes.play(*given, 2, 3, seeds.generator(0, "x"))
+    cut = play(2)
     assert [m.drawn[0] for m in cut] == [0, 2] and cut[-1].verdict == ""
 
 

@@ -16,6 +16,18 @@ def random_block(seed, steps=12, paths=5):
     return rewards, values, next_values, terminated, ended
 
 
+def advantages(rewards, values, next_values, terminated, ended, gae_lambda):
+    return returns.generalized_advantages(
+        rewards,
+        values=values,
+        next_values=next_values,
+        terminated=terminated,
+        ended=ended,
+        discount=DISCOUNT,
+        gae_lambda=gae_lambda,
+    )
+
+
 def naive_discounted(rewards, ended, discount):
     steps, paths = rewards.shape
     out = np.zeros((steps, paths))
@@ -55,7 +67,7 @@ def test_discounted_returns_equal_the_double_loop(seed, discount):
 def test_advantages_equal_the_double_loop(seed, gae_lambda):
     block = random_block(seed)
     expected = naive_advantages(*block, DISCOUNT, gae_lambda)
-    found = returns.generalized_advantages(*block, DISCOUNT, gae_lambda)
+    found = advantages(*block, gae_lambda)
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
@@ -79,7 +91,13 @@ def consistent_block(seed):
 def test_lambda_one_is_monte_carlo_minus_value(seed):
     rewards, values, next_values, terminated, ended = consistent_block(seed)
     found = returns.generalized_advantages(
-        rewards, values, next_values, terminated, ended, DISCOUNT, 1.0
+        rewards,
+        values=values,
+        next_values=next_values,
+        terminated=terminated,
+        ended=ended,
+        discount=DISCOUNT,
+        gae_lambda=1.0,
     )
     # A path that a time limit cut goes on with the value of the state after its last step.
     cut = ended & ~terminated
@@ -91,7 +109,13 @@ def test_lambda_one_is_monte_carlo_minus_value(seed):
 def test_lambda_zero_is_the_residual(seed):
     rewards, values, next_values, terminated, ended = random_block(seed)
     found = returns.generalized_advantages(
-        rewards, values, next_values, terminated, ended, DISCOUNT, 0.0
+        rewards,
+        values=values,
+        next_values=next_values,
+        terminated=terminated,
+        ended=ended,
+        discount=DISCOUNT,
+        gae_lambda=0.0,
     )
     expected = rewards + DISCOUNT * np.where(terminated, 0, next_values) - values
     np.testing.assert_allclose(found, expected, atol=1e-12)
@@ -105,7 +129,15 @@ def test_exact_values_have_no_advantage():
     ended[-1] = True
     full = np.full(shape, value)
     none = np.zeros(shape, bool)
-    found = returns.generalized_advantages(np.ones(shape), full, full, none, ended, DISCOUNT, 0.97)
+    found = returns.generalized_advantages(
+        np.ones(shape),
+        values=full,
+        next_values=full,
+        terminated=none,
+        ended=ended,
+        discount=DISCOUNT,
+        gae_lambda=0.97,
+    )
     np.testing.assert_allclose(found, 0, atol=1e-12)
 
 
@@ -114,7 +146,13 @@ def test_time_limit_bootstraps_and_termination_does_not():
     next_values[:] = 5.0
     terminated = np.array([[True, False]])
     found = returns.generalized_advantages(
-        rewards, values, next_values, terminated, np.ones((1, 2), bool), DISCOUNT, 0.97
+        rewards,
+        values=values,
+        next_values=next_values,
+        terminated=terminated,
+        ended=np.ones((1, 2), bool),
+        discount=DISCOUNT,
+        gae_lambda=0.97,
     )
     # 1 - 1 where the path terminated; 1 + 0.9 * 5 - 1 at the time limit.
     np.testing.assert_allclose(found, [[0.0, 4.5]])
@@ -127,8 +165,8 @@ def test_nothing_flows_back_across_an_end():
     assert last < 11
     for array in changed[:3]:
         array[last + 1 :, 0] += 100.0
-    first = returns.generalized_advantages(*block, DISCOUNT, 0.97)
-    second = returns.generalized_advantages(*changed, DISCOUNT, 0.97)
+    first = advantages(*block, 0.97)
+    second = advantages(*changed, 0.97)
     np.testing.assert_array_equal(first[: last + 1], second[: last + 1])
     np.testing.assert_array_equal(first[:, 1:], second[:, 1:])
     assert (first[last + 1 :, 0] != second[last + 1 :, 0]).all()

@@ -49,7 +49,7 @@ def linear(stage, schedule, factor=0.05, steps_per_call=3, **named):
             for w, (x, y) in zip(weights, batches, strict=True)
         ]
 
-    optimiser = fitting.Fit(weights, loss)
+    optimiser = fitting.Fit(weights, loss=loss)
     stage.track([*weights, *optimiser.adam.moments])
     feed = minibatches.Feed(lambda rows: (INPUTS[rows], TARGETS[rows]), ROWS)
     done = training_loop.fit(

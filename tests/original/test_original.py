@@ -68,7 +68,16 @@ def test_a_policy_scores_the_same_in_both(robot):
     task, old = tasks.get(robot), tasks.get(robot, "mujoco_py")
     behavior, _ = gaussian.load(gaussian.shipped(f"{robot}-medium"))
     ours, theirs = (
-        policy_episodes.evaluate(behavior, t, "v2", 40, True, 0, name, threads=2)
+        policy_episodes.evaluate(
+            behavior,
+            task=t,
+            physics="v2",
+            episodes=40,
+            stochastic=True,
+            seed=0,
+            name=name,
+            threads=2,
+        )
         for t, name in ((task, "ours"), (old, "theirs"))
     )
     error = np.hypot(ours.std, theirs.std) / np.sqrt(40)
@@ -80,7 +89,9 @@ def test_d4rl_reads_what_we_read(tmp_path):
     __import__("d4rl.gym_mujoco")
     task = tasks.get("walker2d")
     behavior, _ = gaussian.load(gaussian.shipped("walker2d-medium"))
-    data = collection.collect(task, "v2", behavior, "pure", 3000, 0).transitions
+    data = collection.collect(
+        task, physics="v2", policy=behavior, exploration="pure", num_steps=3000, seed=0
+    ).transitions
     path = tmp_path / "walker2d_medium-v2.hdf5"
     d4rl.write(path, data)
     theirs = gym.make("walker2d-medium-v2").get_dataset(h5path=str(path))

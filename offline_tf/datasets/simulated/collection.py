@@ -51,6 +51,7 @@ def budget(exploration: str, num_steps: int) -> dict[str, int]:
 
 def draw_actions(
     component: str,
+    *,
     task: TaskSpec,
     policy: AnyPolicy | None,
     stochastic: bool,
@@ -116,6 +117,7 @@ class _Recorder:
 
 def _collect_component(
     component: str,
+    *,
     simulator: environments.AnySimulator,
     policy: AnyPolicy | None,
     stochastic: bool,
@@ -138,7 +140,12 @@ def _collect_component(
     while length < num_steps:
         observations = simulator.observations()
         drawn, log_probs = draw_actions(
-            component, task, policy, stochastic, observations, generator
+            component,
+            task=task,
+            policy=policy,
+            stochastic=stochastic,
+            observations=observations,
+            generator=generator,
         )
         actions = task.clip_actions(drawn)
         qpos, qvel = simulator.qpos.copy(), simulator.qvel.copy()
@@ -184,6 +191,7 @@ def _collect_component(
 
 def collect(
     task: TaskSpec,
+    *,
     physics: str,
     policy: AnyPolicy | None,
     exploration: str,
@@ -230,7 +238,15 @@ def collect(
         if not steps:
             continue
         stream = named_generator(seed, f"collect/{task.name}/{exploration}/{component}")
-        found = _collect_component(component, simulator, policy, stochastic, steps, stream, report)
+        found = _collect_component(
+            component,
+            simulator=simulator,
+            policy=policy,
+            stochastic=stochastic,
+            num_steps=steps,
+            generator=stream,
+            progress=report,
+        )
         episodes += found
         codes += [COMPONENTS.index(component)] * len(found)
         done_before += steps

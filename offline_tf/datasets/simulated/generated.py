@@ -29,6 +29,7 @@ from offline_tf.types import EnvironmentSpec, TaskSpec, Transitions, UserError
 
 def make(
     path: pathlib.Path,
+    *,
     task: TaskSpec,
     physics: str,
     exploration: str,
@@ -46,12 +47,12 @@ def make(
     policy, about = (None, {}) if exploration == "random" else foreign.load(policy_path, task)
     made = collection.collect(
         task,
-        physics,
-        policy,
-        exploration,
-        num_steps,
-        seed,
-        stochastic,
+        physics=physics,
+        policy=policy,
+        exploration=exploration,
+        num_steps=num_steps,
+        seed=seed,
+        stochastic=stochastic,
         threads=threads,
         progress=show_progress,
     )
@@ -75,6 +76,7 @@ def make(
 
 def load_or_make(
     task: TaskSpec,
+    *,
     physics: str,
     exploration: str,
     num_steps: int,
@@ -92,7 +94,17 @@ def load_or_make(
     """
     name = f"{_stem(task, physics)}-{exploration}-{num_steps}-seed{seed}"
     shipped = policy_file.shipped(task.name)
-    return _cached(name, shipped, task, physics, exploration, num_steps, seed, data_dir, threads)
+    return _cached(
+        name,
+        shipped=shipped,
+        task=task,
+        physics=physics,
+        exploration=exploration,
+        num_steps=num_steps,
+        seed=seed,
+        data_dir=data_dir,
+        threads=threads,
+    )
 
 
 def _stem(task: TaskSpec, physics: str) -> str:
@@ -108,6 +120,7 @@ def _stem(task: TaskSpec, physics: str) -> str:
 
 def _cached(
     name: str,
+    *,
     shipped: pathlib.Path,
     task: TaskSpec,
     physics: str,
@@ -133,12 +146,23 @@ def _cached(
         with locks.held(path.with_suffix(".lock")):  # somebody else may be making it
             if not path.exists():
                 logging.info("making %s: %d steps in the simulator", path, num_steps)
-                make(path, task, physics, exploration, num_steps, seed, True, shipped, threads)
+                make(
+                    path,
+                    task=task,
+                    physics=physics,
+                    exploration=exploration,
+                    num_steps=num_steps,
+                    seed=seed,
+                    stochastic=True,
+                    policy_path=shipped,
+                    threads=threads,
+                )
     return d4rl.read(path, task.state_dim), name
 
 
 def load_or_make_kind(
     task: TaskSpec,
+    *,
     physics: str,
     kind: str,
     num_steps: int,
@@ -167,12 +191,18 @@ def load_or_make_kind(
       UserError: the task has no simulator or no shipped policy of that kind.
     """
     name = f"{task.name}-{kind}"
-    rest = (num_steps, seed, data_dir, threads)
+    common: dict[str, Any] = {
+        "physics": physics,
+        "num_steps": num_steps,
+        "seed": seed,
+        "data_dir": data_dir,
+        "threads": threads,
+    }
     if kind == "random-ours":
-        return load_or_make(task, physics, "random", *rest)[0], name
+        return load_or_make(task, exploration="random", **common)[0], name
     if kind == "medium-expert-ours":
-        medium, _ = load_or_make_kind(task, physics, "medium-ours", *rest)
-        expert, _ = load_or_make_kind(task, physics, "expert-ours", *rest)
+        medium, _ = load_or_make_kind(task, kind="medium-ours", **common)
+        expert, _ = load_or_make_kind(task, kind="expert-ours", **common)
         return joined(medium, expert), name
     quality = "expert" if kind == "expert-ours" else "medium"
     shipped = policy_file.shipped(f"{task.name}-{quality}")
@@ -180,7 +210,8 @@ def load_or_make_kind(
         seen = _training_transitions(task, physics, shipped, data_dir)
         return whole_episodes(seen, num_steps, seed), name
     name_there = f"{_stem(task, physics)}-{kind}-{num_steps}-seed{seed}"
-    return _cached(name_there, shipped, task, physics, "pure", *rest)[0], name
+    data, _ = _cached(name_there, shipped=shipped, task=task, exploration="pure", **common)
+    return data, name
 
 
 def joined(first: Transitions, second: Transitions) -> Transitions:
