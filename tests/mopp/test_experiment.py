@@ -223,7 +223,7 @@ def no_fits(monkeypatch, no_export):
     for part in (algorithm.dynamics, algorithm.behavior, algorithm.fitted_q):
         monkeypatch.setattr(part, "fit", lambda *_: {})
     shift_and_scale = {"shift": 0.5, "scale": 2.0}
-    monkeypatch.setattr(learning.training, "fit_members", lambda *_: shift_and_scale)
+    monkeypatch.setattr(learning.training, "fit_members", lambda **_: shift_and_scale)
     monkeypatch.setattr(
         algorithm.dynamics.DynamicsModel, "uncertainties", lambda self, s, a, units: s[:, 0]
     )
@@ -388,7 +388,7 @@ def test_q_alone_is_fitted_again_where_only_its_knobs_differ(fitted, cart, tmp_p
 def test_mbop_takes_models_over_for_other_knobs_of_its_planner(cart, tmp_path, monkeypatch):
     first = cart(tmp_path / "first", algorithm="mbop", mbop_horizon=3)
     recipe.run(first)
-    monkeypatch.setattr(training, "fit_members", lambda *_: pytest.fail("it fitted"))
+    monkeypatch.setattr(training, "fit_members", lambda *_, **__: pytest.fail("it fitted"))
     taken = {"algorithm": "mbop", "models_from": str(tmp_path / "first")}
     other = cart(tmp_path / "other", mbop_horizon=3, mbop_sigma=0.5, seed=4, **taken)
     assert recipe.run(other)["variant"] == "sigma 0.5, horizon 3"
