@@ -22,12 +22,10 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from offline_tf import quiet_start
 from offline_tf.config.knobs import check, knob
 from offline_tf.run_folder import stopping
 from offline_tf.types import UserError
-
-# TensorFlow's C++ start-up messages drown a run's own lines; a value that the user set stands.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _PRESETS = pathlib.Path(__file__).parent / "presets"
 _COLOURS = {stdlib_logging.WARNING: "33", stdlib_logging.ERROR: "31"}  # yellow, red
@@ -276,6 +274,8 @@ def run(
         try:
             ways = read(CommonConfig, flags.FLAGS)
             _speak(ways)
+            if not ways.verbose:
+                quiet_start.install()
             found = [read(config, flags.FLAGS) for config in configs]
             if ways.dry_run:
                 lines = plan(*found) if plan else _intent(found, resumable)
