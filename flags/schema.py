@@ -24,7 +24,7 @@ from absl import app, flags, logging
 
 from offline_tf import quiet_start
 from offline_tf.config.knobs import check, knob
-from offline_tf.run_folder import stopping
+from offline_tf.run_folder import progress, stopping
 from offline_tf.types import UserError
 
 _PRESETS = pathlib.Path(__file__).parent / "presets"
@@ -283,7 +283,10 @@ def run(
             else:
                 hours = ways.max_hours or float("inf")
                 with stopping.allowed(hours) if resumable else stopping.at_once(hours):
-                    main(*found)
+                    try:
+                        main(*found)
+                    finally:
+                        progress.leave()
         except UserError as error:
             refuse(str(error))
         except OSError as error:
