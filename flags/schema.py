@@ -50,7 +50,9 @@ class CommonConfig:
 
     dry_run: bool = knob(False, "Check the flags, say what would be done, and stop.")
     quiet: bool = knob(False, "Print warnings and errors only.")
-    verbose: bool = knob(False, "Print more: every metric, every stage, progress each second.")
+    verbose: bool = knob(
+        False, "Print more: every metric, stage, progress each second, TensorFlow's start."
+    )
     max_hours: float = knob(
         0.0,
         "Stop after so many hours, a run at its next checkpoint, other commands at once; 0: never.",
