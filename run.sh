@@ -1,15 +1,62 @@
 #!/usr/bin/env bash
-# ./run.sh train --env=walker2d    python -m morel_tf.train
-# ./run.sh mopp --env=hopper       python -m mopp_tf.train; mopp-evaluate, mopp-export, mopp-inspect
-# ./run.sh test                    ruff, mypy, the pages, pytest; check: without pytest
-# ./run.sh docs                    the pages on localhost:8000; --strict: builds site/, warnings fail
-# ./run.sh original-test           the fast tests on Python 3.10, with gym, d4rl and mujoco-py
-# ./run.sh original MODULE ...     python -m MODULE there, for --simulator=mujoco_py
-# ./run.sh evaluate|export|predict|serve|report|render|inspect|behavior|collect ...
-# ./run.sh doctor|doctor-environment|convert|results|tensorboard|python ...
-# Makes .venv once; PYTHON=python3.12 ./run.sh ... chooses the interpreter.
+# ./run.sh COMMAND [flags]; without a command it lists them. Makes .venv once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# Command, module (- for none), what it does, for the list and for the call; # begins a group.
+commands() {
+  cat <<'TABLE'
+# Learn
+train               morel_tf.train                 MOReL: data, models, policy, export; --env=hopper --preset=quick
+mopp                mopp_tf.train                  MOPP: models, planner, export; --algorithm=mbop for MBOP
+behavior            morel_tf.train_behavior        a behaviour policy, trained in the simulator
+# Look
+tensorboard         -                              all runs under runs/, or in a FOLDER
+report              offline_tf.report              a run, or several, as one HTML file
+render              offline_tf.render              a film of the controller
+evaluate            morel_tf.evaluate              measures a finished run again
+mopp-evaluate       mopp_tf.evaluate               the same for MOPP; other knobs with --planner=
+inspect             morel_tf.inspect               what the models know: errors, calibration, detector
+mopp-inspect        mopp_tf.inspect                the same for MOPP
+# Check data
+doctor              offline_tf.datasets.doctor     what is in a data set, and what is wrong with it
+convert             offline_tf.datasets.convert    any format to D4RL's or Minari's
+collect             offline_tf.collect             makes data in the simulator, with a policy of yours too
+# Deploy
+export              morel_tf.export                exports a run again, LiteRT files too
+mopp-export         mopp_tf.export                 the same for MOPP
+predict             offline_tf.predict             actions for a file of observations
+serve               offline_tf.serve               an export over HTTP on localhost:8501
+# Many runs
+python              -                              runs a script; -m benchmarks.campaign LIST: a list of trainings
+results             offline_tf.results             writes the tables of results from records
+# Develop
+doctor-environment  offline_tf.doctor_environment  versions, devices, memory, and what is wrong
+test                -                              formatting, types, the pages, fast tests
+check               -                              the same without the tests
+docs                -                              the pages on localhost:8000; --strict builds site/
+original-test       -                              tests with gym, d4rl, mujoco-py on Python 3.10
+original            -                              runs a MODULE there, for --simulator=mujoco_py
+TABLE
+}
+
+list_commands() {
+  local name module words
+  echo "usage: ./run.sh COMMAND [flags]; ./run.sh COMMAND --help prints the flags"
+  while read -r name module words; do
+    if [ "$name" = "#" ]; then
+      printf '\n%s\n' "$module${words:+ $words}"
+    else
+      printf '  %-20s%s\n' "$name" "$words"
+    fi
+  done < <(commands)
+  printf '\nPYTHON=python3.12 ./run.sh ... chooses the interpreter.\n'
+}
+
+# Prints the module of a command; fails if there is no such command.
+module_of() {
+  commands | awk -v name="$1" '$1 == name && name != "#" { print $2; found = 1 } END { exit !found }'
+}
 
 find_python() {
   local candidate
@@ -86,23 +133,15 @@ build_docs() {
 
 command=${1:-help}
 [ $# -gt 0 ] && shift
-case $command in
-  train | evaluate | export | inspect) module=morel_tf.$command ;;
-  mopp) module=mopp_tf.train ;;
-  mopp-evaluate | mopp-export | mopp-inspect) module=mopp_tf.${command#mopp-} ;;
-  behavior) module=morel_tf.train_behavior ;;
-  collect | results | predict | serve | report | render) module=offline_tf.$command ;;
-  doctor-environment) module=offline_tf.doctor_environment ;;
-  doctor | convert) module=offline_tf.datasets.$command ;;
-  tensorboard | python) module= ;;
-  test | check | docs | original-test | original) module= ;;
-  *)
-    sed -n '2,10s/^# //p' run.sh >&2
-    [ "$command" = help ] && exit 0
-    echo "error: expected one of the commands above, got '$command'" >&2
-    exit 2
-    ;;
-esac
+if [ "$command" = help ] || [ "$command" = --help ]; then
+  list_commands
+  exit
+fi
+if ! module=$(module_of "$command"); then
+  list_commands >&2
+  echo "error: expected one of the commands above, got '$command'" >&2
+  exit 2
+fi
 
 if [ "$command" = original-test ] || [ "$command" = original ]; then
   install_original
@@ -135,7 +174,10 @@ case $command in
   *) install requirements.txt ;;
 esac
 case $command in
-  tensorboard) exec .venv/bin/python -m tensorboard.main --logdir "${1:-runs}" "${@:2}" ;;
+  tensorboard)
+    start='from offline_tf import quiet_start; quiet_start.run_module("tensorboard.main")'
+    exec .venv/bin/python -c "$start" --logdir "${1:-runs}" "${@:2}"
+    ;;
   python) exec .venv/bin/python "$@" ;;
   *) exec .venv/bin/python -m "$module" "$@" ;;
 esac

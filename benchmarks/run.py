@@ -420,7 +420,7 @@ def start() -> Numbers:
     shown = time.perf_counter() - began
     code = (
         "import numpy as np, tensorflow as tf\n"
-        "from morel_tf import experiment\n"
+        "from morel_tf.experiment import recipe\n"
         "from offline_tf.models import fitting, networks\n"
         "draws = np.random.default_rng(0)\n"
         "nets = [networks.mlp(14, (512, 512), 11, 'relu', draws) for _ in range(4)]\n"

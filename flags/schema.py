@@ -16,12 +16,10 @@ from absl import app, flags, logging
 
 from flags.definitions import define, help_text, read
 from flags.preset_files import expand
+from offline_tf import quiet_start
 from offline_tf.config.knobs import check, knob
-from offline_tf.run_folder import stopping
+from offline_tf.run_folder import progress, stopping
 from offline_tf.types import UserError
-
-# TensorFlow's C++ start-up messages drown a run's own lines; a value that the user set stands.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _COLOURS = {stdlib_logging.WARNING: "33", stdlib_logging.ERROR: "31"}  # yellow, red
 # What a path or a disk refuses, wherever a command comes upon it.
@@ -45,7 +43,9 @@ class CommonConfig:
 
     dry_run: bool = knob(False, "Check the flags, say what would be done, and stop.")
     quiet: bool = knob(False, "Print warnings and errors only.")
-    verbose: bool = knob(False, "Print more: every metric, every stage, progress each second.")
+    verbose: bool = knob(
+        False, "Print more: every metric, stage, progress each second, TensorFlow's start."
+    )
     max_hours: float = knob(
         0.0,
         "Stop after so many hours, a run at its next checkpoint, other commands at once; 0: never.",
@@ -110,6 +110,8 @@ def run(
         try:
             ways = read(CommonConfig, flags.FLAGS)
             _speak(ways)
+            if not ways.verbose:
+                quiet_start.install()
             found = [read(config, flags.FLAGS) for config in configs]
             if ways.dry_run:
                 lines = plan(*found) if plan else _intent(found, resumable)
@@ -117,7 +119,10 @@ def run(
             else:
                 hours = ways.max_hours or float("inf")
                 with stopping.allowed(hours) if resumable else stopping.at_once(hours):
-                    main(*found)
+                    try:
+                        main(*found)
+                    finally:
+                        progress.leave()
         except UserError as error:
             refuse(str(error))
         except OSError as error:

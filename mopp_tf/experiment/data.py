@@ -58,7 +58,7 @@ def reused_run(configs: Configs, data: Transitions, data_hash: str) -> RunRecord
     q_again = fits_q_again(configs, from_manifest(other.manifest))
     reuse.check_fits(
         other,
-        "models_from",
+        flag="models_from",
         differences=_differences(configs, other),
         data_hash=data_hash,
         task=tasks.get(configs.run.env, configs.run.simulator),

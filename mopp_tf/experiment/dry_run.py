@@ -2,37 +2,164 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
-from typing import NamedTuple
+from typing import Any
 
+import numpy as np
+import tensorflow as tf
+
+from mopp_tf import algorithm
 from mopp_tf.experiment.configs import Configs, check, fits_q_again, folder_of, from_manifest
+from mopp_tf.experiment.restore import make_planner
 from mopp_tf.mbop import learning
+from mopp_tf.models import rows as rows_
+from mopp_tf.models import training
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS
-from offline_tf.models import compilation, networks
-from offline_tf.pipeline import dry_run
+from offline_tf.models import compilation, critics, fitting, networks
+from offline_tf.pipeline import dry_run, timing
 from offline_tf.pipeline.dry_run import Part
 from offline_tf.pipeline.run import FREE_FLAGS
 from offline_tf.run_folder.record import RunRecord
-from offline_tf.types import TaskSpec
+from offline_tf.types import TaskSpec, Tensor
 
-# Rough shares of the machine's products that the stages reach. Estimated and measured minutes, two
-# cores with other work beside: MOReL 24.9 and 20.9 (Hopper), 22.0 and 27.6 (Walker2d); MOPP 10.1, 10.6.
-_TRAINING, _PLANNING = 0.3, 0.45
-_STEPS_PER_SECOND = 15_000.0  # of the simulator with a policy, files written
+# Measured, what no small try shows: tracing, checkpoints, reading, pictures.
+_FIXED = {"data": 3.0, "dynamics": 8.0, "behavior": 5.0, "q": 5.0, "limit": 2.0, "evaluation": 8.0}
 
 
-class _Work(NamedTuple):
-    """Weights that a row passes through: in a step of each fit, and in a decision."""
+def seconds(task: TaskSpec, configs: Configs, threads: int) -> dict[str, float]:
+    """What each stage takes on this machine, but for what makes data.
 
-    dynamics: float
-    behavior: float
-    q: float
-    decision: float
+    Steps of the fits and a decision are tried with the run's own shapes.
+
+    Args:
+      task: the robot or plant.
+      configs: the run's.
+      threads: of the simulators.
+    """
+    run, model = configs.run, configs.model
+    is_mbop = run.algorithm == "mbop"
+    fits = _steps_of_mbop(task, configs) if is_mbop else _steps_of_mopp(task, configs)
+    length = task.max_episode_steps
+    acting = 0.0
+    if task.simulation:
+        simulated = timing.simulator_step(task, run.physics, threads)
+        acting = length * (_decision(task, configs) + simulated * run.eval_episodes)
+    export = 17.0 if is_mbop or model.network == "mlp" else 50.0
+    found = {
+        "data": 0.0,
+        "dynamics": fits[0] * configs.dynamics.dynamics_steps,
+        "behavior": fits[1] * configs.behavior.behavior_steps,
+        "q": fits[2] * configs.q.q_steps,
+        "limit": 0.0,
+        "evaluation": acting,
+        "inspection": 6.0 if run.inspection else 0.0,
+        "export": export,
+    }
+    if is_mbop:
+        del found["limit"]
+    return {name: spent + _FIXED.get(name, 0.0) for name, spent in found.items()}
 
 
-def _of_mopp(task: TaskSpec, configs: Configs) -> _Work:
+def _prepared(task: TaskSpec) -> algorithm.Prepared:
+    """The units of data that are as good as standardised."""
+    s, a = task.state_dim, task.action_dim
+    units = rows_.Normalizer(timing.plain(s), timing.plain(a), timing.plain(s + 1))
+    return algorithm.Prepared(rows_.RewardScale(0.0, 1.0), units, np.ones(s + 1, np.float32))
+
+
+def _steps_of_mopp(task: TaskSpec, configs: Configs) -> tuple[float, float, float]:
+    """Seconds of an Adam step of dynamics, behaviour and Q.
+
+    One member of an ensemble is tried: its heads share the threads already.
+    """
+    s, a, size = task.state_dim, task.action_dim, configs.model.batch_size
+    dtype = networks.product_dtype(configs.model.precision)
+    models = algorithm.build(task, configs.knobs, _prepared(task))
+
+    def density(members: list[Any], inputs: int, outputs: int, squash: bool) -> float:
+        tried = members if configs.model.network == "mlp" else members[:1]
+        by_dimension = training.negative_log_likelihood(outputs, squash, configs.model.conditioning)
+
+        def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
+            return [
+                tf.reduce_sum(by_dimension(member, x, y, dtype))
+                for member, (x, y) in zip(tried, batches, strict=True)
+            ]
+
+        loop = fitting.Fit(
+            networks.variables(*tried), loss=loss, weight_decay=configs.model.weight_decay
+        )
+        columns = timing.normal(size, inputs), np.tanh(timing.normal(size, outputs))
+        step = timing.adam_step(loop, columns, len(tried), size)
+        return step * len(members) / len(tried)
+
+    def errors(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        (columns,) = batches
+        return [tf.reduce_sum(critics.errors(models.q, critics.Batch(*columns), dtype)[0])]
+
+    loop = fitting.Fit(
+        models.q.weights,
+        loss=errors,
+        before_step=lambda: models.q.move_targets(configs.q.target_rate),
+    )
+    states, actions, rewards = (timing.normal(size, width) for width in (s, a, 3))
+    batch = states, actions, rewards[:, 0], states, rewards[:, 1], rewards[:, 2], actions
+    return (
+        density(models.dynamics.members, s + a, s + 1, False),
+        density(models.behavior.members, s, a, True),
+        timing.adam_step(loop, batch, 1, size),
+    )
+
+
+def _steps_of_mbop(task: TaskSpec, configs: Configs) -> tuple[float, float, float]:
+    """Seconds of an Adam step of dynamics, behaviour and value."""
+    s, a, size = task.state_dim, task.action_dim, configs.model.batch_size
+    dtype = networks.product_dtype(configs.model.precision)
+    models = learning.build(task, configs.knobs, _prepared(task), 0)
+    dynamics, behavior, value = (
+        timing.regression_step(members, s + a, width, size, dtype)
+        for members, width in (
+            (models.dynamics.members, s + 1),
+            (models.behavior, a),
+            (models.value, 1),
+        )
+    )
+    return dynamics, behavior, value
+
+
+def _decision(task: TaskSpec, configs: Configs) -> float:
+    """Seconds of a decision of all episodes: one of a single step, times what more steps weigh."""
+    one = configs._replace(
+        planner=dataclasses.replace(configs.planner, horizon=1),
+        mbop=dataclasses.replace(configs.mbop, mbop_horizon=1),
+    )
+    endless, prepared = timing.endless(task), _prepared(task)
+    learned: Any
+    if configs.run.algorithm == "mbop":
+        models = learning.build(endless, one.knobs, prepared, 0)
+        learned = learning.MbopLearned(models, prepared, 0.0, 1.0)
+    else:
+        learned = algorithm.Learned(
+            algorithm.build(endless, one.knobs, prepared), prepared.scale, 1e9
+        )
+    planner = make_planner(endless, configs=one, learned=learned)
+    decide = compilation.compiled(planner.decide)
+    states = tf.constant(timing.normal(configs.run.eval_episodes, task.state_dim))
+    plan, seed = planner.initial_plan(states), tf.constant([0, 0], tf.int32)
+    spent = timing.least(lambda: decide(states, plan, seed).action.numpy())
+    return spent * decision_work(task, configs) / decision_work(task, one)
+
+
+def decision_work(task: TaskSpec, configs: Configs) -> float:
+    """Weights that a decision's rows pass through, of all candidates and steps."""
+    of = _work_of_mbop if configs.run.algorithm == "mbop" else _work_of_mopp
+    return of(task, configs)
+
+
+def _work_of_mopp(task: TaskSpec, configs: Configs) -> float:
     s, a = task.state_dim, task.action_dim
     model, planner = configs.model, configs.planner
 
@@ -49,15 +176,10 @@ def _of_mopp(task: TaskSpec, configs: Configs) -> _Work:
     q = 2 * dry_run.weights(s + a, *configs.q.q_hidden, 1)
     choosing = planner.q_proposals * q if planner.max_q else 0
     valuing = planner.q_proposals * q if planner.terminal_value else 0
-    return _Work(
-        dynamics,
-        configs.behavior.behavior_members * behavior,
-        1.5 * q + behavior,
-        planner.population * (planner.horizon * (dynamics + behavior + choosing) + valuing),
-    )
+    return planner.population * (planner.horizon * (dynamics + behavior + choosing) + valuing)
 
 
-def _of_mbop(task: TaskSpec, configs: Configs) -> _Work:
+def _work_of_mbop(task: TaskSpec, configs: Configs) -> float:
     """All members see every row of a decision."""
     s, a = task.state_dim, task.action_dim
     planner, members = configs.knobs.planner, configs.dynamics.dynamics_members
@@ -65,8 +187,7 @@ def _of_mbop(task: TaskSpec, configs: Configs) -> _Work:
         count * dry_run.weights(s + a, *learning.HIDDEN, width)
         for count, width in ((members, s + 1), (configs.behavior.behavior_members, a), (members, 1))
     )
-    decision = planner.population * (planner.horizon * (dynamics + behavior) + value)
-    return _Work(dynamics, behavior, value, decision)
+    return planner.population * (planner.horizon * (dynamics + behavior) + value)
 
 
 def plan(*stages: object) -> list[str]:
@@ -80,7 +201,7 @@ def plan(*stages: object) -> list[str]:
     """
     configs = Configs(*stages)  # type: ignore[arg-type]
     check(configs)
-    run, model, planner = configs.run, configs.model, configs.knobs.planner
+    run, model = configs.run, configs.model
     threads = compilation.use_threads(run.threads)  # first: a user's task file may make tensors
     task = tasks.get(run.env, run.simulator)
     folder = folder_of(configs)
@@ -95,21 +216,12 @@ def plan(*stages: object) -> list[str]:
         if not fits_q_again(configs, from_manifest(other.manifest)):
             done.add("q")
     dtype = networks.product_dtype(model.precision)
-    training = dry_run.operations_per_second(dtype, threads)
-    acting = networks.product_dtype(planner.planner_precision)
-    speed = training if acting == dtype else dry_run.operations_per_second(acting, threads)
-    work = _of_mbop(task, configs) if run.algorithm == "mbop" else _of_mopp(task, configs)
-    step = 6.0 * model.batch_size / (_TRAINING * training)
-    episodes = run.eval_episodes * task.max_episode_steps if task.simulation else 0
-    parts = [
-        Part("data", (rows / _STEPS_PER_SECOND if run.dataset in KINDS else 0.0) + 3),
-        Part("dynamics", step * work.dynamics * configs.dynamics.dynamics_steps),
-        Part("behavior", step * work.behavior * configs.behavior.behavior_steps),
-        Part("q", step * work.q * configs.q.q_steps),
-        Part("evaluation", 2.0 * work.decision * episodes / (_PLANNING * speed)),
-        Part("inspection", 10.0 if run.inspection else 0.0),
-        Part("export", 50.0),
-    ]
+    compilation.use_compiler(run.compile)
+    spent = seconds(task, configs, threads)
+    spent["data"] += rows * 2e-6
+    if run.dataset in KINDS:
+        spent["data"] += rows * timing.simulator_step(task, run.physics, threads)
+    parts = [Part(name, value) for name, value in spent.items()]
     doing = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
     return [
         f"{doing}: {run.algorithm} on {task.name}, {run.dataset} ({rows:,} rows), {dtype.name}, "

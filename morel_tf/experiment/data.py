@@ -56,7 +56,7 @@ def reused_run(configs: Configs, data: Transitions, data_hash: str) -> RunRecord
         differences = [f"its algorithm is {other.manifest['algorithm']}"]
     reuse.check_fits(
         other,
-        "dynamics_from",
+        flag="dynamics_from",
         differences=differences,
         data_hash=data_hash,
         task=tasks.get(configs.run.env, configs.run.simulator),

@@ -2,23 +2,189 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
+import numpy as np
+import tensorflow as tf
+
+from morel_tf import config as config_
 from morel_tf.experiment.configs import Configs, check, folder_of
+from morel_tf.models import dynamics, usad
+from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS
-from offline_tf.models import compilation, networks
-from offline_tf.pipeline import dry_run
+from offline_tf.models import compilation, fitting, networks
+from offline_tf.pipeline import dry_run, timing
 from offline_tf.pipeline.dry_run import Part
 from offline_tf.pipeline.run import FREE_FLAGS
+from offline_tf.policies.gaussian import GaussianPolicy
 from offline_tf.run_folder.record import RunRecord
+from offline_tf.types import TaskSpec, Tensor
 
-# Rough shares of the machine's products that the stages reach. Estimated and measured minutes, two
-# cores with other work beside: MOReL 24.9 and 20.9 (Hopper), 22.0 and 27.6 (Walker2d); MOPP 10.1, 10.6.
-_TRAINING, _ROLL_OUT, _UPDATE = 0.55, 0.55, 0.25
-_STEPS_PER_SECOND = 20_000.0  # of the simulator with a policy
+# Measured, what no small try shows: tracing, checkpoints, reading, pictures.
+_FIXED = {"data": 5.0, "dynamics": 4.0, "usad": 3.0, "behavior_cloning": 2.0, "planning": 6.0}
 _SHARE_OF_PATHS = 0.75  # steps that paths make before they end
+_TRIED_STEPS = 50  # of roll-outs
+_TRIED_PATHS = 200  # steps of the paths of an update
+
+
+def seconds(task: TaskSpec, configs: Configs, rows: int, threads: int) -> dict[str, float]:
+    """What each stage takes on this machine, but for what makes data.
+
+    Pieces of the stages are tried with the run's own shapes and multiplied by their numbers.
+
+    Args:
+      task: the robot or plant.
+      configs: the run's.
+      rows: N, of the data.
+      threads: of the simulators.
+    """
+    run, planner = configs.run, configs.planner
+    endless = timing.endless(task)
+    simulated = timing.simulator_step(task, run.physics, threads) * task.max_episode_steps
+    ensemble = _untrained(endless, configs)
+    fits = rows * configs.dynamics.dynamics_epochs / configs.dynamics.dynamics_batch_size
+    units = npg_planner.units_of(task, planner, ensemble.inputs)
+    policy = npg_planner.new_policy(units, planner, 0)
+    clones = rows * configs.cloning.bc_epochs / configs.cloning.bc_batch_size
+    # Ten evaluations more, for the last tenth has five times as many.
+    looks = 1.4 * planner.iterations / run.eval_every * 2 * run.eval_episodes
+    found = {
+        "data": rows * 5e-6,
+        "dynamics": fits * _dynamics_step(ensemble, configs.dynamics),
+        "usad": rows * _pair(ensemble),
+        "behavior_cloning": clones * _cloning_step(policy, configs.cloning),
+        "planning": planner.iterations * _iteration(endless, ensemble, policy, configs)
+        + looks * simulated,
+        "evaluation": 4 * run.final_episodes * simulated + 1.0,
+        "inspection": 8.0 if run.inspection else 0.0,
+        "export": 10.0,
+    }
+    return {name: spent + _FIXED.get(name, 0.0) for name, spent in found.items()}
+
+
+def _untrained(task: TaskSpec, configs: Configs) -> dynamics.DynamicsEnsemble:
+    """Models whose states hardly move."""
+    width = task.state_dim + task.action_dim
+    inputs, deltas = timing.plain(width), timing.plain(task.state_dim, 1e-4)
+    return dynamics.DynamicsEnsemble(task, configs.dynamics, inputs, deltas, 0)
+
+
+def _dynamics_step(ensemble: dynamics.DynamicsEnsemble, config: config_.DynamicsConfig) -> float:
+    """Of all members together."""
+    dtype = networks.product_dtype(config.precision)
+
+    def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        return [
+            -tf.reduce_mean(ensemble.distribution(networks.bind(member, dtype)(x)).log_prob(y))
+            for member, (x, y) in zip(ensemble.members, batches, strict=True)
+        ]
+
+    loop = fitting.Fit(networks.variables(*ensemble.members), loss=loss)
+    size = config.dynamics_batch_size
+    columns = (
+        timing.normal(size, len(ensemble.inputs.shift)),
+        timing.normal(size, ensemble.state_dim),
+    )
+    return timing.adam_step(loop, columns, ensemble.size, size)
+
+
+def _pair(ensemble: dynamics.DynamicsEnsemble) -> float:
+    """Of the disagreement about one pair."""
+    size, s = 8192, ensemble.state_dim
+    states, actions = timing.normal(size, s), timing.normal(size, len(ensemble.inputs.shift) - s)
+
+    @compilation.function
+    def disagreement(x: Tensor, a: Tensor) -> Tensor:
+        return usad.disagreement_of(ensemble, ensemble.bind()(x, a), np.ones(s, np.float32))
+
+    given = tf.constant(states), tf.constant(actions)
+    return timing.least(lambda: disagreement(*given).numpy()) / size
+
+
+def _cloning_step(policy: GaussianPolicy, config: config_.CloningConfig) -> float:
+    def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
+        ((x, y),) = batches
+        return [tf.reduce_mean(tf.square(policy.mean(x) - y))]
+
+    loop = fitting.Fit(networks.variables(policy.network), loss=loss)
+    shapes = policy.network.input_shape, policy.network.output_shape
+    columns = [timing.normal(config.bc_batch_size, shape[-1]) for shape in shapes]
+    return timing.adam_step(loop, columns, 1, config.bc_batch_size)
+
+
+def _iteration(
+    task: TaskSpec,
+    ensemble: dynamics.DynamicsEnsemble,
+    policy: GaussianPolicy,
+    configs: Configs,
+) -> float:
+    """Of planning: the paths and the update."""
+    horizon = min(configs.pmdp.horizon, task.max_episode_steps)
+    count = ensemble.size * configs.pmdp.paths_per_member
+    tried = min(horizon, _TRIED_STEPS)
+    pmdp = pessimistic_mdp.make(
+        task,
+        physics=configs.run.physics,
+        ensemble=ensemble,
+        weights=np.ones(task.state_dim, np.float32),
+        threshold=np.inf,
+        least_reward=0.0,
+        config=dataclasses.replace(configs.pmdp, horizon=tried),
+    )
+    members = tf.constant(np.arange(count, dtype=np.int32) % ensemble.size)
+    starts = tf.zeros([count, task.state_dim])
+
+    @compilation.compiled
+    def roll_out(seed: Tensor) -> pessimistic_mdp.RollOut:
+        groups = 2 if count % 2 == 0 else 1
+        return pessimistic_mdp.roll_out_in_groups(
+            pmdp, policy=policy, starts=starts, member=members, seed=seed, groups=groups
+        )
+
+    rolled = timing.least(lambda: roll_out(tf.constant([0, 0])).rewards.numpy()) / tried
+    planner = configs.planner
+    natural_gradient = npg_planner.new_natural_gradient(policy, planner)
+    baseline = npg_planner.new_baseline(
+        npg_planner.units_of(task, planner, ensemble.inputs), planner, 0
+    )
+    length = min(horizon, _TRIED_PATHS)
+    paths = _paths(task, length, count)
+
+    def update() -> None:
+        policy_update.update(
+            paths,
+            natural_gradient=natural_gradient,
+            baseline=baseline,
+            discount=planner.discount,
+            gae_lambda=planner.gae_lambda,
+            kl_per_update=planner.kl_per_update,
+            generator=np.random.default_rng(0),
+        )
+
+    return horizon * (rolled + _SHARE_OF_PATHS * timing.least(update) / length)
+
+
+def _paths(task: TaskSpec, length: int, count: int) -> policy_update.Paths:
+    """Whole paths of noise."""
+    states, actions = (
+        timing.normal(length, count, width) for width in (task.state_dim, task.action_dim)
+    )
+    last = np.zeros((length, count), bool)
+    last[-1] = True
+    times = np.repeat(np.arange(length, dtype=np.float32)[:, None], count, axis=1)
+    return policy_update.Paths(
+        observations=states,
+        actions=actions,
+        rewards=states[..., 0].copy(),
+        next_observations=states,
+        times=times,
+        terminated=np.zeros_like(last),
+        ended=last,
+        valid=np.ones_like(last),
+    )
 
 
 def plan(*stages: object) -> list[str]:
@@ -46,42 +212,11 @@ def plan(*stages: object) -> list[str]:
         RunRecord.open_existing(pathlib.Path(run.dynamics_from), "dynamics_from")
         done |= {"dynamics"}
     dtype = networks.product_dtype(configs.dynamics.precision)
-    training = dry_run.operations_per_second(dtype, threads)
-    speed = (
-        training
-        if dtype.name == "float32"
-        else dry_run.operations_per_second(networks.product_dtype("float32"), threads)
-    )
-    s, a = task.state_dim, task.action_dim
-    members = configs.dynamics.ensemble_size
-    model = members * dry_run.weights(s + a, *configs.dynamics.dynamics_hidden, s)
-    policy = dry_run.weights(s, *configs.planner.policy_hidden, a)
-    value = dry_run.weights(s + 4, *configs.planner.baseline_hidden, 1)
-    steps = _SHARE_OF_PATHS * members * configs.pmdp.paths_per_member
-    steps *= min(configs.pmdp.horizon, task.max_episode_steps)
-    products = 2 * configs.planner.cg_iterations * configs.planner.fisher_share * 6 * policy
-    update = products + 6 * policy + 6 * configs.planner.baseline_epochs * value
-    evaluations = configs.planner.iterations / run.eval_every * 2 * run.eval_episodes
-    simulated = task.max_episode_steps if task.simulation else 0
-    parts = [
-        Part("data", rows / _STEPS_PER_SECOND + 5 if makes else 0.0),
-        Part(
-            "dynamics",
-            6.0 * model * rows * configs.dynamics.dynamics_epochs / (_TRAINING * training),
-        ),
-        Part("usad", 2.0 * model * rows / (_ROLL_OUT * speed) + 10),
-        Part("behavior_cloning", 6.0 * policy * rows * configs.cloning.bc_epochs / (0.05 * speed)),
-        Part(
-            "planning",
-            configs.planner.iterations
-            * steps
-            * (2 * (model + policy) / (_ROLL_OUT * speed) + update / (_UPDATE * speed))
-            + evaluations * simulated / _STEPS_PER_SECOND,
-        ),
-        Part("evaluation", 4 * run.final_episodes * simulated / _STEPS_PER_SECOND),
-        Part("inspection", 10.0 if run.inspection else 0.0),
-        Part("export", 12.0),
-    ]
+    compilation.use_compiler(run.compile)
+    spent = seconds(task, configs, rows, threads)
+    if makes:
+        spent["data"] += rows * timing.simulator_step(task, run.physics, threads)
+    parts = [Part(name, value) for name, value in spent.items()]
     doing = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
     data = run.dataset or f"{run.exploration} data, made here"
     return [

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from offline_tf import quiet_start
 from offline_tf.export import loaded
 from offline_tf.run_folder.files import write_json
 from offline_tf.types import Array, TaskSpec
@@ -142,7 +143,8 @@ def run_in_fresh_process(path: pathlib.Path, given: Values) -> Values:
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
         )
         if run.returncode:
-            raise RuntimeError(f"export check of {path} failed:\n{run.stderr[-2000:]}")
+            said = quiet_start.without_start_up(run.stderr)
+            raise RuntimeError(f"export check of {path} failed:\n{said[-2000:]}")
         found: Values = {}
         with np.load(returned) as file:
             for key in file.files:

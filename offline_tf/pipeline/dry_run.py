@@ -1,16 +1,12 @@
-"""What a run will take, roughly: work in floating-point operations over what this machine does."""
+"""What a run will take, told to a person: seconds by stage, and memory."""
 
 from __future__ import annotations
 
 import pathlib
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import tensorflow as tf
-
 from offline_tf.datasets.names import KINDS
-from offline_tf.models import compilation
 from offline_tf.numerics import large_columns
 from offline_tf.types import TaskSpec
 
@@ -25,24 +21,6 @@ class Part(NamedTuple):
 
     name: str
     seconds: float
-
-
-def operations_per_second(dtype: tf.DType, threads: int) -> float:
-    """Measured for a third of a second: [1024, 512] x [512, 512], a product per thread at a time."""
-    rows = tf.cast(tf.random.stateless_normal([1024, 512], [0, 0]), dtype)
-    weights = tf.cast(tf.random.stateless_normal([512, 512], [0, 1]), dtype)
-
-    @compilation.function
-    def several(x: tf.Tensor) -> list[tf.Tensor]:
-        # Different products, so that none is dropped as a copy of another.
-        return [tf.matmul(x, weights + tf.cast(i, dtype)) for i in range(threads)]
-
-    several(rows)
-    began, calls = time.perf_counter(), 0
-    while time.perf_counter() - began < 0.33:
-        several(rows)[-1].numpy()
-        calls += 1
-    return 2.0 * 1024 * 512 * 512 * threads * calls / (time.perf_counter() - began)
 
 
 def weights(*widths: int) -> int:
@@ -73,7 +51,7 @@ def in_words(parts: Sequence[Part], needed: float) -> list[str]:
     """Lines for a person."""
     total = sum(part.seconds for part in parts)
     lines = [f"  {part.name:18s} {part.seconds / 60:6.1f} min" for part in parts]
-    lines.append(f"  {'in all, about':18s} {total / 60:6.1f} min (half to twice that)")
+    lines.append(f"  {'in all, about':18s} {total / 60:6.1f} min on an idle machine")
     have = large_columns.machine_memory()
     lines.append(f"  memory, about      {needed / _GIB:6.1f} GiB of {have / _GIB:.0f} GiB")
     if needed > have:

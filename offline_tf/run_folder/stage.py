@@ -15,9 +15,8 @@ from absl import logging
 
 from offline_tf.run_folder import stopping
 from offline_tf.run_folder.files import write_json
+from offline_tf.run_folder.progress import Progress
 from offline_tf.types import Array, UserError
-
-_PROGRESS_SECONDS = 10.0
 
 
 class Stage:
@@ -37,9 +36,9 @@ class Stage:
         self._folder = folder
         self._writer = writer
         self._file = folder / "stages" / f"{name}.json"
-        self._began = self._last_progress = time.monotonic()
+        self._began = time.monotonic()
         self._spent_before = 0.0
-        self._first_done: float | None = None
+        self._progress = Progress(name)
         self._manager: tf.train.CheckpointManager | None = None
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._spent = tf.Variable(0.0, dtype=tf.float64, trainable=False)
@@ -109,7 +108,7 @@ class Stage:
         self._read_newest()
         self._spent_before = float(self._spent)
         self._began = time.monotonic()
-        self._first_done = None
+        self._progress = Progress(self.name)
         step = int(self._step)
         self._truncate_metrics(step)
         if not self.complete:
@@ -202,29 +201,11 @@ class Stage:
         self._writer().flush()
 
     def progress(self, done: float, total: float, unit: str, note: str = "") -> None:
-        """Prints a line with rate and time left, every ten seconds; every second if verbose.
+        """Shows how far the stage is, with its rate and the time left; see `Progress.tell`.
 
         Raises:
           stopping.Stopped: the run was asked to stop, and this stage has no checkpoints to wait for.
         """
         if self._manager is None:
             stopping.check()
-        now = time.monotonic()
-        every = 1.0 if logging.level_debug() else _PROGRESS_SECONDS
-        if self._first_done is None or done < self._first_done:
-            self._first_done, self._first_time = done, now
-        if now - self._last_progress < every and done < total:
-            return
-        self._last_progress = now
-        rate = (done - self._first_done) / max(now - self._first_time, 1e-9)
-        left = f"{(total - done) / rate:.0f} s left" if rate > 0 else "time left unknown"
-        logging.info(
-            "%s: %.4g of %.4g %s, %.3g/s, %s%s",
-            self.name,
-            done,
-            total,
-            unit,
-            rate,
-            left,
-            f" | {note}" if note else "",
-        )
+        self._progress.tell(done, total, unit, note)

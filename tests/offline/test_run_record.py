@@ -417,20 +417,3 @@ def test_restart_forgets_the_metrics_of_a_killed_try(record):
     again.log(1, {"rows": 7.0})
     assert table(record, "data") == [["step", "rows"], ["1", "7"]]
     assert table(record, "data2") == [["step", "rows"], ["1", "6"]]
-
-
-def test_progress_speaks_at_most_every_ten_seconds(record, monkeypatch):
-    now, lines = [0.0], []
-    monkeypatch.setattr(stage_module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(stage_module.logging, "info", lambda text, *a: lines.append(text % a))
-    stage = record.stage("fit")
-    for done in range(1, 26):
-        now[0] = float(done)
-        stage.progress(done, 25, "epochs")
-    # At 10 s, 20 s and at the end; one epoch per second.
-    assert [line.split(",")[0] for line in lines] == [
-        "fit: 10 of 25 epochs",
-        "fit: 20 of 25 epochs",
-        "fit: 25 of 25 epochs",
-    ]
-    assert "1/s, 15 s left" in lines[0]

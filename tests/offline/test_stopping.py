@@ -24,6 +24,7 @@ from morel_tf.experiment.configs import Configs, folder_of
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.simulated import generated
+from offline_tf.pipeline import timing
 from offline_tf.run_folder import stopping
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
@@ -98,7 +99,13 @@ def _configs(**run):
     return [config.RunConfig(**run), *(stage() for stage in config.STAGES[1:])]
 
 
-def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypatch):
+@pytest.fixture
+def untimed(monkeypatch):
+    """Every piece of a run takes a hundredth of a second; none is tried."""
+    monkeypatch.setattr(timing, "least", lambda call: 0.01)
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, monkeypatch, untimed):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dry_run.compilation, "use_threads", lambda threads: 1)
     said = "\n".join(dry_run.plan(*_configs(data_steps=3000)))
@@ -141,45 +148,41 @@ def test_other_data_and_no_detector_have_a_folder_of_their_own(flags, rule, expe
         ({"dataset": "medium-expert-ours"}, "6,000"),
     ],
 )
-def test_a_dry_run_counts_the_rows_that_would_be_made(tmp_path, monkeypatch, flags, rows):
+def test_a_dry_run_counts_the_rows_that_would_be_made(tmp_path, monkeypatch, untimed, flags, rows):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dry_run.compilation, "use_threads", lambda threads: 1)
     assert f"{rows} rows" in "\n".join(dry_run.plan(*_configs(data_steps=3000, **flags)))
 
 
-def test_a_dry_run_prices_each_planner_by_its_own_networks():
-    def work(of, **changes):
-        fields = {f.name for stage in mopp_config.STAGES for f in dataclasses.fields(stage)}
-        assert set(changes) <= fields
-        configs = MoppConfigs(
-            *(
-                stage(
-                    **{
-                        f.name: changes[f.name]
-                        for f in dataclasses.fields(stage)
-                        if f.name in changes
-                    }
-                )
-                for stage in mopp_config.STAGES
-            )
+def _of(stages, configs, **changes):
+    fields = {f.name for stage in stages for f in dataclasses.fields(stage)}
+    assert set(changes) <= fields
+    names = [[f.name for f in dataclasses.fields(stage)] for stage in stages]
+    return configs(
+        *(
+            stage(**{name: changes[name] for name in own if name in changes})
+            for stage, own in zip(stages, names, strict=True)
         )
-        return of(toys.cart(), configs)
+    )
+
+
+def test_a_decision_weighs_what_its_rows_pass_through():
+    def work(**changes):
+        made = _of(mopp_config.STAGES, MoppConfigs, **changes)
+        return mopp_estimate.decision_work(toys.cart(), made)
 
     sizes = {"dynamics_members": 3, "behavior_members": 2, "population": 10, "horizon": 2}
     sizes |= {"mlp_hidden": (7,), "q_hidden": (5,), "q_proposals": 4, "network": "mlp"}
     # Two states, one action: 3 inputs.
     dynamics, behavior, q = 3 * (21 + 42), 14 + 14, 2 * (15 + 5)
-    found = work(mopp_estimate._of_mopp, **sizes)
-    decision = 10 * (2 * (dynamics + behavior + 4 * q) + 4 * q)
-    assert found == (dynamics, 2 * behavior, 1.5 * q + behavior, decision)
-    found = work(mopp_estimate._of_mopp, **sizes, max_q=False, terminal_value=False)
-    assert found.decision == 10 * 2 * (dynamics + behavior)
+    assert work(**sizes) == 10 * (2 * (dynamics + behavior + 4 * q) + 4 * q)
+    assert work(**sizes, max_q=False, terminal_value=False) == 10 * 2 * (dynamics + behavior)
     # MBOP: 500-500 everywhere, a value for each model of the dynamics, no max-Q.
     dynamics, behavior, value = (
         count * (1500 + 250_000 + 500 * width) for count, width in ((3, 3), (2, 1), (3, 1))
     )
-    found = work(mopp_estimate._of_mbop, **sizes, algorithm="mbop", mbop_horizon=6)
-    assert found == (dynamics, behavior, value, 10 * (6 * (dynamics + behavior) + value))
+    found = work(**sizes, algorithm="mbop", mbop_horizon=6)
+    assert found == 10 * (6 * (dynamics + behavior) + value)
 
 
 def test_a_dry_run_of_mopp_refuses_what_the_run_would(tmp_path, monkeypatch):

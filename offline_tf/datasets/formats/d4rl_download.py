@@ -7,15 +7,12 @@ import http.client
 import os
 import pathlib
 import re
-import sys
-import time
 import urllib.error
 import urllib.request
 
 from absl import logging
 
-from offline_tf.run_folder import locks
-from offline_tf.run_folder.progress import show_progress
+from offline_tf.run_folder import locks, progress
 from offline_tf.types import UserError
 
 # The one host there has been; $OFFLINE_TF_MIRRORS (URLs, comma separated) are tried before it.
@@ -132,15 +129,13 @@ def _fetch(url: str, path: pathlib.Path) -> None:
         length = answer.headers.get("Content-Length")
         total = have + int(length) if length is not None else None
         logging.info("downloading %s%s", url, f", going on at byte {have}" if resumed else "")
-        began, start = time.monotonic(), have
+        shown = progress.Progress("downloading")
         with partial.open("ab" if resumed else "wb") as file:
             while block := answer.read(_BLOCK):
                 file.write(block)
                 have += len(block)
-                rate = (have - start) / max(time.monotonic() - began, 1e-9)
-                show_progress(have, total or have, rate, "bytes")
-        if sys.stderr.isatty():
-            sys.stderr.write("\n")
+                shown.tell(have / 1e6, total and total / 1e6, "MB")
+        progress.leave()
     if total is not None and have != total:
         raise OSError(f"expected {total} bytes, got {have}; run again to go on")
     partial.replace(path)

@@ -7,7 +7,6 @@ noisy behaviour policy and 20 % uniform random actions.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -171,7 +170,8 @@ def _collect_component(
             while contiguous in finished:
                 length += finished[contiguous][2] - finished[contiguous][1]
                 contiguous += 1
-        progress(min(length, num_steps))
+        # Between what is kept, which waits for whole episodes, and what was stepped.
+        progress((min(length, num_steps) + min(step * count, num_steps)) // 2)
     columns = recorder.stacked()
     if not columns["qpos"].shape[2]:  # an environment that does not tell its physical state
         del columns["qpos"], columns["qvel"]
@@ -200,7 +200,7 @@ def collect(
     stochastic: bool = True,
     simulators: int = 128,
     threads: int = 2,
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Collected:
     """Collects a data set.
 
@@ -214,7 +214,7 @@ def collect(
       stochastic: whether the behaviour policy draws from its Gaussian.
       simulators: how many run together; part of what the seed means.
       threads: of the simulators; does not change the data.
-      progress: called with (steps done, num_steps, steps per second) about twice a second.
+      progress: called with the steps done, roughly, after each step of the simulators.
 
     Returns:
       The transitions with actions clipped to the bounds, episodes of all components shuffled.
@@ -224,15 +224,11 @@ def collect(
     )
     episodes: list[dict[str, Array]] = []
     codes: list[int] = []
-    began, last, done_before = time.monotonic(), 0.0, 0
+    done_before = 0
 
     def report(done: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if progress and now - last > 0.5:
-            last = now
-            total = done_before + done
-            progress(total, num_steps, total / max(now - began, 1e-9))
+        if progress:
+            progress(done_before + done)
 
     for component, steps in budget(exploration, num_steps).items():
         if not steps:

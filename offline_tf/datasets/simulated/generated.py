@@ -22,7 +22,7 @@ from offline_tf.numerics.large_columns import cache_folder
 from offline_tf.policies import foreign
 from offline_tf.policies import gaussian as policy_file
 from offline_tf.run_folder import files, locks, stopping
-from offline_tf.run_folder.progress import show_progress
+from offline_tf.run_folder.progress import Progress
 from offline_tf.tasks import environments
 from offline_tf.types import EnvironmentSpec, TaskSpec, Transitions, UserError
 
@@ -44,6 +44,7 @@ def make(
     Raises:
       UserError: the behaviour policy is missing.
     """
+    progress = Progress("making data")
     policy, about = (None, {}) if exploration == "random" else foreign.load(policy_path, task)
     made = collection.collect(
         task,
@@ -54,10 +55,8 @@ def make(
         seed=seed,
         stochastic=stochastic,
         threads=threads,
-        progress=show_progress,
+        progress=lambda done: progress.tell(done, num_steps, "steps"),
     )
-    if sys.stderr.isatty():
-        sys.stderr.write("\n")
     attributes: dict[str, Any] = {
         "task": task.name,
         "physics": physics,
