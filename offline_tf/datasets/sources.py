@@ -70,12 +70,12 @@ def check(name: str, kinds: tuple[str, ...] = ()) -> None:
 def _read(name: str, task: TaskSpec) -> tuple[Transitions, str]:
     path = pathlib.Path(name)
     if path.is_dir():
-        found = minari.holds(path)
-        if found is None:
+        main_file = minari.holds(path)
+        if main_file is None:
             raise UserError(
                 f"--dataset: expected a Minari folder with data/main_data.hdf5 at {path}, found none"
             )
-        return minari.read(found, task.state_dim), path.name
+        return minari.read(main_file, task.state_dim), path.name
     if not path.exists():
         if name.startswith(rlds.PREFIX):
             return rlds.read(name, task.state_dim), name.removeprefix(rlds.PREFIX)
@@ -158,7 +158,7 @@ def pairs_of(
       task, physics, steps, seed, data_dir, threads: see `made.load_or_make_kind`.
       states_of: what the models see of a data set, [N, S].
     """
-    found = {}
+    pairs = {}
     for name in names:
         data, title = load_named(
             name,
@@ -170,5 +170,5 @@ def pairs_of(
             threads=threads,
         )
         rows = np.linspace(0, len(data) - 1, min(len(data), _PAIRS)).astype(np.int64)
-        found[title if title not in found else name] = (states_of(data)[rows], data.actions[rows])
-    return found
+        pairs[title if title not in pairs else name] = (states_of(data)[rows], data.actions[rows])
+    return pairs

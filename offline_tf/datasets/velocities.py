@@ -34,10 +34,10 @@ def finite_difference(task: TaskSpec, previous_observations: Array, observations
     for velocity, position in task.finite_difference:
         observed = observations[:, velocity]
         slope = (observations[:, position] - previous_observations[:, position]) / task.dt
-        beyond = (np.abs(observed) >= task.velocity_limit) & (
+        clipped = (np.abs(observed) >= task.velocity_limit) & (
             slope * np.sign(observed) > task.velocity_limit
         )
-        states[beyond, velocity] = slope[beyond]
+        states[clipped, velocity] = slope[clipped]
     return states
 
 
@@ -82,12 +82,12 @@ def restore(
                 f"is row {int(np.argmin(good))}; mend it, leave it out, or give --velocities=observed"
             )
 
-        def recorded(seen: Array, restored: Array, qvel: Array) -> Array:
+        def recorded(block: Array, restored: Array, qvel: Array) -> Array:
             states = np.array(restored)
-            observed = seen[:, indices]
-            clipped = np.abs(observed) >= task.velocity_limit
-            beyond = clipped & (qvel * np.sign(observed) >= task.velocity_limit)
-            states[:, indices] = np.where(beyond, qvel, states[:, indices])
+            observed = block[:, indices]
+            at_limit = np.abs(observed) >= task.velocity_limit
+            exceeds = at_limit & (qvel * np.sign(observed) >= task.velocity_limit)
+            states[:, indices] = np.where(exceeds, qvel, states[:, indices])
             return states
 
         states = derive(recorded, observations, by_differences, transitions.qvel)
@@ -95,13 +95,13 @@ def restore(
     return by_differences, slopes
 
 
-def _shifted(values: Array, others: Array, elsewhere: Array, by: int) -> Array:
-    """values[row + by], or others[row] where `elsewhere`; by is 1 or -1."""
+def _shifted(values: Array, edge_values: Array, at_edge: Array, by: int) -> Array:
+    """values[row + by], or edge_values[row] where `at_edge`; by is 1 or -1."""
     count = len(values)
 
     def block(rows: Array) -> Array:
         near = values[np.clip(rows + by, 0, count - 1)]
-        return np.where(elsewhere[rows, None], others[rows], near)
+        return np.where(at_edge[rows, None], edge_values[rows], near)
 
     return derive(block, np.arange(count))
 

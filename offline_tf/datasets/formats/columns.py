@@ -135,15 +135,15 @@ def _check_shapes(columns: Mapping[str, Any], source: str) -> None:
     for name in (*REQUIRED, "next_observations", "timeouts", "infos/qpos", "infos/qvel"):
         if name not in columns:
             continue
-        whole = getattr(columns[name], "shape", (0,))
-        if whole[:1] != (count,):
+        column_shape = getattr(columns[name], "shape", (0,))
+        if column_shape[:1] != (count,):
             raise UserError(
-                f"--dataset: {source} has {count} rows in observations but {whole[:1]} in {name}; "
+                f"--dataset: {source} has {count} rows in observations but {column_shape[:1]} in {name}; "
                 "the file is damaged or mixes data sets"
             )
-        if name in ("rewards", "terminals", "timeouts") and int(np.prod(whole)) != count:
+        if name in ("rewards", "terminals", "timeouts") and int(np.prod(column_shape)) != count:
             raise UserError(
-                f"--dataset: {source}: expected one number per row in {name}, got shape {whole}"
+                f"--dataset: {source}: expected one number per row in {name}, got shape {column_shape}"
             )
         if getattr(columns[name], "dtype", np.dtype(object)).kind not in "biuf":
             raise UserError(f"--dataset: {source}: expected numbers in {name!r}, got other values")

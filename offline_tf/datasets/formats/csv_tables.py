@@ -83,8 +83,8 @@ def read_npz(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            found = episodes.renamed({name: name for name in members})
-            arrays = {name: _Member(archive, members[key]) for name, key in found.items()}
+            member_of = episodes.renamed({name: name for name in members})
+            arrays = {name: _Member(archive, members[key]) for name, key in member_of.items()}
             check_size(sum(column.resident for column in arrays.values()), str(path))
             return columns.from_columns(arrays, str(path), state_dim)
     except UserError:
@@ -133,8 +133,8 @@ def _from_rows(header: Sequence[str], rows: Any, path: pathlib.Path, task: TaskS
         )
     recorded = all(name in header for name in nexts)
     optional = [name for name in _OPTIONAL if name in header]
-    wanted = needed + (nexts if recorded else []) + optional
-    at = [header.index(name) for name in wanted]
+    names_read = needed + (nexts if recorded else []) + optional
+    at = [header.index(name) for name in names_read]
     episode_at = header.index("episode") if "episode" in header else None
     groups = {"observations": list(task.observation_names), "actions": list(task.action_names)}
     groups |= {"next_observations": nexts} if recorded else {}
@@ -143,10 +143,10 @@ def _from_rows(header: Sequence[str], rows: Any, path: pathlib.Path, task: TaskS
     changed = ColumnWriter()
 
     def write(block: list[list[float]], changes: list[bool]) -> None:
-        table = np.array(block, np.float64).reshape(-1, len(wanted))
+        table = np.array(block, np.float64).reshape(-1, len(names_read))
         for group, names in groups.items():
             with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
-                part = table[:, [wanted.index(name) for name in names]].astype(np.float32)
+                part = table[:, [names_read.index(name) for name in names]].astype(np.float32)
             writers[group].append(part[:, 0] if group in optional else part)
         changed.append(np.array(changes, bool))
 
@@ -161,7 +161,8 @@ def _from_rows(header: Sequence[str], rows: Any, path: pathlib.Path, task: TaskS
             name = row[episode_at] if episode_at is not None else ""
         except (ValueError, IndexError):
             cells = {
-                w: row[i] if i < len(row) else "nothing" for w, i in zip(wanted, at, strict=True)
+                w: row[i] if i < len(row) else "nothing"
+                for w, i in zip(names_read, at, strict=True)
             }
             bad = next((f"{w}={c!r}" for w, c in cells.items() if not _is_number(c)), "a cell")
             raise UserError(
@@ -173,25 +174,25 @@ def _from_rows(header: Sequence[str], rows: Any, path: pathlib.Path, task: TaskS
             write(block, changes)
             block, changes = [], []
     write(block, changes)
-    found = {name: writer.finish() for name, writer in writers.items()}
+    table_columns = {name: writer.finish() for name, writer in writers.items()}
     begins = changed.finish()
     count = len(begins)
     if not count:
         raise UserError(f"--dataset: {path}: expected rows under the header, found none")
     zeros = np.zeros(count, np.float32)
     for name in ("terminal", "timeout"):
-        if not np.isfinite(found.get(name, zeros)).all():
+        if not np.isfinite(table_columns.get(name, zeros)).all():
             raise UserError(f"--dataset: {path}: expected flags in {name!r}, got NaN or infinity")
-    terminals = found.pop("terminal", zeros) != 0.0
-    timeouts = found.pop("timeout", zeros) != 0.0
+    terminals = table_columns.pop("terminal", zeros) != 0.0
+    timeouts = table_columns.pop("timeout", zeros) != 0.0
     timeouts[:-1] |= begins[1:] & ~terminals[:-1]
     timeouts[-1] |= not terminals[-1]
-    found |= {
-        "rewards": found.pop("reward", zeros),
+    table_columns |= {
+        "rewards": table_columns.pop("reward", zeros),
         "terminals": terminals,
         "timeouts": timeouts,
     }
-    return columns.from_columns(found, str(path), task.state_dim)
+    return columns.from_columns(table_columns, str(path), task.state_dim)
 
 
 def _is_number(cell: str) -> bool:

@@ -45,9 +45,11 @@ def write(
         **(extra or {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
-        if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:  # by a process that was killed
-            left.unlink(missing_ok=True)
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        if (
+            time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS
+        ):  # by a process that was killed
+            leftover.unlink(missing_ok=True)
     # Another process may be writing the same file: whoever is last leaves its own.
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with h5py.File(partial, "w", track_order=True) as file:
@@ -86,7 +88,7 @@ def hdf5_columns(group: h5py.Group, source: str) -> dict[str, h5py.Dataset]:
     Raises:
       UserError: a data set lies in another file.
     """
-    found: dict[str, h5py.Dataset] = {}
+    datasets: dict[str, h5py.Dataset] = {}
     for prefix, part in (("", group), ("infos/", group.get("infos"))):
         for name in part if isinstance(part, h5py.Group) else ():
             # A link may point into any file of this machine.
@@ -100,8 +102,8 @@ def hdf5_columns(group: h5py.Group, source: str) -> dict[str, h5py.Dataset]:
                     raise UserError(
                         f"--dataset: {source}: {prefix}{name} lies in another file; refused"
                     )
-                found[prefix + name] = column
-    return found
+                datasets[prefix + name] = column
+    return datasets
 
 
 def content_hash(transitions: Transitions) -> str:

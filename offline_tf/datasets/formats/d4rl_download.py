@@ -76,9 +76,11 @@ def find(name: str) -> pathlib.Path:
     path = folder() / pathlib.PurePosixPath(remote).name
     if path.exists():
         return path
-    given = [mirror.strip() for mirror in os.environ.get("OFFLINE_TF_MIRRORS", "").split(",")]
+    extra_mirrors = [
+        mirror.strip() for mirror in os.environ.get("OFFLINE_TF_MIRRORS", "").split(",")
+    ]
     problems = []
-    for mirror in (*filter(None, given), *MIRRORS):
+    for mirror in (*filter(None, extra_mirrors), *MIRRORS):
         url = f"{mirror.rstrip('/')}/{remote}"
         try:
             fetch(url, path)

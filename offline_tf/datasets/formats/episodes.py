@@ -57,13 +57,13 @@ def join(
     """
     writers = {name: ColumnWriter() for name in ALIASES}
     counts, sizes = dict.fromkeys(ALIASES, 0), dict.fromkeys(ALIASES, 0)
-    seen = 0
+    episode_count = 0
     allowed = scratch_bytes()
     for number, mapping in enumerate(episodes):
         part = _episode(mapping, f"{source}, episode {number}")
         if part is None:
             continue
-        seen += 1
+        episode_count += 1
         for name, values in part.items():
             counts[name] += 1
             with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
@@ -77,9 +77,9 @@ def join(
                     f"episodes ({error})"
                 ) from None
         columns.check_scratch(sizes.values(), source, allowed)
-    if not seen:
+    if not episode_count:
         raise UserError(f"--dataset: expected episodes with steps in {source}, found none")
-    complete = [name for name, count in counts.items() if count == seen]
+    complete = [name for name, count in counts.items() if count == episode_count]
     joined = {name: writers.pop(name).finish() for name in complete}
     return columns.from_columns(joined, source, state_dim)
 
@@ -90,56 +90,56 @@ def _episode(mapping: Mapping[str, Any], source: str) -> dict[str, Array] | None
         raise UserError(
             f"--dataset: {source}: expected a dict of arrays, got {type(mapping).__name__}"
         )
-    given = {name: _numbers(values, name, source) for name, values in renamed(mapping).items()}
+    arrays = {name: _numbers(values, name, source) for name, values in renamed(mapping).items()}
     for name in ("observations", "actions", "rewards"):
-        if name not in given:
-            got = ", ".join(sorted(map(str, mapping))) or "none"
-            raise UserError(f"--dataset: {source} lacks {name!r}, got {got}")
+        if name not in arrays:
+            names = ", ".join(sorted(map(str, mapping))) or "none"
+            raise UserError(f"--dataset: {source} lacks {name!r}, got {names}")
     for name in ("observations", "next_observations", "actions"):
-        if name in given and given[name].ndim == 1:
-            given[name] = given[name][:, None]
-    steps = len(given["rewards"].reshape(-1))
-    given["rewards"] = given["rewards"].reshape(-1)
+        if name in arrays and arrays[name].ndim == 1:
+            arrays[name] = arrays[name][:, None]
+    steps = len(arrays["rewards"].reshape(-1))
+    arrays["rewards"] = arrays["rewards"].reshape(-1)
     # Some recorders keep a last, unused action.
-    given["actions"] = given["actions"][:steps]
-    observations = given["observations"]
+    arrays["actions"] = arrays["actions"][:steps]
+    observations = arrays["observations"]
     if len(observations) != steps and (
-        "next_observations" in given or len(observations) != steps + 1
+        "next_observations" in arrays or len(observations) != steps + 1
     ):
         raise UserError(
             f"--dataset: {source}: expected {steps} or {steps + 1} rows in observations for "
             f"{steps} rewards, got {len(observations)}"
         )
-    if "next_observations" not in given and len(observations) == steps + 1:
-        given["next_observations"] = observations[1:]
-        given["observations"] = observations[:-1]
+    if "next_observations" not in arrays and len(observations) == steps + 1:
+        arrays["next_observations"] = observations[1:]
+        arrays["observations"] = observations[:-1]
     flags = {
-        name: _flags(given.get(name), steps, name, source) for name in ("terminals", "timeouts")
+        name: _flags(arrays.get(name), steps, name, source) for name in ("terminals", "timeouts")
     }
-    given |= flags
+    arrays |= flags
     if steps and not flags["terminals"][-1]:
-        given["timeouts"][-1] = True
+        arrays["timeouts"][-1] = True
     ended = flags["terminals"][:-1] | flags["timeouts"][:-1]
     if ended.any():
         raise UserError(
             f"--dataset: {source} goes on after its end at step {int(np.argmax(ended))}; expected "
             "one episode per entry"
         )
-    if "next_observations" not in given and steps:
-        given["next_observations"] = np.concatenate([observations[1:steps], observations[-1:]])
+    if "next_observations" not in arrays and steps:
+        arrays["next_observations"] = np.concatenate([observations[1:steps], observations[-1:]])
         if flags["terminals"][-1]:
             logging.log_first_n(logging.WARNING, _LOST, 1, source)
-        given = {name: values[: steps - 1] for name, values in given.items()}
+        arrays = {name: values[: steps - 1] for name, values in arrays.items()}
         steps -= 1
         if steps:
-            given["terminals"][-1], given["timeouts"][-1] = False, True
-    for name, values in given.items():
+            arrays["terminals"][-1], arrays["timeouts"][-1] = False, True
+    for name, values in arrays.items():
         if len(values) != steps:
             raise UserError(
                 f"--dataset: {source}: expected {steps} rows in {name} as in rewards, "
                 f"got {len(values)}"
             )
-    return given if steps else None
+    return arrays if steps else None
 
 
 def _numbers(values: Any, name: str, source: str) -> Array:
@@ -153,20 +153,20 @@ def _numbers(values: Any, name: str, source: str) -> Array:
 
 
 def _flags(values: Array | None, steps: int, name: str, source: str) -> Array:
-    found = np.zeros(steps, bool)
+    flags = np.zeros(steps, bool)
     if values is None or not steps:
-        return found
+        return flags
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise UserError(f"--dataset: {source}: expected flags in {name!r}, got NaN or infinity")
     if values.size == 1:
-        found[-1] = bool(values.reshape(-1)[0])
+        flags[-1] = bool(values.reshape(-1)[0])
     elif values.size == steps:
-        found[:] = values.reshape(-1).astype(bool)
+        flags[:] = values.reshape(-1).astype(bool)
     else:
         raise UserError(
             f"--dataset: {source}: expected 1 or {steps} values in {name}, got {values.size}"
         )
-    return found
+    return flags
 
 
 def separate_time_limits(data: Transitions, task: TaskSpec) -> Transitions:

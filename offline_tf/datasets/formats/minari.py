@@ -66,8 +66,8 @@ def find(name: str) -> pathlib.Path:
 
 def holds(folder: pathlib.Path) -> pathlib.Path | None:
     """Returns the HDF5 file in a data set's folder, or None."""
-    found = [folder / _MAIN, folder / _MAIN.name]
-    return next((path for path in found if path.exists()), None)
+    candidates = [folder / _MAIN, folder / _MAIN.name]
+    return next((path for path in candidates if path.exists()), None)
 
 
 def is_minari(file: h5py.File) -> bool:
@@ -102,13 +102,13 @@ def _episodes(file: h5py.File, path: pathlib.Path) -> Iterator[dict[str, Array]]
                 f"--dataset: {path}: observations are a dict ({parts}); expected one array. Flatten "
                 "them with minari first"
             )
-        found = d4rl.hdf5_columns(group, f"{path}, {name}")
-        check_size(sum(column.nbytes for column in found.values()), f"{path}, {name}")
+        datasets = d4rl.hdf5_columns(group, f"{path}, {name}")
+        check_size(sum(column.nbytes for column in datasets.values()), f"{path}, {name}")
         for key in ("qpos", "qvel"):
             # T + 1 of them, like the observations.
-            if f"infos/{key}" in found:
-                found[f"infos/{key}"] = found[f"infos/{key}"][: len(group["rewards"])]
-        yield {key: values[()] for key, values in found.items()}
+            if f"infos/{key}" in datasets:
+                datasets[f"infos/{key}"] = datasets[f"infos/{key}"][: len(group["rewards"])]
+        yield {key: values[()] for key, values in datasets.items()}
 
 
 def write(folder: pathlib.Path, data: Transitions, task: TaskSpec, dataset_id: str) -> None:

@@ -25,13 +25,13 @@ def _empty_array(kind: Any, shape: Any, code: Any) -> Array:
     return np.empty(0)
 
 
-def _dtype(name: Any, *rest: Any) -> np.dtype:
-    del rest
+def _dtype(name: Any, *flags: Any) -> np.dtype:
+    del flags
     # A copy: its byte order is set afterwards.
-    made = np.dtype(name, False, True) if isinstance(name, str) else None
-    if made is None or made.kind not in "biufSUO" or made.itemsize > 64:
+    dtype = np.dtype(name, False, True) if isinstance(name, str) else None
+    if dtype is None or dtype.kind not in "biufSUO" or dtype.itemsize > 64:
         raise pickle.UnpicklingError(f"array of type {name!r}")
-    return made
+    return dtype
 
 
 def _from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any = "C") -> Array:
@@ -106,19 +106,19 @@ def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
     Raises:
       UserError: see `unpickle`, `episodes.join` and `columns.from_columns`.
     """
-    found, source = unpickle(path), str(path)
-    if isinstance(found, Mapping):
+    content, source = unpickle(path), str(path)
+    if isinstance(content, Mapping):
         try:
-            named = {name: np.asarray(values) for name, values in episodes.renamed(found).items()}
+            named = {name: np.asarray(values) for name, values in episodes.renamed(content).items()}
         except ValueError:
             raise UserError(
                 f"--dataset: {source}: expected a dict of arrays with a row per step, got lists of "
                 "unequal lengths; give a list of episodes, each a dict"
             ) from None
         return columns.from_columns(named, source, state_dim)
-    if not isinstance(found, (list, tuple, np.ndarray)):
+    if not isinstance(content, (list, tuple, np.ndarray)):
         raise UserError(
             f"--dataset: {source}: expected a list of episodes or a dict of arrays, "
-            f"got {type(found).__name__}"
+            f"got {type(content).__name__}"
         )
-    return episodes.join(found, source, state_dim)
+    return episodes.join(content, source, state_dim)

@@ -30,11 +30,11 @@ def read(name: str, state_dim: int | None = None) -> Transitions:
 
     name = name.removeprefix(PREFIX)
     try:
-        found = tfds.load(name, split="train")
+        dataset = tfds.load(name, split="train")
     except Exception as error:  # the library raises many kinds
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--dataset: tensorflow-datasets could not load {name}: {reason}") from None
-    return from_episodes(tfds.as_numpy(found), name, name.startswith("d4rl"), state_dim)
+    return from_episodes(tfds.as_numpy(dataset), name, name.startswith("d4rl"), state_dim)
 
 
 def from_episodes(
@@ -57,7 +57,9 @@ def from_episodes(
         there is then left out too.
       state_dim: S of the task, checked when given.
     """
-    return episodes.join((_episode(_steps(one), last_is_wrong) for one in found), source, state_dim)
+    return episodes.join(
+        (_episode(_steps(episode), last_is_wrong) for episode in found), source, state_dim
+    )
 
 
 def _steps(episode: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

@@ -118,14 +118,14 @@ def stretches(data: Transitions) -> Transitions:
         return data
     size = _LARGE // (2 * _STRETCHES)
     bounds = data.episode_bounds()
-    parts, cuts, taken = [], [], 0
+    parts, cuts, row_count = [], [], 0
     for first in np.linspace(0, len(data) - size, _STRETCHES).astype(np.int64):
         inside = bounds[(bounds[:, 0] >= first) & (bounds[:, 1] <= first + size)]
         start, end = (first, first + size) if not len(inside) else (inside[0, 0], inside[-1, 1])
         parts.append(np.arange(start, end))
-        taken += end - start
+        row_count += end - start
         if not len(inside):
-            cuts.append(taken - 1)
+            cuts.append(row_count - 1)
     rows = np.concatenate(parts)
     columns = {name: values for name, values in vars(data).items() if values is not None}
     part = {name: values[rows] for name, values in columns.items()}

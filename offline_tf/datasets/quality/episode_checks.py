@@ -189,6 +189,6 @@ def _spread(data: Transitions) -> Array:
     return np.maximum(standardize.statistics(data.observations).scale, 1e-6)
 
 
-def _differs(one: Array, two: Array, spread: Array) -> Array:
+def _differs(first: Array, second: Array, spread: Array) -> Array:
     """[n, S], [n, S] -> [n] bool, by more than rounding."""
-    return (np.abs(one - two) > _SAME * spread + 1e-6).any(axis=1)
+    return (np.abs(first - second) > _SAME * spread + 1e-6).any(axis=1)

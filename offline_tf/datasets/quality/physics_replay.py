@@ -92,6 +92,6 @@ def _states(
     unobserved = simulator.model.nq - positions
     if positions < 1 or unobserved < 0:
         return None
-    seen = data.observations[rows].astype(np.float64)
-    qpos = np.concatenate([np.zeros((len(rows), unobserved)), seen[:, :positions]], axis=1)
-    return qpos, seen[:, positions : positions + velocities]
+    observations = data.observations[rows].astype(np.float64)
+    qpos = np.concatenate([np.zeros((len(rows), unobserved)), observations[:, :positions]], axis=1)
+    return qpos, observations[:, positions : positions + velocities]

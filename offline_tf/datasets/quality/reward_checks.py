@@ -26,13 +26,17 @@ def rewards(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
         return
 
     def agreement(offset: int) -> float:
-        other = np.clip(rows + offset, 0, len(data) - 1)
-        return float(np.corrcoef(logged[other], own)[0, 1]) if np.ptp(logged[other]) else 0.0
+        shifted_rows = np.clip(rows + offset, 0, len(data) - 1)
+        return (
+            float(np.corrcoef(logged[shifted_rows], own)[0, 1])
+            if np.ptp(logged[shifted_rows])
+            else 0.0
+        )
 
-    here = agreement(0)
+    unshifted = agreement(0)
     for offset, name in ((-1, "earlier"), (1, "later")):
-        there = agreement(offset)
-        if there > _AGREES and 1.0 - there < 0.5 * (1.0 - here):
+        shifted = agreement(offset)
+        if shifted > _AGREES and 1.0 - shifted < 0.5 * (1.0 - unshifted):
             yield Finding(
                 "rewards_shifted",
                 "error",
@@ -41,11 +45,11 @@ def rewards(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
                 "shift the column by one row within episodes",
             )
             return
-    if here < _AGREES:
+    if unshifted < _AGREES:
         yield Finding(
             "rewards_differ",
             "warning",
-            f"rewards go with --env={task.name}'s own with a correlation of {here:.2f} only",
+            f"rewards go with --env={task.name}'s own with a correlation of {unshifted:.2f} only",
             "the data were recorded with another reward, or observations are in another order or "
             "unit",
             "if the reward is another one on purpose, use a learned reward",

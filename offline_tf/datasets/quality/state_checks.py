@@ -26,10 +26,14 @@ def simulator_states(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
         return
     rows = np.linspace(0, len(data) - 1, min(len(data), _ROWS_JUDGED)).astype(np.int64)
     observed = data.observations[rows]
-    seen = spec.observe(data.qpos[rows], data.qvel[rows])
-    fits = seen.shape == observed.shape
+    computed = spec.observe(data.qpos[rows], data.qvel[rows])
+    fits = computed.shape == observed.shape
     tolerance = _STATE_SAME * (1.0 + observed.std(axis=0))
-    same = (np.abs(seen - observed) <= tolerance).all(axis=1) if fits else np.zeros(len(rows), bool)
+    same = (
+        (np.abs(computed - observed) <= tolerance).all(axis=1)
+        if fits
+        else np.zeros(len(rows), bool)
+    )
     good = derive(
         lambda q, v: np.isfinite(q).all(axis=1) & np.isfinite(v).all(axis=1), data.qpos, data.qvel
     )

@@ -234,7 +234,7 @@ def collect(
         if not steps:
             continue
         stream = named_generator(seed, f"collect/{task.name}/{exploration}/{component}")
-        found = _collect_component(
+        component_episodes = _collect_component(
             component,
             simulator=simulator,
             policy=policy,
@@ -243,8 +243,8 @@ def collect(
             generator=stream,
             progress=report,
         )
-        episodes += found
-        codes += [COMPONENTS.index(component)] * len(found)
+        episodes += component_episodes
+        codes += [COMPONENTS.index(component)] * len(component_episodes)
         done_before += steps
     order = named_generator(seed, f"collect/{task.name}/{exploration}/order")
     permutation = order.permutation(len(episodes))

@@ -46,7 +46,7 @@ def make(
     """
     progress = Progress("making data")
     policy, about = (None, {}) if exploration == "random" else foreign.load(policy_path, task)
-    made = collection.collect(
+    collected = collection.collect(
         task,
         physics=physics,
         policy=policy,
@@ -68,9 +68,9 @@ def make(
         "behavior_policy_return": about.get("mean_return", float("nan")),
         "components": ",".join(collection.COMPONENTS),
     }
-    extra = {"infos/action_log_probs": made.log_probs, "infos/component": made.components}
-    d4rl.write(path, made.transitions, extra, attributes)
-    return made
+    extra = {"infos/action_log_probs": collected.log_probs, "infos/component": collected.components}
+    d4rl.write(path, collected.transitions, extra, attributes)
+    return collected
 
 
 def load_or_make(
@@ -206,8 +206,8 @@ def load_or_make_kind(
     quality = "expert" if kind == "expert-ours" else "medium"
     shipped = policy_file.shipped(f"{task.name}-{quality}")
     if kind == "mixed-ours":
-        seen = _training_transitions(task, physics, shipped, data_dir)
-        return whole_episodes(seen, num_steps, seed), name
+        training_data = _training_transitions(task, physics, shipped, data_dir)
+        return whole_episodes(training_data, num_steps, seed), name
     name_there = f"{_stem(task, physics)}-{kind}-{num_steps}-seed{seed}"
     data, _ = _cached(name_there, shipped=shipped, task=task, exploration="pure", **common)
     return data, name
@@ -233,8 +233,8 @@ def whole_episodes(data: Transitions, num_steps: int, seed: int) -> Transitions:
     """
     bounds = data.episode_bounds()
     lengths = bounds[:, 1] - bounds[:, 0]
-    whole = data.terminals[bounds[:, 1] - 1] | (lengths == lengths.max())
-    order = seeds.generator(seed, "made/whole_episodes").permutation(np.flatnonzero(whole))
+    is_whole = data.terminals[bounds[:, 1] - 1] | (lengths == lengths.max())
+    order = seeds.generator(seed, "made/whole_episodes").permutation(np.flatnonzero(is_whole))
     order = order[np.cumsum(lengths[order]) <= num_steps]
     rows = np.concatenate([np.arange(*bounds[i]) for i in order])
     columns: dict[str, Any] = {}
