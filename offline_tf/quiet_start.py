@@ -61,9 +61,9 @@ class _Finder:
         """Returns TensorFlow's own spec, whose module loads quietly; None for all others."""
         if name != "tensorflow":
             return None
-        others = [finder for finder in sys.meta_path if finder is not _Finder]
-        found = (finder.find_spec(name, path, target) for finder in others)
-        spec = next((spec for spec in found if spec is not None), None)
+        finders = [finder for finder in sys.meta_path if finder is not _Finder]
+        specs = (finder.find_spec(name, path, target) for finder in finders)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is None or spec.loader is None:
             return spec
         execute = spec.loader.exec_module
@@ -87,11 +87,11 @@ def _held_back() -> Iterator[None]:
         yield
         return
     sys.stderr.flush()
-    held = os.memfd_create("stderr")
+    captured = os.memfd_create("stderr")
     ended, still_here = os.pipe()
-    heir = _fork_heir(held, terminal, ended, still_here)
+    heir = _fork_heir(captured, terminal, ended, still_here)
     os.close(ended)
-    os.dup2(held, 2)
+    os.dup2(captured, 2)
     shown: Callable[[str], str] = without_start_up
     try:
         yield
@@ -101,15 +101,15 @@ def _held_back() -> Iterator[None]:
     finally:
         sys.stderr.flush()
         os.dup2(terminal, 2)
-        os.write(2, shown(_read(held)).encode())
+        os.write(2, shown(_read(captured)).encode())
         os.write(still_here, b"done")
-        for descriptor in (held, terminal, still_here):
+        for descriptor in (captured, terminal, still_here):
             os.close(descriptor)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(heir, 0)
 
 
-def _fork_heir(held: int, terminal: int, ended: int, still_here: int) -> int:
+def _fork_heir(captured: int, terminal: int, ended: int, still_here: int) -> int:
     """Starts a process that passes everything on if this one crashes; returns its number."""
     heir = os.fork()
     if heir:
@@ -119,10 +119,10 @@ def _fork_heir(held: int, terminal: int, ended: int, still_here: int) -> int:
             signal.signal(number, signal.SIG_IGN)  # it ends with its parent
         os.close(still_here)
         if not os.read(ended, 4):
-            os.write(terminal, _read(held).encode())
+            os.write(terminal, _read(captured).encode())
     finally:
         os._exit(0)
 
 
-def _read(held: int) -> str:
-    return os.pread(held, os.fstat(held).st_size, 0).decode(errors="replace")
+def _read(descriptor: int) -> str:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")

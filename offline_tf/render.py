@@ -111,8 +111,8 @@ def run(config: RenderConfig, choose: Callable[[], back_ends.Choice]) -> pathlib
 def main(config: RenderConfig) -> None:
     """Films."""
     # MuJoCo would load the library that it names beside TensorFlow and crash: rendering/drawing.py.
-    asked = os.environ.pop("MUJOCO_GL", "")
-    run(config, lambda: back_ends.choose(asked))
+    back_end = os.environ.pop("MUJOCO_GL", "")
+    run(config, lambda: back_ends.choose(back_end))
 
 
 if __name__ == "__main__":

@@ -138,12 +138,12 @@ def _compared(record: list[dict[str, Any]], name: tuple[str, str]) -> str:
     runs = {campaign_record.key(run): run for run in record}
     differences = []
     for key, run in runs.items():
-        whole = runs.get((name[0], "", *key[2:]))
-        if not name[1] or key[:2] != name or whole is None:
+        whole_run = runs.get((name[0], "", *key[2:]))
+        if not name[1] or key[:2] != name or whole_run is None:
             continue
-        theirs, own = whole.get("behavior_return"), run.get("behavior_return")
+        theirs, own = whole_run.get("behavior_return"), run.get("behavior_return")
         if theirs is None or own is None or abs(theirs - own) < _SAME_DATA:
-            differences.append(run["true_return_mean"] - whole["true_return_mean"])
+            differences.append(run["true_return_mean"] - whole_run["true_return_mean"])
     if not differences:
         return "-"
     above = sum(difference > 0 for difference in differences)
@@ -156,12 +156,12 @@ def _commits(runs: list[dict[str, Any]]) -> str:
 
 
 def _with_whole_runs(
-    record: list[dict[str, Any]], others: list[dict[str, Any]]
+    record: list[dict[str, Any]], all_runs: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Adds the runs of whole algorithms that the variants in `record` are compared with."""
     keys = {campaign_record.key(run) for run in record}
-    wanted = {(key[0], "", *key[2:]) for key in keys if key[1]} - keys
-    return [*record, *(run for run in others if campaign_record.key(run) in wanted)]
+    whole_keys = {(key[0], "", *key[2:]) for key in keys if key[1]} - keys
+    return [*record, *(run for run in all_runs if campaign_record.key(run) in whole_keys)]
 
 
 def table(record: list[dict[str, Any]], headings: dict[str, str]) -> str:
@@ -240,8 +240,8 @@ def main(config: ResultsConfig) -> None:
         campaign_record.add(folder / f"{config.record}.json", summaries, config.command)
     if not any(folder.glob("*.json")):
         raise UserError(f"--folder: expected records, *.json, in {folder}, found none")
-    head, rest = text.split(BEGIN, 1)
-    _, tail = rest.split(END, 1)
+    head, after_begin = text.split(BEGIN, 1)
+    _, tail = after_begin.split(END, 1)
     page.write_text(f"{head}{BEGIN}\n\n{render(folder)}\n{END}{tail}")
     logging.info("wrote %s", page)
 

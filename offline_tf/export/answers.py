@@ -307,14 +307,14 @@ def _parse_array(name: str, value: Any, spec: Any) -> Array:
             )
         sizes.append(len(level[0]))
         level = list(itertools.chain.from_iterable(level))
-    wanted, kinds = "numbers", {int, float}
+    expected, kinds = "numbers", {int, float}
     if spec.dtype.is_bool:
-        wanted, kinds = "true or false", {bool}
+        expected, kinds = "true or false", {bool}
     elif spec.dtype.is_integer:
-        wanted, kinds = "whole numbers", {int}
-    others = {*map(type, level)} - kinds
-    if others:
-        refuse(f"{name}: expected {wanted}, got {_JSON_WORDS[min(others, key=str)]}")
+        expected, kinds = "whole numbers", {int}
+    unexpected = {*map(type, level)} - kinds
+    if unexpected:
+        refuse(f"{name}: expected {expected}, got {_JSON_WORDS[min(unexpected, key=str)]}")
     if not spec.shape.is_compatible_with(sizes) or not level:
         shown = [str(size) for size in sizes[:6]] + ["..."] * (len(sizes) > 6)
         refuse(f"{name}: expected shape {_shape_in_words(spec)}, got [{', '.join(shown)}]")

@@ -86,11 +86,11 @@ class Deployed:
         """
         self.folder = find(path)
         try:
-            kept = json.loads((self.folder / INTERFACE).read_text())
-            listed: dict[str, Any] = {
-                name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()
+            manifest = json.loads((self.folder / INTERFACE).read_text())
+            fields: dict[str, Any] = {
+                name: tuple(v) if isinstance(v, list) else v for name, v in manifest.items()
             }
-            self.interface = Interface(**listed)
+            self.interface = Interface(**fields)
             self._model = tf.saved_model.load(str(self.folder))  # signatures die with their model
         except Exception as error:  # TensorFlow, protobuf and json raise many kinds
             reason = " ".join(str(error).split())[:200]
@@ -108,11 +108,13 @@ class Deployed:
 
     def call(self, signature: str, **inputs: Any) -> dict[str, Array]:
         """Calls a signature with arrays; returns arrays."""
-        given = {
+        tensors = {
             name: tf.constant(inputs[name], spec.dtype)
             for name, spec in self._inputs[signature].items()
         }
-        return {name: value.numpy() for name, value in self.signatures[signature](**given).items()}
+        return {
+            name: value.numpy() for name, value in self.signatures[signature](**tensors).items()
+        }
 
     def rows(self, observation: Any, width: int | None = None) -> tuple[Array, bool]:
         """See `as_rows`; the width is that of observations where none is given."""
@@ -125,10 +127,10 @@ def as_rows(values: Any, width: int) -> tuple[Array, bool]:
     Raises:
       ValueError: other shapes.
     """
-    given = np.asarray(values, np.float32)
-    if given.ndim not in (1, 2) or given.shape[-1] != width:
-        raise ValueError(f"expected shape [{width}] or [B, {width}], got {given.shape}")
-    return np.atleast_2d(given), given.ndim == 1
+    array = np.asarray(values, np.float32)
+    if array.ndim not in (1, 2) or array.shape[-1] != width:
+        raise ValueError(f"expected shape [{width}] or [B, {width}], got {array.shape}")
+    return np.atleast_2d(array), array.ndim == 1
 
 
 class Controller(Deployed):
@@ -161,8 +163,8 @@ class Controller(Deployed):
           "action" ([A] or [B, A]), "known", "fallback_used", "disagreement" (scalars or [B]).
         """
         rows, single = self.rows(observation)
-        found = self.call("act_guarded", observation=rows)
-        return {name: value[0] if single else value for name, value in found.items()}
+        outputs = self.call("act_guarded", observation=rows)
+        return {name: value[0] if single else value for name, value in outputs.items()}
 
     def is_known(self, observation: Any, action: Any) -> Array:
         """Whether the data support an action: scalar for one observation, else [B] bool."""
@@ -220,9 +222,9 @@ class PlanningLoop:
             raise ValueError(
                 f"expected {len(self._plan)} observations as before, got {len(rows)}; call reset"
             )
-        found = self._decide(rows, self._plan, np.array([self._seed, self._steps], np.int32))
-        self._plan, self._steps = found["plan"], self._steps + 1
-        self.decision = {k: v[0] if single else v for k, v in found.items()}
+        decision = self._decide(rows, self._plan, np.array([self._seed, self._steps], np.int32))
+        self._plan, self._steps = decision["plan"], self._steps + 1
+        self.decision = {k: v[0] if single else v for k, v in decision.items()}
         return self.decision["action"]
 
 

@@ -118,11 +118,11 @@ def _writing_csv(path: pathlib.Path, action_names: tuple[str, ...]) -> Iterator[
         header: list[str] = []
 
         def write(block: dict[str, Array]) -> None:
-            others = [name for name in sorted(block) if name != "action"]
+            names = [name for name in sorted(block) if name != "action"]
             if not header:
-                header.extend([*action_names, *others])
+                header.extend([*action_names, *names])
                 rows.writerow(header)
-            numbers = [block[name].astype(np.float32)[:, None] for name in others]
+            numbers = [block[name].astype(np.float32)[:, None] for name in names]
             rows.writerows(np.concatenate([block["action"], *numbers], axis=1).tolist())
 
         yield write

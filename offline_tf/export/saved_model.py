@@ -143,14 +143,14 @@ def run_in_fresh_process(path: pathlib.Path, given: Values) -> Values:
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
         )
         if run.returncode:
-            said = quiet_start.without_start_up(run.stderr)
-            raise RuntimeError(f"export check of {path} failed:\n{said[-2000:]}")
-        found: Values = {}
+            errors = quiet_start.without_start_up(run.stderr)
+            raise RuntimeError(f"export check of {path} failed:\n{errors[-2000:]}")
+        outputs: Values = {}
         with np.load(returned) as file:
             for key in file.files:
                 name, _, output = key.partition("/")
-                found.setdefault(name, {})[output] = file[key]
-        return found
+                outputs.setdefault(name, {})[output] = file[key]
+        return outputs
 
 
 def verify(

@@ -174,8 +174,8 @@ def separation(groups: dict[str, Array], limit: float, numbers: dict[str, float]
     if not len(positive):
         axis.set_title("Disagreement: 0 everywhere (one model)")
         return figure
-    least, largest = np.quantile(positive, [0.001, 1.0])
-    edges = np.geomspace(least, max(largest, 1.001 * least), 60)
+    smallest, largest = np.quantile(positive, [0.001, 1.0])
+    edges = np.geomspace(smallest, max(largest, 1.001 * smallest), 60)
     for number, (name, values) in enumerate(groups.items()):
         colour = COLOURS[number % len(COLOURS)]
         style = "-" if number < len(COLOURS) else "--"
@@ -270,12 +270,12 @@ def candidates(
     """
     figure, axes = _new(2.9 * len(states), 4.8, 2, len(states))
     scale = np.maximum(states[:, :, 0].std(axis=(0, 1)), 1e-8)
-    for column, (paths, kept, weight) in enumerate(zip(states, keep, weights, strict=True)):
+    for column, (paths, survived, weight) in enumerate(zip(states, keep, weights, strict=True)):
         shown = np.argsort(-paths[:, -1].std(axis=0) / scale)[:2]
         for axis in axes[len(shown) :, column]:  # of tasks with one observation
             axis.set_visible(False)
         for axis, dimension in zip(axes[:, column], shown, strict=False):
-            for path, alive, share in zip(paths, kept, weight / weight.max(), strict=True):
+            for path, alive, share in zip(paths, survived, weight / weight.max(), strict=True):
                 colour, alpha = (COLOURS[0], 0.12 + 0.8 * share) if alive else (COLOURS[3], 0.25)
                 style = "-" if alive else ":"
                 axis.plot(
@@ -284,7 +284,7 @@ def candidates(
             axis.plot(paths[weight.argmax(), :, dimension], color=_INK, linewidth=1.6)
             axis.set_ylabel(str(names[dimension]))
             axis.set_xticks(range(paths.shape[1]))
-        axes[0, column].set_title(f"{titles[column]}\n{kept.sum()} of {len(kept)} kept")
+        axes[0, column].set_title(f"{titles[column]}\n{survived.sum()} of {len(survived)} kept")
         axes[1, column].set_xlabel("steps ahead")
     handles = [
         matplotlib.lines.Line2D([], [], color=COLOURS[0], label="kept (darker: heavier)"),

@@ -73,14 +73,14 @@ def inspect(
         )
     arrays: dict[str, Any] = {"names": np.array(view.names), "limit": np.array(view.limit)}
     judged = rows.at(split.judged(_PAIRS))
-    found = measures.predict(view, judged.states, judged.actions)
-    arrays |= measures.errors(judged, found)
+    predictions = measures.predict(view, judged.states, judged.actions)
+    arrays |= measures.errors(judged, predictions)
     numbers = {"error": float(np.sqrt(np.mean(arrays["error"] ** 2)))}
     if view.spread is not None:
         few = judged.at(measures.spread_out(np.arange(len(judged.states)), _SPREAD_PAIRS))
-        told = measures.predict(view, few.states, few.actions).next_states
+        predicted_states = measures.predict(view, few.states, few.actions).next_states
         std = view.spread(tf.constant(few.states), tf.constant(few.actions)).numpy()
-        arrays |= measures.calibration(few, told, std)
+        arrays |= measures.calibration(few, predicted_states, std)
         numbers["coverage_90"] = float(arrays["coverage"][arrays["level"] == 0.9].mean())
 
     held_out = split.held_out if len(split.held_out) else split.train

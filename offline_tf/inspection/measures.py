@@ -192,8 +192,8 @@ def open_loop(
     predicted = [np.repeat(states[starts][None], members, axis=0), first.numpy()]
     for step in range(1, steps):
         flat = tf.constant(predicted[-1].reshape(members * count, -1))
-        taken = tf.constant(np.tile(actions[starts + step], (members, 1)))
-        after = view.predict(flat, taken).next_states.numpy().reshape(members, members, count, -1)
+        tiled = tf.constant(np.tile(actions[starts + step], (members, 1)))
+        after = view.predict(flat, tiled).next_states.numpy().reshape(members, members, count, -1)
         predicted.append(after[np.arange(members), np.arange(members)])
     recorded = np.stack([states[starts], *(next_states[starts + step] for step in range(steps))])
     trail = np.stack(predicted)

@@ -169,21 +169,21 @@ def memory() -> dict[str, float | None]:
 
 def folders() -> dict[str, Any]:
     """Cache folders: path, GiB in them, GiB free on their disk."""
-    wanted = {
+    finders = {
         "offline_tf": ("offline_tf.numerics.large_columns", "cache_folder"),
         "d4rl": ("offline_tf.datasets.formats.d4rl_download", "folder"),
         "minari": ("offline_tf.datasets.formats.minari", "root"),
     }
     caches = {}
-    for name, (module, function) in wanted.items():
+    for name, (module, function) in finders.items():
         path = pathlib.Path(getattr(importlib.import_module(module), function)())
         files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()]
-        there = next(p for p in (path, *path.absolute().parents) if p.exists())
+        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
         caches[name] = {
             "path": str(path),
             "exists": path.exists(),
             "gib": round(sum(p.stat().st_size for p in files) / _GIB, 3),
-            "free_gib": round(shutil.disk_usage(there).free / _GIB, 1),
+            "free_gib": round(shutil.disk_usage(existing).free / _GIB, 1),
         }
     return caches
 

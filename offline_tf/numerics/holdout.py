@@ -42,18 +42,18 @@ def split_episodes(bounds: Array, share: float, seed: int) -> Split:
       seed: of the choice.
     """
     rows = int(bounds[-1, 1])
-    held, count = np.zeros(rows, bool), 0
+    is_held_out, count = np.zeros(rows, bool), 0
     if share > 0 and len(bounds) > 1:
         order = seeds.generator(seed, "dynamics/split").permutation(len(bounds))
         lengths = bounds[order, 1] - bounds[order, 0]
         for (start, end), length in zip(bounds[order[:-1]], lengths[:-1], strict=True):
             if count + length > 2.0 * share * rows:
                 continue
-            held[start:end] = True
+            is_held_out[start:end] = True
             count += length
             if count >= share * rows:
                 break
         if not count:
             start, end = bounds[order[np.argmin(lengths)]]
-            held[start:end] = True
-    return Split(np.flatnonzero(~held), np.flatnonzero(held))
+            is_held_out[start:end] = True
+    return Split(np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))

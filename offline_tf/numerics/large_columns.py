@@ -37,15 +37,15 @@ def largest_resident() -> int:
     Raises:
       UserError: the variable is not a positive number.
     """
-    given = os.environ.get("OFFLINE_TF_COLUMN_MB", "")
-    if not given:
+    setting = os.environ.get("OFFLINE_TF_COLUMN_MB", "")
+    if not setting:
         return machine_memory() // 32
     try:
-        megabytes = float(given)
+        megabytes = float(setting)
     except ValueError:
         megabytes = 0.0
     if not 0.0 < megabytes < math.inf:
-        raise UserError(f"OFFLINE_TF_COLUMN_MB: expected a positive number, got {given!r}")
+        raise UserError(f"OFFLINE_TF_COLUMN_MB: expected a positive number, got {setting!r}")
     return int(megabytes * 2**20)
 
 

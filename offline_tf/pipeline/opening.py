@@ -68,11 +68,11 @@ def open_run(
     record.note(dataset=name, data_hash=data_hash, behavior_return=returns)
     stage = record.stage("data")
     if not stage.complete:
-        seen = overview.overview(data, task) | {"env": task.name}
-        seen["findings"] = overview.as_json(findings)
+        summary = overview.overview(data, task) | {"env": task.name}
+        summary["findings"] = overview.as_json(findings)
         record.text("run/flags", tensorboard.as_table(record.manifest["flags"]))
-        record.text("run/data", f"```\n{overview.in_words(seen, name)}\n```")
-        stage.finish({"rows": len(data), "overview": seen}, time.monotonic() - began)
+        record.text("run/data", f"```\n{overview.in_words(summary, name)}\n```")
+        stage.finish({"rows": len(data), "overview": summary}, time.monotonic() - began)
     logging.info(
         "%s: %d transitions, %d episodes, mean return %.1f",
         name,
@@ -89,9 +89,9 @@ def check_same(record: RunRecord, data: Transitions) -> None:
     Raises:
       UserError: they are not.
     """
-    found, kept = d4rl.content_hash(data), record.manifest.get("data_hash")
-    if found != kept:
+    data_hash, trained_hash = d4rl.content_hash(data), record.manifest.get("data_hash")
+    if data_hash != trained_hash:
         raise UserError(
-            f"--workdir: {record.folder} was trained on other data ({kept}, now {found}); put the "
-            "data set back where it was"
+            f"--workdir: {record.folder} was trained on other data ({trained_hash}, now {data_hash}); "
+            "put the data set back where it was"
         )

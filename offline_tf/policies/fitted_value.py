@@ -116,14 +116,14 @@ def _batches(
       discount: gamma.
     """
     next_actions = derive(act, data.next_observations)
-    least, largest = data.observations.min(axis=0), data.observations.max(axis=0)
+    low, high = data.observations.min(axis=0), data.observations.max(axis=0)
 
     def gather(rows: Array) -> critics.Batch:
         return critics.Batch(
             states=data.observations[rows],
             actions=standard(data.actions[rows]),
             rewards=data.rewards[rows] / np.float32(reward_scale),
-            next_states=np.clip(data.next_observations[rows], least, largest),
+            next_states=np.clip(data.next_observations[rows], low, high),
             terminals=data.terminals[rows].astype(np.float32),
             discounts=np.full(len(rows), discount, np.float32),
             next_actions=next_actions[rows],

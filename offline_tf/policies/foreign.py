@@ -209,8 +209,8 @@ def _policy(
             f"--policy: expected PPO, A2C, SAC, TD3 or DDPG with an MLP in {path}, got weights "
             f"{', '.join(sorted(weights)[:4])}"
         )
-    said = (about.get("policy_kwargs") or {}).get("activation_fn")
-    activation = default if said is None else str(said).rpartition(".")[2].strip("'>")
+    torch_class = (about.get("policy_kwargs") or {}).get("activation_fn")
+    activation = default if torch_class is None else str(torch_class).rpartition(".")[2].strip("'>")
     if activation not in _ACTIVATIONS:
         raise UserError(
             f"--policy: expected one of the activations {', '.join(_ACTIVATIONS)} in {path}, "
@@ -237,14 +237,14 @@ def _tensors(archive: bytes, source: str) -> dict[str, Array]:
         def storage(name: str, key: str) -> Array:
             return np.frombuffer(file.read(f"{folder}data/{key}"), _STORAGES[name])
 
-        found = _TensorsOnly(io.BytesIO(file.read(index)), storage).load()
-    if not isinstance(found, dict):
+        state_dict = _TensorsOnly(io.BytesIO(file.read(index)), storage).load()
+    if not isinstance(state_dict, dict):
         raise pickle.UnpicklingError("no dictionary of tensors")
-    return {str(name): value for name, value in found.items() if isinstance(value, np.ndarray)}
+    return {str(name): value for name, value in state_dict.items() if isinstance(value, np.ndarray)}
 
 
-def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Array:
-    del rest
+def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *autograd_state: Any) -> Array:
+    del autograd_state
     if not isinstance(storage, np.ndarray) or min((offset, *size, *stride, 0)) < 0:
         raise pickle.UnpicklingError("a tensor that is none")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
@@ -269,7 +269,7 @@ class _TensorsOnly(pickle.Unpickler):
         if (module_name, global_name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _rebuild
         if (module_name, global_name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda tensor, *rest: tensor
+            return lambda tensor, *autograd_state: tensor
         if module_name == "torch" and global_name in _STORAGES:
             return global_name
         raise pickle.UnpicklingError(f"it refers to {module_name}.{global_name}")

@@ -221,10 +221,11 @@ def load(path: pathlib.Path) -> tuple[NumpyPolicy, dict[str, Any]]:
             count = sum(name.startswith("kernel_") for name in file.files)
             layers = tuple((file[f"kernel_{i}"], file[f"bias_{i}"]) for i in range(count))
             states, actions = np.zeros_like(file["input_scale"]), np.zeros_like(file["log_std"])
-            before = Units(states, states, actions, actions + 1)  # files of before had raw units
-            kept = {name: file[name] for name in Units._fields if name in file.files}
+            # Older files had raw units.
+            defaults = Units(states, states, actions, actions + 1)
+            units = {name: file[name] for name in Units._fields if name in file.files}
             return (
-                NumpyPolicy(before._replace(**kept), layers, file["log_std"]),
+                NumpyPolicy(defaults._replace(**units), layers, file["log_std"]),
                 json.loads(str(file["about"])),
             )
     except FileNotFoundError:

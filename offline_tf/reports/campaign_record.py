@@ -43,15 +43,15 @@ def _add(path: pathlib.Path, summaries: list[dict[str, Any]], command: str) -> N
     runs = {key(run): run for run in record}
     for summary in summaries:
         # Where a run lay says nothing to a reader.
-        kept = {k: v for k, v in summary.items() if k != "export"}
-        kept.setdefault("command", command)
-        old = runs.get(key(kept), kept)
-        if old["command"] != kept["command"]:
+        row = {k: v for k, v in summary.items() if k != "export"}
+        row.setdefault("command", command)
+        old = runs.get(key(row), row)
+        if old["command"] != row["command"]:
             raise UserError(
                 f"{path}: expected a run of another algorithm, variant, data set or seed than "
-                f"`{old['command']}`, got `{kept['command']}`; use another record, or take that run out"
+                f"`{old['command']}`, got `{row['command']}`; use another record, or take that run out"
             )
-        runs[key(kept)] = kept
+        runs[key(row)] = row
     partial = path.with_name(path.name + ".partial")  # a kill leaves the old record or the new one
     partial.write_text(json.dumps([runs[name] for name in sorted(runs)], indent=1) + "\n")
     partial.replace(path)

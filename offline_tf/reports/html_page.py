@@ -61,12 +61,12 @@ def write(runs: Sequence[Run], path: pathlib.Path) -> int:
     if curves:
         body.append(f'<section><h2>Curves</h2><div class="grid">{"".join(curves)}</div></section>')
     body += [_run_section(run, picture, len(runs) > 1) for run in runs]
-    made = datetime.date.today().isoformat()
+    date = datetime.date.today().isoformat()
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_PAGE.read_text()}</style></head>"
-        f"<body><main>{''.join(body)}<footer>made {made} by offline_tf.report</footer></main>"
+        f"<body><main>{''.join(body)}<footer>made {date} by offline_tf.report</footer></main>"
         "</body></html>"
     )
     partial = path.with_name(path.name + ".partial")
@@ -99,20 +99,22 @@ def _lead(runs: Sequence[Run]) -> str:
     """A sentence per run, from what the summaries of all algorithms have."""
     sentences = []
     for run in runs:
-        said, data = run.summary, str(run.manifest.get("dataset", "data"))
+        summary, data = run.summary, str(run.manifest.get("dataset", "data"))
         words = [
             f"<b>{html.escape(run.name)}</b>: {run.manifest['algorithm']} on {html.escape(data)}"
         ]
-        if not said:
+        if not summary:
             words.append(f"not finished; {', '.join(run.stages)} done")
-        elif said.get("true_return_mean") is None:
+        elif summary.get("true_return_mean") is None:
             words.append("nothing was run in a real environment")
         else:
-            value, base = said["true_return_mean"], said.get("behavior_return", float("nan"))
+            value, base = summary["true_return_mean"], summary.get("behavior_return", float("nan"))
             spread = (
-                f" &plusmn; {said['true_return_std']:,.0f}" if "true_return_std" in said else ""
+                f" &plusmn; {summary['true_return_std']:,.0f}"
+                if "true_return_std" in summary
+                else ""
             )
-            episodes = f" over {said['episodes']} episodes" if "episodes" in said else ""
+            episodes = f" over {summary['episodes']} episodes" if "episodes" in summary else ""
             words.append(f"return {value:,.0f}{spread}{episodes}, data {base:,.0f}")
         commit = run.manifest.get("commit", "unknown")
         words.append(f"seed {run.manifest.get('seed')}, commit {html.escape(str(commit))}")
@@ -168,15 +170,15 @@ def _run_section(run: Run, picture: Any, several: bool) -> str:
     parts = []
     arrays = inspect_stage.load(run.folder, "models")
     shown = inspect_stage.drawings(arrays) if arrays else {}
-    thought = inspect_stage.load(run.folder, "candidates")
-    if thought:
-        shown["candidates"] = inspect_stage.draw_candidates(thought)
+    candidates = inspect_stage.load(run.folder, "candidates")
+    if candidates:
+        shown["candidates"] = inspect_stage.draw_candidates(candidates)
     if shown:
-        made = "".join(
+        drawings = "".join(
             picture(f"{run.name}-{name}", figure, inspect_stage.CAPTIONS[name])
             for name, figure in shown.items()
         )
-        parts.append(f'<h3>What the models know</h3><div class="grid large">{made}</div>')
+        parts.append(f'<h3>What the models know</h3><div class="grid large">{drawings}</div>')
     frames = run.folder / "render" / "frames.png"
     if frames.exists():
         data = base64.b64encode(frames.read_bytes()).decode()
@@ -208,28 +210,28 @@ def _run_section(run: Run, picture: Any, several: bool) -> str:
 
 
 def _data(run: Run) -> str:
-    seen = run.stages.get("data", {}).get("result", {}).get("overview")
-    if not seen:
+    overview = run.stages.get("data", {}).get("result", {}).get("overview")
+    if not overview:
         return ""
-    returns, lengths = seen["return"], seen["episode_length"]
+    returns, lengths = overview["return"], overview["episode_length"]
     words = (
-        f"{seen['rows']:,} rows in {seen['episodes']:,} episodes of {lengths['least']} to "
-        f"{lengths['largest']} steps (median {lengths['median']:.0f}); {seen['terminals']:,} "
-        f"terminals, {seen['timeouts']:,} timeouts. Return {returns['mean']:,.1f} &plusmn; "
+        f"{overview['rows']:,} rows in {overview['episodes']:,} episodes of {lengths['least']} to "
+        f"{lengths['largest']} steps (median {lengths['median']:.0f}); {overview['terminals']:,} "
+        f"terminals, {overview['timeouts']:,} timeouts. Return {returns['mean']:,.1f} &plusmn; "
         f"{returns['std']:,.1f}, from {returns['q0']:,.1f} over {returns['q50']:,.1f} (median) to "
         f"{returns['q100']:,.1f}."
     )
     findings = "".join(
         f"<li><b>{html.escape(f['severity'])}</b> {html.escape(f['what'])}: "
         f"{html.escape(f['meaning'])}. {html.escape(f['advice'])}</li>"
-        for f in seen["findings"]
+        for f in overview["findings"]
     )
     findings = f"<ul>{findings}</ul>" if findings else "<p>Nothing to complain about.</p>"
     columns = _table(
         ["column", "mean", "std", "least", "largest"],
         (
             (name, *(values[k] for k in ("mean", "std", "least", "largest")))
-            for name, values in seen["columns"].items()
+            for name, values in overview["columns"].items()
         ),
     )
     return (

@@ -119,5 +119,5 @@ def plain(tables: Mapping[str, Array], summary: Mapping[str, Any]) -> Layout:
 
 def numbers_of(layout: Layout, summary: Mapping[str, Any]) -> dict[str, float]:
     """Those numbers of a summary by which runs are compared: key -> number."""
-    found = {number.key: summary.get(number.key) for number in layout.numbers}
-    return {key: value for key, value in found.items() if value is not None}
+    values = {number.key: summary.get(number.key) for number in layout.numbers}
+    return {key: value for key, value in values.items() if value is not None}

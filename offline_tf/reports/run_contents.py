@@ -70,12 +70,12 @@ def _table_of(path: pathlib.Path) -> Array | None:
         rows = list(csv.reader(file))
     if len(rows) < 2:
         return None
-    whole = [row for row in rows[1:] if len(row) == len(rows[0])]
+    complete_rows = [row for row in rows[1:] if len(row) == len(rows[0])]
     kinds = [(name, np.float64) for name in rows[0]]
     try:
-        return np.array([tuple(float(cell) for cell in row) for row in whole], kinds)
+        return np.array([tuple(float(cell) for cell in row) for row in complete_rows], kinds)
     except ValueError:  # cut within a number
-        return np.array([tuple(float(cell) for cell in row) for row in whole[:-1]], kinds)
+        return np.array([tuple(float(cell) for cell in row) for row in complete_rows[:-1]], kinds)
 
 
 def named_apart(runs: Sequence[Run]) -> list[Run]:

@@ -27,12 +27,12 @@ def draw(runs: Sequence[Run], layouts: Sequence[Layout]) -> list[tuple[str, Figu
     drawn = []
     for heading in headings:
         series = [
-            found
+            curve
             for run, layout in zip(runs, layouts, strict=True)
             for panel in layout.panels
             if panel[:3] == heading
             for line in panel.lines
-            for found in _series(run, line, f"{run.name}: " if several else "")
+            for curve in _series(run, line, f"{run.name}: " if several else "")
         ]
         if series:
             drawn.append((heading[0], figures.curves(series, *heading, always_legend=several)))

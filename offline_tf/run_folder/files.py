@@ -17,9 +17,9 @@ def check_writable(path: pathlib.Path, flag: str) -> None:
       UserError: it cannot.
     """
     # os.path: what lies in a folder that may not be searched counts as not there.
-    there = next(p for p in path.absolute().parents if os.path.exists(p))
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"--{flag}: {path} cannot be written, as {there} takes no files")
+    existing = next(p for p in path.absolute().parents if os.path.exists(p))
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"--{flag}: {path} cannot be written, as {existing} takes no files")
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

@@ -47,14 +47,14 @@ def take(path: pathlib.Path) -> IO[str] | None:
 
 
 def _waited_for(path: pathlib.Path) -> IO[str] | None:
-    told = False
+    announced = False
     while True:
         try:
             return take(path)
         except BlockingIOError:
-            if not told:
+            if not announced:
                 logging.info("waiting for another process, which holds %s", path)
-            told = True
+            announced = True
             stopping.check()
             time.sleep(0.2)
 

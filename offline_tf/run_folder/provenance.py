@@ -38,11 +38,11 @@ def command(omitted: Sequence[str]) -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     words = ["python", *(["-m", spec.name] if spec else [])]
     left_out = {no + name for name in (*omitted, *_WATCHING) for no in ("", "no")}
-    given = iter(sys.argv[1:])
-    for word in given:
+    arguments = iter(sys.argv[1:])
+    for word in arguments:
         name, separator, _ = word.lstrip("-").partition("=")
         if name not in left_out:
             words.append(word)
         elif not separator and name.removeprefix("no") not in _SWITCHES:
-            next(given, None)
+            next(arguments, None)
     return shlex.join(words)

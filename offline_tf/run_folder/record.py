@@ -152,11 +152,11 @@ class RunRecord:
           UserError: the folder holds something else.
         """
         path = folder / "manifest.json"
-        there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-        if not there.is_dir():
-            raise UserError(f"--workdir: expected a folder, but {there} is a file")
-        if not os.access(there, os.W_OK):
-            raise UserError(f"--workdir: {there} cannot be written to; choose another --workdir")
+        existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+        if not existing.is_dir():
+            raise UserError(f"--workdir: expected a folder, but {existing} is a file")
+        if not os.access(existing, os.W_OK):
+            raise UserError(f"--workdir: {existing} cannot be written to; choose another --workdir")
         if not path.exists():
             # A kill while the manifest was being written leaves no other files than these.
             ours = ("manifest.json.partial", _LOCK)
@@ -207,8 +207,8 @@ class RunRecord:
 
     def task_changes(self, task: TaskSpec) -> list[str]:
         """What differs from the task that the run began with; nothing where none is noted yet."""
-        kept, now = self.manifest.get("task"), _described(task)
-        return [] if kept is None else [key for key in now if kept.get(key) != now[key]]
+        recorded, now = self.manifest.get("task"), _described(task)
+        return [] if recorded is None else [key for key in now if recorded.get(key) != now[key]]
 
     def check_task(self, task: TaskSpec) -> None:
         """Checks that a task is what it was when the run began.

@@ -158,15 +158,15 @@ class Stage:
             if step == 0 or not lines or not lines[0].endswith("\n"):
                 path.unlink()
                 continue
-            kept = [lines[0]] + [
+            remaining = [lines[0]] + [
                 line
                 for line in lines[1:]
                 if line.endswith("\n") and line.split(",")[0].isdigit()
                 if int(line.split(",")[0]) <= step
             ]
-            if len(kept) != len(lines):
+            if len(remaining) != len(lines):
                 partial = path.with_name(path.name + ".partial")
-                partial.write_text("".join(kept))
+                partial.write_text("".join(remaining))
                 os.replace(partial, path)
 
     def log(self, step: int, metrics: dict[str, float], table: str = "") -> None:

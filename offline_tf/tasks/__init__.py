@@ -53,10 +53,10 @@ def get(name: str, simulator: str = "mujoco") -> TaskSpec:
       UserError: unknown name; the message gives the nearest one. Or the file defines no such task,
         or there is no such environment.
     """
-    found = _named(name)
+    spec = _named(name)
     if simulator == "mujoco":
-        return found
-    return importlib.import_module("offline_tf.tasks.environments").in_library(found, simulator)
+        return spec
+    return importlib.import_module("offline_tf.tasks.environments").in_library(spec, simulator)
 
 
 def _named(name: str) -> TaskSpec:
@@ -89,8 +89,8 @@ def short_name(name: str) -> str:
 
 def _from_file(name: str) -> TaskSpec:
     """Runs FILE.py and returns its NAME."""
-    given, _, attribute = name.rpartition(":")
-    path = pathlib.Path(given)
+    file_name, _, attribute = name.rpartition(":")
+    path = pathlib.Path(file_name)
     if not path.is_file():
         raise UserError(f"--env: expected a Python file at {path}, found none")
     spec = importlib.util.spec_from_file_location(f"offline_tf_user_task_{path.stem}", path)
@@ -103,15 +103,15 @@ def _from_file(name: str) -> TaskSpec:
         del sys.modules[spec.name]
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--env: {path} fails when it is run: {reason}") from error
-    found = getattr(module, attribute, None)
-    if not isinstance(found, TaskSpec):
+    task = getattr(module, attribute, None)
+    if not isinstance(task, TaskSpec):
         known = [key for key, value in vars(module).items() if isinstance(value, TaskSpec)]
         raise UserError(
             f"--env: expected a TaskSpec called {attribute!r} in {path}, "
             f"got {', '.join(known) or 'none at all'}"
         )
-    _check(name, found)
-    return found
+    _check(name, task)
+    return task
 
 
 def _check(name: str, spec: TaskSpec) -> None:

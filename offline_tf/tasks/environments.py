@@ -160,9 +160,9 @@ class EnvironmentSimulator:
             return np.zeros((self.count, 0))
         return np.stack([getattr(self._physical(k), name).copy() for k in range(self.count)])
 
-    def _chosen(self, which: Array | None) -> list[int]:
+    def _chosen(self, mask: Array | None) -> list[int]:
         every = range(self.count)
-        return [index for index in every if which is None or which[index]]
+        return [index for index in every if mask is None or mask[index]]
 
     def _set(self, index: int, observation: Array) -> None:
         # OpenAI Gym's Ant adds 84 contact forces that are always 0.
@@ -175,8 +175,8 @@ class EnvironmentSimulator:
     def reset(self, generator: np.random.Generator, which: Array | None = None) -> None:
         """Resets the environments where `which` ([K] bool, default all) is true."""
         for index in self._chosen(which):
-            found = self._environments[index].reset(seed=int(generator.integers(2**31)))
-            self._set(index, found[0] if isinstance(found, tuple) else found)
+            outcome = self._environments[index].reset(seed=int(generator.integers(2**31)))
+            self._set(index, outcome[0] if isinstance(outcome, tuple) else outcome)
             self.elapsed[index] = 0
 
     def set_states(self, qpos: Array, qvel: Array, which: Array | None = None) -> None:
@@ -199,9 +199,9 @@ class EnvironmentSimulator:
         for index, environment in enumerate(self._environments):
             # In double precision, as our own simulator charges for actions.
             action = np.asarray(actions[index], np.float64)
-            observation, rewards[index], terminated[index], *rest = environment.step(action)
+            observation, rewards[index], terminated[index], *flags = environment.step(action)
             self._set(index, observation)
-            cut[index] = len(rest) == 2 and rest[0]
+            cut[index] = len(flags) == 2 and flags[0]
         self.elapsed += 1
         # For callers an episode that the environment cuts for its own reasons has met its time limit.
         self.elapsed[cut] = np.maximum(self.elapsed[cut], self.task.max_episode_steps)

@@ -40,9 +40,9 @@ def observe(qpos: Array, qvel: Array) -> Array:
 
 def healthy(qpos: Array, qvel: Array) -> Array:
     """The simulator's own test, on unclipped velocities; [B] bool."""
-    rest = np.concatenate([qpos[:, 2:], qvel], axis=1)
+    bounded_state = np.concatenate([qpos[:, 2:], qvel], axis=1)
     return (
-        np.all(np.abs(rest) < MAX_STATE, axis=1)
+        np.all(np.abs(bounded_state) < MAX_STATE, axis=1)
         & (qpos[:, 1] > MIN_HEIGHT)
         & (np.abs(qpos[:, 2]) < MAX_ANGLE)
     )

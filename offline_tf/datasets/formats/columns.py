@@ -138,8 +138,8 @@ def _check_shapes(columns: Mapping[str, Any], source: str) -> None:
         column_shape = getattr(columns[name], "shape", (0,))
         if column_shape[:1] != (count,):
             raise UserError(
-                f"--dataset: {source} has {count} rows in observations but {column_shape[:1]} in {name}; "
-                "the file is damaged or mixes data sets"
+                f"--dataset: {source} has {count} rows in observations but {column_shape[:1]} in "
+                f"{name}; the file is damaged or mixes data sets"
             )
         if name in ("rewards", "terminals", "timeouts") and int(np.prod(column_shape)) != count:
             raise UserError(
