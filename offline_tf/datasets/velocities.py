@@ -75,11 +75,12 @@ def restore(
                 f"--dataset: expected infos/qvel of {len(indices)} velocities a row, got shape "
                 f"{transitions.qvel.shape}; mend it, leave it out, or give --velocities=observed"
             )
-        good = derive(lambda part: np.isfinite(part).all(axis=1), transitions.qvel)
-        if not good.all():
+        is_finite = derive(lambda part: np.isfinite(part).all(axis=1), transitions.qvel)
+        if not is_finite.all():
             raise UserError(
-                f"--dataset: infos/qvel holds NaN or infinity in {int((~good).sum())} rows, the first "
-                f"is row {int(np.argmin(good))}; mend it, leave it out, or give --velocities=observed"
+                f"--dataset: infos/qvel holds NaN or infinity in {int((~is_finite).sum())} rows, the "
+                f"first is row {int(np.argmin(is_finite))}; mend it, leave it out, or give "
+                "--velocities=observed"
             )
 
         def recorded(block: Array, restored: Array, qvel: Array) -> Array:
@@ -100,8 +101,8 @@ def _shifted(values: Array, edge_values: Array, at_edge: Array, by: int) -> Arra
     count = len(values)
 
     def block(rows: Array) -> Array:
-        near = values[np.clip(rows + by, 0, count - 1)]
-        return np.where(at_edge[rows, None], edge_values[rows], near)
+        neighbours = values[np.clip(rows + by, 0, count - 1)]
+        return np.where(at_edge[rows, None], edge_values[rows], neighbours)
 
     return derive(block, np.arange(count))
 

@@ -238,15 +238,15 @@ class Served:
 
 
 def _metadata(folder: pathlib.Path) -> dict[str, Any]:
-    stored = saved_model_pb2.SavedModel()
-    stored.ParseFromString((folder / "saved_model.pb").read_bytes())
+    saved_model = saved_model_pb2.SavedModel()
+    saved_model.ParseFromString((folder / "saved_model.pb").read_bytes())
     return {
         name: json_format.MessageToDict(
             definition,
             preserving_proto_field_name=True,
             always_print_fields_with_no_presence=True,
         )
-        for name, definition in sorted(stored.meta_graphs[0].signature_def.items())
+        for name, definition in sorted(saved_model.meta_graphs[0].signature_def.items())
     }
 
 

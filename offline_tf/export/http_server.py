@@ -188,11 +188,11 @@ def listener(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        with contextlib.ExitStack() as undo:
-            listening = undo.enter_context(socket.socket(family, kind, protocol))
+        with contextlib.ExitStack() as stack:
+            listening = stack.enter_context(socket.socket(family, kind, protocol))
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
-            undo.pop_all()
+            stack.pop_all()
     except (OSError, UnicodeError) as error:  # UnicodeError: what no host can be called
         raise _no_address(host, port, error) from None
     return listening
@@ -239,8 +239,8 @@ def serve(
         except OSError as error:  # another process bound it too, and listens since
             raise _no_address(host, port, error) from None
         address, port = listening.getsockname()[:2]
-        shown = f"[{address}]" if ":" in address else address
-        logging.info("serving %s at http://%s:%d/v1/models/%s", export, shown, port, name)
+        url_host = f"[{address}]" if ":" in address else address
+        logging.info("serving %s at http://%s:%d/v1/models/%s", export, url_host, port, name)
         settings = uvicorn.Config(
             app,
             http="h11",

@@ -35,10 +35,10 @@ for name in sorted({key.partition("/")[0] for key in data.files}):
     if loaded is None:
         lite = tf.lite.Interpreter(model_path=folder)
         known = lite.get_signature_list()
-        found = lite.get_signature_runner(name if name in known else None)(**inputs)
+        outputs = lite.get_signature_runner(name if name in known else None)(**inputs)
     else:
-        found = loaded.signatures[name](**{k: tf.constant(v) for k, v in inputs.items()})
-    out |= {name + "/" + key: numpy.asarray(value) for key, value in found.items()}
+        outputs = loaded.signatures[name](**{k: tf.constant(v) for k, v in inputs.items()})
+    out |= {name + "/" + key: numpy.asarray(value) for key, value in outputs.items()}
 numpy.savez(returned, **out)
 """
 

@@ -133,7 +133,7 @@ def calibration(level: Array, coverage: Array) -> Figure:
 def open_loop(predicted: Array, recorded: Array, drift: Array, names: Sequence[str]) -> Figure:
     """Predictions over many steps; see `inspection.open_loop`."""
     steps = np.arange(len(drift))
-    shown = np.argsort(-recorded[:, 0].std(axis=0) / _spread(recorded))[:5]
+    dimensions = np.argsort(-recorded[:, 0].std(axis=0) / _spread(recorded))[:5]
     figure, axes = _new(9.0, 4.8, 2, 3)
     axis = axes[0, 0]
     low, middle, high = np.quantile(drift, [0.25, 0.5, 0.75], axis=1)
@@ -141,7 +141,7 @@ def open_loop(predicted: Array, recorded: Array, drift: Array, names: Sequence[s
     axis.plot(steps, middle, color=COLOURS[0])
     axis.set(xlabel="steps", ylabel="error / spread of the states")
     axis.set_title(f"Drift, median and quartiles of {drift.shape[1]}")
-    for place, dimension in zip(axes.flat[1:], sorted(shown), strict=False):
+    for place, dimension in zip(axes.flat[1:], sorted(dimensions), strict=False):
         for member in range(predicted.shape[1]):
             place.plot(
                 steps,
@@ -154,9 +154,9 @@ def open_loop(predicted: Array, recorded: Array, drift: Array, names: Sequence[s
         place.plot(steps, recorded[:, 0, dimension], color=_INK, linewidth=1.6, label="recorded")
         place.set_title(str(names[dimension]))
         place.set_xlabel("steps")
-    for place in axes.flat[1 + len(shown) :]:
+    for place in axes.flat[1 + len(dimensions) :]:
         place.set_visible(False)
-    if len(shown):
+    if len(dimensions):
         axes.flat[1].legend()
     return figure
 
@@ -216,11 +216,11 @@ def known_map(
     """
     figure, axes = _new(6.8, 4.8)
     axis = axes[0, 0]
-    shades = np.clip(np.log10(np.maximum(ratio, 1e-6)), -1.5, 1.5)
+    log_ratio = np.clip(np.log10(np.maximum(ratio, 1e-6)), -1.5, 1.5)
     mesh = axis.pcolormesh(
         x,
         y,
-        shades,
+        log_ratio,
         cmap="PuOr_r",
         vmin=-1.5,
         vmax=1.5,
@@ -270,21 +270,21 @@ def candidates(
     """
     figure, axes = _new(2.9 * len(states), 4.8, 2, len(states))
     scale = np.maximum(states[:, :, 0].std(axis=(0, 1)), 1e-8)
-    for column, (paths, survived, weight) in enumerate(zip(states, keep, weights, strict=True)):
-        shown = np.argsort(-paths[:, -1].std(axis=0) / scale)[:2]
-        for axis in axes[len(shown) :, column]:  # of tasks with one observation
+    for column, (paths, keep_mask, weight) in enumerate(zip(states, keep, weights, strict=True)):
+        dimensions = np.argsort(-paths[:, -1].std(axis=0) / scale)[:2]
+        for axis in axes[len(dimensions) :, column]:  # of tasks with one observation
             axis.set_visible(False)
-        for axis, dimension in zip(axes[:, column], shown, strict=False):
-            for path, alive, share in zip(paths, survived, weight / weight.max(), strict=True):
-                colour, alpha = (COLOURS[0], 0.12 + 0.8 * share) if alive else (COLOURS[3], 0.25)
-                style = "-" if alive else ":"
+        for axis, dimension in zip(axes[:, column], dimensions, strict=False):
+            for path, is_kept, share in zip(paths, keep_mask, weight / weight.max(), strict=True):
+                colour, alpha = (COLOURS[0], 0.12 + 0.8 * share) if is_kept else (COLOURS[3], 0.25)
+                style = "-" if is_kept else ":"
                 axis.plot(
                     path[:, dimension], style, color=colour, alpha=float(alpha), linewidth=0.9
                 )
             axis.plot(paths[weight.argmax(), :, dimension], color=_INK, linewidth=1.6)
             axis.set_ylabel(str(names[dimension]))
             axis.set_xticks(range(paths.shape[1]))
-        axes[0, column].set_title(f"{titles[column]}\n{survived.sum()} of {len(survived)} kept")
+        axes[0, column].set_title(f"{titles[column]}\n{keep_mask.sum()} of {len(keep_mask)} kept")
         axes[1, column].set_xlabel("steps ahead")
     handles = [
         matplotlib.lines.Line2D([], [], color=COLOURS[0], label="kept (darker: heavier)"),

@@ -77,10 +77,10 @@ def inspect(
     arrays |= measures.errors(judged, predictions)
     numbers = {"error": float(np.sqrt(np.mean(arrays["error"] ** 2)))}
     if view.spread is not None:
-        few = judged.at(measures.spread_out(np.arange(len(judged.states)), _SPREAD_PAIRS))
-        predicted_states = measures.predict(view, few.states, few.actions).next_states
-        std = view.spread(tf.constant(few.states), tf.constant(few.actions)).numpy()
-        arrays |= measures.calibration(few, predicted_states, std)
+        subset = judged.at(measures.spread_out(np.arange(len(judged.states)), _SPREAD_PAIRS))
+        predicted_states = measures.predict(view, subset.states, subset.actions).next_states
+        std = view.spread(tf.constant(subset.states), tf.constant(subset.actions)).numpy()
+        arrays |= measures.calibration(subset, predicted_states, std)
         numbers["coverage_90"] = float(arrays["coverage"][arrays["level"] == 0.9].mean())
 
     held_out = split.held_out if len(split.held_out) else split.train
@@ -112,9 +112,9 @@ def inspect(
     arrays |= {f"group/{name}": values for name, values in groups.items()}
 
     plane = measures.principal_plane(rows.states)
-    near = measures.spread_out(np.arange(len(rows.states)), _POINTS)
-    found_map = measures.known_map(view, plane, rows.states[near], rows.actions[near])
-    arrays |= {f"map/{name}": values for name, values in found_map.items()}
+    map_rows = measures.spread_out(np.arange(len(rows.states)), _POINTS)
+    known_map = measures.known_map(view, plane, rows.states[map_rows], rows.actions[map_rows])
+    arrays |= {f"map/{name}": values for name, values in known_map.items()}
     arrays["map/share"] = plane.share
     for label, places in paths:
         arrays[f"path/{label}"] = plane.place(places)

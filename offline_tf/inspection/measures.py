@@ -150,16 +150,16 @@ def open_loop_starts(bounds: Array, held_out: Array, steps: int, count: int) -> 
     Returns:
       [n] row numbers, sorted, none twice.
     """
-    chosen = np.zeros(int(bounds[-1, 1]) + 1, bool)
-    chosen[held_out] = True
-    room = bounds[:, 1] - bounds[:, 0] - steps  # last start after the first row
-    fitting = np.flatnonzero((room >= 0) & chosen[bounds[:, 0]])
+    is_held_out = np.zeros(int(bounds[-1, 1]) + 1, bool)
+    is_held_out[held_out] = True
+    last_start = bounds[:, 1] - bounds[:, 0] - steps  # last start after the first row
+    fitting = np.flatnonzero((last_start >= 0) & is_held_out[bounds[:, 0]])
     if not len(fitting):
         return fitting
     order = spread_out(fitting, count)
-    picked = order[np.arange(count) % len(order)]
+    episodes = order[np.arange(count) % len(order)]
     shares = (0.5 + np.arange(count) * 0.618034) % 1.0  # the golden ratio's places
-    starts = bounds[picked, 0] + (shares * (room[picked] + 1)).astype(np.int64)
+    starts = bounds[episodes, 0] + (shares * (last_start[episodes] + 1)).astype(np.int64)
     return np.unique(starts)
 
 
@@ -196,12 +196,12 @@ def open_loop(
         after = view.predict(flat, tiled).next_states.numpy().reshape(members, members, count, -1)
         predicted.append(after[np.arange(members), np.arange(members)])
     recorded = np.stack([states[starts], *(next_states[starts + step] for step in range(steps))])
-    trail = np.stack(predicted)
-    away = (trail.mean(axis=1) - recorded) / unit
+    trajectories = np.stack(predicted)
+    error = (trajectories.mean(axis=1) - recorded) / unit
     return {
-        "predicted": trail,
+        "predicted": trajectories,
         "recorded": recorded,
-        "drift": np.sqrt(np.mean(away**2, axis=2)),
+        "drift": np.sqrt(np.mean(error**2, axis=2)),
     }
 
 
@@ -245,8 +245,10 @@ def separation_numbers(found: dict[str, Array], limit: float) -> dict[str, float
     for name, values in found.items():
         numbers[f"known/{name}"] = float((values <= limit).mean())
         if name != "held out":
-            both = np.concatenate([base, values])
-            numbers[f"auroc/{name}"] = auroc(both, np.arange(len(both)) >= len(base))
+            disagreement = np.concatenate([base, values])
+            numbers[f"auroc/{name}"] = auroc(
+                disagreement, np.arange(len(disagreement)) >= len(base)
+            )
     return numbers
 
 
@@ -315,7 +317,7 @@ def known_map(
             for part in np.array_split(centres, max(len(centres) // 200, 1))
         ]
     )
-    moved = states[nearest] + ((centres - points[nearest]) @ plane.axes) * plane.scale
-    doubt = predict(view, moved.astype(np.float32), actions[nearest]).disagreement
+    map_states = states[nearest] + ((centres - points[nearest]) @ plane.axes) * plane.scale
+    disagreement = predict(view, map_states.astype(np.float32), actions[nearest]).disagreement
     limit = view.limit if np.isfinite(view.limit) and view.limit > 0 else 1.0
-    return {"x": x, "y": y, "ratio": (doubt / limit).reshape(cells, cells), "points": points}
+    return {"x": x, "y": y, "ratio": (disagreement / limit).reshape(cells, cells), "points": points}

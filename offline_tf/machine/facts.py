@@ -233,8 +233,8 @@ def bfloat16_ratio(tf: Any, size: int = 1024, seconds: float = 1.0) -> float:
             start = time.perf_counter()
             tf.linalg.matmul(value, value).numpy()
             spent.append(time.perf_counter() - start)
-    wide, narrow = (sorted(spent)[len(spent) // 2] for spent in times)
-    return wide / narrow
+    float32_seconds, bfloat16_seconds = (sorted(spent)[len(spent) // 2] for spent in times)
+    return float32_seconds / bfloat16_seconds
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {

@@ -25,11 +25,11 @@ def discounted_returns(rewards: Array, ended: Array, discount: float) -> Array:
       [T, K] float64.
     """
     total = np.zeros(rewards.shape[1])
-    out = np.empty(rewards.shape)
+    returns = np.empty(rewards.shape)
     for t in range(len(rewards) - 1, -1, -1):
         total = rewards[t] + discount * np.where(ended[t], 0.0, total)
-        out[t] = total
-    return out
+        returns[t] = total
+    return returns
 
 
 def generalized_advantages(

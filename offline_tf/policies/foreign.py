@@ -216,10 +216,10 @@ def _policy(
             f"--policy: expected one of the activations {', '.join(_ACTIVATIONS)} in {path}, "
             f"got {activation}"
         )
-    wide = (hidden[0] if hidden else mean)[0].shape[0], mean[0].shape[1]
-    if wide != (task.state_dim, task.action_dim):
+    widths = (hidden[0] if hidden else mean)[0].shape[0], mean[0].shape[1]
+    if widths != (task.state_dim, task.action_dim):
         raise UserError(
-            f"--policy: {path} maps observations of width {wide[0]} to actions of width {wide[1]}, "
+            f"--policy: {path} maps observations of width {widths[0]} to actions of width {widths[1]}, "
             f"--env={task.name} has {task.state_dim} and {task.action_dim}"
         )
     return MlpPolicy(hidden, mean, log_std, _ACTIVATIONS[activation], limits)

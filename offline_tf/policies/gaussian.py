@@ -167,8 +167,9 @@ class GaussianPolicy(tf.Module):
         """Returns the mean function [B, S] -> [B, A] with the weights read once."""
         forward, units = networks.bind(self.network), self.units
 
-        moved = units.input_shift.any() or units.output_shift.any()
-        if not moved and (units.output_scale == 1.0).all():  # raw: fewer operations in a roll-out
+        is_shifted = units.input_shift.any() or units.output_shift.any()
+        if not is_shifted and (units.output_scale == 1.0).all():
+            # Raw: fewer operations in a roll-out.
             return lambda observations: forward(observations * units.input_scale)
 
         def mean(observations: Tensor) -> Tensor:
@@ -222,10 +223,10 @@ def load(path: pathlib.Path) -> tuple[NumpyPolicy, dict[str, Any]]:
             layers = tuple((file[f"kernel_{i}"], file[f"bias_{i}"]) for i in range(count))
             states, actions = np.zeros_like(file["input_scale"]), np.zeros_like(file["log_std"])
             # Older files had raw units.
-            defaults = Units(states, states, actions, actions + 1)
+            raw_defaults = Units(states, states, actions, actions + 1)
             units = {name: file[name] for name in Units._fields if name in file.files}
             return (
-                NumpyPolicy(defaults._replace(**units), layers, file["log_std"]),
+                NumpyPolicy(raw_defaults._replace(**units), layers, file["log_std"]),
                 json.loads(str(file["about"])),
             )
     except FileNotFoundError:

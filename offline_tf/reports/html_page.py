@@ -100,13 +100,13 @@ def _lead(runs: Sequence[Run]) -> str:
     sentences = []
     for run in runs:
         summary, data = run.summary, str(run.manifest.get("dataset", "data"))
-        words = [
+        clauses = [
             f"<b>{html.escape(run.name)}</b>: {run.manifest['algorithm']} on {html.escape(data)}"
         ]
         if not summary:
-            words.append(f"not finished; {', '.join(run.stages)} done")
+            clauses.append(f"not finished; {', '.join(run.stages)} done")
         elif summary.get("true_return_mean") is None:
-            words.append("nothing was run in a real environment")
+            clauses.append("nothing was run in a real environment")
         else:
             value, base = summary["true_return_mean"], summary.get("behavior_return", float("nan"))
             spread = (
@@ -115,12 +115,12 @@ def _lead(runs: Sequence[Run]) -> str:
                 else ""
             )
             episodes = f" over {summary['episodes']} episodes" if "episodes" in summary else ""
-            words.append(f"return {value:,.0f}{spread}{episodes}, data {base:,.0f}")
+            clauses.append(f"return {value:,.0f}{spread}{episodes}, data {base:,.0f}")
         commit = run.manifest.get("commit", "unknown")
-        words.append(f"seed {run.manifest.get('seed')}, commit {html.escape(str(commit))}")
+        clauses.append(f"seed {run.manifest.get('seed')}, commit {html.escape(str(commit))}")
         if run.layout is None:
-            words.append(_NO_LAYOUT)
-        sentences.append(f"<p>{'; '.join(words)}</p>")
+            clauses.append(_NO_LAYOUT)
+        sentences.append(f"<p>{'; '.join(clauses)}</p>")
     return "".join(sentences)
 
 
@@ -169,16 +169,16 @@ def _rows(numbers: Sequence[dict[str, Any]], labels: dict[str, str]) -> list[tup
 def _run_section(run: Run, picture: Any, several: bool) -> str:
     parts = []
     arrays = inspect_stage.load(run.folder, "models")
-    shown = inspect_stage.drawings(arrays) if arrays else {}
+    drawings = inspect_stage.drawings(arrays) if arrays else {}
     candidates = inspect_stage.load(run.folder, "candidates")
     if candidates:
-        shown["candidates"] = inspect_stage.draw_candidates(candidates)
-    if shown:
-        drawings = "".join(
+        drawings["candidates"] = inspect_stage.draw_candidates(candidates)
+    if drawings:
+        grid = "".join(
             picture(f"{run.name}-{name}", figure, inspect_stage.CAPTIONS[name])
-            for name, figure in shown.items()
+            for name, figure in drawings.items()
         )
-        parts.append(f'<h3>What the models know</h3><div class="grid large">{drawings}</div>')
+        parts.append(f'<h3>What the models know</h3><div class="grid large">{grid}</div>')
     frames = run.folder / "render" / "frames.png"
     if frames.exists():
         data = base64.b64encode(frames.read_bytes()).decode()

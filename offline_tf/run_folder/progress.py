@@ -49,8 +49,8 @@ class Progress:
         self._done = done
         is_over = total is not None and done >= total
         on_terminal = _is_terminal()
-        every = 1.0 if logging.level_debug() else _LOG_SECONDS
-        if now - self._last < (_REDRAW_SECONDS if on_terminal else every) and not is_over:
+        log_seconds = 1.0 if logging.level_debug() else _LOG_SECONDS
+        if now - self._last < (_REDRAW_SECONDS if on_terminal else log_seconds) and not is_over:
             return
         self._last = now
         rate = (done - self._first[0]) / max(now - self._first[1], 1e-9)

@@ -230,16 +230,16 @@ class RunRecord:
         """
         known = self.commits.split(", ")
         new = [provenance.commit()] if other is None else other.commits.split(", ")
-        every = list(dict.fromkeys([*known, *new]))
-        if not (self.folder / "summary.json").exists() and every != known:
-            self.note(commits=every)
+        commits = list(dict.fromkeys([*known, *new]))
+        if not (self.folder / "summary.json").exists() and commits != known:
+            self.note(commits=commits)
 
     def note_also(self, **values: str | None) -> None:
         """Adds to what was used, so "float32" becomes "float32, bfloat16" on another machine."""
         for name, value in values.items():
             known = (self.manifest.get(name) or "").split(", ")
-            every = dict.fromkeys([*known, *(value or "").split(", ")])  # in order, once each
-            if used := ", ".join(filter(None, every)):
+            values_used = dict.fromkeys([*known, *(value or "").split(", ")])  # in order, once each
+            if used := ", ".join(filter(None, values_used)):
                 self.note(**{name: used})
 
     def note_task(self, task: TaskSpec) -> None:

@@ -82,10 +82,10 @@ def at_once(max_hours: float) -> Iterator[None]:
     if max_hours == float("inf"):
         yield
         return
-    before = signal.signal(signal.SIGALRM, over)
+    previous_handler = signal.signal(signal.SIGALRM, over)
     signal.setitimer(signal.ITIMER_REAL, max(3600.0 * max_hours, 1e-3))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, previous_handler)

@@ -134,8 +134,8 @@ def _from_rows(header: Sequence[str], rows: Any, path: pathlib.Path, task: TaskS
     recorded = all(name in header for name in nexts)
     optional = [name for name in _OPTIONAL if name in header]
     names_read = needed + (nexts if recorded else []) + optional
-    at = [header.index(name) for name in names_read]
-    episode_at = header.index("episode") if "episode" in header else None
+    indices = [header.index(name) for name in names_read]
+    episode_index = header.index("episode") if "episode" in header else None
     groups = {"observations": list(task.observation_names), "actions": list(task.action_names)}
     groups |= {"next_observations": nexts} if recorded else {}
     groups |= {name: [name] for name in optional}
@@ -152,24 +152,24 @@ def _from_rows(header: Sequence[str], rows: Any, path: pathlib.Path, task: TaskS
 
     block: list[list[float]] = []
     changes: list[bool] = []
-    before: str | None = None
+    last_name: str | None = None
     for row in rows:
         if not row:
             continue
         try:
-            block.append([float(row[i]) for i in at])
-            name = row[episode_at] if episode_at is not None else ""
+            block.append([float(row[i]) for i in indices])
+            name = row[episode_index] if episode_index is not None else ""
         except (ValueError, IndexError):
             cells = {
                 w: row[i] if i < len(row) else "nothing"
-                for w, i in zip(names_read, at, strict=True)
+                for w, i in zip(names_read, indices, strict=True)
             }
-            bad = next((f"{w}={c!r}" for w, c in cells.items() if not _is_number(c)), "a cell")
+            bad_cell = next((f"{w}={c!r}" for w, c in cells.items() if not _is_number(c)), "a cell")
             raise UserError(
-                f"--dataset: {path}, line {rows.line_num}: expected a number, got {bad}"
+                f"--dataset: {path}, line {rows.line_num}: expected a number, got {bad_cell}"
             ) from None
-        changes.append(before is not None and name != before)
-        before = name
+        changes.append(last_name is not None and name != last_name)
+        last_name = name
         if len(block) == _ROWS_PER_BLOCK:
             write(block, changes)
             block, changes = [], []

@@ -112,34 +112,34 @@ def fetch(url: str, path: pathlib.Path) -> None:
 
 def _fetch(url: str, path: pathlib.Path) -> None:
     partial = path.with_name(path.name + ".partial")
-    have = partial.stat().st_size if partial.exists() else 0
-    headers = {"Range": f"bytes={have}-"} if have else {}
+    received = partial.stat().st_size if partial.exists() else 0
+    headers = {"Range": f"bytes={received}-"} if received else {}
     try:
-        answer = urllib.request.urlopen(
+        response = urllib.request.urlopen(
             urllib.request.Request(url, headers=headers), timeout=_SECONDS
         )
     except urllib.error.HTTPError as error:
-        if not have or error.code != 416:
+        if not received or error.code != 416:
             raise
         # What lies there is no part of this file.
         partial.unlink()
-        have = 0
-        answer = urllib.request.urlopen(url, timeout=_SECONDS)
-    with answer:
-        resumed = have > 0 and answer.status == 206
-        have = have if resumed else 0
-        length = answer.headers.get("Content-Length")
-        total = have + int(length) if length is not None else None
-        logging.info("downloading %s%s", url, f", going on at byte {have}" if resumed else "")
-        shown = progress.Progress("downloading")
+        received = 0
+        response = urllib.request.urlopen(url, timeout=_SECONDS)
+    with response:
+        resumed = received > 0 and response.status == 206
+        received = received if resumed else 0
+        length = response.headers.get("Content-Length")
+        total = received + int(length) if length is not None else None
+        logging.info("downloading %s%s", url, f", going on at byte {received}" if resumed else "")
+        bar = progress.Progress("downloading")
         with partial.open("ab" if resumed else "wb") as file:
-            while block := answer.read(_BLOCK):
+            while block := response.read(_BLOCK):
                 file.write(block)
-                have += len(block)
-                shown.tell(have / 1e6, total and total / 1e6, "MB")
+                received += len(block)
+                bar.tell(received / 1e6, total and total / 1e6, "MB")
         progress.leave()
-    if total is not None and have != total:
-        raise OSError(f"expected {total} bytes, got {have}; run again to go on")
+    if total is not None and received != total:
+        raise OSError(f"expected {total} bytes, got {received}; run again to go on")
     partial.replace(path)
 
 

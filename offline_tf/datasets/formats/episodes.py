@@ -187,8 +187,8 @@ def separate_time_limits(data: Transitions, task: TaskSpec) -> Transitions:
     rows = last[at_limit]
     if not len(rows):
         return data
-    truly = np.asarray(task.termination(tf.constant(data.next_observations[rows])))
-    rows = rows[~truly]
+    is_terminal = np.asarray(task.termination(tf.constant(data.next_observations[rows])))
+    rows = rows[~is_terminal]
     if not len(rows):
         return data
     logging.info(

@@ -130,16 +130,16 @@ def write(folder: pathlib.Path, data: Transitions, task: TaskSpec, dataset_id: s
     if folder.exists():
         raise UserError(f"--output: {folder} exists; it is not replaced")
     inside = ~(data.terminals | data.timeouts)[:-1]
-    broken = inside & large_columns.derive(
+    jumps = inside & large_columns.derive(
         lambda promised, following: (promised != following).any(axis=1),
         data.next_observations[:-1],
         data.observations[1:],
     )
-    if broken.any():
+    if jumps.any():
         raise UserError(
-            f"--output: in {int(broken.sum())} rows next_observations is not the following row's "
+            f"--output: in {int(jumps.sum())} rows next_observations is not the following row's "
             "observation (the first is row "
-            f"{int(np.argmax(broken))}); Minari's format cannot hold that, write D4RL's instead"
+            f"{int(np.argmax(jumps))}); Minari's format cannot hold that, write D4RL's instead"
         )
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -20,13 +20,15 @@ def not_finite(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     del task
     for name in ("observations", "actions", "rewards", "next_observations"):
         values = getattr(data, name)
-        bad = derive(lambda part: ~np.isfinite(part.reshape(len(part), -1)).all(axis=1), values)
-        if bad.any():
+        not_finite_rows = derive(
+            lambda part: ~np.isfinite(part.reshape(len(part), -1)).all(axis=1), values
+        )
+        if not_finite_rows.any():
             yield Finding(
                 f"not_finite/{name}",
                 "error",
-                f"{int(bad.sum())} rows of {name} hold NaN or infinity, the first is row "
-                f"{int(np.argmax(bad))}",
+                f"{int(not_finite_rows.sum())} rows of {name} hold NaN or infinity, the first is row "
+                f"{int(np.argmax(not_finite_rows))}",
                 "every model that sees one of them becomes NaN",
                 "remove the episodes with these rows, or mend the recorder",
             )
@@ -51,8 +53,10 @@ def constant_columns(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
         ("observations", data.observations, task.observation_names),
         ("actions", data.actions, task.action_names),
     ):
-        still = [n for n, spread in zip(names, np.ptp(values, axis=0), strict=True) if not spread]
-        if len(still) == len(names):
+        constant = [
+            n for n, spread in zip(names, np.ptp(values, axis=0), strict=True) if not spread
+        ]
+        if len(constant) == len(names):
             yield Finding(
                 f"constant/{name}/all",
                 "error",
@@ -60,11 +64,11 @@ def constant_columns(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
                 "there is nothing to learn from",
                 "check what the recorder wrote under this name",
             )
-        elif still:
+        elif constant:
             yield Finding(
                 f"constant/{name}",
                 "warning",
-                f"{', '.join(still)} in {name} never changes",
+                f"{', '.join(constant)} in {name} never changes",
                 "the models cannot know what happens where it does",
                 "check the sensor or the column order; else live with it",
             )
@@ -171,11 +175,13 @@ def duplicates(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     # Numbers that equal rows share and others hardly ever do.
     generator = np.random.default_rng(0)
     widths = (data.observations.shape[1], data.actions.shape[1])
-    odd = [generator.integers(2**63, size=width, dtype=np.uint64) * 2 + 1 for width in widths]
+    multipliers = [
+        generator.integers(2**63, size=width, dtype=np.uint64) * 2 + 1 for width in widths
+    ]
 
     def key(observations: Array, actions: Array) -> Array:
         bits = (np.ascontiguousarray(x).view(np.uint32) for x in (observations, actions))
-        sums = [(b * by).sum(axis=1) for b, by in zip(bits, odd, strict=True)]
+        sums = [(b * factors).sum(axis=1) for b, factors in zip(bits, multipliers, strict=True)]
         return sums[0] + (sums[1] ^ (sums[1] >> np.uint64(29)))
 
     keys = derive(key, data.observations, data.actions)

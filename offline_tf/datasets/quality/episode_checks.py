@@ -86,19 +86,19 @@ def termination(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     """Terminals against the task's own termination."""
     if task.termination is None:
         return
-    truly = np.asarray(task.termination(tf.constant(data.next_observations)))
-    unmarked = truly & ~data.terminals
+    is_terminal = np.asarray(task.termination(tf.constant(data.next_observations)))
+    unmarked = is_terminal & ~data.terminals
     # Long episodes have few falls: of all rows they may be next to none.
-    if unmarked.mean() > 0.001 or unmarked.sum() > max(3, 0.1 * truly.sum()):
+    if unmarked.mean() > 0.001 or unmarked.sum() > max(3, 0.1 * is_terminal.sum()):
         yield Finding(
             "terminals_missing",
             "warning",
-            f"{int(unmarked.sum())} of {int(truly.sum())} rows that lead to states that "
+            f"{int(unmarked.sum())} of {int(is_terminal.sum())} rows that lead to states that "
             f"--env={task.name} calls terminal are not marked",
             "values are carried on beyond a fall",
             "mark them, or choose the task that the data were recorded with",
         )
-    unfounded = data.terminals & ~truly
+    unfounded = data.terminals & ~is_terminal
     if unfounded.sum() > 0.01 * max(data.terminals.sum(), 1):
         yield Finding(
             "terminals_unfounded",
@@ -117,8 +117,8 @@ def continuity(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     spread = _spread(data)
     finished = (data.terminals | data.timeouts)[:-1]
     following, promised = data.observations[1:], data.next_observations[:-1]
-    unequal = _differs(promised, following, spread)
-    broken = unequal & ~finished
+    differs = _differs(promised, following, spread)
+    jumps = differs & ~finished
     if not _differs(data.observations, data.next_observations, spread).mean() > 0.01:
         yield Finding(
             "next_is_same",
@@ -127,12 +127,12 @@ def continuity(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
             "the models would learn that nothing ever changes",
             "write the observation after the action as next_observations",
         )
-    elif (~finished).any() and broken.sum() > 0.001 * (~finished).sum():
-        share = 100 * broken.sum() / (~finished).sum()
-        bad = share > 50
+    elif (~finished).any() and jumps.sum() > 0.001 * (~finished).sum():
+        share = 100 * jumps.sum() / (~finished).sum()
+        mostly_jumps = share > 50
         yield Finding(
             "discontinuous",
-            "error" if bad else "warning",
+            "error" if mostly_jumps else "warning",
             f"in {share:.1f} % of the steps inside episodes the next row does not start where the "
             "last one led",
             "rows are shuffled, or ends of episodes are not marked; what needs sequences (values of "

@@ -72,8 +72,8 @@ def find_physics(
             return None
         simulator.set_states(*states)
         simulator.step(task.clip_actions(data.actions[rows]))
-        off = np.abs(simulator.observations() - data.next_observations[rows]) / scale
-        worst = off.max(axis=1)
+        errors = np.abs(simulator.observations() - data.next_observations[rows]) / scale
+        worst = errors.max(axis=1)
         agreement[physics] = float((worst < _SAME).mean())
         error[physics] = float(np.median(worst))
     ranked = sorted(PHYSICS, key=lambda physics: (-agreement[physics], error[physics]))

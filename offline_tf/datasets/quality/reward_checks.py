@@ -20,18 +20,15 @@ def rewards(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     if task.reward is None or not np.ptp(data.rewards):
         return
     rows = np.arange(len(data))[:: max(1, len(data) // _ROWS_JUDGED)]
-    own = own_rewards(data, task, rows)
+    task_rewards = own_rewards(data, task, rows)
     logged = data.rewards.astype(np.float64)
-    if not np.ptp(own):
+    if not np.ptp(task_rewards):
         return
 
     def agreement(offset: int) -> float:
         shifted_rows = np.clip(rows + offset, 0, len(data) - 1)
-        return (
-            float(np.corrcoef(logged[shifted_rows], own)[0, 1])
-            if np.ptp(logged[shifted_rows])
-            else 0.0
-        )
+        lagged = logged[shifted_rows]
+        return float(np.corrcoef(lagged, task_rewards)[0, 1]) if np.ptp(lagged) else 0.0
 
     unshifted = agreement(0)
     for offset, name in ((-1, "earlier"), (1, "later")):
@@ -55,10 +52,10 @@ def rewards(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
             "if the reward is another one on purpose, use a learned reward",
         )
         return
-    slope = _width(logged[rows]) / max(_width(own), 1e-12)
-    bias = float(np.median(logged[rows] - own))
-    if not 1 / _SCALE < slope < _SCALE or abs(bias) > 0.5 * own.std():
-        shift = float(np.median(logged[rows]) - slope * np.median(own))
+    slope = _width(logged[rows]) / max(_width(task_rewards), 1e-12)
+    bias = float(np.median(logged[rows] - task_rewards))
+    if not 1 / _SCALE < slope < _SCALE or abs(bias) > 0.5 * task_rewards.std():
+        shift = float(np.median(logged[rows]) - slope * np.median(task_rewards))
         yield Finding(
             "rewards_scaled",
             "warning",

@@ -29,39 +29,39 @@ def simulator_states(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     computed = spec.observe(data.qpos[rows], data.qvel[rows])
     fits = computed.shape == observed.shape
     tolerance = _STATE_SAME * (1.0 + observed.std(axis=0))
-    same = (
+    matches = (
         (np.abs(computed - observed) <= tolerance).all(axis=1)
         if fits
         else np.zeros(len(rows), bool)
     )
-    good = derive(
+    finite = derive(
         lambda q, v: np.isfinite(q).all(axis=1) & np.isfinite(v).all(axis=1), data.qpos, data.qvel
     )
-    share = 100 * (~same).mean()
+    share = 100 * (~matches).mean()
     what = f"infos/qpos and infos/qvel do not give the observation in {share:.3g} % of rows"
     if not fits:
         what = (
             f"infos/qpos of width {data.qpos.shape[1]} and infos/qvel of width {data.qvel.shape[1]} "
             f"are no state of --env={task.name}"
         )
-    elif not good.all():
+    elif not finite.all():
         what = (
-            f"infos/qpos or infos/qvel holds NaN or infinity in {int((~good).sum())} rows, the first "
-            f"is row {int(np.argmin(good))}"
+            f"infos/qpos or infos/qvel holds NaN or infinity in {int((~finite).sum())} rows, the first "
+            f"is row {int(np.argmin(finite))}"
         )
-    elif same.mean() > _MOST:
+    elif matches.mean() > _MOST:
         return
     yield _foreign_states(what, task)
 
 
 def _foreign_states(what: str, task: TaskSpec) -> Finding:
-    lost = "its policy is not measured from the data's own start states"
+    consequence = "its policy is not measured from the data's own start states"
     if task.velocity_limit is not None:
-        lost = f"it restores velocities by finite differences, and {lost}"
+        consequence = f"it restores velocities by finite differences, and {consequence}"
     return Finding(
         "simulator_states",
         "warning",
         what,
-        f"MOReL does not use them: {lost}",
+        f"MOReL does not use them: {consequence}",
         "write the simulator's state of before each step",
     )

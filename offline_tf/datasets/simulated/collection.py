@@ -160,13 +160,13 @@ def _collect_component(
             log_probs=log_probs.astype(np.float32),
         )
         step += 1
-        over = terminated | (simulator.elapsed >= task.max_episode_steps)
-        for k in np.flatnonzero(over):
+        ended = terminated | (simulator.elapsed >= task.max_episode_steps)
+        for k in np.flatnonzero(ended):
             finished[int(number[k])] = (int(k), int(started[k]), step)
             number[k] = number.max() + 1
             started[k] = step
-        simulator.reset(generator, over)
-        if over.any():
+        simulator.reset(generator, ended)
+        if ended.any():
             while contiguous in finished:
                 length += finished[contiguous][2] - finished[contiguous][1]
                 contiguous += 1

@@ -108,13 +108,13 @@ def load_or_make(
 
 def _stem(task: TaskSpec, physics: str) -> str:
     """What data of a task are called in the cache: another simulator's data are other data."""
-    where = environments.physics_of(task, physics).partition(" ")[0]
-    stem = f"{tasks.short_name(task.name)}-{where}"
+    physics_name = environments.physics_of(task, physics).partition(" ")[0]
+    stem = f"{tasks.short_name(task.name)}-{physics_name}"
     if not isinstance(task.simulation, EnvironmentSpec):
         return stem
     # Plants of two modules may have one name.
-    who = f"{task.name} {task.simulation}"
-    return f"{stem}-{hashlib.blake2b(who.encode(), digest_size=4).hexdigest()}"
+    identity = f"{task.name} {task.simulation}"
+    return f"{stem}-{hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()}"
 
 
 def _cached(
@@ -208,8 +208,8 @@ def load_or_make_kind(
     if kind == "mixed-ours":
         training_data = _training_transitions(task, physics, shipped, data_dir)
         return whole_episodes(training_data, num_steps, seed), name
-    name_there = f"{_stem(task, physics)}-{kind}-{num_steps}-seed{seed}"
-    data, _ = _cached(name_there, shipped=shipped, task=task, exploration="pure", **common)
+    cached_name = f"{_stem(task, physics)}-{kind}-{num_steps}-seed{seed}"
+    data, _ = _cached(cached_name, shipped=shipped, task=task, exploration="pure", **common)
     return data, name
 
 
