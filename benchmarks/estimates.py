@@ -118,15 +118,15 @@ def main(config: BenchmarkConfig) -> None:
     threads = compilation.use_threads(config.threads)
     runs = [of_folder(path) for path in config.runs]
     runs += [run for path in config.records for run in of_record(path)]
-    found = [(run.name, compare(estimate(run, threads), run.took)) for run in runs]
-    ratios = [told / took for _, stages in found for told, took in [stages["in all"]]]
+    compared = [(run.name, compare(estimate(run, threads), run.took)) for run in runs]
+    ratios = [estimated / took for _, stages in compared for estimated, took in [stages["in all"]]]
     usual = float(np.median(ratios))
     print(f"{'stage':18s} {'estimate s':>10s} {'took s':>10s} {'ratio':>8s} {'/ median':>9s}")
-    for name, stages in found:
+    for name, stages in compared:
         print(name)
-        for stage, (told, took) in stages.items():
-            ratio = told / max(took, 0.01)
-            print(f"  {stage:16s} {told:10.1f} {took:10.1f} {ratio:8.2f} {ratio / usual:9.2f}")
+        for stage, (estimated, took) in stages.items():
+            ratio = estimated / max(took, 0.01)
+            print(f"  {stage:16s} {estimated:10.1f} {took:10.1f} {ratio:8.2f} {ratio / usual:9.2f}")
     print(f"median ratio in all {usual:.2f}, from {min(ratios):.2f} to {max(ratios):.2f}")
 
 

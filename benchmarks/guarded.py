@@ -93,8 +93,8 @@ def main(config: BenchmarkConfig) -> None:
     nothing = np.zeros(config.episodes, bool)
 
     def guarded(observations: Array) -> tuple[Array, Array]:
-        found = controller.act_guarded(observations)
-        return found["action"], found["fallback_used"]
+        outputs = controller.act_guarded(observations)
+        return outputs["action"], outputs["fallback_used"]
 
     controllers: dict[str, Act] = {
         "policy": lambda o: (controller.act(o), nothing),

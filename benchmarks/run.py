@@ -151,8 +151,8 @@ def training(precision: str) -> Numbers:
         other, name = "keras_fit", "over_keras_fit"
     else:
         other, name = "float32", "over_float32"
-    found = parts.measure([precision, other])
-    return found[precision] | {name: found[precision]["rate"] / found[other]["rate"]}
+    measured = parts.measure([precision, other])
+    return measured[precision] | {name: measured[precision]["rate"] / measured[other]["rate"]}
 
 
 class Npg(NamedTuple):
@@ -222,9 +222,9 @@ def make_npg(precision: str) -> Npg:
     model = ensemble.size * ((s + a) * 512 + 512 * 512 + 512 * s)
 
     def whole(number: int) -> None:
-        found = npg_planner.to_paths(roll_out(tf.constant([1, number])))
+        sampled = npg_planner.to_paths(roll_out(tf.constant([1, number])))
         policy_update.update(
-            found,
+            sampled,
             natural_gradient=update,
             baseline=baseline,
             discount=0.995,
@@ -508,10 +508,10 @@ def _one(name: str, peers: str) -> Numbers:
         said = run.stderr.strip().splitlines() or [f"status {run.returncode}, nothing was said"]
         print(f"{name} failed: {said[-1]}", file=sys.stderr)
         return {}
-    found: Numbers = json.loads(run.stdout.strip().splitlines()[-1])
-    shown = ", ".join(f"{key} {value:.3g}" for key, value in found.items())
+    numbers: Numbers = json.loads(run.stdout.strip().splitlines()[-1])
+    shown = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
     print(f"{name}: {shown}", file=sys.stderr, flush=True)
-    return found
+    return numbers
 
 
 def _measured(names: list[str], rounds: int, peers: str) -> dict[str, list[Numbers]]:
@@ -521,25 +521,25 @@ def _measured(names: list[str], rounds: int, peers: str) -> dict[str, list[Numbe
     repetitions the one at the highest rate counts, whatever it found.
     """
     probe = peak.numpy_probe()
-    found: dict[tuple[int, str], Numbers] = {}
+    by_turn: dict[tuple[int, str], Numbers] = {}
     turns = [(number, name) for number in range(rounds) for name in names]
     for _ in range(1 + _REPETITIONS):
         for turn in turns:
             before = probe()
             numbers = _one(turn[1], peers)
             numbers |= {"machine": (before + probe()) / 2} if numbers else {}
-            if numbers.get("machine", 0.0) > found.get(turn, {}).get("machine", -1.0):
-                found[turn] = numbers
-        best = max((numbers.get("machine", 0.0) for numbers in found.values()), default=0.0)
+            if numbers.get("machine", 0.0) > by_turn.get(turn, {}).get("machine", -1.0):
+                by_turn[turn] = numbers
+        best = max((numbers.get("machine", 0.0) for numbers in by_turn.values()), default=0.0)
         turns = [
             turn
-            for turn, numbers in found.items()
+            for turn, numbers in by_turn.items()
             if 0.0 < numbers.get("machine", 0.0) < _SLOW * best
         ]
         if turns:
             slow = ", ".join(sorted({name for _, name in turns}))
             print(f"the machine was slow during {slow}", file=sys.stderr, flush=True)
-    return {name: [found.get((number, name), {}) for number in range(rounds)] for name in names}
+    return {name: [by_turn.get((number, name), {}) for number in range(rounds)] for name in names}
 
 
 def main() -> int:
@@ -561,14 +561,19 @@ def main() -> int:
         parser.error(f"expected names among {', '.join(MEASUREMENTS)}, got {unknown[0]}")
     measured = _measured(names, arguments.rounds, arguments.peers if peers else "")
     runs = {name: [numbers for numbers in measured[name] if numbers] for name in names}
-    found = {
+    medians = {
         name: {key: float(np.median([run[key] for run in several])) for key in several[0]}
         for name, several in runs.items()
         if several
     }
     print("\n".join([machine(), "", *table(runs)]))
     if arguments.output:
-        content = {"machine": machine(), "rounds": arguments.rounds, "numbers": found, "runs": runs}
+        content = {
+            "machine": machine(),
+            "rounds": arguments.rounds,
+            "numbers": medians,
+            "runs": runs,
+        }
         arguments.output.write_text(json.dumps(content, indent=1) + "\n")
     return sum(len(several) < arguments.rounds for several in runs.values())
 

@@ -99,12 +99,12 @@ def run(
             print(help_text(usage, [*configs, CommonConfig]))
             sys.exit(0)
         try:
-            rest = flags.FLAGS(expand(argv, family, known_tasks, default_env, default_dataset))
+            arguments = flags.FLAGS(expand(argv, family, known_tasks, default_env, default_dataset))
         except (flags.Error, UserError) as error:
             refuse(" ".join(str(error).split()))
-        if len(rest) > 1:
-            refuse(f"expected flags only (--name=value), got {rest[1]!r}; see --help")
-        return rest
+        if len(arguments) > 1:
+            refuse(f"expected flags only (--name=value), got {arguments[1]!r}; see --help")
+        return arguments
 
     def body(_: list[str]) -> None:
         try:
@@ -112,15 +112,15 @@ def run(
             _speak(ways)
             if not ways.verbose:
                 quiet_start.install()
-            found = [read(config, flags.FLAGS) for config in configs]
+            parsed = [read(config, flags.FLAGS) for config in configs]
             if ways.dry_run:
-                lines = plan(*found) if plan else _intent(found, resumable)
+                lines = plan(*parsed) if plan else _intent(parsed, resumable)
                 print("\n".join(["nothing is done (--dry_run); this would be:", *lines]))
             else:
                 hours = ways.max_hours or float("inf")
                 with stopping.allowed(hours) if resumable else stopping.at_once(hours):
                     try:
-                        main(*found)
+                        main(*parsed)
                     finally:
                         progress.leave()
         except UserError as error:
@@ -160,8 +160,8 @@ def _speak(ways: CommonConfig) -> None:
         logging.set_verbosity(logging.WARNING if ways.quiet else level)
     handler = logging.get_absl_handler()
     handler.setFormatter(_Formatter())
-    found = [importlib.util.find_spec(name) for name in ("tensorflow", "keras", "matplotlib")]
-    foreign = tuple(os.path.dirname(spec.origin) for spec in found if spec and spec.origin)
+    specs = [importlib.util.find_spec(name) for name in ("tensorflow", "keras", "matplotlib")]
+    foreign = tuple(os.path.dirname(spec.origin) for spec in specs if spec and spec.origin)
     handler.addFilter(lambda record: not record.pathname.startswith(foreign))
 
 

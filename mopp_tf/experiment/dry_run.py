@@ -48,7 +48,7 @@ def seconds(task: TaskSpec, configs: Configs, threads: int) -> dict[str, float]:
         simulated = timing.simulator_step(task, run.physics, threads)
         acting = length * (_decision(task, configs) + simulated * run.eval_episodes)
     export = 17.0 if is_mbop or model.network == "mlp" else 50.0
-    found = {
+    by_stage = {
         "data": 0.0,
         "dynamics": fits[0] * configs.dynamics.dynamics_steps,
         "behavior": fits[1] * configs.behavior.behavior_steps,
@@ -59,8 +59,8 @@ def seconds(task: TaskSpec, configs: Configs, threads: int) -> dict[str, float]:
         "export": export,
     }
     if is_mbop:
-        del found["limit"]
-    return {name: spent + _FIXED.get(name, 0.0) for name, spent in found.items()}
+        del by_stage["limit"]
+    return {name: spent + _FIXED.get(name, 0.0) for name, spent in by_stage.items()}
 
 
 def _prepared(task: TaskSpec) -> algorithm.Prepared:

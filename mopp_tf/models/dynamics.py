@@ -219,10 +219,10 @@ class DynamicsModel(tf.Module):
 
 def change_scale(rows: Rows) -> Array:
     """[S + 1] standard deviations of s' - s and the scaled reward; 1 where there is no change."""
-    found = standardize.statistics_of(
+    deviations = standardize.statistics_of(
         lambda at: dynamics_targets(rows.at(at), "delta"), len(rows.states)
     ).scale
-    return np.where(found < 1e-8, 1.0, found).astype(np.float32)
+    return np.where(deviations < 1e-8, 1.0, deviations).astype(np.float32)
 
 
 def gather(

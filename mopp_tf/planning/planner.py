@@ -88,8 +88,8 @@ class Planner(tf.Module):
 
     def _group_sizes(self) -> list[int]:
         """Candidates per group; they add up to N."""
-        whole, rest = divmod(self.knobs.population, self.groups)
-        sizes = [whole + (index < rest) for index in range(self.groups)]
+        whole, remainder = divmod(self.knobs.population, self.groups)
+        sizes = [whole + (index < remainder) for index in range(self.groups)]
         return [size for size in sizes if size]
 
     def initial_plan(self, observation: Tensor) -> Tensor:

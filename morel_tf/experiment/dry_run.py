@@ -51,7 +51,7 @@ def seconds(task: TaskSpec, configs: Configs, rows: int, threads: int) -> dict[s
     clones = rows * configs.cloning.bc_epochs / configs.cloning.bc_batch_size
     # Ten evaluations more, for the last tenth has five times as many.
     looks = 1.4 * planner.iterations / run.eval_every * 2 * run.eval_episodes
-    found = {
+    by_stage = {
         "data": rows * 5e-6,
         "dynamics": fits * _dynamics_step(ensemble, configs.dynamics),
         "usad": rows * _pair(ensemble),
@@ -62,7 +62,7 @@ def seconds(task: TaskSpec, configs: Configs, rows: int, threads: int) -> dict[s
         "inspection": 8.0 if run.inspection else 0.0,
         "export": 10.0,
     }
-    return {name: spent + _FIXED.get(name, 0.0) for name, spent in found.items()}
+    return {name: spent + _FIXED.get(name, 0.0) for name, spent in by_stage.items()}
 
 
 def _untrained(task: TaskSpec, configs: Configs) -> dynamics.DynamicsEnsemble:
@@ -100,8 +100,8 @@ def _pair(ensemble: dynamics.DynamicsEnsemble) -> float:
     def disagreement(x: Tensor, a: Tensor) -> Tensor:
         return usad.disagreement_of(ensemble, ensemble.bind()(x, a), np.ones(s, np.float32))
 
-    given = tf.constant(states), tf.constant(actions)
-    return timing.least(lambda: disagreement(*given).numpy()) / size
+    pair = tf.constant(states), tf.constant(actions)
+    return timing.least(lambda: disagreement(*pair).numpy()) / size
 
 
 def _cloning_step(policy: GaussianPolicy, config: config_.CloningConfig) -> float:

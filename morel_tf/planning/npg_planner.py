@@ -148,8 +148,12 @@ def plan(
     Raises:
       UserError: an update is not finite; checkpoints from before are kept.
     """
-    seen = dataclasses.replace(config, policy_velocity_scale=config.baseline_velocity_scale)
-    baseline = new_baseline(units_of(pmdp.task, seen, pmdp.ensemble.inputs), config, seed)
+    baseline_config = dataclasses.replace(
+        config, policy_velocity_scale=config.baseline_velocity_scale
+    )
+    baseline = new_baseline(
+        units_of(pmdp.task, baseline_config, pmdp.ensemble.inputs), config, seed
+    )
     natural_gradient = new_natural_gradient(policy, config)
     stage.track([*policy.weights, *baseline.state])
     members = np.repeat(np.arange(pmdp.ensemble.size, dtype=np.int32), pmdp.config.paths_per_member)
