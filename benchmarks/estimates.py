@@ -68,11 +68,11 @@ def of_folder(path: str) -> Finished:
     """Reads a run folder."""
     record = RunRecord.open_existing(pathlib.Path(path), "runs")
     family = "morel" if record.manifest["algorithm"] == "morel" else "mopp"
-    of = morel_configs if family == "morel" else mopp_configs
+    configs_module = morel_configs if family == "morel" else mopp_configs
     results = record.results()
     took = {name: stage["seconds"] for name, stage in results.items()}
     rows = results["data"]["result"]["rows"]
-    return Finished(path, family, of.from_manifest(record.manifest), rows, took)
+    return Finished(path, family, configs_module.from_manifest(record.manifest), rows, took)
 
 
 def of_record(path: str) -> Iterator[Finished]:
@@ -89,8 +89,8 @@ def of_record(path: str) -> Iterator[Finished]:
         default = {"morel": "", "mopp": "medium-ours"}[family]
         values(schema.expand([module, *words], family, tasks.names(), "hopper", default))
         read = [schema.read(stage, values) for stage in stages]
-        of = morel_configs if family == "morel" else mopp_configs
-        configs = of.Configs(*read)  # type: ignore[call-arg]
+        configs_module = morel_configs if family == "morel" else mopp_configs
+        configs = configs_module.Configs(*read)  # type: ignore[call-arg]
         took = {_OLDER.get(name, name): spent for name, spent in row["stages"].items()}
         name = " ".join([row["algorithm"], *words])
         yield Finished(name, family, configs, configs.run.data_steps, took)

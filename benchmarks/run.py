@@ -243,18 +243,20 @@ def make_npg(precision: str) -> Npg:
 
 def npg(precision: str = "float32") -> Numbers:
     """Seconds of the paths and of the whole iteration."""
-    made = make_npg(precision)
+    planner_update = make_npg(precision)
     (rolled, in_all), (peaks, numpys) = peak.in_turn(
-        [made.roll_out, made.whole], 9, [peak.probe(precision), peak.numpy_probe()]
+        [planner_update.roll_out, planner_update.whole],
+        9,
+        [peak.probe(precision), peak.numpy_probe()],
     )
     spent, iteration = float(np.median(rolled)), float(np.median(in_all))
     return {
-        "roll_out_share": float(np.median(made.work / rolled / peaks)),
+        "roll_out_share": float(np.median(planner_update.work / rolled / peaks)),
         "roll_out_s": spent,
-        "roll_out_rate": made.steps / spent,
+        "roll_out_rate": planner_update.steps / spent,
         "iteration_s": iteration,
         "over_roll_out": float(np.median(in_all / rolled)),
-        "steps": made.steps,
+        "steps": planner_update.steps,
         "numpy": float(np.median(numpys)),
     }
 
@@ -318,12 +320,12 @@ def small_decision(robot: str) -> Numbers:
     observation = np.random.default_rng(0).normal(size=planner.task.state_dim).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "planner.tflite"
-        made = export_planner.Lite(planner).signatures()
+        signatures = export_planner.Lite(planner).signatures()
 
         def call(eight_bits: bool) -> Callable[[int], Any]:
-            saved_model.save_constant_lite(made, path, eight_bits)
-            acting = lite.Planner(path, threads=os.cpu_count() or 1)
-            return lambda _: acting.act(observation)
+            saved_model.save_constant_lite(signatures, path, eight_bits)
+            lite_planner = lite.Planner(path, threads=os.cpu_count() or 1)
+            return lambda _: lite_planner.act(observation)
 
         small, whole = call(True), call(False)
         (spent,), (peaks,) = peak.in_turn([small], 15, [peak.probe()], repeats=20)
@@ -417,7 +419,7 @@ def start() -> Numbers:
     subprocess.run(
         [sys.executable, "-m", "morel_tf.train", "--help"], check=True, capture_output=True
     )
-    shown = time.perf_counter() - began
+    help_seconds = time.perf_counter() - began
     code = (
         "import numpy as np, tensorflow as tf\n"
         "from morel_tf.experiment import recipe\n"
@@ -432,7 +434,7 @@ def start() -> Numbers:
     )
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    return {"help_s": shown, "first_step_s": time.perf_counter() - began}
+    return {"help_s": help_seconds, "first_step_s": time.perf_counter() - began}
 
 
 MEASUREMENTS: dict[str, Callable[[], Numbers]] = {

@@ -216,8 +216,8 @@ def difference(config: BenchmarkConfig, sent: list[Sent], bodies: list[bytes]) -
                 column = [row[key] for row in outputs] if request.by_row else outputs[key]
             actual = np.array(column, np.float64)
             assert actual.shape == expected.shape
-            off = np.abs(actual - expected) / np.maximum(np.abs(expected), 1.0)
-            worst = float(np.maximum(worst, off.max()))
+            relative = np.abs(actual - expected) / np.maximum(np.abs(expected), 1.0)
+            worst = float(np.maximum(worst, relative.max()))
     return worst
 
 
@@ -270,19 +270,19 @@ def main(config: BenchmarkConfig) -> None:
     sample = good[:: max(1, len(good) // config.checked)]
     runs = []
     for numbers, bodies in measured:
-        off = difference(config, [sent[i] for i in sample], [bodies[i] for i in sample])
-        runs.append(numbers | {"checked": len(sample), "largest_difference": off})
+        largest = difference(config, [sent[i] for i in sample], [bodies[i] for i in sample])
+        runs.append(numbers | {"checked": len(sample), "largest_difference": largest})
         shown = [f"{k} {v:.4g}" for k, v in runs[-1].items() if isinstance(v, int | float)]
         logging.info("%s", ", ".join(shown))
     if config.numbers:
         from offline_tf.run_folder.files import write_json
 
-        what = {"model": path.rpartition("/")[2], "machine": machine()}
+        about = {"model": path.rpartition("/")[2], "machine": machine()}
         settings = dataclasses.asdict(config)
         del settings["export"], settings["numbers"], settings["connections"]
         bad = len(sent) - len(good)
         write_json(
-            pathlib.Path(config.numbers), what | settings | {"bad_requests": bad, "runs": runs}
+            pathlib.Path(config.numbers), about | settings | {"bad_requests": bad, "runs": runs}
         )
 
 

@@ -108,16 +108,16 @@ def run(
 
     def body(_: list[str]) -> None:
         try:
-            ways = read(CommonConfig, flags.FLAGS)
-            _speak(ways)
-            if not ways.verbose:
+            common = read(CommonConfig, flags.FLAGS)
+            _speak(common)
+            if not common.verbose:
                 quiet_start.install()
             parsed = [read(config, flags.FLAGS) for config in configs]
-            if ways.dry_run:
+            if common.dry_run:
                 lines = plan(*parsed) if plan else _intent(parsed, resumable)
                 print("\n".join(["nothing is done (--dry_run); this would be:", *lines]))
             else:
-                hours = ways.max_hours or float("inf")
+                hours = common.max_hours or float("inf")
                 with stopping.allowed(hours) if resumable else stopping.at_once(hours):
                     try:
                         main(*parsed)
@@ -151,13 +151,13 @@ def _go_on(resumable: bool) -> str:
     return f"to go on: {shlex.join(command)}"
 
 
-def _speak(ways: CommonConfig) -> None:
+def _speak(common: CommonConfig) -> None:
     """Sets what is printed, and how."""
     logging.use_absl_handler()
     stdlib_logging.getLogger("tensorflow").setLevel(stdlib_logging.ERROR)
     if not flags.FLAGS["verbosity"].present:  # --verbosity of absl wins
-        level = logging.DEBUG if ways.verbose else logging.INFO
-        logging.set_verbosity(logging.WARNING if ways.quiet else level)
+        level = logging.DEBUG if common.verbose else logging.INFO
+        logging.set_verbosity(logging.WARNING if common.quiet else level)
     handler = logging.get_absl_handler()
     handler.setFormatter(_Formatter())
     specs = [importlib.util.find_spec(name) for name in ("tensorflow", "keras", "matplotlib")]

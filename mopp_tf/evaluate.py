@@ -88,7 +88,7 @@ def main(config_: EvaluateConfig, control: ControlConfig) -> None:
     def progress(done: int) -> None:
         stage.progress(done, task.max_episode_steps, "steps")
 
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "seed": config_.seed,
         "name": "evaluate",
         "watched": config_.watch,
@@ -99,14 +99,14 @@ def main(config_: EvaluateConfig, control: ControlConfig) -> None:
     if config_.engine == "tensorflow":
         graph = compilation.compiled(planner.decide)
         result = evaluation.evaluate_planner(
-            planner, graph=graph, physics=physics, episodes=episodes, **how
+            planner, graph=graph, physics=physics, episodes=episodes, **options
         )
     else:
         decider = export_planner.LiteDecider(
             export_planner.check_lite(planner), config_.engine == "litert-int8", threads
         )
         result = planner_episodes.run(
-            task, physics=physics, episodes=episodes, start=decider.start, decide=decider, **how
+            task, physics=physics, episodes=episodes, start=decider.start, decide=decider, **options
         )
     report = {
         "env": task.name,

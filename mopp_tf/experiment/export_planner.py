@@ -163,8 +163,8 @@ class Lite(tf.Module):
             "plan": [1, planner.knobs.horizon, planner.task.action_dim],
             "uniform_members": noise.members.shape,
         }
-        for name, of, axis in (("proposals", noise.proposals, 2), ("value", noise.value, 1)):
-            squeezed = of.each(lambda x: tf.squeeze(x, axis))  # noqa: B023
+        for name, drawn, axis in (("proposals", noise.proposals, 2), ("value", noise.value, 1)):
+            squeezed = drawn.each(lambda x: tf.squeeze(x, axis))  # noqa: B023
             shapes[f"normal_{name}"] = squeezed.normal.shape
             if squeezed.uniform is not None:
                 shapes[f"uniform_{name}"] = squeezed.uniform.shape
@@ -304,11 +304,11 @@ def export_and_verify(
         shift=scale.shift,
         disagreement=_DISAGREEMENTS[planner.knobs.uncertainty_units],
     )
-    whole = _MBOP if isinstance(planner, MbopPlanner) else _MOPP
-    words = saved_model.readme(
-        "Planner", f"{whole} {_WORDS}\n\n{units}", planner.task, signatures, _SAYS
+    introduction = _MBOP if isinstance(planner, MbopPlanner) else _MOPP
+    readme = saved_model.readme(
+        "Planner", f"{introduction} {_WORDS}\n\n{units}", planner.task, signatures, _SAYS
     )
-    saved_model.save(exported, folder, signatures, planner.task, words)
+    saved_model.save(exported, folder, signatures, planner.task, readme)
     samples: dict[str, dict[str, Array]] = {"initial_plan": {"observation": observations}}
     start = signatures["initial_plan"](observation=tf.constant(observations))["plan"].numpy()
     samples["plan"] = {

@@ -104,11 +104,11 @@ class DynamicsModel(tf.Module):
 
     def inputs(self, states: Tensor, actions: Tensor) -> Tensor:
         """[B, S], [B, A] -> normalised [B, S + A]."""
-        of = self._normalizer
+        normalizer = self._normalizer
         return tf.concat(
             [
-                (states - of.states.shift) / of.states.scale,
-                (actions - of.actions.shift) / of.actions.scale,
+                (states - normalizer.states.shift) / normalizer.states.scale,
+                (actions - normalizer.actions.shift) / normalizer.actions.scale,
             ],
             axis=1,
         )

@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from morel_tf import config as config_
+from morel_tf.config import CloningConfig, DynamicsConfig
 from morel_tf.experiment.configs import Configs, check, folder_of
 from morel_tf.models import dynamics, usad
 from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update
@@ -72,7 +72,7 @@ def _untrained(task: TaskSpec, configs: Configs) -> dynamics.DynamicsEnsemble:
     return dynamics.DynamicsEnsemble(task, configs.dynamics, inputs, deltas, 0)
 
 
-def _dynamics_step(ensemble: dynamics.DynamicsEnsemble, config: config_.DynamicsConfig) -> float:
+def _dynamics_step(ensemble: dynamics.DynamicsEnsemble, config: DynamicsConfig) -> float:
     """Of all members together."""
     dtype = networks.product_dtype(config.precision)
 
@@ -104,7 +104,7 @@ def _pair(ensemble: dynamics.DynamicsEnsemble) -> float:
     return timing.least(lambda: disagreement(*pair).numpy()) / size
 
 
-def _cloning_step(policy: GaussianPolicy, config: config_.CloningConfig) -> float:
+def _cloning_step(policy: GaussianPolicy, config: CloningConfig) -> float:
     def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
         ((x, y),) = batches
         return [tf.reduce_mean(tf.square(policy.mean(x) - y))]
@@ -217,10 +217,10 @@ def plan(*stages: object) -> list[str]:
     if makes:
         spent["data"] += rows * timing.simulator_step(task, run.physics, threads)
     parts = [Part(name, value) for name, value in spent.items()]
-    doing = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
+    intent = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
     data = run.dataset or f"{run.exploration} data, made here"
     return [
-        f"{doing}: MOReL on {task.name}, {data} ({rows:,} rows), {dtype.name}, {threads} threads",
+        f"{intent}: MOReL on {task.name}, {data} ({rows:,} rows), {dtype.name}, {threads} threads",
         *dry_run.in_words(
             [part for part in parts if part.name not in done], dry_run.memory(task, rows)
         ),

@@ -277,8 +277,8 @@ def export_and_verify(
         name: {spec.name: samples[spec.name] for spec in function.structured_input_signature[0]}
         for name, function in signatures.items()
     }
-    words = saved_model.readme("Controller", _WORDS, controller.task, signatures, _SAYS)
-    saved_model.save(controller, folder, signatures, controller.task, words)
+    readme = saved_model.readme("Controller", _WORDS, controller.task, signatures, _SAYS)
+    saved_model.save(controller, folder, signatures, controller.task, readme)
     worst = saved_model.verify(signatures, folder, inputs, TOLERANCE)
     if lite:
         for name, signature in (("policy", "serving_default"), ("detector", "is_known")):
