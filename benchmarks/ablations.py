@@ -28,10 +28,10 @@ def _cell(run: Run) -> tuple[str, int]:
 
 
 def _said(differences: Sequence[float]) -> str:
-    found = np.array(differences)
+    values = np.array(differences)
     return (
-        f"mean {found.mean():+.0f}, above in {(found > 0).sum()} of {len(found)}, "
-        f"from {found.min():+.0f} to {found.max():+.0f}"
+        f"mean {values.mean():+.0f}, above in {(values > 0).sum()} of {len(values)}, "
+        f"from {values.min():+.0f} to {values.max():+.0f}"
     )
 
 

@@ -156,7 +156,7 @@ def main(config: BenchmarkConfig) -> None:
     )
     peak_gflops = peak.probe()() / 1e9
     work = work_gflop(config, task.state_dim, task.action_dim)
-    found = {
+    numbers = {
         "plan_one_ms": graph,
         "plan_over_plan_one": polymorphic / graph,
         "eager_over_plan_one": eager / graph,
@@ -165,9 +165,9 @@ def main(config: BenchmarkConfig) -> None:
         "share_of_peak": 1e3 * work / graph / peak_gflops,
         "peak_gflops": peak_gflops,
     }
-    logging.info("%s", ", ".join(f"{name} {value:.3g}" for name, value in found.items()))
+    logging.info("%s", ", ".join(f"{name} {value:.3g}" for name, value in numbers.items()))
     if config.numbers:
-        write_json(pathlib.Path(config.numbers), dataclasses.asdict(config) | found)
+        write_json(pathlib.Path(config.numbers), dataclasses.asdict(config) | numbers)
 
 
 if __name__ == "__main__":

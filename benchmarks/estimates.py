@@ -68,11 +68,11 @@ def of_folder(path: str) -> Finished:
     """Reads a run folder."""
     record = RunRecord.open_existing(pathlib.Path(path), "runs")
     family = "morel" if record.manifest["algorithm"] == "morel" else "mopp"
-    of = morel_configs if family == "morel" else mopp_configs
+    configs_module = morel_configs if family == "morel" else mopp_configs
     results = record.results()
     took = {name: stage["seconds"] for name, stage in results.items()}
     rows = results["data"]["result"]["rows"]
-    return Finished(path, family, of.from_manifest(record.manifest), rows, took)
+    return Finished(path, family, configs_module.from_manifest(record.manifest), rows, took)
 
 
 def of_record(path: str) -> Iterator[Finished]:
@@ -89,8 +89,8 @@ def of_record(path: str) -> Iterator[Finished]:
         default = {"morel": "", "mopp": "medium-ours"}[family]
         values(schema.expand([module, *words], family, tasks.names(), "hopper", default))
         read = [schema.read(stage, values) for stage in stages]
-        of = morel_configs if family == "morel" else mopp_configs
-        configs = of.Configs(*read)  # type: ignore[call-arg]
+        configs_module = morel_configs if family == "morel" else mopp_configs
+        configs = configs_module.Configs(*read)  # type: ignore[call-arg]
         took = {_OLDER.get(name, name): spent for name, spent in row["stages"].items()}
         name = " ".join([row["algorithm"], *words])
         yield Finished(name, family, configs, configs.run.data_steps, took)
@@ -118,15 +118,15 @@ def main(config: BenchmarkConfig) -> None:
     threads = compilation.use_threads(config.threads)
     runs = [of_folder(path) for path in config.runs]
     runs += [run for path in config.records for run in of_record(path)]
-    found = [(run.name, compare(estimate(run, threads), run.took)) for run in runs]
-    ratios = [told / took for _, stages in found for told, took in [stages["in all"]]]
+    compared = [(run.name, compare(estimate(run, threads), run.took)) for run in runs]
+    ratios = [estimated / took for _, stages in compared for estimated, took in [stages["in all"]]]
     usual = float(np.median(ratios))
     print(f"{'stage':18s} {'estimate s':>10s} {'took s':>10s} {'ratio':>8s} {'/ median':>9s}")
-    for name, stages in found:
+    for name, stages in compared:
         print(name)
-        for stage, (told, took) in stages.items():
-            ratio = told / max(took, 0.01)
-            print(f"  {stage:16s} {told:10.1f} {took:10.1f} {ratio:8.2f} {ratio / usual:9.2f}")
+        for stage, (estimated, took) in stages.items():
+            ratio = estimated / max(took, 0.01)
+            print(f"  {stage:16s} {estimated:10.1f} {took:10.1f} {ratio:8.2f} {ratio / usual:9.2f}")
     print(f"median ratio in all {usual:.2f}, from {min(ratios):.2f} to {max(ratios):.2f}")
 
 

@@ -54,11 +54,11 @@ def main(config: BenchmarkConfig) -> None:
     rows: list[dict[str, Any]] = []
     verify = saved_model.verify
 
-    def noted(made: Any, path: pathlib.Path, given: Any, *rest: Any) -> float:
-        found = verify(made, path, given, *rest)
-        rows.append({"path": path.name, "signatures": sorted(given), "largest_difference": found})
+    def noted(signatures: Any, path: pathlib.Path, samples: Any, *rest: Any) -> float:
+        worst = verify(signatures, path, samples, *rest)
+        rows.append({"path": path.name, "signatures": sorted(samples), "largest_difference": worst})
         logging.info("%s", rows[-1])
-        return found
+        return worst
 
     saved_model.verify = noted
     own, sys.executable = sys.executable, config.python

@@ -183,10 +183,10 @@ def main() -> None:
     if not arguments.draw_only:
         compilation.use_threads(0)
         curves = []
-        kept = json.loads(arguments.numbers.read_text())["curves"] if arguments.only else []
+        earlier = json.loads(arguments.numbers.read_text())["curves"] if arguments.only else []
         for number, panel in enumerate(PANELS):
             if arguments.only not in panel.title:
-                curves.append(kept[number])
+                curves.append(earlier[number])
                 continue
             seconds = [panel.seconds(size) for size in panel.sizes]
             curve: dict[str, Any] = {"title": panel.title, "axis": panel.axis}

@@ -90,16 +90,16 @@ def main(config: BenchmarkConfig) -> None:
     task = tasks.get(configs.run.env)
     controller = morel_tf.load(config.workdir)
     clone = restore.load_cloned(configs, task, record).numpy()
-    nothing = np.zeros(config.episodes, bool)
+    no_fallback = np.zeros(config.episodes, bool)
 
     def guarded(observations: Array) -> tuple[Array, Array]:
-        found = controller.act_guarded(observations)
-        return found["action"], found["fallback_used"]
+        outputs = controller.act_guarded(observations)
+        return outputs["action"], outputs["fallback_used"]
 
     controllers: dict[str, Act] = {
-        "policy": lambda o: (controller.act(o), nothing),
+        "policy": lambda o: (controller.act(o), no_fallback),
         "guarded": guarded,
-        "cloning": lambda o: (clone.mean(o), nothing),
+        "cloning": lambda o: (clone.mean(o), no_fallback),
     }
     table = []
     for push in config.pushes:

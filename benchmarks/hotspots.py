@@ -105,15 +105,17 @@ def main() -> int:
     unknown = [name for name in arguments.names if name not in PATHS]
     if unknown:
         parser.error(f"expected names among {', '.join(PATHS)}, got {unknown[0]}")
-    found: dict[str, Any] = {}
+    by_path: dict[str, Any] = {}
     for name in arguments.names or PATHS:
         command = [sys.executable, "-m", "benchmarks.hotspots", f"--one={name}"]
         ended = subprocess.run(command, capture_output=True, text=True, check=True)
-        found[name] = json.loads(ended.stdout.strip().splitlines()[-1])
-        words = [f"{kind} {100 * share:.0f} % ({calls:.0f})" for kind, share, calls in found[name]]
+        by_path[name] = json.loads(ended.stdout.strip().splitlines()[-1])
+        words = [
+            f"{kind} {100 * share:.0f} % ({calls:.0f})" for kind, share, calls in by_path[name]
+        ]
         print(f"{name}: {', '.join(words)}", flush=True)
     if arguments.output:
-        content = {"machine": run.machine(), "shares_and_calls": found}
+        content = {"machine": run.machine(), "shares_and_calls": by_path}
         arguments.output.write_text(json.dumps(content, indent=1) + "\n")
     return 0
 

@@ -56,13 +56,13 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", help="NAME=RUN")
     arguments = parser.parse_args()
     report = {}
-    for given in arguments.runs:
-        name, _, run = given.partition("=")
+    for named_run in arguments.runs:
+        name, _, run = named_run.partition("=")
         record = RunRecord.open_existing(pathlib.Path(run))
         curves = {stage: curve(record.folder, stage) for stage in ("dynamics_fit", "behavior_fit")}
         flags = record.manifest["flags"].items()
-        kept = {flag: value for flag, value in flags if flag not in FREE_FLAGS}
-        report[name] = {"commit": record.manifest["commit"], "flags": kept, **curves}
+        fixed_flags = {flag: value for flag, value in flags if flag not in FREE_FLAGS}
+        report[name] = {"commit": record.manifest["commit"], "flags": fixed_flags, **curves}
     arguments.numbers.write_text(json.dumps(report, indent=1) + "\n")
     columns = [(name, stage) for name in report for stage in ("dynamics_fit", "behavior_fit")]
     print(

@@ -34,15 +34,15 @@ _TRAININGS = {
 def repeat(source: pathlib.Path, rows: int, path: pathlib.Path) -> int:
     """Writes `rows` rows of the source, again and again; returns their bytes."""
     size = 0
-    with h5py.File(source) as given, h5py.File(path, "w") as file:
+    with h5py.File(source) as source_file, h5py.File(path, "w") as file:
         names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
         for name in names:
-            values = given[name][()]
+            values = source_file[name][()]
             column = file.create_dataset(name, (rows, *values.shape[1:]), values.dtype)
             for start in range(0, rows, len(values)):
                 column[start : start + len(values)] = values[: rows - start]
             size += column.nbytes
-        ends = np.arange(len(given["rewards"]), rows + 1, len(given["rewards"])) - 1
+        ends = np.arange(len(source_file["rewards"]), rows + 1, len(source_file["rewards"])) - 1
         file["timeouts"][ends] = ~file["terminals"][ends]
     return size
 
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--column_mb", nargs="+", default=["", "32"], help="'': the default")
     parser.add_argument("--numbers", type=pathlib.Path)
     arguments = parser.parse_args()
-    found = []
+    report = []
     with tempfile.TemporaryDirectory(dir=arguments.source.parent) as scratch:
         for rows in arguments.rows:
             data = pathlib.Path(scratch, f"{rows}.hdf5")
@@ -89,11 +89,11 @@ def main() -> None:
                     command += [f"--dataset={data}", f"--workdir={folder}"]
                     row = {"algorithm": algorithm, "rows": rows, "column_mb": column_mb or None}
                     row |= {"data_gib": round(size / 2**30, 2), **peak(command, environment)}
-                    found.append(row)
+                    report.append(row)
                     print(json.dumps(row), flush=True)
             data.unlink()
     if arguments.numbers:
-        arguments.numbers.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.numbers.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

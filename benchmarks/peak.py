@@ -99,21 +99,21 @@ def in_turn(
     rates: list[list[float]] = [[] for _ in probes]
 
     def measured() -> list[float]:
-        found = [probe() for probe in probes]
+        speeds = [probe() for probe in probes]
         time.sleep(_PAUSE)
-        return found
+        return speeds
 
     before = measured()
     for turn in range(rounds):
-        for call, found in zip(calls, spent, strict=True):
+        for call, seconds in zip(calls, spent, strict=True):
             if repeats > 1:
                 call(0)
             for number in range(repeats):
                 began = time.perf_counter()
                 call(warm_up + turn * repeats + number)
-                found.append(time.perf_counter() - began)
+                seconds.append(time.perf_counter() - began)
         after = measured()
         for rate, first, last in zip(rates, before, after, strict=True):
             rate += [(first + last) / 2] * repeats
         before = after
-    return [np.array(found) for found in spent], [np.array(rate) for rate in rates]
+    return [np.array(seconds) for seconds in spent], [np.array(rate) for rate in rates]

@@ -137,8 +137,8 @@ def _jax_training(dtype: str) -> Found:
     zeros = jax.tree.map(jax.numpy.zeros_like, weights)
 
     def loss(weights: Any, batch: Any) -> Any:
-        found = _jax_forward(jax, weights, x[batch], dtype)
-        return ((found - y[batch]) ** 2).mean(axis=(1, 2)).sum()
+        predicted = _jax_forward(jax, weights, x[batch], dtype)
+        return ((predicted - y[batch]) ** 2).mean(axis=(1, 2)).sum()
 
     @jax.jit
     def steps(state: Any, batches: Any) -> Any:
@@ -250,11 +250,11 @@ def torch_decision() -> Found:
     q = mlp(s + a, 500, 500, 1)
 
     def modes(model: tuple[Any, list[Any]], inputs: Any) -> Any:
-        seen, found = model[0](inputs), []
+        features, values = model[0](inputs), []
         for head in model[1]:
-            found.append(head(seen)[:, :1])
-            seen = torch.cat([seen, found[-1]], 1)
-        return torch.cat(found, 1)
+            values.append(head(features)[:, :1])
+            features = torch.cat([features, values[-1]], 1)
+        return torch.cat(values, 1)
 
     @torch.inference_mode()
     def decide() -> Any:

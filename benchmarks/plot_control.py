@@ -33,12 +33,12 @@ def main() -> None:
     arguments = parser.parse_args()
     figure, axes = plt.subplots(2, 1, figsize=(9, 5.2), sharex=True, layout="constrained")
     numbers = {}
-    for index, given in enumerate(arguments.traces):
-        name, path = given.rsplit("=", 1)
+    for index, named_path in enumerate(arguments.traces):
+        name, path = named_path.rsplit("=", 1)
         with np.load(f"{path}.npz") as file:
             height, speed, reward = (file[k] for k in ("height", "velocity_x", "reward"))
         report = json.loads(pathlib.Path(f"{path}.json").read_text())
-        found = {
+        measured = {
             "return": float(np.nansum(reward, axis=0).mean()),
             "height": float(np.nanmean(height)),
             "height_95th_percentile": float(np.nanpercentile(height, 95)),
@@ -46,10 +46,12 @@ def main() -> None:
             "speed_60th_percentile": float(np.nanpercentile(speed, 60)),
         }
         if arguments.limit is not None:
-            found["limit"] = arguments.limit
-            found["share_above_limit"] = float((speed[~np.isnan(speed)] > arguments.limit).mean())
-        print(name, {k: round(v, 3) for k, v in found.items()})
-        numbers[name] = found | {k: v for k, v in report.items() if k not in found}
+            measured["limit"] = arguments.limit
+            measured["share_above_limit"] = float(
+                (speed[~np.isnan(speed)] > arguments.limit).mean()
+            )
+        print(name, {k: round(v, 3) for k, v in measured.items()})
+        numbers[name] = measured | {k: v for k, v in report.items() if k not in measured}
         seconds = _DT * np.arange(arguments.shown_steps)
         for axis, values in zip(axes, (height, speed), strict=True):
             axis.plot(

@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=pathlib.Path)
     arguments = parser.parse_args()
     threads = compilation.use_threads(0)
-    found: list[dict[str, Any]] = []
+    report: list[dict[str, Any]] = []
     reference: dict[str, Array] = {}
     for folder in arguments.runs:
         record = RunRecord.open_existing(folder)
@@ -93,10 +93,10 @@ def main() -> None:
             row[f"overlap_with_bfloat16_{name}"] = overlap(full, short)
             reference.setdefault(name, full)
             row[f"overlap_with_first_{name}"] = overlap(reference[name], full)
-        found.append(row)
+        report.append(row)
         print(json.dumps(row), flush=True)
     if arguments.numbers:
-        arguments.numbers.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.numbers.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

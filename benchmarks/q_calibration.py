@@ -84,13 +84,13 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", help="NAME=RUN")
     arguments = parser.parse_args()
     compilation.use_threads(2)
-    found = {}
-    for given in arguments.runs:
-        name, path = given.split("=", 1)
-        found[name] = calibration(pathlib.Path(path))
-        print(name, json.dumps(found[name]), flush=True)
+    calibrations = {}
+    for named_run in arguments.runs:
+        name, path = named_run.split("=", 1)
+        calibrations[name] = calibration(pathlib.Path(path))
+        print(name, json.dumps(calibrations[name]), flush=True)
     arguments.numbers.parent.mkdir(parents=True, exist_ok=True)
-    arguments.numbers.write_text(json.dumps(found, indent=1) + "\n")
+    arguments.numbers.write_text(json.dumps(calibrations, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -151,8 +151,8 @@ def training(precision: str) -> Numbers:
         other, name = "keras_fit", "over_keras_fit"
     else:
         other, name = "float32", "over_float32"
-    found = parts.measure([precision, other])
-    return found[precision] | {name: found[precision]["rate"] / found[other]["rate"]}
+    measured = parts.measure([precision, other])
+    return measured[precision] | {name: measured[precision]["rate"] / measured[other]["rate"]}
 
 
 class Npg(NamedTuple):
@@ -222,9 +222,9 @@ def make_npg(precision: str) -> Npg:
     model = ensemble.size * ((s + a) * 512 + 512 * 512 + 512 * s)
 
     def whole(number: int) -> None:
-        found = npg_planner.to_paths(roll_out(tf.constant([1, number])))
+        sampled = npg_planner.to_paths(roll_out(tf.constant([1, number])))
         policy_update.update(
-            found,
+            sampled,
             natural_gradient=update,
             baseline=baseline,
             discount=0.995,
@@ -243,18 +243,20 @@ def make_npg(precision: str) -> Npg:
 
 def npg(precision: str = "float32") -> Numbers:
     """Seconds of the paths and of the whole iteration."""
-    made = make_npg(precision)
+    planner_update = make_npg(precision)
     (rolled, in_all), (peaks, numpys) = peak.in_turn(
-        [made.roll_out, made.whole], 9, [peak.probe(precision), peak.numpy_probe()]
+        [planner_update.roll_out, planner_update.whole],
+        9,
+        [peak.probe(precision), peak.numpy_probe()],
     )
     spent, iteration = float(np.median(rolled)), float(np.median(in_all))
     return {
-        "roll_out_share": float(np.median(made.work / rolled / peaks)),
+        "roll_out_share": float(np.median(planner_update.work / rolled / peaks)),
         "roll_out_s": spent,
-        "roll_out_rate": made.steps / spent,
+        "roll_out_rate": planner_update.steps / spent,
         "iteration_s": iteration,
         "over_roll_out": float(np.median(in_all / rolled)),
-        "steps": made.steps,
+        "steps": planner_update.steps,
         "numpy": float(np.median(numpys)),
     }
 
@@ -318,12 +320,12 @@ def small_decision(robot: str) -> Numbers:
     observation = np.random.default_rng(0).normal(size=planner.task.state_dim).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "planner.tflite"
-        made = export_planner.Lite(planner).signatures()
+        signatures = export_planner.Lite(planner).signatures()
 
         def call(eight_bits: bool) -> Callable[[int], Any]:
-            saved_model.save_constant_lite(made, path, eight_bits)
-            acting = lite.Planner(path, threads=os.cpu_count() or 1)
-            return lambda _: acting.act(observation)
+            saved_model.save_constant_lite(signatures, path, eight_bits)
+            lite_planner = lite.Planner(path, threads=os.cpu_count() or 1)
+            return lambda _: lite_planner.act(observation)
 
         small, whole = call(True), call(False)
         (spent,), (peaks,) = peak.in_turn([small], 15, [peak.probe()], repeats=20)
@@ -417,7 +419,7 @@ def start() -> Numbers:
     subprocess.run(
         [sys.executable, "-m", "morel_tf.train", "--help"], check=True, capture_output=True
     )
-    shown = time.perf_counter() - began
+    help_seconds = time.perf_counter() - began
     code = (
         "import numpy as np, tensorflow as tf\n"
         "from morel_tf.experiment import recipe\n"
@@ -432,7 +434,7 @@ def start() -> Numbers:
     )
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    return {"help_s": shown, "first_step_s": time.perf_counter() - began}
+    return {"help_s": help_seconds, "first_step_s": time.perf_counter() - began}
 
 
 MEASUREMENTS: dict[str, Callable[[], Numbers]] = {
@@ -508,10 +510,10 @@ def _one(name: str, peers: str) -> Numbers:
         said = run.stderr.strip().splitlines() or [f"status {run.returncode}, nothing was said"]
         print(f"{name} failed: {said[-1]}", file=sys.stderr)
         return {}
-    found: Numbers = json.loads(run.stdout.strip().splitlines()[-1])
-    shown = ", ".join(f"{key} {value:.3g}" for key, value in found.items())
+    numbers: Numbers = json.loads(run.stdout.strip().splitlines()[-1])
+    shown = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
     print(f"{name}: {shown}", file=sys.stderr, flush=True)
-    return found
+    return numbers
 
 
 def _measured(names: list[str], rounds: int, peers: str) -> dict[str, list[Numbers]]:
@@ -521,25 +523,25 @@ def _measured(names: list[str], rounds: int, peers: str) -> dict[str, list[Numbe
     repetitions the one at the highest rate counts, whatever it found.
     """
     probe = peak.numpy_probe()
-    found: dict[tuple[int, str], Numbers] = {}
+    by_turn: dict[tuple[int, str], Numbers] = {}
     turns = [(number, name) for number in range(rounds) for name in names]
     for _ in range(1 + _REPETITIONS):
         for turn in turns:
             before = probe()
             numbers = _one(turn[1], peers)
             numbers |= {"machine": (before + probe()) / 2} if numbers else {}
-            if numbers.get("machine", 0.0) > found.get(turn, {}).get("machine", -1.0):
-                found[turn] = numbers
-        best = max((numbers.get("machine", 0.0) for numbers in found.values()), default=0.0)
+            if numbers.get("machine", 0.0) > by_turn.get(turn, {}).get("machine", -1.0):
+                by_turn[turn] = numbers
+        best = max((numbers.get("machine", 0.0) for numbers in by_turn.values()), default=0.0)
         turns = [
             turn
-            for turn, numbers in found.items()
+            for turn, numbers in by_turn.items()
             if 0.0 < numbers.get("machine", 0.0) < _SLOW * best
         ]
         if turns:
             slow = ", ".join(sorted({name for _, name in turns}))
             print(f"the machine was slow during {slow}", file=sys.stderr, flush=True)
-    return {name: [found.get((number, name), {}) for number in range(rounds)] for name in names}
+    return {name: [by_turn.get((number, name), {}) for number in range(rounds)] for name in names}
 
 
 def main() -> int:
@@ -561,14 +563,19 @@ def main() -> int:
         parser.error(f"expected names among {', '.join(MEASUREMENTS)}, got {unknown[0]}")
     measured = _measured(names, arguments.rounds, arguments.peers if peers else "")
     runs = {name: [numbers for numbers in measured[name] if numbers] for name in names}
-    found = {
+    medians = {
         name: {key: float(np.median([run[key] for run in several])) for key in several[0]}
         for name, several in runs.items()
         if several
     }
     print("\n".join([machine(), "", *table(runs)]))
     if arguments.output:
-        content = {"machine": machine(), "rounds": arguments.rounds, "numbers": found, "runs": runs}
+        content = {
+            "machine": machine(),
+            "rounds": arguments.rounds,
+            "numbers": medians,
+            "runs": runs,
+        }
         arguments.output.write_text(json.dumps(content, indent=1) + "\n")
     return sum(len(several) < arguments.rounds for several in runs.values())
 

@@ -90,31 +90,31 @@ def make(config: BenchmarkConfig, signatures: dict[str, Any]) -> list[Sent]:
     """Requests for signatures as the server's metadata shows them."""
     generator = np.random.default_rng(config.seed)
     names = sorted(name for name in signatures if signatures[name]["inputs"])
-    found = []
+    requests = []
     for number in range(config.requests):
         name = names[generator.integers(len(names))]
         inputs = signatures[name]["inputs"]
         if generator.random() < config.bad_share:
             body, words = _BAD[number % len(_BAD)]
             body = body.replace(b"NAME", name.encode()).replace(b"INPUT", min(inputs).encode())
-            found.append(Sent(body, words))
+            requests.append(Sent(body, words))
             continue
         rows = _ROWS[int(generator.random() > _ONE_ROW)]
         sizes = {key: [int(dim["size"]) for dim in _dims(spec)] for key, spec in inputs.items()}
-        given: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
         for key, spec in inputs.items():
             shape = [rows if size == -1 else size for size in sizes[key]]
             if spec["dtype"] in ("DT_FLOAT", "DT_DOUBLE"):
-                given[key] = generator.normal(size=shape).astype(np.float32).tolist()
+                arrays[key] = generator.normal(size=shape).astype(np.float32).tolist()
             else:
-                given[key] = generator.integers(2, size=shape).tolist()
+                arrays[key] = generator.integers(2, size=shape).tolist()
         by_row = all(size[:1] == [-1] for size in sizes.values())
-        request: dict[str, Any] = {"signature_name": name, "inputs": given}
+        request: dict[str, Any] = {"signature_name": name, "inputs": arrays}
         if by_row:
-            instances = [dict(zip(given, row, strict=True)) for row in zip(*given.values())]
+            instances = [dict(zip(arrays, row, strict=True)) for row in zip(*arrays.values())]
             request = {"signature_name": name, "instances": instances}
-        found.append(Sent(json.dumps(request).encode(), "", name, rows, by_row, given))
-    return found
+        requests.append(Sent(json.dumps(request).encode(), "", name, rows, by_row, arrays))
+    return requests
 
 
 def _dims(spec: dict[str, Any]) -> list[dict[str, str]]:
@@ -127,15 +127,15 @@ def server(config: BenchmarkConfig) -> Iterator[tuple[int, str]]:
     command = [sys.executable, "-m", "offline_tf.serve", f"--export={config.export}", "--port=0"]
     with tempfile.TemporaryFile("w+") as log, subprocess.Popen(command, stderr=log) as process:
         try:
-            found = None
-            while not found:
+            match = None
+            while not match:
                 if process.poll() is not None:
                     log.seek(0)
                     raise UserError(f"the server ended: {log.read()[-300:].strip()}")
                 time.sleep(0.1)
                 log.seek(0)
-                found = re.search(r"http://127\.0\.0\.1:(\d+)(/v1/models/\S+)\n", log.read())
-            yield int(found[1]), found[2]
+                match = re.search(r"http://127\.0\.0\.1:(\d+)(/v1/models/\S+)\n", log.read())
+            yield int(match[1]), match[2]
         finally:
             process.terminate()
     if process.returncode:
@@ -158,7 +158,7 @@ def send(
       Status, seconds and answer of each; seconds of all.
     """
     numbers = itertools.count()
-    found: list[tuple[int, float, bytes]] = [(0, 0.0, b"")] * len(bodies)
+    answers: list[tuple[int, float, bytes]] = [(0, 0.0, b"")] * len(bodies)
 
     def work() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -170,24 +170,24 @@ def send(
                 connection.request("POST", path + ":predict", bodies[number])
                 answer = connection.getresponse()
                 body = answer.read()
-                found[number] = (answer.status, time.perf_counter() - began, body)
+                answers[number] = (answer.status, time.perf_counter() - began, body)
             except (OSError, http.client.HTTPException) as error:
-                found[number] = (0, time.perf_counter() - began, repr(error).encode())
+                answers[number] = (0, time.perf_counter() - began, repr(error).encode())
                 connection.close()
 
     began = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(connections) as pool:
         for future in [pool.submit(work) for _ in range(connections)]:
             future.result()
-    return found, time.perf_counter() - began
+    return answers, time.perf_counter() - began
 
 
 def wrong(sent: Sent, status: int, body: bytes) -> bool:
     """Whether an answer is not what has to come back, numbers aside."""
-    found = json.loads(body) if status else {}
+    answer = json.loads(body) if status else {}
     if sent.words:
-        return status != 400 or sent.words not in found.get("error", "")
-    return status != 200 or ("predictions" if sent.by_row else "outputs") not in found
+        return status != 400 or sent.words not in answer.get("error", "")
+    return status != 200 or ("predictions" if sent.by_row else "outputs") not in answer
 
 
 def difference(config: BenchmarkConfig, sent: list[Sent], bodies: list[bytes]) -> float:
@@ -207,17 +207,17 @@ def difference(config: BenchmarkConfig, sent: list[Sent], bodies: list[bytes]) -
             **{key: tf.constant(v, specs[key].dtype) for key, v in request.inputs.items()}
         )
         answer = json.loads(body)
-        found = answer["predictions"] if request.by_row else answer["outputs"]
+        outputs = answer["predictions"] if request.by_row else answer["outputs"]
         for key, value in live.items():
             expected = value.numpy().astype(np.float64)
             if len(live) == 1:
-                column = found
+                column = outputs
             else:
-                column = [row[key] for row in found] if request.by_row else found[key]
-            given = np.array(column, np.float64)
-            assert given.shape == expected.shape
-            off = np.abs(given - expected) / np.maximum(np.abs(expected), 1.0)
-            worst = float(np.maximum(worst, off.max()))
+                column = [row[key] for row in outputs] if request.by_row else outputs[key]
+            actual = np.array(column, np.float64)
+            assert actual.shape == expected.shape
+            relative = np.abs(actual - expected) / np.maximum(np.abs(expected), 1.0)
+            worst = float(np.maximum(worst, relative.max()))
     return worst
 
 
@@ -261,27 +261,29 @@ def main(config: BenchmarkConfig) -> None:
     with server(config) as (port, path):
         metadata = json.loads(get(port, path + "/metadata"))
         sent = make(config, metadata["metadata"]["signature_def"]["signature_def"])
-        found = [measure(config, port, path, sent, count) for count in config.connections]
+        measured = [measure(config, port, path, sent, count) for count in config.connections]
         page = get(port, "/metrics").decode()
     counts = re.findall(r"^offline_tf_requests_total\{.*\} (\S+)$", page, re.MULTILINE)
-    if sum(map(float, counts)) != len(sent) * len(found):
-        raise RuntimeError(f"expected {len(sent) * len(found)} in the metrics, got {counts}")
+    if sum(map(float, counts)) != len(sent) * len(measured):
+        raise RuntimeError(f"expected {len(sent) * len(measured)} in the metrics, got {counts}")
     good = [number for number, request in enumerate(sent) if not request.words]
     sample = good[:: max(1, len(good) // config.checked)]
     runs = []
-    for numbers, bodies in found:
-        off = difference(config, [sent[i] for i in sample], [bodies[i] for i in sample])
-        runs.append(numbers | {"checked": len(sample), "largest_difference": off})
+    for numbers, bodies in measured:
+        largest = difference(config, [sent[i] for i in sample], [bodies[i] for i in sample])
+        runs.append(numbers | {"checked": len(sample), "largest_difference": largest})
         shown = [f"{k} {v:.4g}" for k, v in runs[-1].items() if isinstance(v, int | float)]
         logging.info("%s", ", ".join(shown))
     if config.numbers:
         from offline_tf.run_folder.files import write_json
 
-        what = {"model": path.rpartition("/")[2], "machine": machine()}
-        kept = dataclasses.asdict(config)
-        del kept["export"], kept["numbers"], kept["connections"]
+        about = {"model": path.rpartition("/")[2], "machine": machine()}
+        settings = dataclasses.asdict(config)
+        del settings["export"], settings["numbers"], settings["connections"]
         bad = len(sent) - len(good)
-        write_json(pathlib.Path(config.numbers), what | kept | {"bad_requests": bad, "runs": runs})
+        write_json(
+            pathlib.Path(config.numbers), about | settings | {"bad_requests": bad, "runs": runs}
+        )
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ def _one(autograph: bool) -> None:
     fitting.Fit(weights, loss=loss).run(data, rows, tf.fill([50], 1e-3))
     seconds.append(time.process_time() - began)
 
-    made = [*(x.numpy() for x in tf.nest.flatten(decided)), *(w.numpy() for w in weights)]
-    bits = hashlib.sha256(b"".join(x.tobytes() for x in made)).hexdigest()
+    results = [*(x.numpy() for x in tf.nest.flatten(decided)), *(w.numpy() for w in weights)]
+    bits = hashlib.sha256(b"".join(x.tobytes() for x in results)).hexdigest()
     print(json.dumps({"decision_s": seconds[0], "fit_s": seconds[1], "bits": bits}))
 
 
@@ -69,24 +69,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=pathlib.Path, help="JSON file for the numbers")
     parser.add_argument("--one", choices=("with", "without"), help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one:
-        _one(given.one == "with")
+    arguments = parser.parse_args()
+    if arguments.one:
+        _one(arguments.one == "with")
         return
-    found: dict[str, list[dict[str, float]]] = {"with": [], "without": []}
-    for _ in range(given.rounds):
-        for kind, rows in found.items():
+    results: dict[str, list[dict[str, float]]] = {"with": [], "without": []}
+    for _ in range(arguments.rounds):
+        for kind, rows in results.items():
             command = [sys.executable, "-m", "benchmarks.tracing", f"--one={kind}"]
             ran = subprocess.run(command, check=True, capture_output=True, text=True)
             rows.append(json.loads(ran.stdout.splitlines()[-1]))
-    same = len({row["bits"] for rows in found.values() for row in rows}) == 1
-    report: dict[str, object] = {"commit": commit(), "rounds": given.rounds, "same_bits": same}
+    same = len({row["bits"] for rows in results.values() for row in rows}) == 1
+    report: dict[str, object] = {"commit": commit(), "rounds": arguments.rounds, "same_bits": same}
     for name in ("decision_s", "fit_s"):
-        for kind, rows in found.items():
+        for kind, rows in results.items():
             report[f"{name}_{kind}_autograph"] = statistics.median(row[name] for row in rows)
     print(json.dumps(report, indent=1))
-    if given.output:
-        given.output.write_text(json.dumps(report, indent=1) + "\n")
+    if arguments.output:
+        arguments.output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

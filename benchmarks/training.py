@@ -77,19 +77,19 @@ def make(kind: str) -> tuple[Callable[[int], Any], int]:
 
 def measure(kinds: Sequence[str], rounds: int = 3) -> dict[str, dict[str, float]]:
     """For each kind samples per second, and the share of the first one's products' peak."""
-    found = {}
-    made = [make(kind) for kind in kinds]
+    results = {}
+    variants = [make(kind) for kind in kinds]
     precision = "bfloat16" if kinds[0] == "bfloat16" else "float32"
-    calls = [call for call, _ in made]
+    calls = [call for call, _ in variants]
     probes = [peak.probe(precision), peak.numpy_probe()]
     spent, (peaks, numpys) = peak.in_turn(calls, rounds, probes, warm_up=1)
-    for kind, (_, samples), seconds in zip(kinds, made, spent, strict=True):
-        found[kind] = {
+    for kind, (_, samples), seconds in zip(kinds, variants, spent, strict=True):
+        results[kind] = {
             "rate": samples / float(np.median(seconds)),
             "share": float(np.median(samples * FLOPS_PER_SAMPLE / seconds / peaks)),
             "numpy": float(np.median(numpys)),
         }
-    return found
+    return results
 
 
 def main() -> None:
@@ -99,13 +99,13 @@ def main() -> None:
         print(json.dumps(measure(["keras_fit", "float32"]) | measure(["bfloat16"])))
         return
     env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    found = {}
+    results = {}
     for threads in ("intra", "inter"):
         command = [sys.executable, "-m", "benchmarks.training", threads]
         run = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-        found[threads] = json.loads(run.stdout.strip().splitlines()[-1])
-    base = max(kinds["keras_fit"]["rate"] for kinds in found.values())
-    for threads, kinds in found.items():
+        results[threads] = json.loads(run.stdout.strip().splitlines()[-1])
+    base = max(kinds["keras_fit"]["rate"] for kinds in results.values())
+    for threads, kinds in results.items():
         for kind, numbers in kinds.items():
             print(
                 f"{kind:10s} {threads}: {numbers['rate'] / base:5.2f} x Keras fit at its best, "

@@ -99,28 +99,28 @@ def run(
             print(help_text(usage, [*configs, CommonConfig]))
             sys.exit(0)
         try:
-            rest = flags.FLAGS(expand(argv, family, known_tasks, default_env, default_dataset))
+            arguments = flags.FLAGS(expand(argv, family, known_tasks, default_env, default_dataset))
         except (flags.Error, UserError) as error:
             refuse(" ".join(str(error).split()))
-        if len(rest) > 1:
-            refuse(f"expected flags only (--name=value), got {rest[1]!r}; see --help")
-        return rest
+        if len(arguments) > 1:
+            refuse(f"expected flags only (--name=value), got {arguments[1]!r}; see --help")
+        return arguments
 
     def body(_: list[str]) -> None:
         try:
-            ways = read(CommonConfig, flags.FLAGS)
-            _speak(ways)
-            if not ways.verbose:
+            common = read(CommonConfig, flags.FLAGS)
+            _speak(common)
+            if not common.verbose:
                 quiet_start.install()
-            found = [read(config, flags.FLAGS) for config in configs]
-            if ways.dry_run:
-                lines = plan(*found) if plan else _intent(found, resumable)
+            parsed = [read(config, flags.FLAGS) for config in configs]
+            if common.dry_run:
+                lines = plan(*parsed) if plan else _intent(parsed, resumable)
                 print("\n".join(["nothing is done (--dry_run); this would be:", *lines]))
             else:
-                hours = ways.max_hours or float("inf")
+                hours = common.max_hours or float("inf")
                 with stopping.allowed(hours) if resumable else stopping.at_once(hours):
                     try:
-                        main(*found)
+                        main(*parsed)
                     finally:
                         progress.leave()
         except UserError as error:
@@ -151,17 +151,17 @@ def _go_on(resumable: bool) -> str:
     return f"to go on: {shlex.join(command)}"
 
 
-def _speak(ways: CommonConfig) -> None:
+def _speak(common: CommonConfig) -> None:
     """Sets what is printed, and how."""
     logging.use_absl_handler()
     stdlib_logging.getLogger("tensorflow").setLevel(stdlib_logging.ERROR)
     if not flags.FLAGS["verbosity"].present:  # --verbosity of absl wins
-        level = logging.DEBUG if ways.verbose else logging.INFO
-        logging.set_verbosity(logging.WARNING if ways.quiet else level)
+        level = logging.DEBUG if common.verbose else logging.INFO
+        logging.set_verbosity(logging.WARNING if common.quiet else level)
     handler = logging.get_absl_handler()
     handler.setFormatter(_Formatter())
-    found = [importlib.util.find_spec(name) for name in ("tensorflow", "keras", "matplotlib")]
-    foreign = tuple(os.path.dirname(spec.origin) for spec in found if spec and spec.origin)
+    specs = [importlib.util.find_spec(name) for name in ("tensorflow", "keras", "matplotlib")]
+    foreign = tuple(os.path.dirname(spec.origin) for spec in specs if spec and spec.origin)
     handler.addFilter(lambda record: not record.pathname.startswith(foreign))
 
 

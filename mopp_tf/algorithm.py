@@ -105,18 +105,18 @@ def load_units(record: RunRecord) -> Prepared:
         raise UserError(
             f"--workdir: the models of {record.folder} are not fitted yet; train it first"
         )
-    kept = stage.result
+    units = stage.result
     normalizer = rows.Normalizer(
         **{
             name: standardize.Statistics(*(np.array(part, np.float32) for part in values))
-            for name, values in kept["normalizer"].items()
+            for name, values in units["normalizer"].items()
         }
     )
     return Prepared(
-        rows.RewardScale(**kept["reward_scale"]),
+        rows.RewardScale(**units["reward_scale"]),
         normalizer,
-        np.array(kept["change_scale"], np.float32),
-        kept["models_seed"],
+        np.array(units["change_scale"], np.float32),
+        units["models_seed"],
     )
 
 
@@ -207,14 +207,16 @@ def learn(
     stage = record.stage("limit")
     if not stage.complete:
         judged = split.judged(_LIMIT_ROWS)
-        doubts = models.dynamics.uncertainties(
+        uncertainties = models.dynamics.uncertainties(
             table.states[judged], table.actions[judged], knobs.planner.uncertainty_units
         )
-        quantiles = {f"q{100 * q:g}": float(np.quantile(doubts, q)) for q in (0.5, 0.9, 0.99, 1.0)}
+        quantiles = {
+            f"q{100 * q:g}": float(np.quantile(uncertainties, q)) for q in (0.5, 0.9, 0.99, 1.0)
+        }
         limit = knobs.planner.uncertainty_limit
         if not limit:
-            limit = float(np.quantile(doubts, knobs.planner.uncertainty_quantile))
-        rejected = float((doubts > limit).mean())
+            limit = float(np.quantile(uncertainties, knobs.planner.uncertainty_quantile))
+        rejected = float((uncertainties > limit).mean())
         units = knobs.planner.uncertainty_units
         stage.finish({"limit": limit, "units": units, "rejected": rejected, **quantiles})
     return Learned(models, prepared.scale, stage.result["limit"])
@@ -258,7 +260,7 @@ def load(task: TaskSpec, knobs: Knobs, record: RunRecord) -> Learned:
     models = build(task, knobs, prepared)
     parts = models._asdict()
     for name in ("dynamics", "behavior", "q"):
-        found = record.stage(name)
-        found.track(parts[name].weights)
-        found.restore()
+        stage = record.stage(name)
+        stage.track(parts[name].weights)
+        stage.restore()
     return Learned(models, prepared.scale, record.stage("limit").result["limit"])

@@ -88,7 +88,7 @@ def main(config_: EvaluateConfig, control: ControlConfig) -> None:
     def progress(done: int) -> None:
         stage.progress(done, task.max_episode_steps, "steps")
 
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "seed": config_.seed,
         "name": "evaluate",
         "watched": config_.watch,
@@ -98,15 +98,15 @@ def main(config_: EvaluateConfig, control: ControlConfig) -> None:
     episodes = config_.episodes
     if config_.engine == "tensorflow":
         graph = compilation.compiled(planner.decide)
-        found = evaluation.evaluate_planner(
-            planner, graph=graph, physics=physics, episodes=episodes, **how
+        result = evaluation.evaluate_planner(
+            planner, graph=graph, physics=physics, episodes=episodes, **options
         )
     else:
         decider = export_planner.LiteDecider(
             export_planner.check_lite(planner), config_.engine == "litert-int8", threads
         )
-        found = planner_episodes.run(
-            task, physics=physics, episodes=episodes, start=decider.start, decide=decider, **how
+        result = planner_episodes.run(
+            task, physics=physics, episodes=episodes, start=decider.start, decide=decider, **options
         )
     report = {
         "env": task.name,
@@ -115,13 +115,15 @@ def main(config_: EvaluateConfig, control: ControlConfig) -> None:
         "episodes": config_.episodes,
         "engine": config_.engine,
         **dataclasses.asdict(control),
-        **evaluation.describe(found),
+        **evaluation.describe(result),
     }
     report["normalized_score"] = task.normalized_score(report["true_return_mean"])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, report)
-    seen = {f"observation/{k}" if k in found.traces else k: v for k, v in found.observed.items()}
-    np.savez_compressed(f"{stem}.npz", **(found.traces | seen))  # type: ignore[arg-type]
+    observed = {
+        f"observation/{k}" if k in result.traces else k: v for k, v in result.observed.items()
+    }
+    np.savez_compressed(f"{stem}.npz", **(result.traces | observed))  # type: ignore[arg-type]
     logging.info(
         "return %.1f +- %.1f over %d episodes, mean length %.0f, kept %.0f %%; %s",
         report["true_return_mean"],

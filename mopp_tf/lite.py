@@ -93,8 +93,8 @@ class Planner:
         """
         row = np.asarray(observation, np.float32)[None]  # [1, S]
         if row.shape != self._shapes["observation"]:
-            wanted = self._shapes["observation"][1:]
-            raise ValueError(f"expected an observation of shape {wanted}, got {row.shape[1:]}")
+            expected = self._shapes["observation"][1:]
+            raise ValueError(f"expected an observation of shape {expected}, got {row.shape[1:]}")
         if not np.isfinite(row).all():
             raise ValueError("expected an observation of finite numbers, got NaN or infinity")
         if self._plan is None:

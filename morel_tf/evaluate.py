@@ -61,7 +61,7 @@ def main(config: EvaluateConfig) -> None:
         "seed": config.seed,
     }
     for kind in ("mean", "stochastic"):
-        found = policy_episodes.evaluate(
+        evaluation = policy_episodes.evaluate(
             policy,
             task=task,
             physics=physics,
@@ -71,14 +71,14 @@ def main(config: EvaluateConfig) -> None:
             name="evaluate",
             threads=threads,
         )
-        report |= {f"return_{kind}": found.mean, f"return_{kind}_std": found.std}
+        report |= {f"return_{kind}": evaluation.mean, f"return_{kind}_std": evaluation.std}
         logging.info(
             "%s action: return %.1f +- %.1f over %d episodes, mean length %.0f",
             kind,
-            found.mean,
-            found.std,
+            evaluation.mean,
+            evaluation.std,
             config.episodes,
-            found.lengths.mean(),
+            evaluation.lengths.mean(),
         )
     write_json(record.folder / "evaluation.json", report)
 

@@ -65,9 +65,9 @@ class ControlledPlanner(loaded.PlanningLoop):
             return self.planner.initial_plan(tf.constant(rows)).numpy()
 
         def decide(rows: Array, plan: Array, key: Array) -> dict[str, Array]:
-            found = export_planner.outputs(
+            outputs = export_planner.outputs(
                 graph(tf.constant(rows), tf.constant(plan), tf.constant(key))
             )
-            return {name: value.numpy() for name, value in found.items()}
+            return {name: value.numpy() for name, value in outputs.items()}
 
         super().__init__(task.state_dim, begin, decide, seed)

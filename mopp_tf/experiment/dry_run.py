@@ -48,7 +48,7 @@ def seconds(task: TaskSpec, configs: Configs, threads: int) -> dict[str, float]:
         simulated = timing.simulator_step(task, run.physics, threads)
         acting = length * (_decision(task, configs) + simulated * run.eval_episodes)
     export = 17.0 if is_mbop or model.network == "mlp" else 50.0
-    found = {
+    by_stage = {
         "data": 0.0,
         "dynamics": fits[0] * configs.dynamics.dynamics_steps,
         "behavior": fits[1] * configs.behavior.behavior_steps,
@@ -59,8 +59,8 @@ def seconds(task: TaskSpec, configs: Configs, threads: int) -> dict[str, float]:
         "export": export,
     }
     if is_mbop:
-        del found["limit"]
-    return {name: spent + _FIXED.get(name, 0.0) for name, spent in found.items()}
+        del by_stage["limit"]
+    return {name: spent + _FIXED.get(name, 0.0) for name, spent in by_stage.items()}
 
 
 def _prepared(task: TaskSpec) -> algorithm.Prepared:
@@ -155,8 +155,8 @@ def _decision(task: TaskSpec, configs: Configs) -> float:
 
 def decision_work(task: TaskSpec, configs: Configs) -> float:
     """Weights that a decision's rows pass through, of all candidates and steps."""
-    of = _work_of_mbop if configs.run.algorithm == "mbop" else _work_of_mopp
-    return of(task, configs)
+    work_of = _work_of_mbop if configs.run.algorithm == "mbop" else _work_of_mopp
+    return work_of(task, configs)
 
 
 def _work_of_mopp(task: TaskSpec, configs: Configs) -> float:
@@ -222,9 +222,9 @@ def plan(*stages: object) -> list[str]:
     if run.dataset in KINDS:
         spent["data"] += rows * timing.simulator_step(task, run.physics, threads)
     parts = [Part(name, value) for name, value in spent.items()]
-    doing = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
+    intent = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
     return [
-        f"{doing}: {run.algorithm} on {task.name}, {run.dataset} ({rows:,} rows), {dtype.name}, "
+        f"{intent}: {run.algorithm} on {task.name}, {run.dataset} ({rows:,} rows), {dtype.name}, "
         f"{threads} threads",
         *dry_run.in_words(
             [part for part in parts if part.name not in done], dry_run.memory(task, rows)

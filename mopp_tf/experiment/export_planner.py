@@ -82,18 +82,18 @@ class Exported(tf.Module):
 
     def is_known(self, observation: Tensor, action: Tensor) -> dict[str, Tensor]:
         """Whether the dynamics models agree about an action."""
-        found = self.planner.step(observation, action)
-        return {"known": found.known, "disagreement": found.disagreement}
+        prediction = self.planner.step(observation, action)
+        return {"known": prediction.known, "disagreement": prediction.disagreement}
 
     def step(self, observation: Tensor, action: Tensor) -> dict[str, Tensor]:
         """One step of the learned model, mean over its members."""
-        found = self.planner.step(observation, action)
+        prediction = self.planner.step(observation, action)
         return {
-            "next_observation": found.next_states,
-            "reward": self._scale.shift + self._scale.scale * found.rewards,
-            "terminated": found.terminated,
-            "known": found.known,
-            "disagreement": found.disagreement,
+            "next_observation": prediction.next_states,
+            "reward": self._scale.shift + self._scale.scale * prediction.rewards,
+            "terminated": prediction.terminated,
+            "known": prediction.known,
+            "disagreement": prediction.disagreement,
         }
 
     def signatures(self) -> dict[str, Any]:
@@ -105,26 +105,26 @@ class Exported(tf.Module):
         """
         task, horizon = self.planner.task, self.planner.knobs.horizon
 
-        def given(count: int | None) -> tuple[tf.TensorSpec, ...]:
+        def specs(count: int | None) -> tuple[tf.TensorSpec, ...]:
             return (
                 tf.TensorSpec([count, task.state_dim], tf.float32, "observation"),
                 tf.TensorSpec([count, horizon, task.action_dim], tf.float32, "plan"),
                 tf.TensorSpec([2], tf.int32, "seed"),
             )
 
-        made = {
-            "plan": compilation.function(self.plan).get_concrete_function(*given(None)),
-            "plan_one": compilation.function(self.plan).get_concrete_function(*given(1)),
+        functions = {
+            "plan": compilation.function(self.plan).get_concrete_function(*specs(None)),
+            "plan_one": compilation.function(self.plan).get_concrete_function(*specs(1)),
             "initial_plan": compilation.function(self.initial_plan).get_concrete_function(
-                given(None)[0]
+                specs(None)[0]
             ),
         }
         if isinstance(self.planner, Planner):
             action = tf.TensorSpec([None, task.action_dim], tf.float32, "action")
             for name in ("is_known", "step"):
                 function = compilation.function(getattr(self, name))
-                made[name] = function.get_concrete_function(given(None)[0], action)
-        return made
+                functions[name] = function.get_concrete_function(specs(None)[0], action)
+        return functions
 
 
 class Lite(tf.Module):
@@ -135,20 +135,20 @@ class Lite(tf.Module):
         super().__init__()
         self._planner = planner.in_one_piece()
 
-    def plan(self, **given: Tensor) -> dict[str, Tensor]:
+    def plan(self, **inputs: Tensor) -> dict[str, Tensor]:
         """One decision."""
 
         def noise(name: str) -> autoregressive_density.Noise:
-            uniform = given.get(f"uniform_{name}")
-            return autoregressive_density.Noise(given[f"normal_{name}"], uniform)
+            uniform = inputs.get(f"uniform_{name}")
+            return autoregressive_density.Noise(inputs[f"normal_{name}"], uniform)
 
         # LiteRT takes one environment, whose axis noise does not have.
-        made = rollout.Noise(
-            self._planner.members(given["uniform_members"]),
+        draws = rollout.Noise(
+            self._planner.members(inputs["uniform_members"]),
             noise("proposals").each(lambda x: x[:, :, None]),
             noise("value").each(lambda x: x[:, None]),
         )
-        return outputs(self._planner.decide_given(given["observation"], given["plan"], made))
+        return outputs(self._planner.decide_given(inputs["observation"], inputs["plan"], draws))
 
     def initial_plan(self, observation: Tensor) -> dict[str, Tensor]:
         """As in `Exported`."""
@@ -163,8 +163,8 @@ class Lite(tf.Module):
             "plan": [1, planner.knobs.horizon, planner.task.action_dim],
             "uniform_members": noise.members.shape,
         }
-        for name, of, axis in (("proposals", noise.proposals, 2), ("value", noise.value, 1)):
-            squeezed = of.each(lambda x: tf.squeeze(x, axis))  # noqa: B023
+        for name, drawn, axis in (("proposals", noise.proposals, 2), ("value", noise.value, 1)):
+            squeezed = drawn.each(lambda x: tf.squeeze(x, axis))  # noqa: B023
             shapes[f"normal_{name}"] = squeezed.normal.shape
             if squeezed.uniform is not None:
                 shapes[f"uniform_{name}"] = squeezed.uniform.shape
@@ -211,36 +211,38 @@ def write_lite(planner: Planner, folder: pathlib.Path, observations: Array) -> d
     Raises:
       RuntimeError: the float32 file differs by more than LITE_TOLERANCE.
     """
-    made = Lite(planner).signatures()
+    signatures = Lite(planner).signatures()
     paths = {kind: folder / f"{name}.tflite" for kind, name in LITE_FILES.items()}
     for kind, path in paths.items():
-        saved_model.save_constant_lite(made, path, kind == "int8")
+        saved_model.save_constant_lite(signatures, path, kind == "int8")
     half = 0.5 * (planner.task.action_high - planner.task.action_low)
     generator = np.random.default_rng(0)
     files = {kind: lite.Planner(path) for kind, path in paths.items()}
     inputs: list[dict[str, Array]] = []
     differences: dict[str, list[float]] = {kind: [] for kind in (*paths, "noise")}
     for row in observations[:, None]:
-        start = made["initial_plan"](observation=tf.constant(row))["plan"].numpy()
-        given, other = (
+        start = signatures["initial_plan"](observation=tf.constant(row))["plan"].numpy()
+        sample, other = (
             {"observation": row, "plan": start, **files["float32"].noise(generator)}
             for _ in range(2)
         )
-        found = {kind: file.call(given)["action"] for kind, file in files.items()}
-        found["noise"] = _action(made["plan"], other)
-        action = _action(made["plan"], given)
-        for kind, value in found.items():
+        actions = {kind: file.call(sample)["action"] for kind, file in files.items()}
+        actions["noise"] = _action(signatures["plan"], other)
+        action = _action(signatures["plan"], sample)
+        for kind, value in actions.items():
             differences[kind].append(float(np.abs((value - action) / half).mean()))
-        inputs.append(given)
+        inputs.append(sample)
     usual = int(np.argsort(differences["float32"])[len(inputs) // 2])
     samples = {"plan": inputs[usual]}
-    saved_model.verify(made, paths["float32"], samples, LITE_TOLERANCE, ("action", "plan"))
+    saved_model.verify(signatures, paths["float32"], samples, LITE_TOLERANCE, ("action", "plan"))
     means = {kind: float(np.mean(differences[kind])) for kind in ("int8", "noise")}
     return {"float32": differences["float32"][usual], **means}
 
 
-def _action(function: Any, given: dict[str, Array]) -> Array:
-    return function(**{name: tf.constant(value) for name, value in given.items()})["action"].numpy()
+def _action(function: Any, inputs: dict[str, Array]) -> Array:
+    return function(**{name: tf.constant(value) for name, value in inputs.items()})[
+        "action"
+    ].numpy()
 
 
 class LiteDecider:
@@ -250,10 +252,10 @@ class LiteDecider:
         """Converts it."""
         with tempfile.TemporaryDirectory() as scratch:
             path = pathlib.Path(scratch, "planner.tflite")
-            made = Lite(planner).signatures()
-            saved_model.save_constant_lite(made, path, eight_bits)
+            signatures = Lite(planner).signatures()
+            saved_model.save_constant_lite(signatures, path, eight_bits)
             self._file = lite.Planner(path, threads=threads)
-        self._initial = made["initial_plan"]
+        self._initial = signatures["initial_plan"]
 
     def start(self, observation: Tensor) -> Array:
         """First observations [E, S] -> plans [E, H, A]."""
@@ -264,11 +266,11 @@ class LiteDecider:
         """Observations [E, S], plans [E, H, A], seed [2] -> actions, plans, numbers [E]."""
         generator = np.random.default_rng(np.abs(key.numpy()))
         rows = zip(observation.numpy()[:, None], plan[:, None], strict=True)
-        found = [
+        decisions = [
             self._file.call({"observation": o, "plan": p, **self._file.noise(generator)})
             for o, p in rows
         ]
-        joined = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+        joined = {name: np.concatenate([one[name] for one in decisions]) for name in decisions[0]}
         numbers = {
             "kept_share": joined["kept_share"],
             "disagreement": joined["disagreement"].mean(axis=1),
@@ -296,24 +298,26 @@ def export_and_verify(
       RuntimeError: the export differs from the live planner by more than 1e-5.
     """
     exported = Exported(planner, scale)
-    made = exported.signatures()
+    signatures = exported.signatures()
     units = _UNITS.format(
         scale=scale.scale,
         shift=scale.shift,
         disagreement=_DISAGREEMENTS[planner.knobs.uncertainty_units],
     )
-    whole = _MBOP if isinstance(planner, MbopPlanner) else _MOPP
-    words = saved_model.readme("Planner", f"{whole} {_WORDS}\n\n{units}", planner.task, made, _SAYS)
-    saved_model.save(exported, folder, made, planner.task, words)
-    given: dict[str, dict[str, Array]] = {"initial_plan": {"observation": observations}}
-    start = made["initial_plan"](observation=tf.constant(observations))["plan"].numpy()
-    given["plan"] = {
+    introduction = _MBOP if isinstance(planner, MbopPlanner) else _MOPP
+    readme = saved_model.readme(
+        "Planner", f"{introduction} {_WORDS}\n\n{units}", planner.task, signatures, _SAYS
+    )
+    saved_model.save(exported, folder, signatures, planner.task, readme)
+    samples: dict[str, dict[str, Array]] = {"initial_plan": {"observation": observations}}
+    start = signatures["initial_plan"](observation=tf.constant(observations))["plan"].numpy()
+    samples["plan"] = {
         "observation": observations,
         "plan": start,
         "seed": np.array([1, 2], np.int32),
     }
-    given["plan_one"] = given["plan"] | {"observation": observations[:1], "plan": start[:1]}
-    if "step" in made:
+    samples["plan_one"] = samples["plan"] | {"observation": observations[:1], "plan": start[:1]}
+    if "step" in signatures:
         pairs = {"observation": observations, "action": start[:, 0]}
-        given |= {"is_known": pairs, "step": pairs}
-    return saved_model.verify(made, folder, given, TOLERANCE)
+        samples |= {"is_known": pairs, "step": pairs}
+    return saved_model.verify(signatures, folder, samples, TOLERANCE)

@@ -11,10 +11,11 @@ from mopp_tf import algorithm
 from mopp_tf.experiment.configs import from_manifest
 from mopp_tf.experiment.data import load_data
 from mopp_tf.experiment.restore import load, make_planner
-from mopp_tf.mbop import learning, mbop_planner
+from mopp_tf.mbop import learning
+from mopp_tf.mbop.mbop_planner import MbopPlanner
 from mopp_tf.models.dynamics import DynamicsModel
-from mopp_tf.planning import planner
 from mopp_tf.planning.decision import Decision
+from mopp_tf.planning.planner import Planner
 from offline_tf import tasks
 from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.inspection import figures, inspect_stage
@@ -74,7 +75,7 @@ def inspect(
     data: Transitions,
     prepared: algorithm.Prepared,
     learned: algorithm.Learned | learning.MbopLearned,
-    made: planner.Planner | mbop_planner.MbopPlanner,
+    made: Planner | MbopPlanner,
     decide: Callable[[Tensor, Tensor, Tensor], Decision],
     count: int,
     seed: int,
@@ -91,14 +92,14 @@ def inspect(
     """
     assert prepared.split is not None
     rows = Rows(data.observations, data.actions, data.next_observations)
-    kept = inspect_stage.load(record.folder, "episodes")
-    paths = [("planned", kept["observations"])] if kept else []
+    episodes = inspect_stage.load(record.folder, "episodes")
+    paths = [("planned", episodes["observations"])] if episodes else []
     numbers = inspect_stage.inspect(
         view(
             task,
             learned.models.dynamics,
             prepared.normalizer.targets.scale[:-1],
-            made.limit if isinstance(made, planner.Planner) else float("inf"),
+            made.limit if isinstance(made, Planner) else float("inf"),
             made.knobs.uncertainty_units,
         ),
         task=task,
@@ -110,7 +111,7 @@ def inspect(
         paths=paths,
         others=others,
     )
-    _candidates(task, data=data, made=made, decide=decide, count=count, seed=seed, record=record)
+    _candidates(task, data=data, planner=made, decide=decide, count=count, seed=seed, record=record)
     return numbers
 
 
@@ -118,7 +119,7 @@ def _candidates(
     task: TaskSpec,
     *,
     data: Transitions,
-    made: planner.Planner | mbop_planner.MbopPlanner,
+    planner: Planner | MbopPlanner,
     decide: Callable[[Tensor, Tensor, Tensor], Decision],
     count: int,
     seed: int,
@@ -130,18 +131,18 @@ def _candidates(
     bounds = bounds[np.linspace(0, len(bounds) - 1, wanted).astype(np.int64)]
     rows = (bounds[:, 0] + np.linspace(0.0, 0.9, wanted) * np.diff(bounds)[:, 0]).astype(np.int64)
     observations = tf.constant(data.observations[np.resize(rows, count)])
-    found = decide(
+    decision = decide(
         observations,
-        compilation.function(made.initial_plan)(observations),
+        compilation.function(planner.initial_plan)(observations),
         seeds.stateless(seed, "inspection", 0),
     )
     arrays = {
         "names": np.array(task.observation_names),
         "titles": np.array([f"step {row - start}" for row, start in zip(rows, bounds[:, 0])]),
-        "states": found.states[:wanted].numpy(),
-        "keep": found.keep[:wanted].numpy(),
-        "weights": found.weights[:wanted].numpy(),
-        "returns": found.returns[:wanted].numpy(),
+        "states": decision.states[:wanted].numpy(),
+        "keep": decision.keep[:wanted].numpy(),
+        "weights": decision.weights[:wanted].numpy(),
+        "returns": decision.returns[:wanted].numpy(),
     }
     record.arrays("candidates", arrays)
     record.image("candidates", figures.png(inspect_stage.draw_candidates(arrays)))
@@ -165,7 +166,7 @@ def inspect_again(record: RunRecord, config: InspectConfig, threads: int) -> dic
     learned = load(configs, task, record)
     data, _ = load_data(configs, task, threads)
     opening.check_same(record, data)
-    made = make_planner(task, configs=configs, learned=learned)
+    planner = make_planner(task, configs=configs, learned=learned)
     numbers = inspect(
         task=task,
         data=data,
@@ -173,8 +174,8 @@ def inspect_again(record: RunRecord, config: InspectConfig, threads: int) -> dic
             task, data=data, knobs=configs.knobs, seed=run.seed, record=record, models_from=record
         ),
         learned=learned,
-        made=made,
-        decide=compilation.function(made.decide),
+        made=planner,
+        decide=compilation.function(planner.decide),
         count=DECISIONS,
         seed=run.seed,
         record=record,

@@ -64,13 +64,13 @@ def rows_with_value(data: Transitions, split: Split, horizon: int) -> Split:
     ends = data.terminals | data.timeouts
     ends[-1:] = True
     returns = truncated_returns(data.rewards, ends, data.terminals, horizon)
-    kept = _where(split, np.isfinite(returns) & _has_previous(ends))
-    if not len(kept.train):
+    with_value = _where(split, np.isfinite(returns) & _has_previous(ends))
+    if not len(with_value.train):
         raise UserError(
             f"--mbop_horizon: expected episodes of {horizon + 1} steps or more, or with a terminal end "
             "after 2 or more, for the value network, got none; give a smaller horizon"
         )
-    return kept
+    return with_value
 
 
 def _where(split: Split, usable: Array) -> Split:

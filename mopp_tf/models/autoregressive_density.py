@@ -198,14 +198,14 @@ class Density:
     ) -> tuple[Parameters, Tensor]:
         """Runs the heads in order; value_of(dimension, parameters [B, C]) -> [B, 1] is fed on."""
         values: list[Tensor] = []
-        found: list[Parameters] = []
-        seen = self._encode(inputs)
+        by_head: list[Parameters] = []
+        features = self._encode(inputs)
         for head, dim in zip(self._heads, self.order, strict=True):
-            found.append(split_outputs(head(seen)))
-            values.append(value_of(dim, found[-1]))
-            seen = tf.concat([seen, values[-1]], axis=1)
+            by_head.append(split_outputs(head(features)))
+            values.append(value_of(dim, by_head[-1]))
+            features = tf.concat([features, values[-1]], axis=1)
         parameters = Parameters(
-            *(self._by_dimension(list(x), tf.stack) for x in zip(*found, strict=True))
+            *(self._by_dimension(list(x), tf.stack) for x in zip(*by_head, strict=True))
         )
         return parameters, self._by_dimension(values, tf.concat)
 

@@ -36,12 +36,12 @@ def orderings(dim: int, last: bool, members: int, seed: int, name: str) -> list[
     """
     free = dim - 1 if last else dim
     tail = (dim - 1,) if last else ()
-    made = [tuple(range(free)), tuple(reversed(range(free)))]
-    made += [
+    orders = [tuple(range(free)), tuple(reversed(range(free)))]
+    orders += [
         tuple(int(i) for i in seeds.generator(seed, f"{name}/order", member).permutation(free))
         for member in range(2, members)
     ]
-    return [(*order, *tail) for order in made[:members]]
+    return [(*order, *tail) for order in orders[:members]]
 
 
 def all_orderings(dim: int) -> list[tuple[int, ...]]:

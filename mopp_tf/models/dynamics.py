@@ -104,11 +104,11 @@ class DynamicsModel(tf.Module):
 
     def inputs(self, states: Tensor, actions: Tensor) -> Tensor:
         """[B, S], [B, A] -> normalised [B, S + A]."""
-        of = self._normalizer
+        normalizer = self._normalizer
         return tf.concat(
             [
-                (states - of.states.shift) / of.states.scale,
-                (actions - of.actions.shift) / of.actions.scale,
+                (states - normalizer.states.shift) / normalizer.states.scale,
+                (actions - normalizer.actions.shift) / normalizer.actions.scale,
             ],
             axis=1,
         )
@@ -219,10 +219,10 @@ class DynamicsModel(tf.Module):
 
 def change_scale(rows: Rows) -> Array:
     """[S + 1] standard deviations of s' - s and the scaled reward; 1 where there is no change."""
-    found = standardize.statistics_of(
+    deviations = standardize.statistics_of(
         lambda at: dynamics_targets(rows.at(at), "delta"), len(rows.states)
     ).scale
-    return np.where(found < 1e-8, 1.0, found).astype(np.float32)
+    return np.where(deviations < 1e-8, 1.0, deviations).astype(np.float32)
 
 
 def gather(

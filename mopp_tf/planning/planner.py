@@ -88,8 +88,8 @@ class Planner(tf.Module):
 
     def _group_sizes(self) -> list[int]:
         """Candidates per group; they add up to N."""
-        whole, rest = divmod(self.knobs.population, self.groups)
-        sizes = [whole + (index < rest) for index in range(self.groups)]
+        whole, remainder = divmod(self.knobs.population, self.groups)
+        sizes = [whole + (index < remainder) for index in range(self.groups)]
         return [size for size in sizes if size]
 
     def initial_plan(self, observation: Tensor) -> Tensor:
@@ -226,8 +226,8 @@ class Planner(tf.Module):
         disagreement = candidates.disagreement  # [E, N, H]
         excess = tf.where(disagreement > self.limit, disagreement, 0.0)
         price = self.knobs.uncertainty_penalty * tf.cast(fallback, tf.float32)  # [E]
-        paid = price[:, None] * tf.reduce_sum(excess, axis=2)  # [E, N]
-        return candidates._replace(returns=candidates.returns - paid)
+        penalty = price[:, None] * tf.reduce_sum(excess, axis=2)  # [E, N]
+        return candidates._replace(returns=candidates.returns - penalty)
 
     def _in_bounds(self, action: Tensor) -> Tensor:
         """[E, A] in units of the bounds -> [E, A] in the task's units, clipped."""

@@ -74,8 +74,8 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
         logging.info("%s is finished", folder)
         if config.save_transitions and not pathlib.Path(config.save_transitions).exists():
             finished = json.loads((folder / "summary.json").read_text())
-            seen = _Blocks(folder / "transitions").joined()
-            d4rl.write(pathlib.Path(config.save_transitions), seen, None, finished)
+            transitions = _Blocks(folder / "transitions").joined()
+            d4rl.write(pathlib.Path(config.save_transitions), transitions, None, finished)
         return json.loads((folder / "summary.json").read_text())
     units = raw_units(task, settings.policy_velocity_scale)
     policy = npg_planner.new_policy(units, settings, config.seed)
@@ -178,7 +178,7 @@ def _describe(
     }
     # num_steps decides about nothing but the end, so a checkpoint is the end of a shorter run.
     until = dataclasses.replace(config, num_steps=steps, target_return=None)
-    given = " ".join(
+    command_flags = " ".join(
         f"--{field.name}={getattr(until, field.name)}"
         for field in dataclasses.fields(until)
         if field.name in ("env", "seed")
@@ -196,7 +196,7 @@ def _describe(
         "std_return": kinds["stochastic"].std,
         "mean_action_return": kinds["mean"].mean,
         "episodes": _MEASURED_EPISODES,
-        "command": f"python -m morel_tf.train_behavior {given}",
+        "command": f"python -m morel_tf.train_behavior {command_flags}",
         "commit": record.commits,
     }
 

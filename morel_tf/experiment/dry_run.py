@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from morel_tf import config as config_
+from morel_tf.config import CloningConfig, DynamicsConfig
 from morel_tf.experiment.configs import Configs, check, folder_of
 from morel_tf.models import dynamics, usad
 from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update
@@ -51,7 +51,7 @@ def seconds(task: TaskSpec, configs: Configs, rows: int, threads: int) -> dict[s
     clones = rows * configs.cloning.bc_epochs / configs.cloning.bc_batch_size
     # Ten evaluations more, for the last tenth has five times as many.
     looks = 1.4 * planner.iterations / run.eval_every * 2 * run.eval_episodes
-    found = {
+    by_stage = {
         "data": rows * 5e-6,
         "dynamics": fits * _dynamics_step(ensemble, configs.dynamics),
         "usad": rows * _pair(ensemble),
@@ -62,7 +62,7 @@ def seconds(task: TaskSpec, configs: Configs, rows: int, threads: int) -> dict[s
         "inspection": 8.0 if run.inspection else 0.0,
         "export": 10.0,
     }
-    return {name: spent + _FIXED.get(name, 0.0) for name, spent in found.items()}
+    return {name: spent + _FIXED.get(name, 0.0) for name, spent in by_stage.items()}
 
 
 def _untrained(task: TaskSpec, configs: Configs) -> dynamics.DynamicsEnsemble:
@@ -72,7 +72,7 @@ def _untrained(task: TaskSpec, configs: Configs) -> dynamics.DynamicsEnsemble:
     return dynamics.DynamicsEnsemble(task, configs.dynamics, inputs, deltas, 0)
 
 
-def _dynamics_step(ensemble: dynamics.DynamicsEnsemble, config: config_.DynamicsConfig) -> float:
+def _dynamics_step(ensemble: dynamics.DynamicsEnsemble, config: DynamicsConfig) -> float:
     """Of all members together."""
     dtype = networks.product_dtype(config.precision)
 
@@ -100,11 +100,11 @@ def _pair(ensemble: dynamics.DynamicsEnsemble) -> float:
     def disagreement(x: Tensor, a: Tensor) -> Tensor:
         return usad.disagreement_of(ensemble, ensemble.bind()(x, a), np.ones(s, np.float32))
 
-    given = tf.constant(states), tf.constant(actions)
-    return timing.least(lambda: disagreement(*given).numpy()) / size
+    pair = tf.constant(states), tf.constant(actions)
+    return timing.least(lambda: disagreement(*pair).numpy()) / size
 
 
-def _cloning_step(policy: GaussianPolicy, config: config_.CloningConfig) -> float:
+def _cloning_step(policy: GaussianPolicy, config: CloningConfig) -> float:
     def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
         ((x, y),) = batches
         return [tf.reduce_mean(tf.square(policy.mean(x) - y))]
@@ -217,10 +217,10 @@ def plan(*stages: object) -> list[str]:
     if makes:
         spent["data"] += rows * timing.simulator_step(task, run.physics, threads)
     parts = [Part(name, value) for name, value in spent.items()]
-    doing = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
+    intent = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
     data = run.dataset or f"{run.exploration} data, made here"
     return [
-        f"{doing}: MOReL on {task.name}, {data} ({rows:,} rows), {dtype.name}, {threads} threads",
+        f"{intent}: MOReL on {task.name}, {data} ({rows:,} rows), {dtype.name}, {threads} threads",
         *dry_run.in_words(
             [part for part in parts if part.name not in done], dry_run.memory(task, rows)
         ),

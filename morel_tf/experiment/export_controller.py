@@ -141,7 +141,7 @@ class Controller(tf.Module):
         halted = tf.zeros_like(member, tf.bool)
         clipped = self._pmdp.config.model_actions == "clipped"
         outputs = self.ensemble.bind(bounded=clipped)(state, action)
-        found = pessimistic_mdp.step(
+        transition = pessimistic_mdp.step(
             self._pmdp,
             outputs=outputs,
             member=member,
@@ -151,11 +151,11 @@ class Controller(tf.Module):
             noise=None,
         )
         return {
-            "next_state": found.next_states,
-            "reward": found.rewards,
-            "terminated": found.halted,
-            "known": ~found.unknown,
-            "disagreement": found.disagreement,
+            "next_state": transition.next_states,
+            "reward": transition.rewards,
+            "terminated": transition.halted,
+            "known": ~transition.unknown,
+            "disagreement": transition.disagreement,
         }
 
     def is_known_history(
@@ -171,26 +171,26 @@ class Controller(tf.Module):
         actions = tf.TensorSpec([None, self.task.action_dim], tf.float32, "action")
         previous = tf.TensorSpec([None, self.task.state_dim], tf.float32, "previous_observation")
         seed = tf.TensorSpec([2], tf.int32, "seed")
-        made = {
+        functions = {
             "serving_default": compilation.function(self.act).get_concrete_function(states),
             "sample": compilation.function(self.sample).get_concrete_function(states, seed),
             "is_known": compilation.function(self.is_known).get_concrete_function(states, actions),
         }
         if self.task.velocity_limit is not None and self._restored:
-            made["is_known_history"] = compilation.function(
+            functions["is_known_history"] = compilation.function(
                 self.is_known_history
             ).get_concrete_function(previous, states, actions)
         if self._fallback is not None:
-            made["act_guarded"] = compilation.function(self.act_guarded).get_concrete_function(
+            functions["act_guarded"] = compilation.function(self.act_guarded).get_concrete_function(
                 states
             )
         if self._pmdp is not None:
-            made["step"] = compilation.function(self.step).get_concrete_function(
+            functions["step"] = compilation.function(self.step).get_concrete_function(
                 tf.TensorSpec([None, self.task.state_dim], tf.float32, "state"),
                 actions,
                 tf.TensorSpec([None], tf.int32, "member"),
             )
-        return made
+        return functions
 
 
 def finite_difference(task: TaskSpec, previous: Tensor, observation: Tensor) -> Tensor:
@@ -200,8 +200,8 @@ def finite_difference(task: TaskSpec, previous: Tensor, observation: Tensor) -> 
     for velocity, position in task.finite_difference if limit is not None else ():
         observed = observation[:, velocity]
         slope = (observation[:, position] - previous[:, position]) / task.dt
-        beyond = (tf.abs(observed) >= limit) & (slope * tf.sign(observed) > limit)
-        columns[velocity] = tf.where(beyond, slope, observed)
+        is_clipped = (tf.abs(observed) >= limit) & (slope * tf.sign(observed) > limit)
+        columns[velocity] = tf.where(is_clipped, slope, observed)
     return tf.stack(columns, axis=-1)
 
 
@@ -263,7 +263,7 @@ def export_and_verify(
     Raises:
       RuntimeError: the export differs from the live model by more than 1e-6 (LiteRT: 1e-4).
     """
-    made = controller.signatures()
+    signatures = controller.signatures()
     count = len(observations)
     samples = {
         "observation": observations,
@@ -273,16 +273,16 @@ def export_and_verify(
         "seed": np.array([1, 2], np.int32),
         "member": (np.arange(count) % controller.ensemble.size).astype(np.int32),
     }
-    given = {
+    inputs = {
         name: {spec.name: samples[spec.name] for spec in function.structured_input_signature[0]}
-        for name, function in made.items()
+        for name, function in signatures.items()
     }
-    words = saved_model.readme("Controller", _WORDS, controller.task, made, _SAYS)
-    saved_model.save(controller, folder, made, controller.task, words)
-    worst = saved_model.verify(made, folder, given, TOLERANCE)
+    readme = saved_model.readme("Controller", _WORDS, controller.task, signatures, _SAYS)
+    saved_model.save(controller, folder, signatures, controller.task, readme)
+    worst = saved_model.verify(signatures, folder, inputs, TOLERANCE)
     if lite:
         for name, signature in (("policy", "serving_default"), ("detector", "is_known")):
             path = folder / f"{name}.tflite"
-            saved_model.save_lite(controller, path, made[signature])
-            saved_model.verify(made, path, {signature: given[signature]}, LITE_TOLERANCE)
+            saved_model.save_lite(controller, path, signatures[signature])
+            saved_model.verify(signatures, path, {signature: inputs[signature]}, LITE_TOLERANCE)
     return worst

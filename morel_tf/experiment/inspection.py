@@ -57,9 +57,9 @@ def path_keeper(record: RunRecord, iterations: int) -> Callable[[RollOut, int], 
         if iteration in wanted:
             count = block.valid.shape[1]
             chosen = np.linspace(0, count - 1, min(count, _PATHS)).astype(np.int64)
-            seen = block.observations.numpy()[:, chosen]
-            seen = np.where(block.valid.numpy()[:, chosen, None], seen, np.nan)
-            record.arrays(f"paths-{iteration:06d}", {"observations": seen.swapaxes(0, 1)})
+            observations = block.observations.numpy()[:, chosen]
+            observations = np.where(block.valid.numpy()[:, chosen, None], observations, np.nan)
+            record.arrays(f"paths-{iteration:06d}", {"observations": observations.swapaxes(0, 1)})
 
     return keep
 

@@ -110,14 +110,14 @@ def inspect(
 ) -> dict[str, float]:
     """Looks at what the models know."""
     task = experiment.task
-    seen = inspection.view(
+    view = inspection.view(
         task, learned.ensemble, learned.weights, learned.calibrations["planning"]
     )
     return inspection.inspect(
         task=task,
         data=experiment.data,
         prepared=prepared,
-        seen=seen,
+        seen=view,
         seed=experiment.configs.run.seed,
         record=experiment.record,
     )

@@ -88,7 +88,7 @@ class DynamicsEnsemble(tf.Module):
         self.inputs = inputs
         self.deltas = deltas
         self.mask = (self.deltas.scale >= _CONSTANT).astype(np.float32)
-        widest = np.abs(self.deltas.shift) + _STEP_BOUND * self.deltas.scale
+        widest = np.abs(self.deltas.shift) + _STEP_BOUND * self.deltas.scale  # [S]
         self._bound = np.maximum(_STATE_BOUND, widest).astype(np.float32)
         width = task.state_dim * (2 if self.learned else 1)
         self.members = [
@@ -117,12 +117,12 @@ class DynamicsEnsemble(tf.Module):
     def standardise_inputs(self, states: Tensor, actions: Tensor, bounded: bool = True) -> Tensor:
         """[B, S], [B, A] -> [B, S + A]; clips actions first, to the bounds or to +-100 (authors)."""
         low, high = (self._low, self._high) if bounded else (-_ACTION_BOUND, _ACTION_BOUND)
-        joined = tf.concat([states, tf.clip_by_value(actions, low, high)], axis=-1)
+        joined = tf.concat([states, tf.clip_by_value(actions, low, high)], axis=-1)  # [B, S + A]
         return (joined - self.inputs.shift) / (self.inputs.scale + standardize.EPSILON)
 
     def distribution(self, outputs: Tensor) -> tfp.distributions.Distribution:
         """[B, width] network outputs -> Gaussian over standardised deltas [B, S]."""
-        mean = outputs[..., : self.state_dim]
+        mean = outputs[..., : self.state_dim]  # [B, S]
         if not self.learned:
             return tfd.MultivariateNormalDiag(mean, tf.ones_like(mean))
         log_std = tf.clip_by_value(outputs[..., self.state_dim :], *_LOG_STD_BOUNDS)
@@ -139,9 +139,9 @@ class DynamicsEnsemble(tf.Module):
         forwards = [networks.bind(member, dtype) for member in self.members]
 
         def predict(states: Tensor, actions: Tensor) -> Tensor:
-            inputs = self.standardise_inputs(states, actions, bounded)
+            inputs = self.standardise_inputs(states, actions, bounded)  # [B, S + A]
             cast = tf.cast(inputs, dtype)
-            outputs = tf.stack([forward(cast) for forward in forwards])
+            outputs = tf.stack([forward(cast) for forward in forwards])  # [M, B, width]
             return networks.nan_unless_bounded(inputs, outputs)
 
         return predict
@@ -202,7 +202,7 @@ def fit(
     stage.track([*weights, *optimiser.adam.moments])
 
     def gather(rows: Array) -> tuple[Tensor, Tensor]:
-        changes = next_states[rows] - states[rows]
+        changes = next_states[rows] - states[rows]  # [n, S]
         return (
             ensemble.standardise_inputs(tf.constant(states[rows]), tf.constant(actions[rows])),
             tf.constant(ensemble.deltas.normalize(changes) * ensemble.mask),
@@ -363,7 +363,7 @@ def held_out_error(
         tf.reduce_mean(tf.square(ensemble.means(networks.bind(member)(inputs)) - targets), axis=0)
         for member in ensemble.members
     ]
-    by_name = tf.reduce_mean(tf.stack(errors), axis=0).numpy()
+    by_name = tf.reduce_mean(tf.stack(errors), axis=0).numpy()  # [S]
     if update_noise:
         ensemble.noise_std.assign(np.sqrt(by_name))
     report = {"mse": float(by_name.mean())}

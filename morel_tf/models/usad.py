@@ -49,7 +49,7 @@ class Calibration(NamedTuple):
 
 def space_weights(task: TaskSpec, ensemble: DynamicsEnsemble, space: str) -> Array:
     """[S] factors that turn differences of standardised deltas into the named space."""
-    scale = ensemble.mask * (ensemble.deltas.scale + standardize.EPSILON)
+    scale = ensemble.mask * (ensemble.deltas.scale + standardize.EPSILON)  # [S]
     if space == "delta":
         return ensemble.mask.astype(np.float32)
     if space == "authors":
@@ -179,7 +179,7 @@ def calibrate_or_load(
     calibrations, prediction = {}, {}
     rows = held_out if len(held_out) else np.arange(min(len(data), 20_000))
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _ROWS_JUDGED)).astype(np.int64)]
-    of_states = np.zeros(len(data), np.float32)
+    of_states = np.zeros(len(data), np.float32)  # [N]
     for name, inputs in received.items():
         # Most rows are the same for all detectors; only those that differ are computed again.
         differ = np.arange(len(data))
@@ -263,10 +263,10 @@ def error_prediction(
     Returns:
       "rank_correlation", and "auroc" of finding the worst 5 % errors.
     """
-    outputs = ensemble.bind()(tf.constant(received), tf.constant(actions))
-    values = disagreement_of(ensemble, outputs, weights).numpy()
-    target = ensemble.deltas.normalize(changes) * ensemble.mask
-    mean = tf.reduce_mean(ensemble.means(outputs), axis=0).numpy()
-    errors = np.linalg.norm((mean - target) * weights, axis=1)
+    outputs = ensemble.bind()(tf.constant(received), tf.constant(actions))  # [M, n, width]
+    values = disagreement_of(ensemble, outputs, weights).numpy()  # [n]
+    target = ensemble.deltas.normalize(changes) * ensemble.mask  # [n, S]
+    mean = tf.reduce_mean(ensemble.means(outputs), axis=0).numpy()  # [n, S]
+    errors = np.linalg.norm((mean - target) * weights, axis=1)  # [n]
     worst = errors > np.quantile(errors, 1.0 - _WORST_SHARE)
     return {"rank_correlation": rank_correlation(values, errors), "auroc": auroc(values, worst)}

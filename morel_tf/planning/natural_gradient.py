@@ -43,8 +43,8 @@ class StepReport(NamedTuple):
 
 def gaussian_kl(old_mean: Tensor, old_log_std: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """Mean KL(old || new) of diagonal Gaussians in nats; means [N, A], log stds [A] -> scalar."""
-    variance_ratio = tf.exp(2.0 * (old_log_std - log_std))
-    distance = tf.square(old_mean - mean) * tf.exp(-2.0 * log_std)
+    variance_ratio = tf.exp(2.0 * (old_log_std - log_std))  # [A]
+    distance = tf.square(old_mean - mean) * tf.exp(-2.0 * log_std)  # [N, A]
     per_sample = tf.reduce_sum(
         log_std - old_log_std + 0.5 * (variance_ratio + distance - 1.0), axis=-1
     )
@@ -82,7 +82,7 @@ def fisher_product(
       Function [P] -> [P], parameters in the order of policy.weights.
     """
     weights = policy.weights[:-1]
-    precision = tf.exp(-2.0 * policy.log_std)
+    precision = tf.exp(-2.0 * policy.log_std)  # [A]
     count = tf.shape(observations)[0]
     halves = (observations[: count // 2], observations[count // 2 :])
 
@@ -126,7 +126,7 @@ def conjugate_gradient(
     """
 
     def step(index: Tensor, x: Tensor, r: Tensor, p: Tensor, rr: Tensor) -> tuple[Tensor, ...]:
-        z = product(p)
+        z = product(p)  # [P]
         alpha = rr / tf.tensordot(p, z, 1)
         x, r = x + alpha * p, r - alpha * z
         new_rr = tf.tensordot(r, r, 1)
@@ -197,13 +197,13 @@ class NaturalGradient(tf.Module):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             distribution = policy.distribution(observations)
-            log_prob = distribution.log_prob(actions)
+            log_prob = distribution.log_prob(actions)  # [N]
             objective = tf.reduce_mean(log_prob * advantages)
-        gradient = flatten(tape.gradient(objective, weights))
+        gradient = flatten(tape.gradient(objective, weights))  # [P]
         old_mean, old_log_std = distribution.mean(), tf.identity(policy.log_std)
 
         product = fisher_product(policy, observations[:: self._stride], self._damping)
-        direction = conjugate_gradient(product, gradient, self._iterations)
+        direction = conjugate_gradient(product, gradient, self._iterations)  # [P]
         residual = tf.norm(product(direction) - gradient) / (tf.norm(gradient) + 1e-12)
         curvature = tf.maximum(tf.tensordot(gradient, direction, 1), 1e-12)
         scale = tf.sqrt(2.0 * kl_per_update / curvature)
@@ -239,6 +239,6 @@ class NaturalGradient(tf.Module):
         share, kl, mean = tf.cond(tf.math.is_finite(kl), lambda: (share, kl, mean), stay)
 
         new = tfd.MultivariateNormalDiag(mean, tf.exp(policy.log_std))
-        ratio = tf.exp(tf.clip_by_value(new.log_prob(actions) - log_prob, -20.0, 20.0))
+        ratio = tf.exp(tf.clip_by_value(new.log_prob(actions) - log_prob, -20.0, 20.0))  # [N]
         improvement = tf.reduce_mean((ratio - 1.0) * advantages)
         return StepReport(kl, share, improvement, residual, tf.reduce_mean(policy.log_std))

@@ -82,7 +82,7 @@ def to_paths(block: RollOut) -> Paths:
     """Gives a roll-out the form that the update takes: numpy, with ends marked."""
     arrays = RollOut(*(x.numpy() for x in block))
     valid = arrays.valid
-    last = valid & ~np.concatenate([valid[1:], np.zeros_like(valid[:1])])
+    last = valid & ~np.concatenate([valid[1:], np.zeros_like(valid[:1])])  # [T, K]
     times = np.broadcast_to(np.arange(len(valid), dtype=np.float32)[:, None], valid.shape)
     return Paths(
         observations=arrays.observations,
@@ -103,9 +103,9 @@ def path_returns(block: RollOut) -> Array:
 
 def path_statistics(block: RollOut) -> dict[str, float]:
     """Numbers of a block that catch most errors: P-MDP return, HALT share and step, disagreement."""
-    valid, unknown = block.valid.numpy(), block.unknown.numpy()
-    halted = unknown.any(axis=0)
-    lengths = valid.sum(axis=0)
+    valid, unknown = block.valid.numpy(), block.unknown.numpy()  # [H, K]
+    halted = unknown.any(axis=0)  # [K]
+    lengths = valid.sum(axis=0)  # [K]
     disagreement = block.disagreement.numpy()[valid]
     return {
         "pmdp_return": float(path_returns(block).mean()),
@@ -148,8 +148,12 @@ def plan(
     Raises:
       UserError: an update is not finite; checkpoints from before are kept.
     """
-    seen = dataclasses.replace(config, policy_velocity_scale=config.baseline_velocity_scale)
-    baseline = new_baseline(units_of(pmdp.task, seen, pmdp.ensemble.inputs), config, seed)
+    baseline_config = dataclasses.replace(
+        config, policy_velocity_scale=config.baseline_velocity_scale
+    )
+    baseline = new_baseline(
+        units_of(pmdp.task, baseline_config, pmdp.ensemble.inputs), config, seed
+    )
     natural_gradient = new_natural_gradient(policy, config)
     stage.track([*policy.weights, *baseline.state])
     members = np.repeat(np.arange(pmdp.ensemble.size, dtype=np.int32), pmdp.config.paths_per_member)

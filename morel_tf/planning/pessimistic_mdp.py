@@ -81,21 +81,21 @@ class Step(NamedTuple):
 class RollOut(NamedTuple):
     """[H, K, ...] block of paths; rows with valid = False did not happen."""
 
-    observations: Tensor
-    actions: Tensor
-    rewards: Tensor
-    next_observations: Tensor
-    terminated: Tensor
-    unknown: Tensor
-    valid: Tensor
-    disagreement: Tensor
+    observations: Tensor  # [H, K, S]
+    actions: Tensor  # [H, K, A]
+    rewards: Tensor  # [H, K]
+    next_observations: Tensor  # [H, K, S]
+    terminated: Tensor  # [H, K]
+    unknown: Tensor  # [H, K]
+    valid: Tensor  # [H, K]
+    disagreement: Tensor  # [H, K]
 
 
 def observe(task: TaskSpec, states: Tensor) -> Tensor:
     """[.., S] states -> [.., S] observations: clips the velocities where the task does."""
     if task.velocity_limit is None:
         return states
-    bound = np.full(task.state_dim, np.inf, np.float32)
+    bound = np.full(task.state_dim, np.inf, np.float32)  # [S]
     bound[list(task.velocity_indices)] = task.velocity_limit
     return tf.clip_by_value(states, -bound, bound)
 
@@ -158,20 +158,20 @@ def step(
       A Step.
     """
     ensemble, task = pmdp.ensemble, pmdp.task
-    disagreement = usad.disagreement_of(ensemble, outputs, pmdp.weights)
-    own = networks.of_members(outputs, member)
-    deltas = ensemble.means(own)
+    disagreement = usad.disagreement_of(ensemble, outputs, pmdp.weights)  # [K]
+    own = networks.of_members(outputs, member)  # [K, width]
+    deltas = ensemble.means(own)  # [K, S]
     if noise is not None:
         deltas += noise * ensemble.noise(own)
-    proposed = ensemble.next_states(states, deltas)
+    proposed = ensemble.next_states(states, deltas)  # [K, S]
     # A disagreement that is no number is unknown, whatever the threshold. (In a graph TensorFlow makes
     # ~(a <= b) to a > b, which is False then.)
-    above = (disagreement > pmdp.threshold) | tf.math.is_nan(disagreement)
+    above = (disagreement > pmdp.threshold) | tf.math.is_nan(disagreement)  # [K]
     unknown = above & ~halted
     if pmdp.config.halt == "truncate":
         proposed = tf.where(unknown[:, None], states, proposed)
     assert task.reward is not None and task.termination is not None, "see learned_task"
-    fallen = compilation.of_task(task.termination)(proposed) & ~halted
+    fallen = compilation.of_task(task.termination)(proposed) & ~halted  # [K]
     rewards = compilation.of_task(task.reward)(states, actions, proposed, pmdp.physics)
     if pmdp.config.halt == "absorbing":
         rewards = tf.where(unknown, pmdp.halt_reward, rewards)
@@ -180,7 +180,7 @@ def step(
         terminated = fallen
     else:
         terminated = tf.zeros_like(unknown)
-    over = halted | unknown | fallen
+    over = halted | unknown | fallen  # [K]
     return Step(
         next_states=tf.where(halted[:, None], states, proposed),
         rewards=tf.where(halted, 0.0, rewards),
@@ -222,18 +222,18 @@ def roll_out(
     dtype = networks.product_dtype(config.rollout_precision)
     predict = pmdp.ensemble.bind(dtype, bounded=config.model_actions == "clipped")
     mean_of = policy.bind()
-    std = tf.exp(policy.log_std)
-    action_noise = tf.random.stateless_normal([horizon, count, task.action_dim], seed)
+    std = tf.exp(policy.log_std)  # [A]
+    action_noise = tf.random.stateless_normal([horizon, count, task.action_dim], seed)  # [H, K, A]
     sample_states = config.rollout_noise == "sample"
 
     def body(t: Tensor, states: Tensor, halted: Tensor, out: tuple) -> tuple:
-        observations = observe(task, states)
-        drawn = mean_of(observations) + std * action_noise[t]
+        observations = observe(task, states)  # [K, S]
+        drawn = mean_of(observations) + std * action_noise[t]  # [K, A]
         actions = tf.clip_by_value(drawn, task.action_low, task.action_high)
         noise = None
         if sample_states:
             step_seed = tf.stack([seed[0] + t, seed[1] + 1])
-            noise = tf.random.stateless_normal(tf.shape(states), step_seed)
+            noise = tf.random.stateless_normal(tf.shape(states), step_seed)  # [K, S]
         result = step(
             pmdp,
             outputs=predict(states, drawn),

@@ -88,12 +88,12 @@ def update(
       FloatingPointError: rewards, say, are NaN; the policy is as before.
     """
     steps, count, state_dim = paths.observations.shape
-    mask = paths.valid
+    mask = paths.valid  # [T, K]
     flat = (steps * count, state_dim)
     values = baseline.predict(
         tf.constant(paths.observations.reshape(flat)), tf.constant(paths.times.reshape(-1))
     )
-    next_values = _next_values(paths, values.numpy().reshape(steps, count), baseline)
+    next_values = _next_values(paths, values.numpy().reshape(steps, count), baseline)  # [T, K]
     advantages = returns.generalized_advantages(
         np.where(mask, paths.rewards, 0.0),
         values=values.numpy().reshape(steps, count),
@@ -104,7 +104,7 @@ def update(
         gae_lambda=gae_lambda,
     )[mask]
     advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-6)
-    observations = paths.observations[mask]
+    observations = paths.observations[mask]  # [N, S], of the N valid steps
     report = natural_gradient.step(
         tf.constant(observations),
         tf.constant(paths.actions[mask]),
@@ -113,8 +113,8 @@ def update(
     )
     if np.isnan(report.kl):
         raise FloatingPointError("the policy's gradient is not a number")
-    cut = paths.ended & ~paths.terminated & bootstrap_targets
-    rewards = paths.rewards + np.where(cut, discount * next_values, 0.0)
+    cut = paths.ended & ~paths.terminated & bootstrap_targets  # [T, K]
+    rewards = paths.rewards + np.where(cut, discount * next_values, 0.0)  # [T, K]
     targets = returns.discounted_returns(np.where(mask, rewards, 0.0), paths.ended, discount)[mask]
     explained = baseline.fit(observations, paths.times[mask], targets, generator)
     return UpdateReport(
@@ -131,7 +131,7 @@ def update(
 def _next_values(paths: Paths, values: Array, baseline: ValueBaseline) -> Array:
     """V of the state after each step: the next row's value, asked anew only where a path is cut."""
     next_values = np.concatenate([values[1:], np.zeros_like(values[:1])])
-    cut = paths.ended & paths.valid
+    cut = paths.ended & paths.valid  # [T, K]
     next_values[cut] = baseline.predict(
         tf.constant(paths.next_observations[cut]), tf.constant(paths.times[cut] + 1)
     ).numpy()

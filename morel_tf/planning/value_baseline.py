@@ -18,8 +18,8 @@ def features(observations: Tensor, times: Tensor) -> Tensor:
 
     Source: the authors' mlp_baseline.py.
     """
-    time = tf.cast(times, tf.float32)[..., None] / _TIME_SCALE
-    powers = tf.concat([time, time**2, time**3, time**4], axis=-1)
+    time = tf.cast(times, tf.float32)[..., None] / _TIME_SCALE  # [N, 1]
+    powers = tf.concat([time, time**2, time**3, time**4], axis=-1)  # [N, 4]
     return tf.concat([tf.clip_by_value(observations, -_CLIP, _CLIP) / _CLIP, powers], axis=-1)
 
 
@@ -124,7 +124,7 @@ class ValueBaseline(tf.Module):
             self.scale.assign(float(returns.std()) + 1e-6)
         else:
             self._rescale(float(returns.mean()), float(returns.std()) + 1e-6)
-        inputs = self._features(tf.constant(observations), tf.constant(times))
+        inputs = self._features(tf.constant(observations), tf.constant(times))  # [N, S + 4]
         targets = tf.constant((returns - float(self.shift)) / float(self.scale), tf.float32)
         for _ in range(self._epochs):
             rows = minibatches.shuffled_batches([generator], len(returns), self._batch)
