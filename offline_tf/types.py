@@ -137,7 +137,7 @@ class TaskSpec:
       max_episode_steps: control steps until the time limit.
       velocity_indices: positions of the velocities within the observation.
       reward: (s [B,S], a [B,A], s' [B,S], physics) -> [B], a TensorFlow function of states; None:
-        learned from the data (`outcome.py`).
+        learned from the data (`models/learned_task.py`).
       termination: (s' [B,S]) -> [B] bool, a TensorFlow function; None: learned from the data.
       alive_bonus: reward per step for being healthy.
       control_cost: weight of the squared action.

@@ -191,7 +191,7 @@ def plan(*stages: object) -> list[str]:
     """The lines of --dry_run.
 
     Args:
-      stages: the configurations, as for `experiment.Configs`.
+      stages: the configurations, as for `configs.Configs`.
 
     Raises:
       UserError: the run could not begin, as far as that shows without reading the data.

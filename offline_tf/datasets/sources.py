@@ -52,7 +52,7 @@ def check(name: str, kinds: tuple[str, ...] = ()) -> None:
 
     Args:
       name: of the data set.
-      kinds: which of made.KINDS the command makes.
+      kinds: which of names.KINDS the command makes.
 
     Raises:
       UserError: it cannot: no such file, and no name that somebody else's data have.
@@ -120,11 +120,11 @@ def load_named(
     data_dir: str,
     threads: int,
 ) -> tuple[Transitions, str]:
-    """Loads one of made.KINDS, made here where it is missing, or whatever else `sources` can read.
+    """Loads one of names.KINDS, made here where it is missing, or whatever else `sources` can read.
 
     Args:
       name: of the data.
-      task, physics, steps, seed, data_dir, threads: see `made.load_or_make_kind`.
+      task, physics, steps, seed, data_dir, threads: see `generated.load_or_make_kind`.
     """
     if name in KINDS:
         return generated.load_or_make_kind(
@@ -155,7 +155,7 @@ def pairs_of(
 
     Args:
       names: of data sets.
-      task, physics, steps, seed, data_dir, threads: see `made.load_or_make_kind`.
+      task, physics, steps, seed, data_dir, threads: see `generated.load_or_make_kind`.
       states_of: what the models see of a data set, [N, S].
     """
     pairs = {}

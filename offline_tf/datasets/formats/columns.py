@@ -40,7 +40,7 @@ def check_scratch(sizes: Iterable[int], source: str, allowed: int | None = None)
     """Refuses columns that would not fit on the scratch disk, before they are written there.
 
     Args:
-      sizes: bytes of each column; those above `blocks.largest_resident` go to the disk.
+      sizes: bytes of each column; those above `large_columns.largest_resident` go to the disk.
       source: what to name in the error.
       allowed: bytes; None: half of what is free.
 

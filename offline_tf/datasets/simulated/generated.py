@@ -180,7 +180,7 @@ def load_or_make_kind(
       kind: one of KINDS.
       num_steps: rows (mixed: at most).
       seed: of the collection.
-      data_dir: see `blocks.cache_folder`.
+      data_dir: see `large_columns.cache_folder`.
       threads: of the simulators.
 
     Returns:
