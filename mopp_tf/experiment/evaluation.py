@@ -47,7 +47,7 @@ def evaluate_planner(
     Args:
       planner: decides.
       graph: its `decide` as a tf.function.
-      physics, episodes, seed, name, watched, threads, progress: see `simulation.run`.
+      physics, episodes, seed, name, watched, threads, progress: see `planner_episodes.run`.
     """
 
     def decide(observation: Tensor, plan: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Any]:

@@ -246,7 +246,7 @@ def _action(function: Any, inputs: dict[str, Array]) -> Array:
 
 
 class LiteDecider:
-    """The planner in LiteRT for `simulation.run`: one environment after the other."""
+    """The planner in LiteRT for `planner_episodes.run`: one environment after the other."""
 
     def __init__(self, planner: Planner, eight_bits: bool, threads: int) -> None:
         """Converts it."""
@@ -292,7 +292,7 @@ def export_and_verify(
       observations: [B, S], samples to compare on.
 
     Returns:
-      The largest absolute difference of all outputs; see `export.verify`.
+      The largest absolute difference of all outputs; see `saved_model.verify`.
 
     Raises:
       RuntimeError: the export differs from the live planner by more than 1e-5.

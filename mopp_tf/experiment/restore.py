@@ -106,7 +106,7 @@ def export_again(
       lite: whether to write LiteRT files too, where the planner is MOPP's.
 
     Returns:
-      The largest difference from the live planner, and those of LiteRT; see `deploy`.
+      The largest difference from the live planner, and those of LiteRT; see `export_planner`.
     """
     configs = from_manifest(record.manifest)
     task = learned_task.of_run(tasks.get(configs.run.env), configs.run.seed, record)

@@ -167,7 +167,7 @@ def _spread(recorded: Array) -> Array:
 
 @_styled
 def separation(groups: dict[str, Array], limit: float, numbers: dict[str, float]) -> Figure:
-    """Disagreement of known and unknown pairs; see `inspection.separation`."""
+    """Disagreement of known and unknown pairs; see `measures.separation`."""
     figure, axes = _new(6.4, 3.4)
     axis = axes[0, 0]
     positive = np.concatenate([values[values > 0] for values in groups.values()])

@@ -60,7 +60,7 @@ def inspect(
       seed: of random actions.
       record: the run folder.
       paths: (label, [.., n, S] states) for the map.
-      others: see `inspection.separation`.
+      others: see `measures.separation`.
 
     Returns:
       Numbers: "error", "drift/K", "coverage_90", "auroc/GROUP", "known/GROUP".

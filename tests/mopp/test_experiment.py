@@ -288,7 +288,7 @@ def test_data_on_disk_give_the_bits_of_data_in_memory(name, cart, tmp_path, monk
         record = RunRecord.create_or_continue(tmp_path / place, name, {})
         prepared = algorithm.prepare(task, data=data, knobs=configs.knobs, seed=3, record=record)
         learn = algorithm.learn if name == "mopp" else learning.learn
-        learned = learn(task, prepared, configs.knobs, 3, record)
+        learned = learn(task, prepared=prepared, knobs=configs.knobs, seed=3, record=record)
         found.append([w.tobytes() for w in _weights_of(learned)])
     assert found[0] == found[1]
 
@@ -565,7 +565,7 @@ def test_another_objective_from_python_changes_what_is_done(finished):
 
     plain = one_step(seed=7, population=32)
     change = {"max_q": False, "terminal_value": False}
-    backward = one_step(forward, replace=True, seed=7, population=32, **change)
+    backward = one_step(reward=forward, replace=True, seed=7, population=32, **change)
     assert set(seen) == {(11, 3, 11)}
     assert backward.planner._objective.replaces and not plain.planner._objective.replaces
     actions = plain.act(states), backward.act(states)

@@ -592,8 +592,8 @@ def test_the_planner_gets_the_p_mdp_of_the_paper(tmp_path, monkeypatch):
     knobs = _configs(tmp_path, tmp_path, halt_offset=30.0, beta=0.5, dynamics_epochs=1).knobs
     seen = {}
 
-    def plan(pmdp, *, starts, states, **_):
-        seen.update(pmdp=pmdp, starts=starts, states=states)
+    def plan(pmdp, *, starts, all_states, **_):
+        seen.update(pmdp=pmdp, starts=starts, states=all_states)
         return 0.0
 
     monkeypatch.setattr(algorithm.npg_planner, "plan", plan)

@@ -149,7 +149,7 @@ def _killed_in_update(monkeypatch, at):
     real, calls = policy_update.update, []
 
     def update(*arguments, **options):
-        assert options == {"bootstrap_targets": True}  # paths are pieces of episodes
+        assert options["bootstrap_targets"]  # paths are pieces of episodes
         calls.append(1)
         if len(calls) == at:
             raise KeyboardInterrupt

@@ -199,7 +199,10 @@ def test_every_knob_reaches_what_it_is_of(tmp_path, monkeypatch):
     scale = raw_units(TASK, 0.2).input_scale
     assert len(set(scale)) == 2  # positions and velocities
     np.testing.assert_array_equal(seen["ValueBaseline"]["first"].input_scale, scale)
-    assert seen["update"].items() >= {"discount": 0.9, "gae_lambda": 0.8, "kl": 0.03}.items()
+    assert (
+        seen["update"].items()
+        >= {"discount": 0.9, "gae_lambda": 0.8, "kl_per_update": 0.03}.items()
+    )
 
 
 @pytest.mark.parametrize("bounds", [(-3.0, -2.0, 1.0), (1.5, 1.5, 1.0), (0.0, -2.0, -1.0)])

@@ -250,7 +250,10 @@ def test_each_detector_is_calibrated_on_what_it_will_receive(tmp_path, monkeypat
     first = np.arange(60) % 20 == 0  # no previous observation to restore from
     np.testing.assert_array_equal(history[first], data.observations[first])
     received = {"planning": planning, "observation": observation, "history": history}
-    values = {k: _BATCHED(ensemble, weights, x, data.actions) for k, x in received.items()}
+    values = {
+        k: _BATCHED(ensemble, weights=weights, states=x, actions=data.actions)
+        for k, x in received.items()
+    }
     for name, expected in values.items():
         found, reference = calibrations[name], usad.calibrate(expected, config)
         assert found.threshold == pytest.approx(expected.mean() + expected.std(), rel=1e-4)

@@ -27,7 +27,7 @@ SHARED = {
     "gap",
 }
 # Outputs of exports that users call by name.
-EXPORTED = {"render.py": {"kept_share"}}
+EXPORTED = {"rendering/controllers.py": {"kept_share"}}
 
 
 def _names():

@@ -140,6 +140,6 @@ def recording(tmp_path_factory):
 def test_a_command_that_needs_tensorflow_begins_with_its_own_words(recording, tmp_path):
     words = ["-m", "offline_tf.datasets.doctor", f"--dataset={recording}", "--noreplay"]
     _, said = command(*words, "--output=a", folder=tmp_path)
-    assert said.startswith("small.hdf5"), said
+    assert said.startswith("a: doctor-small.txt and .json"), said
     _, told = command(*words, "--output=b", "--verbose", folder=tmp_path)
     assert "cudart_stub" in told or "cpu_feature_guard" in told
