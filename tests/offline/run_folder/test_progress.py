@@ -12,7 +12,7 @@ import pytest
 
 from offline_tf.run_folder import progress
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 
 
 @pytest.fixture

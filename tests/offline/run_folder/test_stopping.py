@@ -29,7 +29,7 @@ from offline_tf.run_folder import stopping
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent.parent
 
 
 def test_nothing_stops_unless_it_is_asked_to():

@@ -9,7 +9,7 @@ import pytest
 from mopp_tf.experiment import panels as mopp_panels
 from morel_tf.experiment import panels as morel_panels
 
-PACKAGE = pathlib.Path(__file__).parent.parent.parent / "offline_tf"
+PACKAGE = pathlib.Path(__file__).parent.parent.parent.parent / "offline_tf"
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [str(path.relative_to(PACKAGE)) for path in FILES]
 # What the library itself measures, or every summary has; see campaign_record.

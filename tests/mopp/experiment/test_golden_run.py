@@ -12,7 +12,7 @@ from mopp_tf.experiment.configs import from_manifest
 from offline_tf import tasks
 from offline_tf.run_folder.record import RunRecord
 
-FOLDER = pathlib.Path(__file__).parents[1] / "golden" / "run_mopp"
+FOLDER = pathlib.Path(__file__).parents[2] / "golden" / "run_mopp"
 # Sums of absolute weights, as read by the code that wrote the folder.
 WEIGHTS = {"behavior": 90.21980627975427, "dynamics": 627.8142090813199, "q": 62.33395795326214}
 

@@ -270,7 +270,7 @@ def test_the_physics_of_a_recording_is_found(name, physics):
 
 @pytest.mark.parametrize("name", ["hopper", "walker2d", "halfcheetah", "ant"])
 def test_transitions_of_the_original_simulator_are_recognised_as_v2(name):
-    golden = np.load(pathlib.Path(__file__).parents[1] / "golden" / "v2_transitions.npz")
+    golden = np.load(pathlib.Path(__file__).parents[2] / "golden" / "v2_transitions.npz")
     task = tasks.get(name)
     qpos, qvel, action, after = (
         golden[f"{name}/{key}"] for key in ("qpos", "qvel", "action", "next_observation")

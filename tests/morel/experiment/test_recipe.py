@@ -35,7 +35,7 @@ from offline_tf.reports import report_layout, run_contents
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent.parent
 
 # Numbers that any user of summary.json may count on.
 KEYS = {

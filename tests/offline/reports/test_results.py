@@ -76,7 +76,7 @@ def test_columns_are_those_that_the_records_folder_names(tmp_path):
 
 
 def test_the_repositorys_page_is_what_its_records_say():
-    root = pathlib.Path(__file__).parent.parent.parent
+    root = pathlib.Path(__file__).parent.parent.parent.parent
     page = (root / "docs" / "results" / "returns.md").read_text()
     written = page.split(results.BEGIN, 1)[1].split(results.END, 1)[0]
     assert written == f"\n\n{results.render(root / 'results')}\n"

@@ -22,7 +22,7 @@ from offline_tf.run_folder.record import RunRecord
 from offline_tf.tasks.simulator import Simulator, load_model
 from offline_tf.types import EnvironmentSpec, UserError
 
-EXAMPLE = pathlib.Path(__file__).parent.parent.parent / "examples" / "tank.py"
+EXAMPLE = pathlib.Path(__file__).parent.parent.parent.parent / "examples" / "tank.py"
 SIZE = (96, 72)
 FRAME = Frame("", 1.25, 42.0, "known", False, np.zeros(1))
 

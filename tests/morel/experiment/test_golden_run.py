@@ -10,7 +10,7 @@ import tensorflow as tf
 from morel_tf.experiment import restore
 from offline_tf.run_folder.record import RunRecord
 
-FOLDER = pathlib.Path(__file__).parents[1] / "golden" / "run_morel"
+FOLDER = pathlib.Path(__file__).parents[2] / "golden" / "run_morel"
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ pytest.importorskip("starlette", reason="pip install -r requirements-serve.txt")
 uvicorn = pytest.importorskip("uvicorn", reason="pip install -r requirements-serve.txt")
 from offline_tf.export import answers, http_server  # noqa: E402
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parent.parent.parent.parent
 TASK = toys.cart()
 ROWS = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
 MAX_ROWS, MAX_BYTES = 8, 2000
