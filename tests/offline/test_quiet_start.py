@@ -98,9 +98,17 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("module", BINARIES)
-@pytest.mark.parametrize("kind", ["value", "unknown", "env", "file"])
-def test_a_mistake_is_told_in_one_line(tmp_path, module, kind):
+def _mistakes():
+    """Every mistake of every binary; those that start TensorFlow take seconds: one each is fast."""
+    fast = {("env", "offline_tf.datasets.doctor"), ("file", "morel_tf.train")}
+    for kind in ("value", "unknown", "env", "file"):
+        for module in BINARIES:
+            is_slow = kind in ("env", "file") and (kind, module) not in fast
+            yield pytest.param(kind, module, marks=[pytest.mark.slow] if is_slow else [])
+
+
+@pytest.mark.parametrize(("kind", "module"), _mistakes())
+def test_a_mistake_is_told_in_one_line(tmp_path, kind, module):
     words = {
         "value": WRONG[module],
         "unknown": ["--no_such_flag"],

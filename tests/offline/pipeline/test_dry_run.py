@@ -104,6 +104,7 @@ def test_members_that_share_the_threads_are_priced_by_one_of_them(one_second):
     assert found["dynamics"] == pytest.approx(4 * 10 / 5 + mopp_dry_run._FIXED["dynamics"])
 
 
+@pytest.mark.slow
 def test_the_pieces_of_both_algorithms_can_be_tried(monkeypatch):
     monkeypatch.setattr(timing, "_SECONDS", 0.0)
     small = {"dynamics_hidden": (8,), "policy_hidden": (8,), "baseline_hidden": (8,)}
