@@ -13,11 +13,13 @@ _LONGEST = 36  # characters that go onto the line of a telephone
 
 
 def on_config(config: Any) -> Any:
-    """Puts the folder's pages in place of its index; a page's title is its first heading."""
+    """Puts the folder's pages after its index, in the order of its links."""
     folder = pathlib.Path(config.docs_dir, _FOLDER)
     index = f"{_FOLDER}/index.md"
     pages = sorted(path.relative_to(config.docs_dir).as_posix() for path in folder.rglob("*.md"))
+    links = (folder / "index.md").read_text()
     others = [page for page in pages if page != index]
+    others.sort(key=lambda page: links.find(f"({pathlib.PurePath(page).name}"))
     for entry in config.nav if others else ():
         if entry == {"Results": index}:
             entry["Results"] = [index, *others]
