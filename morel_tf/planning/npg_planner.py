@@ -117,6 +117,88 @@ def path_statistics(block: RollOut) -> dict[str, float]:
     }
 
 
+def baseline_in(pmdp: PessimisticMdp, config: PlannerConfig, seed: int) -> ValueBaseline:
+    """A new baseline in the units of the P-MDP's states, velocities scaled by its own knob."""
+    scaled = dataclasses.replace(config, policy_velocity_scale=config.baseline_velocity_scale)
+    return new_baseline(units_of(pmdp.task, scaled, pmdp.ensemble.inputs), config, seed)
+
+
+def path_sampler(
+    pmdp: PessimisticMdp, policy: GaussianPolicy, starts: Array, all_states: Array, seed: int
+) -> Callable[[int], RollOut]:
+    """Returns iteration -> fresh paths [T, K], cut after the last step of the longest.
+
+    Every member drives `paths_per_member` paths, all members from the same start states.
+
+    Args:
+      pmdp, policy, starts, all_states, seed: see `plan`.
+    """
+    size = pmdp.ensemble.size
+    members = np.repeat(np.arange(size, dtype=np.int32), pmdp.config.paths_per_member)  # [K]
+    groups = 2 if len(members) % 2 == 0 else 1
+    whole = compilation.compiler() == "xla"
+
+    def in_groups(first: Tensor, member: Tensor, noise_seed: Tensor) -> RollOut:
+        return pessimistic_mdp.roll_out_in_groups(
+            pmdp,
+            policy=policy,
+            starts=first,
+            member=member,
+            seed=noise_seed,
+            groups=groups,
+            whole=whole,
+        )
+
+    roll_out = compilation.compiled(in_groups, reduce_retracing=True)
+
+    def sample(iteration: int) -> RollOut:
+        chosen = pessimistic_mdp.start_states(
+            starts, all_states, pmdp.config, seeds.generator(seed, "planning/starts", iteration)
+        )
+        block = roll_out(
+            tf.constant(np.tile(chosen, (size, 1))),
+            tf.constant(members),
+            seeds.stateless(seed, "planning/actions", iteration),
+        )
+        steps = int(block.valid.numpy().any(axis=1).sum())
+        return RollOut(*(column[:steps] for column in block))
+
+    return sample
+
+
+def log_promise_beside_truth(
+    stage: Stage, block: RollOut, members: int, true: dict[str, float], done: int
+) -> None:
+    """Logs what the P-MDP promised beside what the simulator returned, and distributions.
+
+    Args:
+      stage: of planning.
+      block: the update's paths, [T, K].
+      members: M; their paths from one start are no independent draws.
+      true: numbers of the evaluation.
+      done: updates.
+    """
+    by_start = path_returns(block).reshape(members, -1).mean(axis=0)
+    promised = returns.with_interval("pmdp_return", by_start)
+    stage.log(done, promised | true, "evaluation")
+    valid = block.valid.numpy()  # [T, K]
+    stage.histograms(
+        done,
+        {
+            "path_return": path_returns(block),
+            "path_length": valid.sum(axis=0),
+            "disagreement": block.disagreement.numpy()[valid],
+            "action": block.actions.numpy()[valid],
+        },
+    )
+
+
+def _progress_note(numbers: dict[str, float], true: dict[str, float]) -> str:
+    shown = {"P-MDP return": numbers["pmdp_return"], "HALT share": numbers["halt_share"]}
+    shown |= {k: v for k, v in true.items() if not k.endswith(("_low", "_high"))}
+    return ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+
+
 def plan(
     pmdp: PessimisticMdp,
     *,
@@ -148,58 +230,23 @@ def plan(
     Raises:
       UserError: an update is not finite; checkpoints from before are kept.
     """
-    baseline_config = dataclasses.replace(
-        config, policy_velocity_scale=config.baseline_velocity_scale
-    )
-    baseline = new_baseline(
-        units_of(pmdp.task, baseline_config, pmdp.ensemble.inputs), config, seed
-    )
+    baseline = baseline_in(pmdp, config, seed)
     natural_gradient = new_natural_gradient(policy, config)
+    sample = path_sampler(pmdp, policy, starts, all_states, seed)
     stage.track([*policy.weights, *baseline.state])
-    members = np.repeat(np.arange(pmdp.ensemble.size, dtype=np.int32), pmdp.config.paths_per_member)
-
-    groups = 2 if len(members) % 2 == 0 else 1
-    whole = compilation.compiler() == "xla"
-
-    def in_groups(first: Tensor, member: Tensor, noise_seed: Tensor) -> RollOut:
-        return pessimistic_mdp.roll_out_in_groups(
-            pmdp,
-            policy=policy,
-            starts=first,
-            member=member,
-            seed=noise_seed,
-            groups=groups,
-            whole=whole,
-        )
-
-    roll_out = compilation.compiled(in_groups, reduce_retracing=True)
-
-    def sample(iteration: int) -> RollOut:
-        chosen = pessimistic_mdp.start_states(
-            starts, all_states, pmdp.config, seeds.generator(seed, "planning/starts", iteration)
-        )
-        block = roll_out(
-            tf.constant(np.tile(chosen, (pmdp.ensemble.size, 1))),
-            tf.constant(members),
-            seeds.stateless(seed, "planning/actions", iteration),
-        )
-        steps = int(block.valid.numpy().any(axis=1).sum())
-        return RollOut(*(column[:steps] for column in block))
-
     first = stage.restore()
     if stage.complete:
         return float(stage.result["pmdp_return"])
-    for iteration in range(first, config.iterations):
-        block = sample(iteration)
-        kl_target = annealed_kl(config, iteration)
+
+    def update(block: RollOut, iteration: int, kl: float) -> policy_update.UpdateReport:
         try:
-            report = policy_update.update(
+            return policy_update.update(
                 to_paths(block),
                 natural_gradient=natural_gradient,
                 baseline=baseline,
                 discount=config.discount,
                 gae_lambda=config.gae_lambda,
-                kl_per_update=kl_target,
+                kl_per_update=kl,
                 generator=seeds.generator(seed, "planning/baseline", iteration),
             )
         except FloatingPointError as error:
@@ -208,29 +255,18 @@ def plan(
                 "offline_tf.datasets.doctor and at the task's reward function, then train in another "
                 "--workdir"
             ) from None
+
+    for iteration in range(first, config.iterations):
         done = iteration + 1
-        numbers = path_statistics(block) | dataclasses.asdict(report) | {"kl_target": kl_target}
+        kl = annealed_kl(config, iteration)
+        block = sample(iteration)
+        report = update(block, iteration, kl)
+        numbers = path_statistics(block) | dataclasses.asdict(report) | {"kl_target": kl}
         stage.log(done, numbers)
-        true = evaluate(policy.numpy(), done)
-        if true:
-            # The members' paths from one start are no independent draws.
-            by_start = path_returns(block).reshape(pmdp.ensemble.size, -1).mean(axis=0)
-            promised = returns.with_interval("pmdp_return", by_start)
-            stage.log(done, promised | true, "evaluation")
-            stage.histograms(
-                done,
-                {
-                    "path_return": path_returns(block),
-                    "path_length": block.valid.numpy().sum(axis=0),
-                    "disagreement": block.disagreement.numpy()[block.valid.numpy()],
-                    "action": block.actions.numpy()[block.valid.numpy()],
-                },
-            )
+        if true := evaluate(policy.numpy(), done):
+            log_promise_beside_truth(stage, block, pmdp.ensemble.size, true, done)
         keep_paths(block, done)
-        shown = {"P-MDP return": numbers["pmdp_return"], "HALT share": numbers["halt_share"]}
-        shown |= {k: v for k, v in true.items() if not k.endswith(("_low", "_high"))}
-        note = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
-        stage.progress(done, config.iterations, "iterations", note)
+        stage.progress(done, config.iterations, "iterations", _progress_note(numbers, true))
         if done % _SAVE_EVERY == 0 or done == config.iterations:
             stage.save(done)
     final = path_statistics(sample(config.iterations))
