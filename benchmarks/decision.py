@@ -171,4 +171,4 @@ def main(config: BenchmarkConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [BenchmarkConfig], USAGE)
+    schema.run(main, configs=[BenchmarkConfig], usage=USAGE)

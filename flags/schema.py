@@ -67,6 +67,7 @@ def refuse(message: str) -> NoReturn:
 
 def run(
     main: Callable[..., None],
+    *,
     configs: Sequence[type],
     usage: str,
     family: str | None = None,

@@ -157,4 +157,4 @@ def plan(config_: EvaluateConfig, control: ControlConfig) -> list[str]:
 
 
 if __name__ == "__main__":
-    schema.run(main, [EvaluateConfig, ControlConfig], USAGE, plan=plan)
+    schema.run(main, configs=[EvaluateConfig, ControlConfig], usage=USAGE, plan=plan)

@@ -61,4 +61,4 @@ def main(config_: ExportConfig, control: ControlConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [ExportConfig, ControlConfig], USAGE)
+    schema.run(main, configs=[ExportConfig, ControlConfig], usage=USAGE)

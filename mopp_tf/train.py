@@ -32,10 +32,10 @@ def plan(*configs: object) -> list[str]:
 if __name__ == "__main__":
     schema.run(
         main,
-        config.STAGES,
-        USAGE,
-        "mopp",
-        tasks.names(),
+        configs=config.STAGES,
+        usage=USAGE,
+        family="mopp",
+        known_tasks=tasks.names(),
         default_env="hopper",
         default_dataset="medium-ours",
         plan=plan,

@@ -99,4 +99,4 @@ def plan(config: EvaluateConfig) -> list[str]:
 
 
 if __name__ == "__main__":
-    schema.run(main, [EvaluateConfig], USAGE, plan=plan)
+    schema.run(main, configs=[EvaluateConfig], usage=USAGE, plan=plan)

@@ -55,4 +55,4 @@ def main(config: ExportConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [ExportConfig], USAGE)
+    schema.run(main, configs=[ExportConfig], usage=USAGE)

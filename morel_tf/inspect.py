@@ -22,4 +22,4 @@ def main(config: InspectConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [InspectConfig], USAGE)
+    schema.run(main, configs=[InspectConfig], usage=USAGE)

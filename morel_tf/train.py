@@ -32,10 +32,10 @@ def plan(*configs: object) -> list[str]:
 if __name__ == "__main__":
     schema.run(
         main,
-        config.STAGES,
-        USAGE,
-        "morel",
-        tasks.names(),
+        configs=config.STAGES,
+        usage=USAGE,
+        family="morel",
+        known_tasks=tasks.names(),
         default_env="hopper",
         plan=plan,
         resumable=True,

@@ -20,4 +20,4 @@ def main(behavior: config.BehaviorConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [config.BehaviorConfig], USAGE, resumable=True)
+    schema.run(main, configs=[config.BehaviorConfig], usage=USAGE, resumable=True)

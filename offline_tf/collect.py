@@ -117,4 +117,4 @@ def plan(config: CollectConfig) -> list[str]:
 
 
 if __name__ == "__main__":
-    schema.run(main, [CollectConfig], USAGE, plan=plan)
+    schema.run(main, configs=[CollectConfig], usage=USAGE, plan=plan)

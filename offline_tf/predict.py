@@ -57,8 +57,8 @@ def main(config: PredictConfig) -> None:
 
     batch_prediction.predict_file(
         batch_prediction.load(config.export, config.guarded),
-        pathlib.Path(config.input),
-        pathlib.Path(config.output),
+        source=pathlib.Path(config.input),
+        output=pathlib.Path(config.output),
         guarded=config.guarded,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -66,4 +66,4 @@ def main(config: PredictConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [PredictConfig], USAGE)
+    schema.run(main, configs=[PredictConfig], usage=USAGE)

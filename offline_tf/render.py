@@ -91,10 +91,10 @@ def run(config: RenderConfig, choose: Callable[[], back_ends.Choice]) -> pathlib
         return None
     pictures = film.film_controller(
         folder,
-        task,
-        controller,
-        scene,
-        back_end.name,
+        task=task,
+        controller=controller,
+        scene=scene,
+        back_end=back_end.name,
         count=config.episodes,
         steps=config.steps,
         fps=config.fps,
@@ -116,4 +116,4 @@ def main(config: RenderConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [RenderConfig], USAGE)
+    schema.run(main, configs=[RenderConfig], usage=USAGE)

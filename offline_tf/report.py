@@ -50,4 +50,4 @@ def main(config: ReportConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [ReportConfig], USAGE)
+    schema.run(main, configs=[ReportConfig], usage=USAGE)

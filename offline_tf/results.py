@@ -247,4 +247,4 @@ def main(config: ResultsConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [ResultsConfig], USAGE)
+    schema.run(main, configs=[ResultsConfig], usage=USAGE)

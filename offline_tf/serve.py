@@ -66,9 +66,9 @@ def main(config: ServeConfig) -> None:
 
     http_server.serve(
         config.export,
-        config.name,
-        config.host,
-        config.port,
+        name=config.name,
+        host=config.host,
+        port=config.port,
         max_rows=config.max_rows,
         max_body_bytes=config.max_body_bytes,
         workers=compilation.use_threads(config.workers),
@@ -78,4 +78,4 @@ def main(config: ServeConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [ServeConfig], USAGE)
+    schema.run(main, configs=[ServeConfig], usage=USAGE)

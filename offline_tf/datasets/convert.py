@@ -62,4 +62,4 @@ def main(config: ConvertConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [ConvertConfig], USAGE)
+    schema.run(main, configs=[ConvertConfig], usage=USAGE)

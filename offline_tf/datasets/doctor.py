@@ -79,4 +79,4 @@ def main(config: DoctorConfig) -> None:
 
 
 if __name__ == "__main__":
-    schema.run(main, [DoctorConfig], USAGE)
+    schema.run(main, configs=[DoctorConfig], usage=USAGE)

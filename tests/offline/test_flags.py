@@ -538,7 +538,7 @@ def test_quiet_and_verbose_choose_what_is_printed(words, levels):
         "from absl import logging; from flags import schema\n"
         "def main():\n"
         "  logging.warning('W'); logging.info('I'); logging.debug('D')\n"
-        "schema.run(main, [], 'usage')"
+        "schema.run(main, configs=[], usage='usage')"
     )
     run = run_python("-c", code, *words)
     assert run.returncode == 0 and "".join(run.stderr.split()) == levels
@@ -548,7 +548,7 @@ def test_max_hours_ends_any_command(tmp_path):
     code = (
         "import time; from flags import schema\n"
         "def main():\n  while True: time.sleep(0.01)\n"
-        "schema.run(main, [], 'usage')"
+        "schema.run(main, configs=[], usage='usage')"
     )
     run = run_python("-c", code, "--max_hours=0.00001", timeout=60)
     assert run.returncode == 75 and run.stderr.startswith("--max_hours are over"), run.stderr
@@ -564,7 +564,7 @@ def test_lines_are_printed_wherever_the_project_lies(tmp_path):
     folder = tmp_path / "tensorflow" / "matplotlib"
     folder.mkdir(parents=True)
     code = "from absl import logging; from flags import schema\ndef main(): logging.info('said')\n"
-    (folder / "say.py").write_text(code + "schema.run(main, [], 'usage')\n")
+    (folder / "say.py").write_text(code + "schema.run(main, configs=[], usage='usage')\n")
     run = subprocess.run(
         [sys.executable, str(folder / "say.py")],
         capture_output=True,
@@ -584,7 +584,7 @@ def test_a_bad_command_line_ends_in_one_line_and_status_2(argv, monkeypatch, cap
     definitions.define(config.RunConfig, values)
     monkeypatch.setattr(schema.flags, "FLAGS", values)
     with pytest.raises(SystemExit) as end:
-        schema.run(lambda: None, [], "usage")
+        schema.run(lambda: None, configs=[], usage="usage")
     assert end.value.code == 2
     found = capsys.readouterr()
     assert not found.out and found.err.startswith("error: ") and found.err.count("\n") == 1
@@ -597,7 +597,7 @@ def test_what_a_path_refuses_ends_in_one_line_and_status_2(words):
         "from offline_tf.config.knobs import knob; import dataclasses\n"
         "@dataclasses.dataclass(frozen=True)\n"
         "class Given:\n  dataset: str = knob('', 'x')\n"
-        "schema.run(lambda given: pathlib.Path(given.dataset).open(), [Given], 'usage')"
+        "schema.run(lambda given: pathlib.Path(given.dataset).open(), configs=[Given], usage='usage')"
     )
     run = run_python("-c", code, *words)
     assert run.returncode == 2 and run.stderr.startswith("error: ") and run.stderr.count("\n") == 1

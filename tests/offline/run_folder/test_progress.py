@@ -104,7 +104,7 @@ def main():
         raise ValueError("no")
 
 sys.argv[0] = NAME
-schema.run(main, [], "usage")
+schema.run(main, configs=[], usage="usage")
 """
 
 
