@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import pathlib
 from collections.abc import Sequence
 
@@ -80,5 +81,7 @@ def expand(
     if preset == "default" and not (env in known_tasks and built_in):
         return list(argv)
     if env not in known_tasks:
-        raise UserError(f"--preset: expected default for --env={env}, got {preset!r}")
+        near = difflib.get_close_matches(env, known_tasks, n=1)
+        hint = f"; did you mean --env={near[0]}?" if near else ""
+        raise UserError(f"--preset: expected default for --env={env}, got {preset!r}{hint}")
     return [argv[0], f"--flagfile={preset_file(family, preset, env, dataset)}", *argv[1:]]

@@ -425,6 +425,13 @@ def test_the_preset_follows_env_and_preset(words, expected):
     assert expanded_file(words) == expected
 
 
+def test_a_mistyped_robot_beside_a_preset_is_recognised():
+    with pytest.raises(UserError, match="got 'quick'; did you mean --env=hopper\\?$"):
+        preset_files.expand(
+            ["train", "--env=hoper", "--preset=quick"], "morel", ("hopper",), "hopper"
+        )
+
+
 def test_the_preset_follows_env_in_a_file_of_flags(tmp_path):
     (tmp_path / "mine.flags").write_text("# a user's own\n--env=ant\n")
     assert expanded_file([f"--flagfile={tmp_path / 'mine.flags'}"]) == "default/ant"
