@@ -22,9 +22,9 @@ import tensorflow as tf
 from benchmarks import decision
 from benchmarks.run import machine
 from morel_tf import config
-from morel_tf.models import dynamics, usad
+from morel_tf.models import usad
 from offline_tf import tasks
-from offline_tf.models import compilation, fitting, minibatches, networks
+from offline_tf.models import compilation, fitting, gaussian_ensemble, minibatches, networks
 from offline_tf.numerics import standardize
 
 matplotlib.use("Agg")
@@ -100,7 +100,7 @@ def detector(rows: int) -> float:
     def plain(width: int) -> standardize.Statistics:
         return standardize.Statistics(np.zeros(width, np.float32), np.ones(width, np.float32))
 
-    ensemble = dynamics.DynamicsEnsemble(
+    ensemble = gaussian_ensemble.GaussianEnsemble(
         task, config.DynamicsConfig(), plain(_STATE + _ACTION), plain(_STATE), 0
     )
     draws = np.random.default_rng(0)

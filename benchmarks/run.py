@@ -175,10 +175,9 @@ def make_npg(precision: str) -> Npg:
     import tensorflow as tf
 
     from morel_tf import config
-    from morel_tf.models import dynamics
     from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update
     from offline_tf import tasks
-    from offline_tf.models import compilation
+    from offline_tf.models import compilation, gaussian_ensemble
     from offline_tf.numerics import seeds, standardize
 
     compilation.use_threads(0)
@@ -191,7 +190,7 @@ def make_npg(precision: str) -> Npg:
             np.zeros(width, np.float32), np.full(width, scale, np.float32)
         )
 
-    ensemble = dynamics.DynamicsEnsemble(
+    ensemble = gaussian_ensemble.GaussianEnsemble(
         task, config.DynamicsConfig(), plain(s + a, 1.0), plain(s, 1e-4), 0
     )
     pmdp = pessimistic_mdp.make(

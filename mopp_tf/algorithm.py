@@ -91,7 +91,8 @@ def prepare(
 
 def split_of(data: Transitions, knobs: Knobs, models_seed: int) -> holdout.Split:
     """Which episodes are held out from all fits."""
-    return holdout.split_episodes(data.episode_bounds(), knobs.model.holdout_share, models_seed)
+    share = holdout.share_of(knobs.model.holdout_share, len(data))
+    return holdout.split_episodes(data.episode_bounds(), share, models_seed)
 
 
 def load_units(record: RunRecord) -> Prepared:

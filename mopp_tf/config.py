@@ -103,7 +103,7 @@ class ModelConfig:
     weight_decay: float = knob(
         1e-5, "Factor of ||kernels||^2 in the losses.", low=0.0, source="mopp_agent.py"
     )
-    holdout_share: float = shared_knobs.holdout_share_knob("reporting and thresholds")
+    holdout_share: float | None = shared_knobs.holdout_share_knob("reporting and thresholds")
     patience: int = knob(
         0,
         "Stop fitting after this many looks at held-out rows (one per 1000 steps) without a better "

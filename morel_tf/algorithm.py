@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from morel_tf.config import CloningConfig, DynamicsConfig, PlannerConfig, PmdpConfig, UsadConfig
-from morel_tf.models import dynamics, usad
-from morel_tf.planning import npg_planner, pessimistic_mdp
+from morel_tf.config import (
+    CloningConfig,
+    DynamicsConfig,
+    JudgeConfig,
+    PlannerConfig,
+    PmdpConfig,
+    UsadConfig,
+)
+from morel_tf.models import usad
+from morel_tf.planning import npg_planner, pessimistic_mdp, start
 from morel_tf.planning.pessimistic_mdp import PessimisticMdp, RollOut
 from offline_tf.datasets import velocities
-from offline_tf.numerics import holdout, large_columns
-from offline_tf.policies import cloning
+from offline_tf.judging import judge as judging
+from offline_tf.judging.judge import Judge
+from offline_tf.models import gaussian_ensemble
+from offline_tf.numerics import holdout
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Transitions
 
 
 class Knobs(NamedTuple):
-    """The knobs of the five stages."""
+    """The knobs of the six stages."""
 
     dynamics: DynamicsConfig
     usad: UsadConfig
     pmdp: PmdpConfig
+    judge: JudgeConfig
     cloning: CloningConfig
     planner: PlannerConfig
 
@@ -37,16 +47,20 @@ class Learned(NamedTuple):
         "history" are what a deployed detector uses.
       weights: [S], the detector's space.
       pmdp: what the policy was planned in.
-      pmdp_return: undiscounted return of the final policy in the P-MDP, mean over paths.
+      planned: numbers of the final policy, see `npg_planner.plan`.
+      judge: models apart that judged it, or None.
+      start: how planning began, see `start.Start`.
     """
 
     policy: GaussianPolicy
     cloned: NumpyPolicy
-    ensemble: dynamics.DynamicsEnsemble
+    ensemble: gaussian_ensemble.GaussianEnsemble
     calibrations: dict[str, usad.Calibration]
     weights: Array
     pmdp: PessimisticMdp
-    pmdp_return: float
+    planned: dict[str, float]
+    judge: Judge | None
+    start: dict[str, Any]
 
 
 class Prepared(NamedTuple):
@@ -77,8 +91,9 @@ def prepare(
         states, next_states = velocities.restore(task, data)
     bounds = data.episode_bounds()
     # Models that are taken over have seen the rows that their own run trained on.
-    split_seed = seed if dynamics_from is None else dynamics.split_seed(dynamics_from)
-    split = holdout.split_episodes(bounds, knobs.dynamics.holdout_share, split_seed)
+    split_seed = seed if dynamics_from is None else gaussian_ensemble.split_seed(dynamics_from)
+    share = holdout.share_of(knobs.dynamics.holdout_share, len(data))
+    split = holdout.split_episodes(bounds, share, split_seed)
     return Prepared(states, next_states, bounds, split)
 
 
@@ -115,11 +130,11 @@ def morel(
     states, next_states, bounds, split = prepared
 
     # Line 2: learn the approximate dynamics model P^ on D.
-    statistics = dynamics.data_statistics(
+    statistics = gaussian_ensemble.data_statistics(
         task, knobs.dynamics.scale, states, data.actions, next_states
     )
-    ensemble = dynamics.DynamicsEnsemble(task, knobs.dynamics, *statistics, seed)
-    dynamics.fit_or_load(
+    ensemble = gaussian_ensemble.GaussianEnsemble(task, knobs.dynamics, *statistics, seed)
+    gaussian_ensemble.fit_or_load(
         ensemble,
         data=(states, data.actions, next_states),
         split=split,
@@ -155,30 +170,48 @@ def morel(
         config=knobs.pmdp,
     )
 
+    # Models that nothing is planned in: they compare policies, and promise.
+    judge = None
+    if knobs.judge.judge_members:
+        judge = judging.fit_or_load(
+            task, physics=physics, data=data, config=knobs.judge, seed=seed, record=record
+        )
+
     # Line 5: plan in it, from a behaviour-cloned start.
     policy = npg_planner.new_policy(
         npg_planner.units_of(task, knobs.planner, ensemble.inputs), knobs.planner, seed
     )
-    cloned = cloning.fit_or_load(
+    begun = start.clone_or_load(
         policy,
-        observations=data.observations,
-        actions=large_columns.derive(task.clip_actions, data.actions),
-        epochs=knobs.cloning.bc_epochs,
-        batch_size=knobs.cloning.bc_batch_size,
-        learning_rate=knobs.cloning.bc_learning_rate,
+        task=task,
+        data=data,
+        split=split,
+        config=knobs.cloning,
+        planner=knobs.planner,
         seed=seed,
-        stage=record.stage("behavior_cloning"),
+        judge=judge,
+        record=record,
     )
-    starts = states[bounds[:, 0]]
-    pmdp_return = npg_planner.plan(
+    planned = npg_planner.plan(
         pmdp,
         policy=policy,
-        starts=starts,
+        starts=states[bounds[:, 0]],
         all_states=states,
         config=knobs.planner,
         seed=seed,
         stage=record.stage("planning"),
         evaluate=evaluate,
         keep_paths=keep_paths,
+        judge=judge,
     )
-    return Learned(policy, cloned, ensemble, calibrations, weights, pmdp, pmdp_return)
+    return Learned(
+        policy=policy,
+        cloned=begun.cloned,
+        ensemble=ensemble,
+        calibrations=calibrations,
+        weights=weights,
+        pmdp=pmdp,
+        planned=planned,
+        judge=judge,
+        start=begun.result,
+    )

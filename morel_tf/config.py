@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from offline_tf.config import shared_knobs
+from offline_tf.config.judge_config import JudgeConfig
 from offline_tf.config.knobs import check, knob
 from offline_tf.datasets.names import EXPLORATIONS
 from offline_tf.types import UserError
@@ -72,7 +73,18 @@ class DynamicsConfig:
     dynamics_hidden: tuple[int, ...] = knob(
         (512, 512), "Hidden widths of each member (ReLU).", low=1, source="run_morel.py configs"
     )
-    dynamics_epochs: int = knob(12, "Passes over the data.", low=1)
+    dynamics_epochs: int = knob(
+        0, "Passes over the data; 0: --dynamics_steps, ended early by --dynamics_patience.", low=0
+    )
+    dynamics_steps: int = knob(
+        50_000, "Adam steps at most, with --dynamics_epochs=0; twelve passes over a million.", low=1
+    )
+    dynamics_patience: int = knob(
+        10_000,
+        "With --dynamics_epochs=0 the fit ends after so many Adam steps without a lower held-out "
+        "error, and the best weights are kept; 0: it never does.",
+        low=0,
+    )
     dynamics_batch_size: int = knob(
         256, "Rows per minibatch.", low=1, source="d4rl_hopper_medium.txt"
     )
@@ -99,7 +111,7 @@ class DynamicsConfig:
         "What the models see where observations clip velocities: observed, or restored true ones.",
         choices=("observed", "restored"),
     )
-    holdout_share: float = shared_knobs.holdout_share_knob("reporting")
+    holdout_share: float | None = shared_knobs.holdout_share_knob("reporting and thresholds")
     precision: str = shared_knobs.precision_knob()
 
     def __post_init__(self) -> None:
@@ -112,11 +124,19 @@ class UsadConfig:
     """USAD: the unknown state-action detector."""
 
     threshold_rule: str = knob(
-        "beta",
-        "Threshold of the disagreement over the data: beta (mean + beta * std), max (max / coef), "
-        "quantile, or none (naive model-based RL).",
-        choices=("beta", "max", "quantile", "none"),
+        "auto",
+        "Threshold of the disagreement: auto (a --cut_share of held-out episodes meets HALT); over all "
+        "of the data beta (mean + beta * std), max (max / coef), quantile; or none (naive "
+        "model-based RL).",
+        choices=("auto", "beta", "max", "quantile", "none"),
         source="paper appendix, from memory; run_morel.py",
+    )
+    cut_share: float = knob(
+        0.1,
+        "Share of held-out episodes that may meet HALT when they are walked with their own actions, of "
+        "the auto rule.",
+        low=0.0,
+        high=1.0,
     )
     beta: float = knob(
         5.0,
@@ -198,8 +218,18 @@ class PmdpConfig:
 class CloningConfig:
     """Behaviour cloning: the planner's start."""
 
+    bc_share: float | None = knob(
+        None,
+        "Share of the episodes that are cloned, those with the highest returns first; none: that of 1, "
+        "1/2, 1/4, 1/10 whose clone the judge promises most; all without a judge.",
+        low=0.0,
+        high=1.0,
+    )
+    bc_steps: int = knob(
+        10_000, "Adam steps, with --bc_epochs=0; 0 starts from a random policy.", low=0
+    )
     bc_epochs: int = knob(
-        5, "Passes over the data; 0 starts from a random policy.", low=0, source="run_morel.py"
+        0, "Passes over the data; 0: --bc_steps (authors: 5).", low=0, source="run_morel.py"
     )
     bc_batch_size: int = knob(256, "Rows per minibatch.", low=1, source="run_morel.py")
     bc_learning_rate: float = knob(
@@ -239,11 +269,15 @@ class PlannerConfig:
         choices=("auto", "raw", "data"),
         source="gaussian_mlp.py: raw",
     )
-    init_log_std: float = knob(
-        -1.0, "First log standard deviation of the actions, in their --policy_units."
+    init_log_std: float | None = knob(
+        None,
+        "First log standard deviation of the actions, in their --policy_units; none: that of the "
+        "data around their clone, within the two bounds below.",
     )
     min_log_std: float = knob(
-        -2.0, "Least log standard deviation, in the same units.", source="hopper_v3_morel.txt"
+        -3.0,
+        "Least log standard deviation, in the same units (authors: -2).",
+        source="hopper_v3_morel.txt",
     )
     max_log_std: float = knob(
         1.0, "Greatest log standard deviation, in the same units.", source="gaussian_mlp.py"
@@ -263,6 +297,16 @@ class PlannerConfig:
     cg_damping: float = knob(
         1e-3, "Added to the Fisher matrix.", low=0.0, source="authors' configs"
     )
+    judge_every: int = knob(
+        10, "Updates between judgements, where there is a judge (--judge_members).", low=1
+    )
+    judge_patience: int = knob(
+        50,
+        "After so many updates without a higher promise of the judge the best policy is taken up again "
+        "and the KL per update halved, --judge_halvings times; then planning ends.",
+        low=1,
+    )
+    judge_halvings: int = knob(1, "How often; 0 ends planning at the first time.", low=0, high=20)
     fisher_share: float = knob(
         0.25, "Share of the samples that Fisher-vector products use.", low=1e-3, high=1.0
     )
@@ -281,10 +325,11 @@ class PlannerConfig:
     def __post_init__(self) -> None:
         """Checks the bounds, and that the noise starts within its own."""
         check(self)
-        if not self.min_log_std <= self.init_log_std <= self.max_log_std:
+        first = self.min_log_std if self.init_log_std is None else self.init_log_std
+        if not self.min_log_std <= first <= self.max_log_std:
             raise UserError(
                 f"--init_log_std: expected a number between --min_log_std and --max_log_std "
-                f"({self.min_log_std:g}, {self.max_log_std:g}), got {self.init_log_std:g}"
+                f"({self.min_log_std:g}, {self.max_log_std:g}), got {first:g}"
             )
 
 
@@ -293,6 +338,7 @@ STAGES: tuple[Any, ...] = (
     DynamicsConfig,
     UsadConfig,
     PmdpConfig,
+    JudgeConfig,
     CloningConfig,
     PlannerConfig,
 )

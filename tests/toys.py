@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from morel_tf.config import DynamicsConfig, PmdpConfig
-from morel_tf.models.dynamics import DynamicsEnsemble
 from morel_tf.planning.pessimistic_mdp import PessimisticMdp
 from offline_tf.models import networks
+from offline_tf.models.gaussian_ensemble import GaussianEnsemble
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.policies.gaussian import GaussianPolicy, Units
 from offline_tf.run_folder.record import RunRecord
@@ -103,7 +103,7 @@ def hinged_ensemble(
     gains: Sequence[float] = (0.0, 1.0),
     edge: float = 1.0,
     log_std: float | None = None,
-) -> DynamicsEnsemble:
+) -> GaussianEnsemble:
     """Members that know the cart for |x| <= edge; beyond, x' of member i is off by gain * (|x| - edge).
 
     Their disagreement, with unit weights, is (max gain - min gain) * max(|x| - edge, 0).
@@ -112,7 +112,7 @@ def hinged_ensemble(
     config = DynamicsConfig(
         ensemble_size=len(gains), dynamics_hidden=(6,), covariance=covariance, precision="float32"
     )
-    made = DynamicsEnsemble(task, config, identity(3), identity(2), seed=0)
+    made = GaussianEnsemble(task, config, identity(3), identity(2), seed=0)
     # Hidden units: relu of v, -v, a, -a, x - edge, -x - edge; inputs are (x, v, a).
     first = np.zeros((3, 6), np.float32)
     first[1, :2], first[2, 2:4], first[0, 4:] = (1, -1), (1, -1), (1, -1)
@@ -131,7 +131,7 @@ def hinged_ensemble(
 
 def pessimistic(
     task: TaskSpec,
-    ensemble: DynamicsEnsemble,
+    ensemble: GaussianEnsemble,
     threshold: float = np.inf,
     halt_reward: float = -7.0,
     **config: Any,

@@ -19,13 +19,14 @@ class Configs(NamedTuple):
     dynamics: config.DynamicsConfig
     usad: config.UsadConfig
     pmdp: config.PmdpConfig
+    judge: config.JudgeConfig
     cloning: config.CloningConfig
     planner: config.PlannerConfig
 
     @property
     def knobs(self) -> algorithm.Knobs:
         """Without the run's."""
-        return algorithm.Knobs(self.dynamics, self.usad, self.pmdp, self.cloning, self.planner)
+        return algorithm.Knobs(*self[1:])
 
     def flat(self) -> dict[str, Any]:
         """All flags by name."""

@@ -10,12 +10,12 @@ import tensorflow as tf
 
 from morel_tf.config import CloningConfig, DynamicsConfig
 from morel_tf.experiment.configs import Configs, check, folder_of
-from morel_tf.models import dynamics, usad
+from morel_tf.models import usad
 from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS
-from offline_tf.models import compilation, fitting, networks
+from offline_tf.models import compilation, fitting, gaussian_ensemble, networks
 from offline_tf.pipeline import dry_run, timing
 from offline_tf.pipeline.dry_run import Part
 from offline_tf.pipeline.run import FREE_FLAGS
@@ -65,14 +65,14 @@ def seconds(task: TaskSpec, configs: Configs, rows: int, threads: int) -> dict[s
     return {name: spent + _FIXED.get(name, 0.0) for name, spent in by_stage.items()}
 
 
-def _untrained(task: TaskSpec, configs: Configs) -> dynamics.DynamicsEnsemble:
+def _untrained(task: TaskSpec, configs: Configs) -> gaussian_ensemble.GaussianEnsemble:
     """Models whose states hardly move."""
     width = task.state_dim + task.action_dim
     inputs, deltas = timing.plain(width), timing.plain(task.state_dim, 1e-4)
-    return dynamics.DynamicsEnsemble(task, configs.dynamics, inputs, deltas, 0)
+    return gaussian_ensemble.GaussianEnsemble(task, configs.dynamics, inputs, deltas, 0)
 
 
-def _dynamics_step(ensemble: dynamics.DynamicsEnsemble, config: DynamicsConfig) -> float:
+def _dynamics_step(ensemble: gaussian_ensemble.GaussianEnsemble, config: DynamicsConfig) -> float:
     """Of all members together."""
     dtype = networks.product_dtype(config.precision)
 
@@ -91,7 +91,7 @@ def _dynamics_step(ensemble: dynamics.DynamicsEnsemble, config: DynamicsConfig) 
     return timing.adam_step(loop, columns, ensemble.size, size)
 
 
-def _pair(ensemble: dynamics.DynamicsEnsemble) -> float:
+def _pair(ensemble: gaussian_ensemble.GaussianEnsemble) -> float:
     """Of the disagreement about one pair."""
     size, s = 8192, ensemble.state_dim
     states, actions = timing.normal(size, s), timing.normal(size, len(ensemble.inputs.shift) - s)
@@ -117,7 +117,7 @@ def _cloning_step(policy: GaussianPolicy, config: CloningConfig) -> float:
 
 def _iteration(
     task: TaskSpec,
-    ensemble: dynamics.DynamicsEnsemble,
+    ensemble: gaussian_ensemble.GaussianEnsemble,
     policy: GaussianPolicy,
     configs: Configs,
 ) -> float:

@@ -10,11 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from morel_tf.models import usad
-from morel_tf.models.dynamics import DynamicsEnsemble
 from morel_tf.planning import pessimistic_mdp
 from morel_tf.planning.pessimistic_mdp import PessimisticMdp
 from offline_tf.export import saved_model
 from offline_tf.models import compilation
+from offline_tf.models.gaussian_ensemble import GaussianEnsemble
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
@@ -55,7 +55,7 @@ class Controller(tf.Module):
         task: TaskSpec,
         *,
         policy: GaussianPolicy,
-        ensemble: DynamicsEnsemble,
+        ensemble: GaussianEnsemble,
         weights: Array,
         calibrations: dict[str, usad.Calibration],
         fallback: Callable[[Tensor], Tensor] | None = None,

@@ -12,14 +12,15 @@ import numpy as np
 from morel_tf import algorithm
 from morel_tf.experiment.configs import from_manifest
 from morel_tf.experiment.data import load_data
-from morel_tf.models import dynamics, usad
-from morel_tf.models.dynamics import DynamicsEnsemble
+from morel_tf.models import usad
 from morel_tf.planning.pessimistic_mdp import RollOut
 from offline_tf import tasks
 from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.datasets.quality import checks
 from offline_tf.inspection import inspect_stage
 from offline_tf.inspection.measures import Prediction, Rows, View, compiled
+from offline_tf.models import gaussian_ensemble
+from offline_tf.models.gaussian_ensemble import GaussianEnsemble
 from offline_tf.pipeline import inspecting, opening
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions, UserError
@@ -29,7 +30,7 @@ _TIMES = 5
 
 
 def view(
-    task: TaskSpec, ensemble: DynamicsEnsemble, weights: Array, calibration: usad.Calibration
+    task: TaskSpec, ensemble: GaussianEnsemble, weights: Array, calibration: usad.Calibration
 ) -> View:
     """The ensemble and a detector."""
     predict = ensemble.bind()
@@ -118,7 +119,7 @@ def inspect_again(record: RunRecord, config: InspectConfig, threads: int) -> dic
     data, _ = load_data(configs, task, threads)
     opening.check_same(record, data)
     prepared = algorithm.prepare(task, data, configs.knobs, run.seed, record)
-    ensemble = dynamics.load(task, configs.dynamics, run.seed, record)
+    ensemble = gaussian_ensemble.load(task, configs.dynamics, run.seed, record)
     weights = usad.space_weights(task, ensemble, configs.usad.disagreement_space)
 
     def states_of(other: Transitions) -> Array:

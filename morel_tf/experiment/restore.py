@@ -10,10 +10,11 @@ from morel_tf import algorithm
 from morel_tf.experiment import export_controller
 from morel_tf.experiment.configs import Configs, from_manifest
 from morel_tf.experiment.export_controller import Controller
-from morel_tf.models import dynamics, usad
+from morel_tf.models import usad
 from morel_tf.planning import npg_planner, pessimistic_mdp
+from morel_tf.planning.judged import Keeper
 from offline_tf import tasks
-from offline_tf.models import learned_task
+from offline_tf.models import gaussian_ensemble, learned_task
 from offline_tf.numerics import seeds
 from offline_tf.policies import cloning
 from offline_tf.policies.gaussian import GaussianPolicy
@@ -26,7 +27,7 @@ _SAMPLES = 256
 
 def _new_policy(task: TaskSpec, configs: Configs, record: RunRecord) -> GaussianPolicy:
     record.check_task(task)
-    inputs, _ = dynamics.fitted_statistics(record)
+    inputs, _ = gaussian_ensemble.fitted_statistics(record)
     units = npg_planner.units_of(task, configs.planner, inputs)
     return npg_planner.new_policy(units, configs.planner, configs.run.seed)
 
@@ -50,7 +51,8 @@ def load_policy(configs: Configs, record: RunRecord) -> GaussianPolicy:
     task = tasks.get(configs.run.env)
     policy = _new_policy(task, configs, record)
     baseline = npg_planner.new_baseline(policy.units, configs.planner, 0)
-    stage.track([*policy.weights, *baseline.state])
+    kept = Keeper(policy, configs.planner).variables if configs.judge.judge_members else []
+    stage.track([*policy.weights, *baseline.state, *kept])
     stage.restore()
     return policy
 
@@ -83,7 +85,7 @@ def load_controller(record: RunRecord, fallback: str = "cloning") -> Controller:
     task = learned_task.of_run(tasks.get(configs.run.env), configs.run.seed, record)
     policy = load_policy(configs, record)
     cloned = load_cloned(configs, task, record)
-    ensemble = dynamics.load(task, configs.dynamics, configs.run.seed, record)
+    ensemble = gaussian_ensemble.load(task, configs.dynamics, configs.run.seed, record)
     weights = usad.space_weights(task, ensemble, configs.usad.disagreement_space)
     calibrations = usad.load(record)
     pmdp = pessimistic_mdp.make(

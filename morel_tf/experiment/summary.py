@@ -8,6 +8,8 @@ from morel_tf import algorithm
 from morel_tf.experiment import panels
 from morel_tf.experiment.configs import Configs, algorithm_name
 from morel_tf.experiment.evaluation import late_returns
+from offline_tf.judging import verdict
+from offline_tf.judging.verdict import Verdict
 from offline_tf.pipeline import summary
 from offline_tf.pipeline.run import Experiment
 
@@ -16,14 +18,22 @@ def summarize(
     experiment: Experiment[Configs], learned: algorithm.Learned, measured: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes summary.json and says in words what happened."""
-    configs, iterations = experiment.configs, experiment.configs.planner.iterations
+    configs, planned = experiment.configs, learned.planned
+    iterations = int(planned.get("iterations", configs.planner.iterations))
+    judged = verdict_on(experiment, learned)
     return summary.write(
         experiment,
         algorithm=algorithm_name(configs),
         settings={"iterations": iterations, "horizon": configs.pmdp.horizon},
         results={
             "bc_return": measured.get("bc_return"),
-            "pmdp_return": learned.pmdp_return,
+            "pmdp_return": planned["pmdp_return"],
+            **promises(planned),
+            **(
+                {"verdict": judged.to_json(), "verdict_in_words": judged.in_words()}
+                if judged
+                else {}
+            ),
             **{name: value for name, value in measured.items() if name != "bc_return"},
             **late_returns(experiment.record, iterations),
         },
@@ -31,6 +41,30 @@ def summarize(
         in_words=in_words,
         report=panels.LAYOUT,
     )
+
+
+def promises(planned: dict[str, float]) -> dict[str, float]:
+    """What the judge says of the final policy; empty without one."""
+    if "promise" not in planned:
+        return {}
+    return {
+        "promise": planned["promise"],
+        "expected_return": planned["expected"],
+        "promise_halt_share": planned["halt_share_judged"],
+        "kept_iteration": planned["kept_iteration"],
+    }
+
+
+def verdict_on(experiment: Experiment[Configs], learned: algorithm.Learned) -> Verdict | None:
+    """Whether the policy can be relied on; None without a judge."""
+    planned = learned.planned
+    if "promise" not in planned:
+        return None
+    judged = {name: planned[name] for name in ("promise", "expected", "models_apart")}
+    judged["halt_share"] = planned["halt_share_judged"]
+    returns = experiment.data.episode_returns().tolist()
+    clone = learned.start["promises"][f"{learned.start['share']:g}"]
+    return verdict.of(verdict.of_judgement(judged, returns, clone))
 
 
 def in_words(numbers: dict[str, Any]) -> str:
@@ -61,4 +95,7 @@ def in_words(numbers: dict[str, Any]) -> str:
             f"  over {numbers['horizon']} steps: P-MDP {numbers['pmdp_return']:.1f}, "
             f"true {numbers['true_return_at_horizon']:.1f}",
         ]
+    if "promise" in numbers:
+        lines.append(f"  promised, mean action{numbers['promise']:10.1f} or more")
+        lines.append(f"  the result {numbers['verdict_in_words']}")
     return "\n".join([*lines, f"  export: {numbers['export']}"])

@@ -14,9 +14,9 @@ import tensorflow as tf
 from absl import logging
 
 from morel_tf.config import UsadConfig
-from morel_tf.models.dynamics import DynamicsEnsemble
 from offline_tf.datasets import velocities
 from offline_tf.models import compilation, disagreement
+from offline_tf.models.gaussian_ensemble import GaussianEnsemble
 from offline_tf.numerics import large_columns, standardize
 from offline_tf.numerics.rank_statistics import auroc, rank_correlation
 from offline_tf.run_folder.record import RunRecord
@@ -47,7 +47,7 @@ class Calibration(NamedTuple):
     beta_max: float
 
 
-def space_weights(task: TaskSpec, ensemble: DynamicsEnsemble, space: str) -> Array:
+def space_weights(task: TaskSpec, ensemble: GaussianEnsemble, space: str) -> Array:
     """[S] factors that turn differences of standardised deltas into the named space."""
     scale = ensemble.mask * (ensemble.deltas.scale + standardize.EPSILON)  # [S]
     if space == "delta":
@@ -58,13 +58,13 @@ def space_weights(task: TaskSpec, ensemble: DynamicsEnsemble, space: str) -> Arr
     return scale.astype(np.float32)
 
 
-def disagreement_of(ensemble: DynamicsEnsemble, outputs: Tensor, weights: Array) -> Tensor:
+def disagreement_of(ensemble: GaussianEnsemble, outputs: Tensor, weights: Array) -> Tensor:
     """Raw member outputs [M, B, width], [S] -> [B] disagreement in the space of the weights."""
     return disagreement.largest_pairwise_distance(ensemble.means(outputs) * weights)
 
 
 def batched(
-    ensemble: DynamicsEnsemble,
+    ensemble: GaussianEnsemble,
     *,
     weights: Array,
     states: Array,
@@ -100,19 +100,22 @@ def batched(
     return out
 
 
-def calibrate(values: Array, config: UsadConfig) -> Calibration:
+def calibrate(values: Array, config: UsadConfig, maxima: Array) -> Calibration:
     """Sets the threshold from the disagreement over the data.
 
-    beta: mean + beta * std, at most the maximum (paper: beta is at most beta_max); max: max / coef
+    auto: of the held-out episodes at most a share meets HALT, walked with their own actions; beta:
+    mean + beta * std, at most the maximum (paper: beta is at most beta_max); max: max / coef
     (authors); quantile; none: infinity.
 
     Args:
       values: [N] disagreement of all pairs of the data.
       config: the rule.
+      maxima: the largest value of each held-out episode, or of all where none is held out.
     """
     mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     maximum = float(values.max())
     threshold = {
+        "auto": disagreement.threshold_that_cuts(maxima, config.cut_share),
         "beta": min(mean + config.beta * std, maximum),
         "max": maximum / config.pessimism_coef,
         "quantile": float(np.quantile(values, config.threshold_quantile)),
@@ -142,7 +145,7 @@ def load(record: RunRecord) -> dict[str, Calibration]:
 def calibrate_or_load(
     task: TaskSpec,
     *,
-    ensemble: DynamicsEnsemble,
+    ensemble: GaussianEnsemble,
     weights: Array,
     data: Transitions,
     states: tuple[Array, Array],
@@ -197,7 +200,9 @@ def calibrate_or_load(
             )
         if name == "planning":
             of_states = values
-        calibrations[name] = calibrate(values, config)
+        episodes = np.sort(held_out) if len(held_out) else np.arange(len(data))
+        maxima = disagreement.episode_maxima(values[episodes], episodes, data.episode_bounds())
+        calibrations[name] = calibrate(values, config, maxima)
         prediction[name] = error_prediction(
             ensemble, weights, inputs[rows], data.actions[rows], states[1][rows] - states[0][rows]
         )
@@ -244,7 +249,7 @@ def _rows_that_differ(first: Array, second: Array) -> Array:
 
 
 def error_prediction(
-    ensemble: DynamicsEnsemble,
+    ensemble: GaussianEnsemble,
     weights: Array,
     received: Array,
     actions: Array,

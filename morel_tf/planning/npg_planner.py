@@ -10,11 +10,13 @@ import tensorflow as tf
 
 from morel_tf.config import PlannerConfig
 from morel_tf.planning import pessimistic_mdp, policy_update
+from morel_tf.planning.judged import Keeper
 from morel_tf.planning.natural_gradient import NaturalGradient
 from morel_tf.planning.pessimistic_mdp import PessimisticMdp, RollOut
 from morel_tf.planning.policy_update import Paths
 from morel_tf.planning.value_baseline import ValueBaseline
 from offline_tf import tasks
+from offline_tf.judging.judge import Judge
 from offline_tf.models import compilation
 from offline_tf.numerics import returns, seeds
 from offline_tf.numerics.standardize import Statistics
@@ -41,9 +43,10 @@ def units_of(task: TaskSpec, config: PlannerConfig, inputs: Statistics) -> Units
 
 
 def new_policy(units: Units, config: PlannerConfig, seed: int) -> GaussianPolicy:
-    """Returns a random policy of the configured shape."""
+    """Returns a random policy of the configured shape; its noise is --init_log_std or the least."""
+    log_std = config.min_log_std if config.init_log_std is None else config.init_log_std
     return GaussianPolicy(
-        units, config.policy_hidden, config.init_log_std, seeds.generator(seed, "policy/init")
+        units, config.policy_hidden, log_std, seeds.generator(seed, "policy/init")
     )
 
 
@@ -210,8 +213,11 @@ def plan(
     stage: Stage,
     evaluate: Callable[[NumpyPolicy, int], dict[str, float]],
     keep_paths: Callable[[RollOut, int], None] = lambda block, iteration: None,
-) -> float:
+    judge: Judge | None = None,
+) -> dict[str, float]:
     """Improves the policy in the P-MDP; goes on from the stage's last checkpoint.
+
+    With a judge the policy of the highest promise is kept, and planning may end early; see `Keeper`.
 
     Args:
       pmdp: where to plan.
@@ -223,9 +229,11 @@ def plan(
       stage: where checkpoints and metrics go.
       evaluate: (policy, iteration) -> numbers for the log, empty where nothing is due.
       keep_paths: (paths, iteration), told of every update's paths.
+      judge: decides which policy is kept; None: the last one is.
 
     Returns:
-      The final policy's undiscounted return in the P-MDP, mean over fresh paths.
+      Of the final policy: numbers of fresh paths in the P-MDP, see `path_statistics`; "iterations" that
+      were done; with a judge "kept_iteration" and its numbers, see `Judgement.numbers`.
 
     Raises:
       UserError: an update is not finite; checkpoints from before are kept.
@@ -233,10 +241,11 @@ def plan(
     baseline = baseline_in(pmdp, config, seed)
     natural_gradient = new_natural_gradient(policy, config)
     sample = path_sampler(pmdp, policy, starts, all_states, seed)
-    stage.track([*policy.weights, *baseline.state])
+    keeper = Keeper(policy, config)
+    stage.track([*policy.weights, *baseline.state, *(keeper.variables if judge else [])])
     first = stage.restore()
     if stage.complete:
-        return float(stage.result["pmdp_return"])
+        return dict(stage.result)
 
     def update(block: RollOut, iteration: int, kl: float) -> policy_update.UpdateReport:
         try:
@@ -256,9 +265,18 @@ def plan(
                 "--workdir"
             ) from None
 
+    def look(done: int) -> None:
+        if judge is not None:
+            stage.log(done, keeper.look(judge, done), "judge")
+
+    if not first:
+        look(0)
+    done = first
     for iteration in range(first, config.iterations):
+        if keeper.is_over:
+            break
         done = iteration + 1
-        kl = annealed_kl(config, iteration)
+        kl = annealed_kl(config, iteration) * keeper.kl_share
         block = sample(iteration)
         report = update(block, iteration, kl)
         numbers = path_statistics(block) | dataclasses.asdict(report) | {"kl_target": kl}
@@ -267,8 +285,15 @@ def plan(
             log_promise_beside_truth(stage, block, pmdp.ensemble.size, true, done)
         keep_paths(block, done)
         stage.progress(done, config.iterations, "iterations", _progress_note(numbers, true))
+        if done % config.judge_every == 0 or done == config.iterations:
+            look(done)
         if done % _SAVE_EVERY == 0 or done == config.iterations:
             stage.save(done)
-    final = path_statistics(sample(config.iterations))
-    stage.finish(final)
-    return final["pmdp_return"]
+    final: dict[str, float] = {"iterations": done}
+    if judge is not None:
+        final["kept_iteration"] = keeper.take_best()
+        judged = judge.policy(policy.numpy()).numbers()
+        final |= {name: judged[name] for name in ("promise", "expected", "models_apart")}
+        final |= {"halt_share_judged": judged["halt_share"]}
+        stage.save(done + 1, may_stop=False)
+    return dict(stage.finish(path_statistics(sample(config.iterations)) | final))

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from morel_tf.config import PmdpConfig
 from morel_tf.models import usad
-from morel_tf.models.dynamics import DynamicsEnsemble
 from offline_tf.models import compilation, networks
+from offline_tf.models.gaussian_ensemble import GaussianEnsemble
 from offline_tf.policies.gaussian import GaussianPolicy
 from offline_tf.types import Array, TaskSpec, Tensor
 
@@ -34,7 +34,7 @@ class PessimisticMdp(NamedTuple):
 
     task: TaskSpec
     physics: str
-    ensemble: DynamicsEnsemble
+    ensemble: GaussianEnsemble
     weights: Array
     threshold: float
     halt_reward: float
@@ -45,7 +45,7 @@ def make(
     task: TaskSpec,
     *,
     physics: str,
-    ensemble: DynamicsEnsemble,
+    ensemble: GaussianEnsemble,
     weights: Array,
     threshold: float,
     least_reward: float,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from offline_tf.tasks.environments import AnySimulator
-from offline_tf.types import Array
+from offline_tf.types import Array, TaskSpec
 
 
 class Step(NamedTuple):
@@ -27,8 +26,22 @@ class Step(NamedTuple):
     observations: Array
 
 
+class Steppable(Protocol):
+    """What episodes run in: a simulator, or models in its place; see `tasks.simulator.Simulator`."""
+
+    task: TaskSpec
+    count: int
+    elapsed: Array
+
+    def observations(self) -> Array: ...  # noqa: D102
+    def step(self, actions: Array) -> tuple[Array, Array]: ...  # noqa: D102
+    def reset(  # noqa: D102
+        self, generator: np.random.Generator, which: Array | None = None
+    ) -> None: ...
+
+
 def steps(
-    simulator: AnySimulator,
+    simulator: Steppable,
     act: Callable[[int, Array], Array],
     refill: Callable[[int], np.random.Generator],
     limit: int,

@@ -1,12 +1,13 @@
-"""Disagreement of an ensemble: the largest pairwise distance of its predictions."""
+"""Disagreement of an ensemble, and the threshold above which a pair is unknown."""
 
 from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import tensorflow as tf
 
-from offline_tf.types import Tensor
+from offline_tf.types import Array, Tensor
 
 
 def largest_pairwise_distance(predictions: Tensor) -> Tensor:
@@ -29,3 +30,32 @@ def largest_pairwise_distance(predictions: Tensor) -> Tensor:
     second = tf.gather(predictions, [j for _, j in pairs])
     squared = tf.reduce_sum(tf.square(first - second), axis=-1)
     return tf.sqrt(tf.reduce_max(squared, axis=0))
+
+
+def episode_maxima(values: Array, rows: Array, bounds: Array) -> Array:
+    """The largest value within each episode.
+
+    Args:
+      values: [n], of these rows.
+      rows: [n] ascending row numbers.
+      bounds: [E, 2] first and one past the last row of each episode.
+
+    Returns:
+      One number per episode that has a row.
+    """
+    episode = np.searchsorted(bounds[:, 0], rows, side="right") - 1  # [n]
+    first = np.flatnonzero(np.diff(episode, prepend=-1))
+    return np.maximum.reduceat(values, first)
+
+
+def threshold_that_cuts(maxima: Array, share: float) -> float:
+    """The smallest of the maxima that at most a share of the episodes go above.
+
+    Whole episodes are the unit, not steps: a threshold that one step in a thousand goes above ends
+    every second episode of 700 steps.
+
+    Args:
+      maxima: of the episodes, see `episode_maxima`.
+      share: in [0, 1].
+    """
+    return float(np.quantile(maxima, 1.0 - share, method="higher"))

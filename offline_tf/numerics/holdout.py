@@ -30,6 +30,19 @@ class Split(NamedTuple):
         return "held_out" if len(self.held_out) else "training_rows"
 
 
+_LEAST_SHARE, _MOST_SHARE, _ROWS_WANTED = 0.02, 0.1, 5000
+
+
+def share_of(share: float | None, rows: int) -> float:
+    """The share of the rows to hold out: the given one, or what judging takes.
+
+    None: 5000 rows, but at least 2 % and at most 10 % of all.
+    """
+    if share is not None:
+        return share
+    return min(max(_LEAST_SHARE, _ROWS_WANTED / rows), _MOST_SHARE)
+
+
 def split_episodes(bounds: Array, share: float, seed: int) -> Split:
     """Holds out whole episodes until `share` of the rows is reached.
 

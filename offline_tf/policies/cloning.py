@@ -6,17 +6,22 @@ Source: the authors' behavior_cloning.py (squared error, Adam 1e-3, batch 256, 5
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from offline_tf.models import fitting, minibatches, networks, training_loop
-from offline_tf.numerics import seeds
+from offline_tf.models.early_stopping import EarlyStopping
+from offline_tf.numerics import holdout, seeds
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
 from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, Tensor
 
 _STEPS_PER_CALL = 1000
+_STEPS_PER_LOOK = 1000
+_ROWS_JUDGED = 20_000
 
 
 def fit_or_load(
@@ -24,7 +29,9 @@ def fit_or_load(
     *,
     observations: Array,
     actions: Array,
+    rows: holdout.Split | None = None,
     epochs: int,
+    steps: int = 0,
     batch_size: int,
     learning_rate: float,
     seed: int,
@@ -32,18 +39,22 @@ def fit_or_load(
 ) -> NumpyPolicy:
     """Fits the policy's mean by least squares; goes on from the stage's last checkpoint.
 
-    Differs: rows are drawn without replacement, epoch by epoch; the authors draw with replacement.
+    Differs: rows are drawn without replacement, epoch by epoch; the authors draw with replacement, as
+    do steps here.
 
     Args:
       policy: changed in place.
       observations: [N, S].
       actions: [N, A], within the bounds.
-      epochs: passes over the data; 0 leaves the policy random.
+      rows: which to clone, and which of these are held out; None: all, and none held out.
+      epochs: passes over the data; 0: `steps` instead.
+      steps: of Adam; the weights with the least held-out error are kept. 0 leaves the policy random.
       batch_size: rows per minibatch.
       learning_rate: of Adam.
       seed: of the order.
       stage: where checkpoints and metrics go; its result is {"mse": squared error per action
-        dimension over the last epoch}, in the policy's units.
+        dimension over the last epoch, in the policy's units, "residual": [A] root of the mean squared
+        error on held-out rows, or on those cloned where none are held out, in the task's units}.
 
     Returns:
       A copy of the fitted policy.
@@ -51,36 +62,61 @@ def fit_or_load(
     Raises:
       UserError: the fit diverged; checkpoints from before are kept.
     """
-    optimiser, last_mse = _tracked(policy, stage)
-    feed = minibatches.Feed(
-        lambda rows: (observations[rows], actions[rows]), np.arange(len(observations))
-    )
+    if rows is None:
+        rows = holdout.Split(np.arange(len(observations)), np.arange(0))
+    judged = rows.judged(_ROWS_JUDGED)
+    patience = steps if not epochs and len(rows.held_out) else 0
+    stopping = EarlyStopping(policy.weights, patience)
+    optimiser, last_mse = _tracked(policy, stage, stopping.variables if patience else ())
+    feed = minibatches.Feed(lambda at: (observations[at], actions[at]), rows.train)
+    stream = functools.partial(seeds.generator, seed, "behavior_cloning/order")
+    rates = functools.partial(fitting.cosine, learning_rate, 0.0 if steps and not epochs else 1.0)
 
-    def rows(epoch: int) -> Array:
-        stream = seeds.generator(seed, "behavior_cloning/order", epoch)
-        return minibatches.shuffled_batches([stream], len(observations), batch_size)
+    def residual() -> Array:
+        errors = policy.numpy().mean(observations[judged]) - actions[judged]  # [n, A]
+        return np.sqrt(np.square(errors).mean(axis=0))
 
-    def report(epoch: int, losses: list[Array]) -> dict[str, float]:
-        del epoch
+    def report(done: int, losses: list[Array]) -> dict[str, float]:
         last_mse.assign(float(np.mean([float(mse) for (mse,) in losses])))
+        stopping.note(done, float(np.square(residual() / policy.units.output_scale).mean()))
         return {"mse": float(last_mse)}
 
-    training_loop.fit(
+    schedule = training_loop.by_epochs(
+        epochs,
+        lambda epoch: minibatches.shuffled_batches([stream(epoch)], len(feed), batch_size),
+        rates,
+    )
+    if not epochs:
+        schedule = training_loop.by_steps(
+            steps,
+            _STEPS_PER_LOOK,
+            lambda done, count: minibatches.drawn_batches(
+                [stream(done)], len(feed), count, batch_size
+            ),
+            rates,
+        )
+    done = training_loop.fit(
         optimiser,
         feed=lambda epoch: feed,
-        schedule=training_loop.by_epochs(
-            epochs, rows, functools.partial(fitting.cosine, learning_rate, 1.0)
-        ),
+        schedule=schedule,
         report=report,
         stage=stage,
         steps_per_call=_STEPS_PER_CALL,
         rate_flag="bc_learning_rate",
     )
     if not stage.complete:
-        if not epochs:
-            stage.save(0)
-        stage.finish({"mse": float(last_mse)})
+        if done:
+            stopping.take_best(done, stage.name)
+        stage.save(done + 1, may_stop=False)
+        stage.finish({"mse": float(last_mse), "residual": residual().astype(float).tolist()})
     return policy.numpy()
+
+
+def keep(policy: GaussianPolicy, result: dict[str, Any], stage: Stage) -> None:
+    """Completes a stage with a policy that another stage has fitted, for `load`."""
+    _tracked(policy, stage)
+    stage.save(1, may_stop=False)
+    stage.finish(result)
 
 
 def load(policy: GaussianPolicy, stage: Stage) -> None:
@@ -89,7 +125,9 @@ def load(policy: GaussianPolicy, stage: Stage) -> None:
     stage.restore()
 
 
-def _tracked(policy: GaussianPolicy, stage: Stage) -> tuple[fitting.Fit, tf.Variable]:
+def _tracked(
+    policy: GaussianPolicy, stage: Stage, more: Sequence[tf.Variable] = ()
+) -> tuple[fitting.Fit, tf.Variable]:
     """The optimiser and the last epoch's error, named as what checkpoints hold."""
 
     def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
@@ -99,5 +137,5 @@ def _tracked(policy: GaussianPolicy, stage: Stage) -> tuple[fitting.Fit, tf.Vari
 
     optimiser = fitting.Fit(networks.variables(policy.network), loss=loss)
     last_mse = tf.Variable(0.0, trainable=False)
-    stage.track([*policy.weights, *optimiser.adam.moments, last_mse])
+    stage.track([*policy.weights, *optimiser.adam.moments, last_mse, *more])
     return optimiser, last_mse

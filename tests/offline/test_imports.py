@@ -25,6 +25,7 @@ FLOORS = (
     ("config", "export", "models"),
     ("inspection", "policies"),
     ("datasets", "evaluation", "rendering", "reports"),
+    ("judging",),
     ("pipeline",),
 )
 FLOOR_OF = {f"offline_tf.{room}": floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -403,7 +403,7 @@ def test_fitted_models_are_taken_over_from_another_run(finished, tmp_path, monke
     assert summary["algorithm"] == "naive_mbrl" and summary["commit"] == "of naive"
     assert [[other.folder for other in others] for others in noted] == [[], [home / "run"]]
     ours, theirs = (
-        algorithm.dynamics.load(
+        algorithm.gaussian_ensemble.load(
             tasks.get("hopper"), configs.dynamics, 3, RunRecord.open_existing(folder)
         )
         for folder in (tmp_path / "naive", home / "run")
@@ -695,7 +695,7 @@ def _moments(folder, log):
 def _weights(folder):
     record = RunRecord.open_existing(folder)
     configs = from_manifest(record.manifest)
-    ensemble = algorithm.dynamics.load(tasks.get("hopper"), configs.dynamics, 0, record)
+    ensemble = algorithm.gaussian_ensemble.load(tasks.get("hopper"), configs.dynamics, 0, record)
     policy = restore.load_policy(configs, record)
     return toys.bits([*ensemble.weights, *policy.weights])
 

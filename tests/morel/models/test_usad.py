@@ -9,10 +9,10 @@ import toys
 
 from morel_tf.config import DynamicsConfig, UsadConfig
 from morel_tf.models import usad
-from morel_tf.models.dynamics import DynamicsEnsemble, data_statistics
 from morel_tf.models.usad import Calibration
 from offline_tf import tasks
 from offline_tf.datasets import velocities
+from offline_tf.models.gaussian_ensemble import GaussianEnsemble, data_statistics
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import Transitions
 
@@ -62,7 +62,7 @@ def _hopper_data(fastest, rows=60, seed=0):
 
 def _ensemble(task, states, actions, after, members=3):
     config = DynamicsConfig(ensemble_size=members, dynamics_hidden=(8,), precision="float32")
-    return DynamicsEnsemble(
+    return GaussianEnsemble(
         task, config, *data_statistics(task, "std", states, actions, after), seed=0
     )
 
@@ -130,12 +130,12 @@ def test_space_weights_by_hand():
     task = toys.cart()
     config = DynamicsConfig(dynamics_hidden=(4,))
     moving = Statistics(np.zeros(2, np.float32), np.array([0.5, 4.0], np.float32))
-    ensemble = DynamicsEnsemble(task, config, toys.identity(3), moving, 0)
+    ensemble = GaussianEnsemble(task, config, toys.identity(3), moving, 0)
     expected = {"delta": [1.0, 1.0], "observation": [0.5, 4.0], "authors": [0.5, 0.08]}
     for space, weights in expected.items():
         np.testing.assert_allclose(usad.space_weights(task, ensemble, space), weights, rtol=1e-6)
     still = Statistics(np.zeros(2, np.float32), np.array([0.5, 0.0], np.float32))
-    ensemble = DynamicsEnsemble(task, config, toys.identity(3), still, 0)
+    ensemble = GaussianEnsemble(task, config, toys.identity(3), still, 0)
     for space, first in (("delta", 1.0), ("observation", 0.5), ("authors", 0.5)):
         np.testing.assert_allclose(usad.space_weights(task, ensemble, space), [first, 0.0])
 

@@ -6,9 +6,9 @@ import tensorflow as tf
 import toys
 
 from morel_tf.config import DynamicsConfig, PmdpConfig
-from morel_tf.models.dynamics import DynamicsEnsemble
 from morel_tf.planning import pessimistic_mdp
 from morel_tf.planning.pessimistic_mdp import RollOut
+from offline_tf.models.gaussian_ensemble import GaussianEnsemble
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.policies.gaussian import GaussianPolicy
 
@@ -51,7 +51,7 @@ def _random_ensemble(task, members=3):
     config = DynamicsConfig(ensemble_size=members, dynamics_hidden=(8,), precision="float32")
     inputs = Statistics(*rng.uniform(0.5, 1.5, (2, 3)).astype(np.float32))
     deltas = Statistics(*rng.uniform(0.2, 0.4, (2, 2)).astype(np.float32))
-    return DynamicsEnsemble(task, config, inputs, deltas, seed=1)
+    return GaussianEnsemble(task, config, inputs, deltas, seed=1)
 
 
 def test_halt_absorbs_for_ever():

@@ -9,9 +9,8 @@ import tensorflow as tf
 import toys
 
 from morel_tf.config import DynamicsConfig
-from morel_tf.models import dynamics
-from morel_tf.models.dynamics import DynamicsEnsemble
-from offline_tf.models import networks
+from offline_tf.models import gaussian_ensemble, networks
+from offline_tf.models.gaussian_ensemble import GaussianEnsemble
 from offline_tf.numerics import holdout
 from offline_tf.numerics.holdout import Split
 from offline_tf.numerics.standardize import Statistics
@@ -33,7 +32,7 @@ def _ensemble(config=SMALL, seed=0, statistics=None):
     rng = np.random.default_rng(9)
     inputs = Statistics(*rng.uniform(0.5, 1.5, (2, 3)).astype(np.float32))
     deltas = Statistics(*rng.uniform(0.2, 0.4, (2, 2)).astype(np.float32))
-    return DynamicsEnsemble(TASK, config, *(statistics or (inputs, deltas)), seed)
+    return GaussianEnsemble(TASK, config, *(statistics or (inputs, deltas)), seed)
 
 
 def _columns(data):
@@ -47,7 +46,7 @@ def _named_columns(data):
 def _problem(config=SMALL, noise=NOISE, lengths=(20,) * 10):
     """Data, an ensemble with its statistics, and a split."""
     data = toys.transitions(lengths, noise=noise)
-    statistics = dynamics.data_statistics(TASK, config.scale, *_columns(data))
+    statistics = gaussian_ensemble.data_statistics(TASK, config.scale, *_columns(data))
     split = holdout.split_episodes(data.episode_bounds(), config.holdout_share, 0)
     return data, _ensemble(config, statistics=statistics), split
 
@@ -62,10 +61,10 @@ def fitted(tmp_path_factory):
     data, ensemble, split = _problem(config, lengths=(20,) * 100)
     states, actions, after = (x[split.held_out] for x in _columns(data))
     inputs = ensemble.standardise_inputs(tf.constant(states), tf.constant(actions))
-    before = dynamics.held_out_error(
+    before = gaussian_ensemble.held_out_error(
         ensemble, inputs, ensemble.deltas.normalize(after - states), NAMES
     )
-    dynamics.fit_or_load(
+    gaussian_ensemble.fit_or_load(
         ensemble,
         data=_columns(data),
         split=split,
@@ -81,7 +80,7 @@ def test_errors_on_training_rows_are_not_called_held_out(tmp_path):
     config = dataclasses.replace(SMALL, dynamics_epochs=1, holdout_share=0.0)
     record = toys.record(tmp_path / "run")
     data, ensemble, split = _problem(config)
-    dynamics.fit_or_load(
+    gaussian_ensemble.fit_or_load(
         ensemble,
         data=_columns(data),
         split=split,
@@ -114,7 +113,7 @@ def test_a_dimension_that_is_constant_in_the_data_never_changes():
     data = toys.transitions()
     states, after = data.observations.copy(), data.next_observations.copy()
     states[:, 1] = after[:, 1] = 0.25
-    statistics = dynamics.data_statistics(TASK, "std", states, data.actions, after)
+    statistics = gaussian_ensemble.data_statistics(TASK, "std", states, data.actions, after)
     ensemble = _ensemble(statistics=statistics)
     np.testing.assert_array_equal(ensemble.mask, [1.0, 0.0])
     outputs = ensemble.bind()(1e3 * states, data.actions)
@@ -133,8 +132,10 @@ def test_actions_beyond_the_bounds_count_as_the_bounds():
     drawn, far, further = ensemble.bind(bounded=False), 0 * wild + 100.0, 0 * wild + 1e4
     assert np.abs(drawn(states, wild) - at(states, bound)).max() > 1e-3
     np.testing.assert_array_equal(drawn(states, far), drawn(states, further))
-    of_wild = dynamics.data_statistics(TASK, "std", states, 40 * np.eye(3)[:, :1], states)[0]
-    of_bound = dynamics.data_statistics(TASK, "std", states, np.eye(3)[:, :1], states)[0]
+    of_wild = gaussian_ensemble.data_statistics(TASK, "std", states, 40 * np.eye(3)[:, :1], states)[
+        0
+    ]
+    of_bound = gaussian_ensemble.data_statistics(TASK, "std", states, np.eye(3)[:, :1], states)[0]
     np.testing.assert_array_equal(of_wild, of_bound)
 
 
@@ -143,12 +144,12 @@ def test_data_statistics_by_hand():
     states = np.array([[0.0, 1.0], [2.0, 1.0], [4.0, 4.0]], np.float32)
     actions = np.array([[0.5], [-3.0], [0.5]], np.float32)  # -3 counts as -1
     after = states + np.array([[1.0, 0.0], [1.0, 0.0], [4.0, 3.0]], np.float32)
-    inputs, deltas = dynamics.data_statistics(TASK, "std", states, actions, after)
+    inputs, deltas = gaussian_ensemble.data_statistics(TASK, "std", states, actions, after)
     np.testing.assert_allclose(inputs.shift, [2.0, 2.0, 0.0], atol=1e-7)
     np.testing.assert_allclose(inputs.scale, np.sqrt([8 / 3, 2.0, 0.5]), rtol=1e-6)
     np.testing.assert_allclose(deltas.shift, [2.0, 1.0], rtol=1e-6)
     np.testing.assert_allclose(deltas.scale, np.sqrt([2.0, 2.0]), rtol=1e-6)
-    inputs, deltas = dynamics.data_statistics(TASK, "mad", states, actions, after)
+    inputs, deltas = gaussian_ensemble.data_statistics(TASK, "mad", states, actions, after)
     np.testing.assert_allclose(inputs.scale, [4 / 3, 4 / 3, 2 / 3], rtol=1e-6)
     np.testing.assert_allclose(deltas.scale, [4 / 3, 4 / 3], rtol=1e-6)
 
@@ -195,7 +196,7 @@ def test_the_loss_of_fit_is_the_mean_likelihood_of_the_training_rows(covariance,
     data, ensemble, split = _problem(config)
     before = toys.bits(networks.variables(*ensemble.members))
     stage = toys.record(tmp_path / "run").stage("dynamics_fit")
-    dynamics.fit(
+    gaussian_ensemble.fit(
         ensemble,
         **_named_columns(data),
         split=split,
@@ -253,7 +254,7 @@ def test_learned_covariance_recovers_the_noise(tmp_path):
     )
     data, ensemble, split = _problem(config, lengths=(20,) * 60)
     stage = toys.record(tmp_path / "run").stage("dynamics_fit")
-    dynamics.fit(
+    gaussian_ensemble.fit(
         ensemble,
         **_named_columns(data),
         split=split,
@@ -320,7 +321,7 @@ def test_training_rows_are_judged_where_none_are_held_out():
 
 def test_members_see_other_orders_and_the_rate_falls_over_all_epochs():
     config = dataclasses.replace(SMALL, dynamics_epochs=2)  # batches of 32: three of 100 rows
-    schedule = dynamics._schedule(members=2, count=100, config=config, seed=0)
+    schedule = gaussian_ensemble._schedule(members=2, count=100, config=config, seed=0)
     assert (schedule.total, schedule.unit) == (2, "epochs")
     blocks = [schedule.block(epoch) for epoch in range(2)]
     assert [(block.units, block.rows.shape) for block in blocks] == [(1, (3, 2, 32))] * 2
@@ -340,7 +341,7 @@ def test_a_fit_that_diverges_ends_in_one_line_and_keeps_nothing(tmp_path):
     with pytest.raises(
         UserError, match="^dynamics_fit: .* not finite within 1 epochs; .* --dynamics_learning_rate"
     ):
-        dynamics.fit_or_load(
+        gaussian_ensemble.fit_or_load(
             ensemble,
             data=_columns(data),
             split=split,
@@ -370,7 +371,7 @@ def test_an_unbroken_fit_and_one_killed_again_and_again_end_with_the_same_bits(
 ):
     data, unbroken, split = _problem()
     record = toys.record(tmp_path / "unbroken")
-    dynamics.fit_or_load(
+    gaussian_ensemble.fit_or_load(
         unbroken, data=_columns(data), split=split, config=SMALL, names=NAMES, seed=0, record=record
     )
     expected = toys.bits(unbroken.weights)
@@ -386,7 +387,7 @@ def test_an_unbroken_fit_and_one_killed_again_and_again_end_with_the_same_bits(
             stage_class = type(broken.stage("dynamics_fit"))
             patch.setattr(stage_class, method, toys.dying(getattr(stage_class, method), call))
             with pytest.raises(toys.Killed):
-                dynamics.fit_or_load(
+                gaussian_ensemble.fit_or_load(
                     ensemble,
                     data=_columns(data),
                     split=split,
@@ -397,7 +398,7 @@ def test_an_unbroken_fit_and_one_killed_again_and_again_end_with_the_same_bits(
                 )
     broken = toys.record(tmp_path / "broken")
     _, ensemble, _ = _problem()
-    dynamics.fit_or_load(
+    gaussian_ensemble.fit_or_load(
         ensemble, data=_columns(data), split=split, config=SMALL, names=NAMES, seed=0, record=broken
     )
     assert toys.bits(ensemble.weights) == expected
@@ -408,7 +409,7 @@ def test_an_unbroken_fit_and_one_killed_again_and_again_end_with_the_same_bits(
 
 def test_load_rebuilds_the_fitted_models_from_the_folder_alone(fitted):
     config, record, data, ensemble, _, _ = fitted
-    loaded = dynamics.load(TASK, config, 123, type(record).open_existing(record.folder))
+    loaded = gaussian_ensemble.load(TASK, config, 123, type(record).open_existing(record.folder))
     rows = slice(0, 40)
     states, actions = data.observations[rows], data.actions[rows]
     first, second = (e.bind()(states, actions) for e in (ensemble, loaded))
@@ -421,9 +422,9 @@ def test_load_rebuilds_the_fitted_models_from_the_folder_alone(fitted):
 
 def test_fitted_models_are_read_and_not_fitted_again(fitted, monkeypatch):
     config, record, data, ensemble, split, _ = fitted
-    monkeypatch.setattr(dynamics, "fit", lambda *_, **__: pytest.fail("fitted again"))
+    monkeypatch.setattr(gaussian_ensemble, "fit", lambda *_, **__: pytest.fail("fitted again"))
     _, other, _ = _problem(config, lengths=(20,) * 100)
-    dynamics.fit_or_load(
+    gaussian_ensemble.fit_or_load(
         other, data=_columns(data), split=split, config=config, names=NAMES, seed=0, record=record
     )
     assert toys.bits(other.weights) == toys.bits(ensemble.weights)
@@ -431,10 +432,10 @@ def test_fitted_models_are_read_and_not_fitted_again(fitted, monkeypatch):
 
 def test_models_of_another_run_are_taken_over(fitted, tmp_path, monkeypatch):
     config, record, data, ensemble, split, _ = fitted
-    monkeypatch.setattr(dynamics, "fit", lambda *_, **__: pytest.fail("fitted again"))
+    monkeypatch.setattr(gaussian_ensemble, "fit", lambda *_, **__: pytest.fail("fitted again"))
     _, other, _ = _problem(config, lengths=(20,) * 100)
     mine = toys.record(tmp_path / "run")
-    dynamics.fit_or_load(
+    gaussian_ensemble.fit_or_load(
         other,
         data=_columns(data),
         split=split,
@@ -444,11 +445,14 @@ def test_models_of_another_run_are_taken_over(fitted, tmp_path, monkeypatch):
         record=mine,
         other=record,
     )
-    assert toys.bits(other.weights) == toys.bits(ensemble.weights)
+    again = gaussian_ensemble.load(TASK, config, 0, mine)
+    assert toys.bits(again.weights) == toys.bits(ensemble.weights)
     assert mine.stage("dynamics").result == record.stage("dynamics").result
-    assert toys.bits(dynamics.load(TASK, config, 0, mine).weights) == toys.bits(ensemble.weights)
+    assert toys.bits(gaussian_ensemble.load(TASK, config, 0, mine).weights) == toys.bits(
+        ensemble.weights
+    )
 
 
 def test_loading_unfitted_models_is_refused(tmp_path):
     with pytest.raises(UserError, match="not fitted yet"):
-        dynamics.load(TASK, SMALL, 0, toys.record(tmp_path / "run"))
+        gaussian_ensemble.load(TASK, SMALL, 0, toys.record(tmp_path / "run"))

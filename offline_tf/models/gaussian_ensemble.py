@@ -1,4 +1,4 @@
-"""The ensemble of Gaussian dynamics models (MOReL, sections 4 and 5).
+"""An ensemble of Gaussian dynamics models (MOReL, sections 4 and 5); judges use it too.
 
 P(.|s,a) = N(f(s,a), Sigma),  f(s,a) = s + mask * (shift + scale * MLP(standardised s, a))
 with shift and scale of the data's s' - s, and mask = 0 where the data never changes; shift and mask
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from morel_tf.config import DynamicsConfig
 from offline_tf.models import fitting, minibatches, networks, training_loop
+from offline_tf.models.early_stopping import EarlyStopping
 from offline_tf.numerics import seeds, standardize
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_folder.record import RunRecord
@@ -27,8 +28,34 @@ _STATE_BOUND = _ACTION_BOUND = 100.0  # authors' sampling.py, large_value
 _STEP_BOUND = 10.0  # standard deviations of the data's steps, where those are larger
 _LOG_STD_BOUNDS = (-5.0, 1.0)
 _STEPS_PER_CALL = 250
+_STEPS_PER_LOOK = 1000
 _CONSTANT = 1e-8
 _ROWS_JUDGED = 100_000
+
+
+class Settings(Protocol):
+    """The knobs of an ensemble; `morel_tf.config.DynamicsConfig` explains each."""
+
+    @property
+    def ensemble_size(self) -> int: ...  # noqa: D102
+    @property
+    def dynamics_hidden(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def dynamics_epochs(self) -> int: ...  # noqa: D102
+    @property
+    def dynamics_steps(self) -> int: ...  # noqa: D102
+    @property
+    def dynamics_patience(self) -> int: ...  # noqa: D102
+    @property
+    def dynamics_batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def dynamics_learning_rate(self) -> float: ...  # noqa: D102
+    @property
+    def dynamics_final_rate_share(self) -> float: ...  # noqa: D102
+    @property
+    def covariance(self) -> str: ...  # noqa: D102
+    @property
+    def precision(self) -> str: ...  # noqa: D102
 
 
 def data_statistics(
@@ -54,7 +81,7 @@ def data_statistics(
     return inputs, changes
 
 
-class DynamicsEnsemble(tf.Module):
+class GaussianEnsemble(tf.Module):
     """M Keras networks that predict the standardised change of state.
 
     Attributes:
@@ -68,7 +95,7 @@ class DynamicsEnsemble(tf.Module):
     def __init__(
         self,
         task: TaskSpec,
-        config: DynamicsConfig,
+        config: Settings,
         inputs: standardize.Statistics,
         deltas: standardize.Statistics,
         seed: int,
@@ -169,18 +196,21 @@ class DynamicsEnsemble(tf.Module):
 
 
 def fit(
-    ensemble: DynamicsEnsemble,
+    ensemble: GaussianEnsemble,
     *,
     states: Array,
     actions: Array,
     next_states: Array,
     split: Split,
-    config: DynamicsConfig,
+    config: Settings,
     names: tuple[str, ...],
     seed: int,
     stage: Stage,
 ) -> dict[str, float]:
     """Fits all members by maximum likelihood; goes on from the stage's last checkpoint.
+
+    With --dynamics_epochs=0 the fit ends where the held-out error, looked at every 1000 steps, has not
+    been lower for --dynamics_patience steps, and the best weights are kept.
 
     Args:
       ensemble: changed in place.
@@ -199,7 +229,9 @@ def fit(
     """
     weights = networks.variables(*ensemble.members)
     optimiser = fitting.Fit(weights, loss=_likelihood_loss(ensemble, config.precision))
-    stage.track([*weights, *optimiser.adam.moments])
+    patience = _patience(config, split)
+    stopping = EarlyStopping(weights, patience)
+    stage.track([*weights, *optimiser.adam.moments, *(stopping.variables if patience else [])])
 
     def gather(rows: Array) -> tuple[Tensor, Tensor]:
         changes = next_states[rows] - states[rows]  # [n, S]
@@ -211,12 +243,12 @@ def fit(
     feed = minibatches.Feed(gather, split.train)
     inputs, targets = gather(split.judged(_ROWS_JUDGED))
 
-    def report(epoch: int, losses: list[Array]) -> dict[str, float]:
-        del epoch
+    def report(done: int, losses: list[Array]) -> dict[str, float]:
         error = held_out_error(ensemble, inputs, targets, names)["mse"]
+        stopping.note(done, error)
         return {"loss": training_loop.mean_loss(losses), f"{split.judged_kind}_mse": error}
 
-    training_loop.fit(
+    done = training_loop.fit(
         optimiser,
         feed=lambda epoch: feed,
         schedule=_schedule(ensemble.size, len(split.train), config, seed),
@@ -224,12 +256,14 @@ def fit(
         stage=stage,
         steps_per_call=_STEPS_PER_CALL,
         rate_flag="dynamics_learning_rate",
+        is_over=stopping.is_over,
     )
+    stopping.take_best(done, stage.name)
     return held_out_error(ensemble, inputs, targets, names, update_noise=True)
 
 
 def _likelihood_loss(
-    ensemble: DynamicsEnsemble, precision: str
+    ensemble: GaussianEnsemble, precision: str
 ) -> Callable[[list[tuple[Tensor, ...]]], list[Tensor]]:
     """Mean -log p(targets | inputs) / S of each member, for `fitting.Fit`."""
     dtype = networks.product_dtype(precision)
@@ -244,33 +278,51 @@ def _likelihood_loss(
     return loss
 
 
-def _schedule(
-    members: int, count: int, config: DynamicsConfig, seed: int
-) -> training_loop.Schedule:
-    """Epochs over `count` rows, each member in its own order; the rate falls along a cosine."""
+def _patience(config: Settings, split: Split) -> int:
+    """Adam steps without a lower held-out error after which the fit ends; 0: it never does."""
+    if config.dynamics_epochs or not len(split.held_out):
+        return 0
+    return config.dynamics_patience
 
-    def rows(epoch: int) -> Array:
-        streams = [
-            seeds.generator(seed, f"dynamics/order/{member}", epoch) for member in range(members)
-        ]
-        return minibatches.shuffled_batches(streams, count, config.dynamics_batch_size)
 
+def _schedule(members: int, count: int, config: Settings, seed: int) -> training_loop.Schedule:
+    """Epochs over `count` rows, or so many steps; each member has its own order.
+
+    The rate falls along a cosine.
+    """
+    size = config.dynamics_batch_size
     rates = functools.partial(
         fitting.cosine, config.dynamics_learning_rate, config.dynamics_final_rate_share
     )
-    return training_loop.by_epochs(config.dynamics_epochs, rows, rates)
+
+    def streams(first: int) -> list[np.random.Generator]:
+        return [seeds.generator(seed, f"dynamics/order/{m}", first) for m in range(members)]
+
+    if config.dynamics_epochs:
+        return training_loop.by_epochs(
+            config.dynamics_epochs,
+            lambda epoch: minibatches.shuffled_batches(streams(epoch), count, size),
+            rates,
+        )
+    return training_loop.by_steps(
+        config.dynamics_steps,
+        _STEPS_PER_LOOK,
+        lambda done, steps: minibatches.drawn_batches(streams(done), count, steps, size),
+        rates,
+    )
 
 
 def fit_or_load(
-    ensemble: DynamicsEnsemble,
+    ensemble: GaussianEnsemble,
     *,
     data: tuple[Array, Array, Array],
     split: Split,
-    config: DynamicsConfig,
+    config: Settings,
     names: tuple[str, ...],
     seed: int,
     record: RunRecord,
     other: RunRecord | None = None,
+    stage: str = "dynamics",
 ) -> None:
     """Fits the models, or reads them where this run, or `other`, has fitted them.
 
@@ -281,11 +333,12 @@ def fit_or_load(
       config: the knobs.
       names: of the S dimensions.
       seed: of the minibatch orders.
-      record: this run; stage "dynamics_fit" keeps epochs, "dynamics" the fitted weights.
+      record: this run; stage "<stage>_fit" keeps checkpoints, "<stage>" the fitted weights.
       other: a run whose fitted models are taken over; the caller has checked that they fit.
+      stage: name of the stage.
     """
 
-    def fit_here(stage: Stage) -> dict[str, object]:
+    def fit_here(fitting_stage: Stage) -> dict[str, object]:
         states, actions, next_states = data
         report = fit(
             ensemble,
@@ -296,7 +349,7 @@ def fit_or_load(
             config=config,
             names=names,
             seed=seed,
-            stage=stage,
+            stage=fitting_stage,
         )
         statistics = {
             name: [part.astype(float).tolist() for part in values]
@@ -304,7 +357,7 @@ def fit_or_load(
         }
         return {split.judged_kind: report, "split_seed": seed, "statistics": statistics}
 
-    record.fit_or_load("dynamics", ensemble.weights, fit_here, other)
+    record.fit_or_load(stage, ensemble.weights, fit_here, other)
 
 
 def split_seed(record: RunRecord) -> int:
@@ -324,7 +377,7 @@ def fitted_statistics(
     return inputs, deltas
 
 
-def load(task: TaskSpec, config: DynamicsConfig, seed: int, record: RunRecord) -> DynamicsEnsemble:
+def load(task: TaskSpec, config: Settings, seed: int, record: RunRecord) -> GaussianEnsemble:
     """Rebuilds the fitted ensemble of a run from its folder alone.
 
     Raises:
@@ -335,14 +388,14 @@ def load(task: TaskSpec, config: DynamicsConfig, seed: int, record: RunRecord) -
         raise UserError(
             f"--workdir: the models of {record.folder} are not fitted yet; train it first"
         )
-    ensemble = DynamicsEnsemble(task, config, *fitted_statistics(record), seed)
+    ensemble = GaussianEnsemble(task, config, *fitted_statistics(record), seed)
     final.track(ensemble.weights)
     final.restore()
     return ensemble
 
 
 def held_out_error(
-    ensemble: DynamicsEnsemble,
+    ensemble: GaussianEnsemble,
     inputs: Tensor,
     targets: Tensor,
     names: tuple[str, ...],

@@ -1,0 +1,97 @@
+"""What planning starts from: a clone, with the noise of the data around it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from morel_tf.config import CloningConfig, PlannerConfig
+from offline_tf.judging import clones
+from offline_tf.judging.judge import Judge
+from offline_tf.numerics.holdout import Split
+from offline_tf.policies import cloning
+from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.types import Array, TaskSpec, Transitions
+
+STAGE = "behavior_cloning"
+
+
+class Start(NamedTuple):
+    """A policy to begin with.
+
+    Attributes:
+      cloned: the clone, with the noise that planning begins with.
+      result: of the stage: "mse", "residual", "share" of the episodes, "promises" by share.
+    """
+
+    cloned: NumpyPolicy
+    result: dict[str, Any]
+
+
+def clone_or_load(
+    policy: GaussianPolicy,
+    *,
+    task: TaskSpec,
+    data: Transitions,
+    split: Split,
+    config: CloningConfig,
+    planner: PlannerConfig,
+    seed: int,
+    judge: Judge | None,
+    record: RunRecord,
+) -> Start:
+    """Clones, and sets the noise; or reads both from the run folder.
+
+    Without --init_log_std the noise is that of the data around their clone: planning explores where
+    the data are.
+
+    Args:
+      policy: changed in place.
+      task: bounds.
+      data: the data set.
+      split: training and held-out rows.
+      config: of cloning.
+      planner: the noise.
+      seed: of the minibatches.
+      judge: compares clones of several shares of the episodes; None: all are cloned.
+      record: the run folder; stages "clone_SHARE" and "behavior_cloning".
+    """
+    stage = record.stage(STAGE)
+    if stage.complete:
+        cloning.load(policy, stage)
+        return Start(policy.numpy(), dict(stage.result))
+    chosen = clones.choose(
+        policy,
+        task=task,
+        data=data,
+        split=split,
+        share=config.bc_share,
+        fitting=clones.Fitting(
+            config.bc_steps, config.bc_epochs, config.bc_batch_size, config.bc_learning_rate
+        ),
+        seed=seed,
+        judge=judge,
+        record=record,
+    )
+    policy.assign(chosen.policy)
+    if planner.init_log_std is None:
+        residual = np.array(chosen.result["residual"], np.float32)
+        policy.log_std.assign(log_std_of(residual, policy.units.output_scale, planner))
+    promises = {f"{share:g}": promise for share, promise in chosen.promises.items()}
+    cloning.keep(policy, {**chosen.result, "share": chosen.share, "promises": promises}, stage)
+    return Start(policy.numpy(), dict(stage.result))
+
+
+def log_std_of(residual: Array, unit: Array, config: PlannerConfig) -> Array:
+    """[A] log standard deviation of a policy whose data lie so far around it.
+
+    Args:
+      residual: [A] root of the mean squared distance, in the task's units.
+      unit: [A] of the policy's outputs, in which the bounds of the noise are.
+      config: the bounds.
+    """
+    log_std = np.log(np.maximum(residual / unit, 1e-6))
+    bounded = np.clip(log_std, config.min_log_std, config.max_log_std)
+    return (bounded + np.log(unit)).astype(np.float32)

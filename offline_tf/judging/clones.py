@@ -1,0 +1,104 @@
+"""Clones of the data's best episodes, compared by the judge.
+
+A clone of few good episodes may be of too little data, one of all episodes of the wrong ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from offline_tf.judging import good_episodes
+from offline_tf.judging.judge import Judge
+from offline_tf.numerics import large_columns
+from offline_tf.numerics.holdout import Split
+from offline_tf.policies import cloning
+from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.types import TaskSpec, Transitions
+
+
+class Fitting(NamedTuple):
+    """How a clone is fitted; see `cloning.fit_or_load`."""
+
+    steps: int = 10_000
+    epochs: int = 0
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+
+
+class Chosen(NamedTuple):
+    """The clone of the highest promise.
+
+    Attributes:
+      policy: the clone.
+      share: of the episodes that it was fitted to.
+      result: of its fit, see `cloning.fit_or_load`.
+      promises: by share; empty without a judge.
+    """
+
+    policy: NumpyPolicy
+    share: float
+    result: dict[str, Any]
+    promises: dict[float, float]
+
+
+def choose(
+    policy: GaussianPolicy,
+    *,
+    task: TaskSpec,
+    data: Transitions,
+    split: Split,
+    share: float | None,
+    fitting: Fitting,
+    seed: int,
+    judge: Judge | None,
+    record: RunRecord,
+) -> Chosen:
+    """Fits a clone per share of the episodes and takes the one that the judge promises most of.
+
+    Args:
+      policy: where every clone begins; holds one of them afterwards.
+      task: bounds.
+      data: the data set.
+      split: training and held-out rows.
+      share: of the episodes; None: several are compared, or without a judge all are cloned.
+      fitting: of each clone.
+      seed: of the minibatches.
+      judge: compares; None: nobody does.
+      record: the run folder; stages "clone_SHARE".
+    """
+    first_weights = policy.numpy()
+    actions = large_columns.derive(task.clip_actions, data.actions)
+    shares = good_episodes.shares(data) if share is None else (share,)
+    if judge is None:
+        shares = shares[:1]
+    clones: dict[float, NumpyPolicy] = {}
+    results: dict[float, dict[str, Any]] = {}
+    for each in shares:
+        policy.assign(first_weights)
+        stage = record.stage(f"clone_{each:g}")
+        clones[each] = cloning.fit_or_load(
+            policy,
+            observations=data.observations,
+            actions=actions,
+            rows=good_episodes.best(data, each, split),
+            epochs=fitting.epochs,
+            steps=fitting.steps,
+            batch_size=fitting.batch_size,
+            learning_rate=fitting.learning_rate,
+            seed=seed,
+            stage=stage,
+        )
+        results[each] = stage.result
+    if judge is None:
+        return Chosen(clones[shares[0]], shares[0], results[shares[0]], {})
+    promises = {each: judge.policy(clone).promise for each, clone in clones.items()}
+    best = max(promises, key=lambda each: promises[each])
+    logging.info(
+        "behaviour cloning: the best %g %% of the episodes; promised of the clones: %s",
+        100 * best,
+        ", ".join(f"{100 * each:g} %: {promise:.1f}" for each, promise in promises.items()),
+    )
+    return Chosen(clones[best], best, results[best], promises)

@@ -1,0 +1,235 @@
+"""The judge: models that nothing is planned in say what a controller would return.
+
+A policy is improved until the models that it is planned in can be improved upon no further, errors
+included. Models of other first weights and minibatches make other errors. So a return that they
+agree on is worth more than the planner's own. Where they disagree an episode ends (HALT).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from offline_tf.config.judge_config import JudgeConfig
+from offline_tf.datasets import velocities
+from offline_tf.evaluation import episodes as episode_loop
+from offline_tf.judging.model_simulator import Models, ModelSimulator
+from offline_tf.models import compilation, gaussian_ensemble
+from offline_tf.models.disagreement import (
+    episode_maxima,
+    largest_pairwise_distance,
+    threshold_that_cuts,
+)
+from offline_tf.numerics import holdout, large_columns, seeds
+from offline_tf.policies.gaussian import NumpyPolicy
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.types import Array, TaskSpec, Tensor, Transitions
+
+STAGE = "judge"
+_ONE_SIDED = 1.645  # standard errors below the mean: one mean in twenty is lower
+_BATCH = 8192
+_LOW_REWARD = 0.05  # quantile of the data's rewards
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What `gaussian_ensemble` wants to know."""
+
+    ensemble_size: int
+    dynamics_hidden: tuple[int, ...]
+    dynamics_steps: int
+    dynamics_patience: int
+    dynamics_epochs: int = 0
+    dynamics_batch_size: int = 256
+    dynamics_learning_rate: float = 1e-3
+    dynamics_final_rate_share: float = 0.0
+    covariance: str = "fixed"
+    precision: str = "float32"
+
+
+class Judgement(NamedTuple):
+    """What the judge's models say of a controller.
+
+    Attributes:
+      returns: [M, E] undiscounted, of episodes up to the time limit or HALT.
+      lengths: [M, E] steps.
+      halted: [M, E] bool, the episode met HALT.
+    """
+
+    returns: Array
+    lengths: Array
+    halted: Array
+
+    @property
+    def expected(self) -> float:
+        """Mean over models and starts."""
+        return float(self.returns.mean())
+
+    @property
+    def promise(self) -> float:
+        """Lower bound: the least model's mean return, less 1.6 standard errors over the starts."""
+        count = self.returns.shape[1]
+        errors = self.returns.std(axis=1, ddof=1) / np.sqrt(count)  # [M]
+        return float((self.returns.mean(axis=1) - _ONE_SIDED * errors).min())
+
+    def numbers(self) -> dict[str, float]:
+        """For logs."""
+        by_model = self.returns.mean(axis=1)
+        return {
+            "promise": self.promise,
+            "expected": self.expected,
+            "models_apart": float(by_model.max() - by_model.min()),
+            "halt_share": float(self.halted.mean()),
+            "length": float(self.lengths.mean()),
+        }
+
+
+class Judge:
+    """Fitted models, their threshold, and the starts that every controller is judged from.
+
+    Attributes:
+      models: what episodes are made of.
+      starts: [E, S] states.
+    """
+
+    def __init__(self, models: Models, starts: Array) -> None:
+        """Holds them."""
+        self.models = models
+        self.starts = starts
+
+    def run(
+        self,
+        start: Callable[[Tensor], Any],
+        decide: Callable[[Tensor, Any, Tensor], tuple[Tensor, Any, Any]],
+        seed: int = 0,
+    ) -> Judgement:
+        """Judges a controller with memory.
+
+        Args:
+          start: first observations [K, S] -> memory.
+          decide: (observations [K, S], memory, seed [2]) -> actions [K, A], memory, anything.
+          seed: of the controller's draws.
+        """
+        simulator = ModelSimulator(self.models, self.starts)
+        memory = start(tf.constant(simulator.observations()))
+
+        def act(number: int, observations: Array) -> Array:
+            nonlocal memory
+            key = seeds.stateless(seed, "judge/plan", number)
+            actions, memory, _ = decide(tf.constant(observations), memory, key)
+            return actions.numpy()
+
+        return self._episodes(simulator, act)
+
+    def policy(self, policy: NumpyPolicy) -> Judgement:
+        """Judges a policy that acts by its mean."""
+        simulator = ModelSimulator(self.models, self.starts)
+        return self._episodes(simulator, lambda _, observations: policy.mean(observations))
+
+    def _episodes(self, simulator: ModelSimulator, act: Callable[[int, Array], Array]) -> Judgement:
+        count = simulator.count
+        returns, lengths = np.zeros(count), np.zeros(count, np.int64)
+        halted = np.zeros(count, bool)
+        limit = simulator.task.max_episode_steps
+        unused = np.random.default_rng(0)
+        for step in episode_loop.steps(simulator, act, refill=lambda _: unused, limit=limit):
+            returns += np.where(step.alive, step.rewards, 0.0)
+            lengths += step.alive
+            halted |= step.alive & simulator.unknown
+        shape = (self.models.ensemble.size, len(self.starts))
+        return Judgement(returns.reshape(shape), lengths.reshape(shape), halted.reshape(shape))
+
+
+def fit_or_load(
+    task: TaskSpec,
+    *,
+    physics: str,
+    data: Transitions,
+    config: JudgeConfig,
+    seed: int,
+    record: RunRecord,
+) -> Judge:
+    """Fits the judge's models and sets their threshold, or reads both from the run folder.
+
+    Held-out episodes decide when the fit ends, and the threshold.
+
+    Args:
+      task: with reward and termination.
+      physics: which robot the data is of.
+      data: the data set.
+      config: the knobs.
+      seed: of the run; the judge draws from streams of its own.
+      record: the run folder; stages "judge_models_fit", "judge_models" and "judge".
+    """
+    states, next_states = velocities.restore(task, data)
+    bounds = data.episode_bounds()
+    own_seed = int(seeds.generator(seed, "judge").integers(2**31 - 1))
+    split = holdout.split_episodes(bounds, holdout.share_of(None, len(data)), own_seed)
+    settings = _Settings(
+        config.judge_members, config.judge_hidden, config.judge_steps, config.judge_steps // 3
+    )
+    statistics = gaussian_ensemble.data_statistics(task, "std", states, data.actions, next_states)
+    ensemble = gaussian_ensemble.GaussianEnsemble(task, settings, *statistics, own_seed)
+    gaussian_ensemble.fit_or_load(
+        ensemble,
+        data=(states, data.actions, next_states),
+        split=split,
+        config=settings,
+        names=task.observation_names,
+        seed=own_seed,
+        record=record,
+        stage="judge_models",
+    )
+    weights = ensemble.mask.astype(np.float32)  # [S], standardised deltas
+    stage = record.stage(STAGE)
+    if not stage.complete:
+        rows = split.held_out if len(split.held_out) else np.arange(len(data))
+        maxima = episode_maxima(
+            _disagreement(ensemble, weights, states[rows], data.actions[rows]), rows, bounds
+        )
+        threshold = threshold_that_cuts(maxima, config.judge_cut_share)
+        low = float(np.quantile(data.rewards, _LOW_REWARD))
+        stage.finish(
+            {
+                "threshold": threshold,
+                "episodes": len(maxima),
+                "halted_reward": min(0.0, low),
+                "starts": _starts(bounds, config.judge_starts, own_seed).tolist(),
+            }
+        )
+        logging.info(
+            "judge: threshold %.3g, above which %.0f %% of %d held-out episodes go",
+            threshold,
+            100 * float((maxima > threshold).mean()),
+            len(maxima),
+        )
+    result = stage.result
+    models = Models(task, physics, ensemble, weights, result["threshold"], result["halted_reward"])
+    return Judge(models, states[np.array(result["starts"])])
+
+
+def _starts(bounds: Array, count: int, seed: int) -> Array:
+    """First rows of `count` episodes, drawn without repeats while there are enough."""
+    first = bounds[:, 0]
+    stream = seeds.generator(seed, "judge/starts")
+    return stream.choice(first, size=count, replace=len(first) < count)
+
+
+def _disagreement(
+    ensemble: gaussian_ensemble.GaussianEnsemble, weights: Array, states: Array, actions: Array
+) -> Array:
+    """[N, S], [N, A] -> [N]."""
+
+    @compilation.function(reduce_retracing=True)
+    def chunk(s: Tensor, a: Tensor) -> Tensor:
+        return largest_pairwise_distance(ensemble.means(ensemble.bind()(s, a)) * weights)
+
+    out = np.empty(len(states), np.float32)
+    for part in large_columns.blocks(len(states), _BATCH):
+        out[part] = chunk(tf.constant(states[part]), tf.constant(actions[part])).numpy()
+    return out

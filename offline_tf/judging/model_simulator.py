@@ -1,0 +1,108 @@
+"""Models in the simulator's place: episodes that end at HALT where the models disagree."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from offline_tf.models import compilation, networks
+from offline_tf.models.disagreement import largest_pairwise_distance
+from offline_tf.models.gaussian_ensemble import GaussianEnsemble
+from offline_tf.types import Array, TaskSpec, Tensor
+
+
+class Models(NamedTuple):
+    """What drives and ends the episodes.
+
+    Attributes:
+      task: with reward and termination.
+      physics: which reward.
+      ensemble: M models; each drives whole episodes.
+      weights: [S] factors of standardised deltas: the space of the disagreement.
+      threshold: of the disagreement; above it an episode meets HALT.
+      halted_reward: what every step after HALT pays, until the time limit; at most 0.
+    """
+
+    task: TaskSpec
+    physics: str
+    ensemble: GaussianEnsemble
+    weights: Array
+    threshold: float
+    halted_reward: float
+
+
+class ModelSimulator:
+    """K = M * E episodes, as `offline_tf.evaluation.episodes` runs them; model m drives the m-th E.
+
+    Attributes:
+      task, count: as of the real simulator.
+      elapsed: [K] int64, steps since the start of each.
+      unknown: [K] bool, whether the last step met HALT.
+    """
+
+    def __init__(self, models: Models, starts: Array) -> None:
+        """Puts every model's episodes into the start states [E, S]."""
+        size = models.ensemble.size
+        self.task = models.task
+        self.count = size * len(starts)
+        self.elapsed = np.zeros(self.count, np.int64)
+        self.unknown = np.zeros(self.count, bool)
+        self._models = models
+        self._starts = np.tile(starts, (size, 1)).astype(np.float32)  # [K, S]
+        self._states = self._starts.copy()
+        self._member = np.repeat(np.arange(size, dtype=np.int32), len(starts))  # [K]
+        self._advance = compilation.function(self._advanced)
+
+    def observations(self) -> Array:
+        """[K, S] float32; velocities clipped where the task clips them."""
+        limit, states = self.task.velocity_limit, self._states.copy()
+        if limit is not None:
+            columns = list(self.task.velocity_indices)
+            states[:, columns] = np.clip(states[:, columns], -limit, limit)
+        return states
+
+    def reset(self, generator: np.random.Generator, which: Array | None = None) -> None:
+        """Puts episodes where `which` ([K] bool, default all) back to their start states."""
+        del generator
+        which = np.ones(self.count, bool) if which is None else which
+        self._states[which] = self._starts[which]
+        self.elapsed[which] = 0
+
+    def step(self, actions: Array) -> tuple[Array, Array]:
+        """Advances all episodes.
+
+        At HALT an episode is paid `halted_reward` for this and every step that its time limit leaves.
+
+        Args:
+          actions: [K, A], within the bounds.
+
+        Returns:
+          rewards [K] float64 and terminated [K] bool, true at a fall and at HALT.
+        """
+        after, rewards, fallen, unknown = (
+            x.numpy()
+            for x in self._advance(tf.constant(self._states), tf.constant(actions, tf.float32))
+        )
+        remaining = self.task.max_episode_steps - self.elapsed  # [K]
+        self._states = np.where(unknown[:, None], self._states, after)
+        self.elapsed += 1
+        self.unknown = unknown
+        paid = np.where(unknown, remaining * self._models.halted_reward, rewards.astype(np.float64))
+        return paid, unknown | fallen
+
+    def _advanced(self, states: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
+        """[K, S], [K, A] -> next states [K, S], rewards [K], fallen [K], unknown [K]."""
+        models, ensemble, task = self._models, self._models.ensemble, self.task
+        outputs = ensemble.bind()(states, actions)  # [M, K, width]
+        means = ensemble.means(outputs)  # [M, K, S]
+        disagreement = largest_pairwise_distance(means * models.weights)  # [K]
+        after = ensemble.next_states(states, networks.of_members(means, self._member))
+        assert task.reward is not None and task.termination is not None, "see learned_task"
+        rewards = compilation.of_task(task.reward)(states, actions, after, models.physics)
+        fallen = compilation.of_task(task.termination)(after)
+        finite = tf.reduce_all(tf.math.is_finite(after), axis=1) & tf.math.is_finite(rewards)
+        # A disagreement that is no number is unknown, whatever the threshold.
+        unknown = (disagreement > models.threshold) | tf.math.is_nan(disagreement) | ~finite
+        return after, rewards, fallen, unknown
