@@ -10,27 +10,36 @@ from offline_tf.types import Array, Transitions
 SHARES = (1.0, 0.5, 0.25, 0.1)
 _LEAST_EPISODES = 5  # with fewer, a share says more of luck than of a policy
 _LEAST_ROWS = 1000
-_RIDGE = 10.0
+_RIDGES = (0.1, 1.0, 10.0, 100.0)
+_EXPLAINED = 0.8  # starts that leave more of the variance than this decide nothing
 
 
 def scores(data: Transitions) -> Array:
     """[E] return of each episode, less what its start lets expect.
 
-    What is expected comes from a ridge regression on the first observation, and its squares, each
-    episode predicted without itself. Where starts decide nothing it is close to the mean return.
+    What is expected comes from a ridge regression on the first observation and its squares, each
+    episode predicted without itself; where that leaves more than 80 % of the variance, it is the mean.
     """
     returns, first = data.episode_returns(), data.episode_bounds()[:, 0]
     starts = data.observations[first].astype(np.float64)  # [E, S]
     spread = starts.std(axis=0)
     standard = (starts - starts.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf)
     features = np.concatenate([standard, np.square(standard) - 1.0], axis=1)  # [E, 2 S]
-    centred = features - features.mean(axis=0)
-    gram = centred.T @ centred + _RIDGE * np.eye(features.shape[1])
-    hat = centred @ np.linalg.solve(gram, centred.T)  # [E, E]
-    residual = (returns - returns.mean()) - hat @ (returns - returns.mean())
-    alone = residual / np.maximum(1.0 - np.diag(hat) - 1.0 / len(returns), 0.1)
     plain = returns - returns.mean()
-    return alone if np.square(alone).mean() < np.square(plain).mean() else plain
+    alone = min(
+        (_left_out(features - features.mean(axis=0), plain, ridge) for ridge in _RIDGES),
+        key=lambda errors: float(np.square(errors).mean()),
+    )
+    decides = np.square(alone).mean() < _EXPLAINED * np.square(plain).mean()
+    return alone if decides else plain
+
+
+def _left_out(features: Array, values: Array, ridge: float) -> Array:
+    """Errors of a ridge regression on rows that it was fitted without; [E, F], [E], centred -> [E]."""
+    gram = features.T @ features + ridge * np.eye(features.shape[1])
+    weights = np.linalg.solve(gram, features.T)  # [F, E]
+    leverage = np.einsum("ef,fe->e", features, weights) + 1.0 / len(values)
+    return (values - features @ (weights @ values)) / np.maximum(1.0 - leverage, 0.1)
 
 
 def shares(data: Transitions) -> tuple[float, ...]:

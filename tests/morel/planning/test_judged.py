@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import numpy as np
+import toys
+
+from morel_tf.config import PlannerConfig
+from morel_tf.planning.judged import Keeper
+
+CONFIG = PlannerConfig(judge_patience=20, judge_halvings=1)
+
+
+class ToyJudge:
+    """Promises the policy's first bias, and remembers what it was shown."""
+
+    def policy(self, policy):
+        promise = float(policy.layers[-1][1][0])
+
+        class Told:
+            def numbers(self):
+                return {"promise": promise}
+
+        return Told()
+
+
+def keeper():
+    policy = toys.linear_policy(np.zeros((2, 1)), [0.0])
+    return policy, Keeper(policy, CONFIG)
+
+
+def look(policy, kept, promise, done):
+    policy.weights[1].assign([promise])
+    return kept.look(ToyJudge(), done)
+
+
+def test_the_policy_of_the_highest_promise_is_kept():
+    policy, kept = keeper()
+    assert not kept.has_judged
+    for done, promise in ((0, 1.0), (10, 3.0), (20, 2.0)):
+        numbers = look(policy, kept, promise, done)
+    assert numbers == {"promise": 2.0, "best_promise": 3.0, "kl_share": 1.0}
+    assert policy.weights[1].numpy() == 2.0 and not kept.is_over
+    assert kept.take_best() == 10 and policy.weights[1].numpy() == 3.0
+
+
+def test_without_progress_the_step_is_halved_from_the_best_then_planning_ends():
+    policy, kept = keeper()
+    look(policy, kept, 3.0, 0)
+    look(policy, kept, 2.0, 10)
+    assert kept.kl_share == 1.0
+    look(policy, kept, 1.0, 20)
+    assert kept.kl_share == 0.5 and policy.weights[1].numpy() == 3.0 and not kept.is_over
+    look(policy, kept, 2.5, 30)
+    assert not kept.is_over  # patience runs anew from the halving
+    look(policy, kept, 2.9, 40)
+    assert kept.is_over and policy.weights[1].numpy() == 3.0
+
+
+def test_progress_after_a_halving_gives_new_patience():
+    policy, kept = keeper()
+    for done, promise in ((0, 3.0), (20, 1.0), (30, 4.0), (40, 1.0)):
+        look(policy, kept, promise, done)
+    assert kept.kl_share == 0.5 and not kept.is_over
+
+
+def test_a_promise_that_is_no_number_is_never_kept():
+    policy, kept = keeper()
+    look(policy, kept, 3.0, 0)
+    look(policy, kept, np.nan, 10)
+    kept.take_best()
+    assert policy.weights[1].numpy() == 3.0
+
+
+def test_its_variables_are_all_of_its_state():
+    policy, kept = keeper()
+    look(policy, kept, 3.0, 0)
+    look(policy, kept, 1.0, 20)
+    other_policy, other = keeper()
+    for mine, theirs in zip(other.variables, kept.variables, strict=True):
+        mine.assign(theirs)
+    assert other.kl_share == kept.kl_share
+    other.take_best()
+    assert other_policy.weights[1].numpy() == 3.0
+    for pair in ((policy, kept), (other_policy, other)):
+        look(*pair, 2.0, 40)
+    assert other.is_over and kept.is_over

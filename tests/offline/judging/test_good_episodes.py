@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import toys
+
+from offline_tf.judging import good_episodes
+from offline_tf.numerics.holdout import Split, split_episodes
+
+
+def with_rewards(data, by_episode):
+    rewards = np.zeros(len(data), np.float32)
+    for (start, end), value in zip(data.episode_bounds(), by_episode, strict=True):
+        rewards[start:end] = value / (end - start)
+    return dataclasses.replace(data, rewards=rewards)
+
+
+def test_where_starts_decide_nothing_returns_do():
+    rng = np.random.default_rng(0)
+    data = with_rewards(toys.transitions((10,) * 60), rng.normal(size=60))
+    order = np.argsort(good_episodes.scores(data))
+    returns = data.episode_returns()
+    assert np.corrcoef(np.argsort(order), np.argsort(np.argsort(returns)))[0, 1] > 0.95
+
+
+def test_an_episode_is_compared_with_what_its_start_lets_expect():
+    """Returns are 100 x of the start plus a little skill: skill decides, not luck."""
+    data = toys.transitions((10,) * 60)
+    skill = np.random.default_rng(0).normal(size=60)
+    first = data.observations[data.episode_bounds()[:, 0], 0]
+    scores = good_episodes.scores(with_rewards(data, 100.0 * first + skill))
+    assert np.corrcoef(scores, skill)[0, 1] > 0.8
+    assert abs(np.corrcoef(scores, first)[0, 1]) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("lengths", "shares"),
+    [
+        ((100,) * 100, (1.0, 0.5, 0.25, 0.1)),
+        ((1000,) * 20, (1.0, 0.5, 0.25)),
+        ((10,) * 100, (1.0,)),
+        ((5000,), (1.0,)),
+    ],
+)
+def test_small_data_have_fewer_shares(lengths, shares):
+    assert good_episodes.shares(toys.transitions(lengths)) == shares
+
+
+def test_the_best_are_whole_episodes_in_both_parts():
+    data = with_rewards(toys.transitions((10,) * 40), np.arange(40.0))
+    split = split_episodes(data.episode_bounds(), 0.2, seed=1)
+    rows = good_episodes.best(data, 0.25, split)
+    both = np.sort(np.concatenate(rows))
+    np.testing.assert_array_equal(both, np.arange(300, 400))
+    assert set(rows.held_out) <= set(split.held_out) and set(rows.train) <= set(split.train)
+    assert good_episodes.best(data, 1.0, split) is split
+
+
+def test_good_episodes_that_are_all_held_out_are_cloned_all_the_same():
+    data = with_rewards(toys.transitions((10,) * 10), np.arange(10.0))
+    split = Split(np.arange(90), np.arange(90, 100))
+    rows = good_episodes.best(data, 0.1, split)
+    np.testing.assert_array_equal(rows.train, np.arange(90, 100))
+    assert not len(rows.held_out)

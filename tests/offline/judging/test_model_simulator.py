@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import toys
+
+from offline_tf.judging.model_simulator import Models, ModelSimulator
+
+
+def simulator(threshold=np.inf, halted_reward=-2.0, gains=(0.0, 1.0), task=None, starts=((0, 1),)):
+    task = task or toys.cart()
+    ensemble = toys.hinged_ensemble(task, gains)
+    models = Models(task, "v2", ensemble, np.ones(2, np.float32), threshold, halted_reward)
+    return ModelSimulator(models, np.array(starts, np.float32))
+
+
+def test_each_model_drives_its_own_episodes():
+    """At x = 2 the second model's x' is one too large; rewards are the task's."""
+    made = simulator(starts=((2.0, 1.0), (0.0, 1.0)))
+    rewards, over = made.step(np.full((4, 1), 0.5, np.float32))
+    exact = [[2.1, 1.25], [0.1, 1.25], [3.1, 1.25], [0.1, 1.25]]
+    np.testing.assert_allclose(made.observations(), exact, rtol=1e-6)
+    expected = 1.0 + np.array(exact)[:, 0] + 0.3 * 1.0 - 0.1 * 0.25
+    np.testing.assert_allclose(rewards, expected, rtol=1e-6)
+    assert not over.any() and not made.unknown.any()
+    assert made.elapsed.tolist() == [1] * 4
+
+
+def test_halt_pays_for_all_steps_that_are_left():
+    made = simulator(threshold=0.5, starts=((2.0, 1.0), (0.0, 1.0)))
+    made.elapsed += 10  # of 50
+    rewards, over = made.step(np.zeros((4, 1), np.float32))
+    assert over.tolist() == made.unknown.tolist() == [True, False, True, False]
+    np.testing.assert_allclose(rewards[[0, 2]], -2.0 * 40)
+    np.testing.assert_array_equal(made.observations()[0], [2.0, 1.0])
+
+
+def test_a_fall_ends_without_halt():
+    made = simulator(task=toys.cart(bound=1.0), starts=((0.99, 1.0),))
+    _, over = made.step(np.zeros((2, 1), np.float32))
+    assert over.all() and not made.unknown.any()
+
+
+@pytest.mark.parametrize("action", [np.nan, np.inf])
+def test_what_is_no_number_is_halt(action):
+    made = simulator()
+    rewards, over = made.step(np.full((2, 1), action, np.float32))
+    if np.isnan(action):
+        assert made.unknown.all()
+    assert np.isfinite(rewards).all() and np.isfinite(made.observations()).all()
+    assert over.all() or not made.unknown.any()
+
+
+def test_policies_see_clipped_velocities_and_models_do_not():
+    made = simulator(task=toys.cart(limit=2.0), starts=((0.0, 3.0),))
+    np.testing.assert_allclose(made.observations(), [[0.0, 2.0]] * 2)
+    made.step(np.zeros((2, 1), np.float32))
+    np.testing.assert_allclose(made.observations()[:, 0], 0.3, rtol=1e-6)
+
+
+def test_a_reset_goes_back_to_the_own_start():
+    made = simulator(starts=((0.0, 1.0), (0.5, 0.0)))
+    made.step(np.ones((4, 1), np.float32))
+    made.reset(np.random.default_rng(0), np.array([False, True, False, False]))
+    assert made.elapsed.tolist() == [1, 0, 1, 1]
+    np.testing.assert_array_equal(made.observations()[1], [0.5, 0.0])

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from offline_tf.judging import verdict
+
+GOOD = {"promise": 95.0, "expected": 100.0, "models_apart": 5.0, "halt_share": 0.02}
+RETURNS = [50.0] * 9 + [100.0]  # mean 55, best tenth 100
+
+
+def on(clone=90.0, **changes):
+    return verdict.of(verdict.of_judgement(GOOD | changes, RETURNS, clone))
+
+
+def test_a_promise_within_the_data_is_green():
+    assert on().level == "green"
+    assert on().in_words() == "can be relied on: no ground against it"
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "level"),
+    [
+        ({"promise": 50.0}, "below_data", "doubtful"),
+        ({"promise": 10.0}, "below_data", "bad"),
+        ({"promise": 130.0}, "above_best", "doubtful"),
+        ({"promise": 200.0}, "above_best", "bad"),
+        ({"halt_share": 0.3}, "halt_share", "doubtful"),
+        ({"halt_share": 0.7}, "halt_share", "bad"),
+        ({"models_apart": 50.0}, "models_apart", "doubtful"),
+        ({"models_apart": 90.0}, "models_apart", "bad"),
+        ({"clone": 100.0}, "below_clone", "doubtful"),
+        ({"clone": 120.0}, "below_clone", "bad"),
+        ({"promise": float("nan")}, "below_data", "bad"),
+    ],
+)
+def test_each_ground_alone_decides(changes, name, level):
+    found = on(**changes)
+    assert found.to_json()["grounds"][name]["level"] == level
+    assert found.level in (level, "bad")
+    assert {"doubtful": "is doubtful: ", "bad": "cannot be relied on: "}[found.level] in (
+        found.in_words()
+    )
+
+
+def test_words_name_number_and_advice():
+    assert on(halt_share=0.3).in_words() == (
+        "is doubtful: share of the judge's episodes that leave what its models know (0.30): lower "
+        "--kl_per_update or --judge_patience, or raise --judge_steps"
+    )
