@@ -55,13 +55,16 @@ class Prepared(NamedTuple):
     Attributes:
       states, next_states: [N, S], observations with their clipped velocities restored.
       bounds: [E, 2], first row and one past the last of each episode.
-      split: which rows train and which are held out.
+      split: which rows train and which are held out; of those with a known next state.
+      next_known: [N] bool, see `types.next_known`: a terminal row may lack its next state. Such rows
+        count for cloning, the least reward and starts; not for the models and the detector.
     """
 
     states: Array
     next_states: Array
     bounds: Array
     split: holdout.Split
+    next_known: Array
 
 
 def prepare(
@@ -79,7 +82,8 @@ def prepare(
     # Models that are taken over have seen the rows that their own run trained on.
     split_seed = seed if dynamics_from is None else dynamics.split_seed(dynamics_from)
     split = holdout.split_episodes(bounds, knobs.dynamics.holdout_share, split_seed)
-    return Prepared(states, next_states, bounds, split)
+    known = data.next_known
+    return Prepared(states, next_states, bounds, split.where(known), known)
 
 
 def morel(
@@ -112,11 +116,11 @@ def morel(
     Returns:
       A Learned.
     """
-    states, next_states, bounds, split = prepared
+    states, next_states, bounds, split, next_known = prepared
 
     # Line 2: learn the approximate dynamics model P^ on D.
     statistics = dynamics.data_statistics(
-        task, knobs.dynamics.scale, states, data.actions, next_states
+        task, knobs.dynamics.scale, states, data.actions, next_states, usable=next_known
     )
     ensemble = dynamics.DynamicsEnsemble(task, knobs.dynamics, *statistics, seed)
     dynamics.fit_or_load(

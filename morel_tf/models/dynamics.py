@@ -32,7 +32,13 @@ _ROWS_JUDGED = 100_000
 
 
 def data_statistics(
-    task: TaskSpec, scale: str, states: Array, actions: Array, next_states: Array
+    task: TaskSpec,
+    scale: str,
+    states: Array,
+    actions: Array,
+    next_states: Array,
+    *,
+    usable: Array | None = None,
 ) -> tuple[standardize.Statistics, standardize.Statistics]:
     """Statistics of concatenated (s, clipped a), [S + A], and of s' - s, [S].
 
@@ -40,13 +46,16 @@ def data_statistics(
       task: for the action bounds.
       scale: "std" or "mad".
       states, actions, next_states: the data, [N, S], [N, A], [N, S].
+      usable: [N] bool, rows whose next state is known; None: all.
     """
     count = len(states)
-    of_states = standardize.statistics(states, scale)
+    of_states = standardize.statistics(states, scale, usable)
     of_actions = standardize.statistics_of(
-        lambda rows: task.clip_actions(actions[rows]), count, scale
+        lambda rows: task.clip_actions(actions[rows]), count, scale, usable
     )
-    changes = standardize.statistics_of(lambda rows: next_states[rows] - states[rows], count, scale)
+    changes = standardize.statistics_of(
+        lambda rows: next_states[rows] - states[rows], count, scale, usable
+    )
     inputs = standardize.Statistics(
         np.concatenate([of_states.shift, of_actions.shift]),
         np.concatenate([of_states.scale, of_actions.scale]),

@@ -154,14 +154,15 @@ def calibrate_or_load(
 
     "planning" sees the models' states in the P-MDP; a deployed detector sees "observation"s, or, with
     the previous observation, states restored by finite differences ("history"). The three differ only
-    where velocities were restored. Rows held out from the fit count too: they are 2 % by default.
+    where velocities were restored. Rows held out from the fit count too: they are 2 % by default. Rows
+    whose next state is not known do not: the models have seen nothing of them.
 
     Args:
       task: names what is clipped.
       ensemble, weights: the detector.
       data: the data set.
       states: states and next states that the models were fitted on, [N, S] each.
-      held_out: rows for the report on error prediction.
+      held_out: rows for the report on error prediction; their next states are known.
       config: the rule.
       record: the run folder; stage "usad".
 
@@ -177,7 +178,8 @@ def calibrate_or_load(
         received["observation"] = data.observations
         received["history"] = velocities.restore(task, data, use_recorded=False)[0]
     calibrations, prediction = {}, {}
-    rows = held_out if len(held_out) else np.arange(min(len(data), 20_000))
+    known = data.next_known  # [N]
+    rows = held_out if len(held_out) else np.flatnonzero(known)[:20_000]
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _ROWS_JUDGED)).astype(np.int64)]
     of_states = np.zeros(len(data), np.float32)  # [N]
     for name, inputs in received.items():
@@ -197,7 +199,7 @@ def calibrate_or_load(
             )
         if name == "planning":
             of_states = values
-        calibrations[name] = calibrate(values, config)
+        calibrations[name] = calibrate(values[known], config)
         prediction[name] = error_prediction(
             ensemble, weights, inputs[rows], data.actions[rows], states[1][rows] - states[0][rows]
         )
