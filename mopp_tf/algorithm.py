@@ -48,6 +48,12 @@ class Prepared(NamedTuple):
     table: rows.Rows | None = None
     split: holdout.Split | None = None
 
+    @property
+    def dynamics_split(self) -> holdout.Split:
+        """The rows of `split` whose next state is known: what dynamics and the limit are made from."""
+        assert self.table is not None and self.split is not None
+        return self.split.where(self.table.next_known)
+
 
 class Learned(NamedTuple):
     """What the fits leave behind: the models, the units of rewards, the pruning limit L."""
@@ -147,6 +153,7 @@ def learn(
     """
     table, split = prepared.table, prepared.split
     assert table is not None and split is not None
+    dynamics_split = prepared.dynamics_split
     models = build(task, knobs, prepared)
 
     # Line 1: dynamics models f_m(s', r | s, a).
@@ -154,7 +161,7 @@ def learn(
         return dynamics.fit(
             models.dynamics,
             rows=table,
-            split=split,
+            split=dynamics_split,
             names=task.observation_names,
             knobs=knobs.model,
             config=knobs.dynamics,
@@ -207,7 +214,7 @@ def learn(
 
     stage = record.stage("limit")
     if not stage.complete:
-        judged = split.judged(_LIMIT_ROWS)
+        judged = dynamics_split.judged(_LIMIT_ROWS)
         uncertainties = models.dynamics.uncertainties(
             table.states[judged], table.actions[judged], knobs.planner.uncertainty_units
         )

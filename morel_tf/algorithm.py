@@ -69,13 +69,18 @@ class Prepared(NamedTuple):
     Attributes:
       states, next_states: [N, S], observations with their clipped velocities restored.
       bounds: [E, 2], first row and one past the last of each episode.
-      split: which rows train and which are held out.
+      split: which rows train and which are held out; of those with a known next state.
+      every_row: the same of all rows, for cloning.
+      next_known: [N] bool, see `types.next_known`: a terminal row may lack its next state. Such rows
+        count for cloning, the least reward and starts; not for the models and the detector.
     """
 
     states: Array
     next_states: Array
     bounds: Array
     split: holdout.Split
+    every_row: holdout.Split
+    next_known: Array
 
 
 def prepare(
@@ -94,7 +99,8 @@ def prepare(
     split_seed = seed if dynamics_from is None else gaussian_ensemble.split_seed(dynamics_from)
     share = holdout.share_of(knobs.dynamics.holdout_share, len(data))
     split = holdout.split_episodes(bounds, share, split_seed)
-    return Prepared(states, next_states, bounds, split)
+    known = data.next_known
+    return Prepared(states, next_states, bounds, split.where(known), split, known)
 
 
 def morel(
@@ -127,11 +133,11 @@ def morel(
     Returns:
       A Learned.
     """
-    states, next_states, bounds, split = prepared
+    states, next_states, bounds, split, every_row, next_known = prepared
 
     # Line 2: learn the approximate dynamics model P^ on D.
     statistics = gaussian_ensemble.data_statistics(
-        task, knobs.dynamics.scale, states, data.actions, next_states
+        task, knobs.dynamics.scale, states, data.actions, next_states, usable=next_known
     )
     ensemble = gaussian_ensemble.GaussianEnsemble(task, knobs.dynamics, *statistics, seed)
     gaussian_ensemble.fit_or_load(
@@ -185,7 +191,7 @@ def morel(
         policy,
         task=task,
         data=data,
-        split=split,
+        split=every_row,
         config=knobs.cloning,
         planner=knobs.planner,
         seed=seed,

@@ -32,7 +32,8 @@ class Transitions:
       observations: [N, S] float32, the observation that the action was taken in.
       actions: [N, A] float32, as logged.
       rewards: [N] float32.
-      next_observations: [N, S] float32, the observation after the action, never of another episode.
+      next_observations: [N, S] float32, the observation after the action, never of another episode;
+        NaN all over a terminal row where it was not recorded, see `next_known`.
       terminals: [N] bool, the episode ended in a terminal state (no value beyond it).
       timeouts: [N] bool, the episode was cut here for another reason (its value goes on).
       qpos: [N, Q] float64 or None, simulator positions before the action.
@@ -68,6 +69,11 @@ class Transitions:
         """Number of transitions N."""
         return len(self.observations)
 
+    @property
+    def next_known(self) -> Array:
+        """[N] bool, rows whose next observation was recorded; see the function `next_known`."""
+        return next_known(self.next_observations, self.terminals)
+
     def episode_bounds(self) -> Array:
         """Returns [E, 2] int64: first row and one past the last row of each episode."""
         ends = np.flatnonzero(self.terminals | self.timeouts) + 1
@@ -75,6 +81,16 @@ class Transitions:
             ends = np.append(ends, len(self))
         starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
         return np.stack([starts, ends], axis=1).astype(np.int64)
+
+    def predictable_bounds(self) -> Array:
+        """`episode_bounds` without the last row where its next observation is not known.
+
+        An episode of one such row is empty.
+        """
+        bounds = self.episode_bounds()
+        if len(bounds):
+            bounds[:, 1] -= ~self.next_known[bounds[:, 1] - 1]
+        return bounds
 
     def episodes(self) -> Iterator[slice]:
         """Yields one slice of rows per episode."""
@@ -86,6 +102,27 @@ class Transitions:
         sums = np.concatenate([[0.0], np.cumsum(self.rewards, dtype=np.float64)])
         bounds = self.episode_bounds()
         return sums[bounds[:, 1]] - sums[bounds[:, 0]]
+
+
+def next_known(next_observations: Array, terminals: Array) -> Array:
+    """Which rows have a next observation.
+
+    Terminal rows may lack it: many files hold no next_observations. Such a row counts wherever
+    nothing of s' is asked: Q (its target is the reward), cloning, returns. What is fitted to s', or
+    measured by it, takes the other rows. NaN stands in its place, so that a use that forgets this
+    is seen at once.
+
+    Args:
+      next_observations: [n, S]; NaN in all of a terminal row says that it is not known.
+      terminals: [n], bool or 0 and 1.
+
+    Returns:
+      [n] bool.
+    """
+    known = np.ones(len(next_observations), bool)
+    rows = np.flatnonzero(terminals)
+    known[rows] = ~np.isnan(next_observations[rows]).all(axis=1)
+    return known
 
 
 @dataclasses.dataclass(frozen=True)

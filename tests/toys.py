@@ -93,6 +93,18 @@ def transitions(
     )
 
 
+def unrecorded(data: Transitions) -> Transitions:
+    """The data without the observations after terminal rows, as files without that column give them."""
+    after = np.where(data.terminals[:, None], np.float32(np.nan), data.next_observations)
+    return dataclasses.replace(data, next_observations=after)
+
+
+def v0_columns(data: Transitions) -> dict[str, Array]:
+    """D4RL v0's columns: no next_observations."""
+    names = ("observations", "actions", "rewards", "terminals", "timeouts")
+    return {name: getattr(data, name) for name in names}
+
+
 def identity(width: int) -> Statistics:
     """Statistics that change nothing: 1 + 1e-8 is 1 in float32."""
     return Statistics(np.zeros(width, np.float32), np.ones(width, np.float32))

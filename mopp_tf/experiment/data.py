@@ -70,6 +70,7 @@ def reused_run(configs: Configs, data: Transitions, data_hash: str) -> RunRecord
 def _check_rows(configs: Configs, data: Transitions) -> None:
     knobs = configs.knobs
     split = algorithm.split_of(data, knobs, configs.run.seed)
+    training.check_patience(knobs.model, split.where(data.next_known))  # the dynamics models'
     if configs.run.algorithm == "mbop":
         split = rows_with_value(data, split, knobs.planner.horizon)
     training.check_patience(knobs.model, split)

@@ -90,7 +90,6 @@ def inspect(
       decide: its `decide` as a graph, traced for `count` environments.
       count: at least 1.
     """
-    assert prepared.split is not None
     rows = Rows(data.observations, data.actions, data.next_observations)
     episodes = inspect_stage.load(record.folder, "episodes")
     paths = [("planned", episodes["observations"])] if episodes else []
@@ -104,8 +103,8 @@ def inspect(
         ),
         task=task,
         rows=rows,
-        bounds=data.episode_bounds(),
-        split=prepared.split,
+        bounds=data.predictable_bounds(),
+        split=prepared.dynamics_split,
         seed=seed,
         record=record,
         paths=paths,

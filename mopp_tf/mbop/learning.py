@@ -64,18 +64,13 @@ def rows_with_value(data: Transitions, split: Split, horizon: int) -> Split:
     ends = data.terminals | data.timeouts
     ends[-1:] = True
     returns = truncated_returns(data.rewards, ends, data.terminals, horizon)
-    with_value = _where(split, np.isfinite(returns) & _has_previous(ends))
+    with_value = split.where(np.isfinite(returns) & _has_previous(ends))
     if not len(with_value.train):
         raise UserError(
             f"--mbop_horizon: expected episodes of {horizon + 1} steps or more, or with a terminal end "
             "after 2 or more, for the value network, got none; give a smaller horizon"
         )
     return with_value
-
-
-def _where(split: Split, usable: Array) -> Split:
-    """The rows of a split that are usable, [N] bool."""
-    return Split(split.train[usable[split.train]], split.held_out[usable[split.held_out]])
 
 
 def _has_previous(ends: Array) -> Array:
@@ -208,14 +203,14 @@ def _regressions(
             gather=functools.partial(
                 dynamics.gather, models.dynamics, table, knobs.dynamics.targets, normalizer
             ),
-            rows=split,
+            rows=prepared.dynamics_split,
             names=(*task.observation_names, "reward"),
             steps=knobs.dynamics.dynamics_steps,
         ),
         "behavior": Regression(
             members=models.behavior,
             gather=lambda at: (inputs(at), table.actions[at]),
-            rows=_where(split, _has_previous(~table.has_next)),
+            rows=split.where(_has_previous(~table.has_next)),
             names=task.action_names,
             steps=knobs.behavior.behavior_steps,
             row_weights=table.weights if knobs.behavior.return_weighting else None,
@@ -223,7 +218,7 @@ def _regressions(
         "q": Regression(
             members=models.value,
             gather=lambda at: (inputs(at), values.targets[at]),
-            rows=_where(split, values.usable),
+            rows=split.where(values.usable),
             names=("value",),
             steps=knobs.q.q_steps,
         ),

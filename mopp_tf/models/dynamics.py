@@ -218,9 +218,14 @@ class DynamicsModel(tf.Module):
 
 
 def change_scale(rows: Rows) -> Array:
-    """[S + 1] standard deviations of s' - s and the scaled reward; 1 where there is no change."""
+    """[S + 1] standard deviations of s' - s and the scaled reward; 1 where there is no change.
+
+    Of rows whose next state is known.
+    """
     deviations = standardize.statistics_of(
-        lambda at: dynamics_targets(rows.at(at), "delta"), len(rows.states)
+        lambda at: dynamics_targets(rows.at(at), "delta"),
+        len(rows.states),
+        usable=rows.next_known,
     ).scale
     return np.where(deviations < 1e-8, 1.0, deviations).astype(np.float32)
 

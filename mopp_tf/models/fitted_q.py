@@ -4,8 +4,9 @@ The loss stands in `offline_tf.models.critics`; R_k are the discounted rewards o
 from s to s', k = 1 in both papers.
 
 Source: the authors' mopp_agent.py. Differs: targets start as copies (theirs are drawn anew);
-terminal rows are there, with their reward and without a value beyond them; a row that a time limit
-cut does bootstrap, with an action of the behaviour model where none was logged.
+terminal rows are there, with their reward and without a value beyond them, also where their next
+observation was not recorded; a row that a time limit cut does bootstrap, with an action of the
+behaviour model where none was logged.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def next_actions(
     for index, block in enumerate(blocks(len(drawn_rows), _ROWS_PER_CALL)):
         key = seeds.stateless(seed, f"fitted_q/actions/{number}", index)
         if block.stop > block.start:
-            next_states = tf.constant(rows.next_states[drawn_rows[block]])
+            next_states = tf.constant(_next_states(rows, drawn_rows[block]))
             column.append(draw(next_states, key).numpy())
     drawn = column.finish()
     if is_drawn.all():
@@ -86,6 +87,11 @@ def next_actions(
         return actions
 
     return derive(chosen, np.arange(len(at)))
+
+
+def _next_states(rows: Rows, at: Array) -> Array:
+    """Row numbers [n] -> s' that a value is asked of, [n, S]."""
+    return critics.states_to_value(rows.states[at], rows.next_states[at], rows.terminals[at])
 
 
 def fit(
@@ -183,7 +189,7 @@ def _batches(
                 states=rows.states[first_rows],
                 actions=rows.actions[first_rows],
                 rewards=window.rewards[first_rows],
-                next_states=rows.next_states[last_rows],
+                next_states=_next_states(rows, last_rows),
                 terminals=rows.terminals[last_rows],
                 discounts=window.discounts[first_rows],
                 next_actions=actions[action_rows[positions]],

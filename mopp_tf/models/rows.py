@@ -9,7 +9,7 @@ import numpy as np
 
 from offline_tf.numerics import standardize
 from offline_tf.numerics.large_columns import derive
-from offline_tf.types import Array, TaskSpec, Transitions
+from offline_tf.types import Array, TaskSpec, Transitions, next_known
 
 
 class RewardScale(NamedTuple):
@@ -27,11 +27,14 @@ class Rows(NamedTuple):
     """Columns of N transitions; actions in the units of the bounds, that is in [-1, 1].
 
     Differs: every transition is there, terminal ones with their reward, which count in the scale of
-    rewards too (in data without next observations they are not: see `datasets.columns`); the authors'
-    reader drops those and pairs the last row of an episode that was cut with the first of the next.
+    rewards too; the authors' reader drops those and pairs the last row of an episode that was cut with
+    the first of the next.
+
+    A terminal row without a next observation is there too. The dynamics models, and the units that all
+    models share, are made from the other rows: their targets are s' and reward together.
 
     Attributes:
-      states, next_states: [N, S].
+      states, next_states: [N, S]; next states may be NaN, see `next_known`.
       actions: [N, A].
       rewards: [N], scaled.
       terminals: [N] float32, 1 where no value follows.
@@ -48,6 +51,11 @@ class Rows(NamedTuple):
     next_actions: Array
     has_next: Array
     weights: Array
+
+    @property
+    def next_known(self) -> Array:
+        """[N] bool, rows whose next state is known; see `types.next_known`."""
+        return next_known(self.next_states, self.terminals)
 
     def at(self, rows: Array | slice) -> Rows:
         """These rows alone."""
@@ -161,7 +169,10 @@ def windows(rows: Rows, steps: int, discount: float) -> Windows:
 
 
 def dynamics_targets(rows: Rows, kind: str) -> Array:
-    """[N, S + 1]: change of state ("delta") or next state ("absolute"), then the reward."""
+    """[N, S + 1]: change of state ("delta") or next state ("absolute"), then the reward.
+
+    NaN where the next state is not known.
+    """
     states = rows.next_states - rows.states if kind == "delta" else rows.next_states
     return np.concatenate([states, rows.rewards[:, None]], axis=1)
 
@@ -172,16 +183,19 @@ def fit_normalizer(rows: Rows, kind: str, normalize: bool) -> Normalizer:
     A dimension that never changes keeps scale 1.
 
     Args:
-      rows: all of them, held-out ones too.
+      rows: all of them, held-out ones too; those whose next state is not known do not count.
       kind: of the dynamics targets.
       normalize: whether to.
     """
+    known = rows.next_known
 
     def of(block: Callable[[slice], Array]) -> standardize.Statistics:
         width = block(slice(0, 1)).shape[1]
         if not normalize:
             return standardize.Statistics(np.zeros(width, np.float32), np.ones(width, np.float32))
-        return standardize.with_flat_as_it_is(standardize.statistics_of(block, len(rows.states)))
+        return standardize.with_flat_as_it_is(
+            standardize.statistics_of(block, len(known), usable=known)
+        )
 
     return Normalizer(
         of(lambda at: rows.states[at]),

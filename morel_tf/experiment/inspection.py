@@ -89,7 +89,7 @@ def inspect(
         seen,
         task=task,
         rows=Rows(prepared.states, data.actions, prepared.next_states),
-        bounds=prepared.bounds,
+        bounds=data.predictable_bounds(),
         split=prepared.split,
         seed=seed,
         record=record,

@@ -157,14 +157,15 @@ def calibrate_or_load(
 
     "planning" sees the models' states in the P-MDP; a deployed detector sees "observation"s, or, with
     the previous observation, states restored by finite differences ("history"). The three differ only
-    where velocities were restored. Rows held out from the fit count too: they are 2 % by default.
+    where velocities were restored. Rows held out from the fit count too: they are 2 % by default. Rows
+    whose next state is not known do not: the models have seen nothing of them.
 
     Args:
       task: names what is clipped.
       ensemble, weights: the detector.
       data: the data set.
       states: states and next states that the models were fitted on, [N, S] each.
-      held_out: rows for the report on error prediction.
+      held_out: rows for the report on error prediction; their next states are known.
       config: the rule.
       record: the run folder; stage "usad".
 
@@ -180,7 +181,8 @@ def calibrate_or_load(
         received["observation"] = data.observations
         received["history"] = velocities.restore(task, data, use_recorded=False)[0]
     calibrations, prediction = {}, {}
-    rows = held_out if len(held_out) else np.arange(min(len(data), 20_000))
+    known = data.next_known  # [N]
+    rows = held_out if len(held_out) else np.flatnonzero(known)[:20_000]
     rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _ROWS_JUDGED)).astype(np.int64)]
     of_states = np.zeros(len(data), np.float32)  # [N]
     for name, inputs in received.items():
@@ -200,9 +202,9 @@ def calibrate_or_load(
             )
         if name == "planning":
             of_states = values
-        episodes = np.sort(held_out) if len(held_out) else np.arange(len(data))
+        episodes = np.sort(held_out) if len(held_out) else np.flatnonzero(known)
         maxima = disagreement.episode_maxima(values[episodes], episodes, data.episode_bounds())
-        calibrations[name] = calibrate(values, config, maxima)
+        calibrations[name] = calibrate(values[known], config, maxima)
         prediction[name] = error_prediction(
             ensemble, weights, inputs[rows], data.actions[rows], states[1][rows] - states[0][rows]
         )

@@ -49,7 +49,8 @@ def restore(
     Velocities that were clipped come from the recorded qvel where the file has it and it lies beyond
     the limit on the same side, else from finite differences. The last next state of an episode has no
     recorded qvel, and the first state no predecessor: the former takes the finite difference, the
-    latter stays as observed (robots start at rest).
+    latter stays as observed (robots start at rest). A next state that is not known (`types.next_known`)
+    stays NaN.
 
     Args:
       task: the task.

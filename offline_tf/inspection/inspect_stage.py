@@ -55,8 +55,8 @@ def inspect(
       view: the models.
       task: names and bounds.
       rows: all of the data.
-      bounds: [E, 2] of the episodes.
-      split: which rows the models were not fitted on.
+      bounds: [E, 2] of the episodes, as far as next states are known.
+      split: which rows the models were not fitted on; of those with a known next state.
       seed: of random actions.
       record: the run folder.
       paths: (label, [.., n, S] states) for the map.

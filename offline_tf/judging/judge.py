@@ -169,11 +169,15 @@ def fit_or_load(
     states, next_states = velocities.restore(task, data)
     bounds = data.episode_bounds()
     own_seed = int(seeds.generator(seed, "judge").integers(2**31 - 1))
+    known = data.next_known
     split = holdout.split_episodes(bounds, holdout.share_of(None, len(data)), own_seed)
+    split = split.where(known)
     settings = _Settings(
         config.judge_members, config.judge_hidden, config.judge_steps, config.judge_steps // 3
     )
-    statistics = gaussian_ensemble.data_statistics(task, "std", states, data.actions, next_states)
+    statistics = gaussian_ensemble.data_statistics(
+        task, "std", states, data.actions, next_states, usable=known
+    )
     ensemble = gaussian_ensemble.GaussianEnsemble(task, settings, *statistics, own_seed)
     gaussian_ensemble.fit_or_load(
         ensemble,
@@ -188,7 +192,7 @@ def fit_or_load(
     weights = ensemble.mask.astype(np.float32)  # [S], standardised deltas
     stage = record.stage(STAGE)
     if not stage.complete:
-        rows = split.held_out if len(split.held_out) else np.arange(len(data))
+        rows = np.sort(split.held_out) if len(split.held_out) else np.flatnonzero(known)
         maxima = episode_maxima(
             _disagreement(ensemble, weights, states[rows], data.actions[rows]), rows, bounds
         )

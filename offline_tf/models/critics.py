@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from offline_tf.models import networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.standardize import Statistics
-from offline_tf.types import Tensor
+from offline_tf.types import Array, Tensor, next_known
 
 
 class QFunction(tf.Module):
@@ -109,6 +110,22 @@ class Batch(NamedTuple):
     terminals: Tensor
     discounts: Tensor
     next_actions: Tensor
+
+
+def states_to_value(states: Array, next_states: Array, terminals: Array) -> Array:
+    """What `Batch.next_states` holds: a terminal row's own state where its next one is not known.
+
+    Nothing is bootstrapped there, so any finite state does; NaN would be NaN also times 0.
+
+    Args:
+      states, next_states: [n, S].
+      terminals: [n], bool or 0 and 1.
+
+    Returns:
+      [n, S].
+    """
+    known = next_known(next_states, terminals)
+    return next_states if known.all() else np.where(known[:, None], next_states, states)
 
 
 def bellman_target(rewards: Tensor, terminals: Tensor, next_q: Tensor, discounts: Tensor) -> Tensor:

@@ -59,7 +59,13 @@ class Settings(Protocol):
 
 
 def data_statistics(
-    task: TaskSpec, scale: str, states: Array, actions: Array, next_states: Array
+    task: TaskSpec,
+    scale: str,
+    states: Array,
+    actions: Array,
+    next_states: Array,
+    *,
+    usable: Array | None = None,
 ) -> tuple[standardize.Statistics, standardize.Statistics]:
     """Statistics of concatenated (s, clipped a), [S + A], and of s' - s, [S].
 
@@ -67,13 +73,16 @@ def data_statistics(
       task: for the action bounds.
       scale: "std" or "mad".
       states, actions, next_states: the data, [N, S], [N, A], [N, S].
+      usable: [N] bool, rows whose next state is known; None: all.
     """
     count = len(states)
-    of_states = standardize.statistics(states, scale)
+    of_states = standardize.statistics(states, scale, usable)
     of_actions = standardize.statistics_of(
-        lambda rows: task.clip_actions(actions[rows]), count, scale
+        lambda rows: task.clip_actions(actions[rows]), count, scale, usable
     )
-    changes = standardize.statistics_of(lambda rows: next_states[rows] - states[rows], count, scale)
+    changes = standardize.statistics_of(
+        lambda rows: next_states[rows] - states[rows], count, scale, usable
+    )
     inputs = standardize.Statistics(
         np.concatenate([of_states.shift, of_actions.shift]),
         np.concatenate([of_states.scale, of_actions.scale]),

@@ -3,6 +3,12 @@
 r(s, a, s') is fitted by least squares; whether s' is terminal by logistic regression, in which terminal
 rows weigh sqrt((1 - p) / p) times the others, p their share. Both are networks with two hidden
 layers. Where the data hold no terminal state, nothing is terminal.
+
+Rows whose next observation is not known (terminal ones, `types.next_known`) are left out of both fits.
+Both functions ask for s'. A terminal state that nobody recorded could only be guessed: the state
+before it is none, as the row that led there says, and a model's guess would be far from all data. So
+in data without next_observations nothing is terminal. Q still ends at those rows, and the detector is
+there for what lies beyond the data. A log says how many rows that are.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from offline_tf.models import fitting, minibatches, networks, training_loop
 from offline_tf.numerics import holdout, seeds, standardize
@@ -54,7 +61,7 @@ def complete(
     learned = Outcome(task, units, seed)
 
     def fit(stage: Stage) -> dict[str, Any]:
-        return _fit(learned, data, seed, stage) | {"units": units.to_json()}
+        return _fit(learned, task, data, seed, stage) | {"units": units.to_json()}
 
     result = record.fit_or_load(STAGE, learned.weights, fit)
     return learned.into(task, bool(result["terminals"]))
@@ -97,13 +104,16 @@ class _Units:
 
     @classmethod
     def of(cls, data: Transitions) -> _Units:
+        known = data.next_known
         statistics = (
-            standardize.statistics(data.observations),
-            standardize.statistics(data.actions),
+            standardize.statistics(data.observations, usable=known),
+            standardize.statistics(data.actions, usable=known),
             standardize.statistics_of(
-                lambda rows: data.next_observations[rows] - data.observations[rows], len(data)
+                lambda rows: data.next_observations[rows] - data.observations[rows],
+                len(data),
+                usable=known,
             ),
-            standardize.statistics(data.rewards[:, None]),
+            standardize.statistics(data.rewards[:, None], usable=known),
         )
         # What never changes in the data may be a little off in a prediction.
         return cls(*map(standardize.with_flat_as_it_is, statistics))
@@ -201,9 +211,19 @@ def _standard(values: Tensor, by: standardize.Statistics) -> Tensor:
     return (values - by.shift) / (by.scale + standardize.EPSILON)
 
 
-def _fit(learned: Outcome, data: Transitions, seed: int, stage: Stage) -> dict[str, Any]:
+def _fit(
+    learned: Outcome, task: TaskSpec, data: Transitions, seed: int, stage: Stage
+) -> dict[str, Any]:
     """Fits both networks and reports held-out errors."""
-    split = holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed)
+    known = data.next_known
+    if task.termination is None and not known.all():
+        logging.warning(
+            "the learned termination: %d of %d terminal states were not recorded, and what was not "
+            "cannot be learned; give next_observations, or the task a termination",
+            int((~known).sum()),
+            int(data.terminals.sum()),
+        )
+    split = holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed).where(known)
     rewards = learned._units.rewards.normalize(data.rewards[:, None])[:, 0]
     terminals = data.terminals.astype(np.float32)
 
@@ -211,7 +231,7 @@ def _fit(learned: Outcome, data: Transitions, seed: int, stage: Stage) -> dict[s
         columns = (data.observations, data.actions, data.next_observations, rewards, terminals)
         return tuple(column[rows] for column in columns)
 
-    optimiser = fitting.Fit(learned.weights, loss=_loss(learned, float(terminals.mean())))
+    optimiser = fitting.Fit(learned.weights, loss=_loss(learned, float(terminals[known].mean())))
     stage.track([*learned.weights, *optimiser.adam.moments])
     feed = minibatches.Feed(gather, split.train)
     training_loop.fit(
@@ -229,7 +249,7 @@ def _fit(learned: Outcome, data: Transitions, seed: int, stage: Stage) -> dict[s
         stage=stage,
         steps_per_call=_STEPS_PER_SAVE,
     )
-    return _report(learned, gather(split.judged(_ROWS_JUDGED)), int(data.terminals.sum()))
+    return _report(learned, gather(split.judged(_ROWS_JUDGED)), int(data.terminals[known].sum()))
 
 
 def _loss(

@@ -16,6 +16,10 @@ class Split(NamedTuple):
     train: Array
     held_out: Array
 
+    def where(self, usable: Array) -> Split:
+        """Those of its rows that are usable, [N] bool."""
+        return Split(self.train[usable[self.train]], self.held_out[usable[self.held_out]])
+
     def judged(self, count: int) -> Array:
         """At most `count` rows for reports: held-out ones, training rows where none are held out.
 

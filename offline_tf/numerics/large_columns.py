@@ -139,6 +139,14 @@ class ColumnWriter:
         return np.memmap(self._file, self._like.dtype, mode="r", shape=shape)
 
 
+def selected(column: Array, kept: Array) -> Array:
+    """The rows of a column [N, ..] that are kept, [N] bool."""
+    writer = ColumnWriter()
+    for rows in blocks(len(column)):
+        writer.append(column[rows][kept[rows]])
+    return writer.finish()
+
+
 def derive(function: Callable[..., Array], *columns: Array) -> Array:
     """Applies a function of rows by blocks.
 

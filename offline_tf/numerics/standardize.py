@@ -24,28 +24,39 @@ class Statistics(NamedTuple):
         return ((values - self.shift) / (self.scale + EPSILON)).astype(np.float32)
 
 
-def statistics(values: Array, scale: str = "std") -> Statistics:
+def statistics(values: Array, scale: str = "std", usable: Array | None = None) -> Statistics:
     """Returns mean and spread of [N, D] values.
 
     Args:
       values: the data.
       scale: "std" (paper) or "mad", the mean absolute deviation (authors' code).
+      usable: [N] bool, rows that count; None: all.
     """
-    return statistics_of(lambda rows: values[rows], len(values), scale)
+    return statistics_of(lambda rows: values[rows], len(values), scale, usable)
 
 
-def statistics_of(block: Callable[[slice], Array], count: int, scale: str = "std") -> Statistics:
+def statistics_of(
+    block: Callable[[slice], Array],
+    count: int,
+    scale: str = "std",
+    usable: Array | None = None,
+) -> Statistics:
     """`statistics` of values that are never in memory together.
 
     Args:
       block: rows -> their values [n, D]; called twice for each row.
       count: N.
-      scale: as in `statistics`.
+      scale, usable: as in `statistics`.
     """
+    used = count if usable is None else int(usable.sum())
+
+    def values_of(rows: slice) -> Array:
+        values = block(rows)
+        return values if usable is None or usable[rows].all() else values[usable[rows]]
 
     def mean_of(function: Callable[[Array], Array]) -> Array:
-        sums = [function(block(rows)).sum(axis=0, dtype=np.float64) for rows in blocks(count)]
-        return np.sum(sums, axis=0) / count
+        sums = [function(values_of(rows)).sum(axis=0, dtype=np.float64) for rows in blocks(count)]
+        return np.sum(sums, axis=0) / used
 
     mean = mean_of(lambda values: values)
     if scale == "std":

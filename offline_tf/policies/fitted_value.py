@@ -115,15 +115,23 @@ def _batches(
       reward_scale: what rewards are divided by.
       discount: gamma.
     """
-    next_actions = derive(act, data.next_observations)
+    next_actions = derive(
+        lambda *columns: act(critics.states_to_value(*columns)),
+        data.observations,
+        data.next_observations,
+        data.terminals,
+    )
     low, high = data.observations.min(axis=0), data.observations.max(axis=0)
 
     def gather(rows: Array) -> critics.Batch:
+        next_states = critics.states_to_value(
+            data.observations[rows], data.next_observations[rows], data.terminals[rows]
+        )
         return critics.Batch(
             states=data.observations[rows],
             actions=standard(data.actions[rows]),
             rewards=data.rewards[rows] / np.float32(reward_scale),
-            next_states=np.clip(data.next_observations[rows], low, high),
+            next_states=np.clip(next_states, low, high),
             terminals=data.terminals[rows].astype(np.float32),
             discounts=np.full(len(rows), discount, np.float32),
             next_actions=next_actions[rows],

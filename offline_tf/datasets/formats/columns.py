@@ -66,18 +66,21 @@ def unreadable(path: pathlib.Path, form: str, error: Exception) -> str:
 
 
 def from_columns(
-    columns: Mapping[str, Any], source: str, state_dim: int | None = None
+    columns: Mapping[str, Any], source: str, state_dim: int | None = None, left_out: int = 0
 ) -> Transitions:
     """Makes Transitions of D4RL's columns: numpy arrays, h5py data sets, or what is sliced like them.
 
-    Without next_observations, the next row's observation is taken inside an episode, and the last
-    row of each episode is dropped, because its next observation is not known. Columns of shape (N, 1)
-    and any numeric type are accepted. Data with neither timeouts nor any terminal are refused.
+    Without next_observations, the next row's observation is taken inside an episode. An episode's last
+    row has none: where it is terminal it stays, with NaN there (`types.next_known`); where the episode
+    was cut it is dropped, because its value goes on from an observation that is not known. A log says
+    how many rows that are. Columns of shape (N, 1) and any numeric type are accepted. Data with neither
+    timeouts nor any terminal are refused.
 
     Args:
       columns: by D4RL's names.
       source: what to name in errors.
       state_dim: S of the task, checked when given; 111-d Ant data are cut to the first 27.
+      left_out: rows that the caller has dropped for this reason, for the log.
 
     Raises:
       UserError: a column is missing, or shapes do not fit.
@@ -98,25 +101,63 @@ def from_columns(
         )
     _check_room(columns, count, source)
     terminals, timeouts = _end_flags(columns, source)
-    has_next = np.ones(count, bool)
-    next_column, rows_ahead = "next_observations", 0
-    if next_column not in columns:
-        has_next, terminals, timeouts = _without_last_rows(terminals, timeouts, source)
-        next_column, rows_ahead = "observations", 1
+    kept = np.ones(count, bool)
+    if "next_observations" in columns:
+        next_observations = _read(columns["next_observations"], np.float32, kept, width)
+    else:
+        next_known = ~(terminals | timeouts)
+        next_known[-1] = False
+        kept = next_known | terminals
+        timeouts = cut_before_dropped(terminals, timeouts, kept)
+        next_observations = _following(columns["observations"], kept, next_known, width)
 
     def read(name: str) -> Array:
-        return _read(columns[name], DTYPES[name], has_next)
+        return _read(columns[name], DTYPES[name], kept)
 
-    next_values = columns[next_column]
-    return Transitions(
-        observations=_read(columns["observations"], np.float32, has_next, width),
+    data = Transitions(
+        observations=_read(columns["observations"], np.float32, kept, width),
         actions=read("actions"),
         rewards=read("rewards").reshape(-1),
-        next_observations=_read(next_values, np.float32, has_next, width, rows_ahead),
-        terminals=terminals[has_next],
-        timeouts=timeouts[has_next],
+        next_observations=next_observations,
+        terminals=terminals[kept],
+        timeouts=timeouts[kept],
         qpos=read("infos/qpos") if "infos/qpos" in columns else None,
         qvel=read("infos/qvel") if "infos/qvel" in columns else None,
+    )
+    _tell_unknown(data, left_out + int((~kept).sum()), source)
+    return data
+
+
+def cut_before_dropped(terminals: Array, timeouts: Array, kept: Array) -> Array:
+    """Timeouts [N], also true where the next row of the same episode is dropped, all [N] bool."""
+    return timeouts | (np.append(~kept[1:], False) & ~terminals)
+
+
+def _tell_unknown(data: Transitions, left_out: int, source: str) -> None:
+    """Logs what rows without a next observation are used for.
+
+    Raises:
+      UserError: there are no others.
+    """
+    unknown = int((~data.next_known).sum())
+    if unknown == len(data):
+        raise UserError(
+            f"--dataset: {source} has no next_observations, and no episode of two rows or more to "
+            "take them from; add the column"
+        )
+    if not unknown + left_out:
+        return
+    logging.log(
+        logging.WARNING if unknown else logging.INFO,
+        "--dataset: %s does not say where the last steps of %d episodes led; next_observations "
+        "(CSV: next_NAME) would. %d terminal ones count for Q, cloning and returns; dynamics models, "
+        "detector, learned reward and learned termination use the other %d rows. %d last rows of cut "
+        "episodes are left out",
+        source,
+        unknown + left_out,
+        unknown,
+        len(data) - unknown,
+        left_out,
     )
 
 
@@ -192,63 +233,40 @@ def _end_flags(columns: Mapping[str, Any], source: str) -> tuple[Array, Array]:
     return terminals, np.zeros(len(terminals), bool)
 
 
-def _without_last_rows(
-    terminals: Array, timeouts: Array, source: str
-) -> tuple[Array, Array, Array]:
-    """Leaves out the last row of each episode, whose next observation is not known.
-
-    Args:
-      terminals: [N] bool.
-      timeouts: [N] bool.
-      source: what to name in the error.
-
-    Returns:
-      has_next: [N] bool, rows that stay, as their next observation is known.
-      terminals: [N] bool.
-      timeouts: [N] bool, true too on rows that now end an episode.
-
-    Raises:
-      UserError: no row stays.
-    """
-    has_next = ~(terminals | timeouts)
-    has_next[-1] = False
-    # The row before a dropped one now ends its episode, at a cut.
-    timeouts = timeouts | np.append(~has_next[1:], False)
-    if terminals.any():
-        logging.warning(
-            "--dataset: %s has no next_observations, so its %d terminal rows are left out with "
-            "their rewards, and Q goes on from the rows before as if nothing had ended; add them "
-            "(CSV: next_NAME) where falls or trips are to be learned",
-            source,
-            int(terminals.sum()),
-        )
-    if not has_next.any():
-        raise UserError(
-            f"--dataset: {source} has no next_observations, and no episode of two rows or more to "
-            "take them from; add the column"
-        )
-    return has_next, terminals & has_next, timeouts
-
-
-def _read(
-    values: Any, dtype: Any, selected: Array, width: int | None = None, rows_ahead: int = 0
-) -> Array:
+def _read(values: Any, dtype: Any, kept: Array, width: int | None = None) -> Array:
     """Reads a column by blocks.
 
     Args:
       values: [N, ...], numpy array or h5py data set.
       dtype: of the result.
-      selected: [N] bool, rows that are read.
+      kept: [N] bool, rows that are read.
       width: of each row; None: all of it.
-      rows_ahead: how many rows later each value stands.
     """
     writer = ColumnWriter()
-    for rows in blocks(len(selected), _rows_per_block(values)):
-        part = values[rows.start + rows_ahead : rows.stop + rows_ahead]
-        used = selected[rows][: len(part)]  # the very last row has none ahead, and is not selected
+    for rows in blocks(len(kept), _rows_per_block(values)):
         with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
-            part = np.asarray(part, dtype)[used]
+            part = np.asarray(values[rows], dtype)[kept[rows]]
         writer.append(part if width is None else part[:, :width])
+    return writer.finish()
+
+
+def _following(observations: Any, kept: Array, next_known: Array, width: int) -> Array:
+    """The observation one row later, float32, of each row that is kept; NaN where it is not known.
+
+    Args:
+      observations: [N, ..], numpy array or h5py data set.
+      kept: [N] bool, rows that are read.
+      next_known: [N] bool; False on the last one.
+      width: of each row.
+    """
+    writer = ColumnWriter()
+    for rows in blocks(len(kept), _rows_per_block(observations)):
+        part = np.full((rows.stop - rows.start, width), np.nan, np.float32)
+        later = observations[rows.start + 1 : rows.stop + 1]  # one fewer at the very end
+        with np.errstate(over="ignore"):
+            part[: len(later)] = np.asarray(later, np.float32)[:, :width]
+        part[~next_known[rows]] = np.nan
+        writer.append(part[kept[rows]])
     return writer.finish()
 
 

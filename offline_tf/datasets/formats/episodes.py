@@ -10,13 +10,8 @@ import tensorflow as tf
 from absl import logging
 
 from offline_tf.datasets.formats import columns
-from offline_tf.numerics.large_columns import ColumnWriter, scratch_bytes
+from offline_tf.numerics.large_columns import ColumnWriter, scratch_bytes, selected
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
-
-_LOST = (
-    "--dataset: %s has no next_observations, so the last row of each episode is left out with its "
-    "terminal flag and reward; add them where falls or trips are to be learned"
-)
 
 # D4RL's name of a column, then what mjrl, decision-transformer, CS285, imitation, Gymnasium call it.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -43,9 +38,9 @@ def join(
     """Joins episodes; each ends where its arrays end, whatever its flags say.
 
     An episode of T steps has T actions and rewards, and T observations with or without T
-    next_observations, or T + 1 observations. With neither, its last step is left out: where it led
-    is not known. Flags are arrays of T, or one value for the episode's end. An episode without flags
-    counts as cut. Steps after an end inside an episode are refused.
+    next_observations, or T + 1 observations. With neither, where its last step led is not known: see
+    `columns.from_columns`. Flags are arrays of T, or one value for the episode's end. An episode
+    without flags counts as cut. Steps after an end inside an episode are refused.
 
     Args:
       episodes: arrays by one of ALIASES' names.
@@ -57,10 +52,11 @@ def join(
     """
     writers = {name: ColumnWriter() for name in ALIASES}
     counts, sizes = dict.fromkeys(ALIASES, 0), dict.fromkeys(ALIASES, 0)
-    episode_count = 0
+    episode_count = left_out = 0
     allowed = scratch_bytes()
     for number, mapping in enumerate(episodes):
-        part = _episode(mapping, f"{source}, episode {number}")
+        part, dropped = _episode(mapping, f"{source}, episode {number}")
+        left_out += dropped
         if part is None:
             continue
         episode_count += 1
@@ -81,11 +77,14 @@ def join(
         raise UserError(f"--dataset: expected episodes with steps in {source}, found none")
     complete = [name for name, count in counts.items() if count == episode_count]
     joined = {name: writers.pop(name).finish() for name in complete}
-    return columns.from_columns(joined, source, state_dim)
+    return columns.from_columns(joined, source, state_dim, left_out)
 
 
-def _episode(mapping: Mapping[str, Any], source: str) -> dict[str, Array] | None:
-    """One episode's columns, all of one length, with flags; None if nothing of it can be used."""
+def _episode(mapping: Mapping[str, Any], source: str) -> tuple[dict[str, Array] | None, int]:
+    """One episode's columns, all of one length, with flags; None if nothing of it can be used.
+
+    Beside them, how many rows are left out because it is not known where they led.
+    """
     if not isinstance(mapping, Mapping):
         raise UserError(
             f"--dataset: {source}: expected a dict of arrays, got {type(mapping).__name__}"
@@ -125,21 +124,22 @@ def _episode(mapping: Mapping[str, Any], source: str) -> dict[str, Array] | None
             f"--dataset: {source} goes on after its end at step {int(np.argmax(ended))}; expected "
             "one episode per entry"
         )
+    dropped = 0
     if "next_observations" not in arrays and steps:
-        arrays["next_observations"] = np.concatenate([observations[1:steps], observations[-1:]])
-        if flags["terminals"][-1]:
-            logging.log_first_n(logging.WARNING, _LOST, 1, source)
-        arrays = {name: values[: steps - 1] for name, values in arrays.items()}
-        steps -= 1
-        if steps:
-            arrays["terminals"][-1], arrays["timeouts"][-1] = False, True
+        unknown = np.full_like(observations[-1:], np.nan, np.float32)
+        arrays["next_observations"] = np.concatenate([observations[1:steps], unknown])
+        dropped = int(not flags["terminals"][-1])
+        steps -= dropped
+        arrays = {name: values[:steps] for name, values in arrays.items()}
+        if dropped and steps:
+            arrays["timeouts"][-1] = True
     for name, values in arrays.items():
         if len(values) != steps:
             raise UserError(
                 f"--dataset: {source}: expected {steps} rows in {name} as in rewards, "
                 f"got {len(values)}"
             )
-    return arrays if steps else None
+    return (arrays if steps else None), dropped
 
 
 def _numbers(values: Any, name: str, source: str) -> Array:
@@ -173,7 +173,8 @@ def separate_time_limits(data: Transitions, task: TaskSpec) -> Transitions:
     """Turns terminals at the time limit that the task does not call terminal into timeouts.
 
     Recorders with a single "done" flag (CS285's) also set it when the time was up, where the value
-    goes on.
+    goes on. Where the state after the time limit is not known, the limit is the likelier reason, and
+    the row is left out, as any cut row without a next observation is.
 
     Args:
       data: the transitions.
@@ -184,20 +185,30 @@ def separate_time_limits(data: Transitions, task: TaskSpec) -> Transitions:
     bounds = data.episode_bounds()
     last = bounds[:, 1] - 1
     at_limit = (bounds[:, 1] - bounds[:, 0] == task.max_episode_steps) & data.terminals[last]
-    rows = last[at_limit]
-    if not len(rows):
-        return data
-    is_terminal = np.asarray(task.termination(tf.constant(data.next_observations[rows])))
-    rows = rows[~is_terminal]
-    if not len(rows):
+    known = data.next_known
+    unknown_rows, rows = (last[at_limit & (known[last] == wanted)] for wanted in (False, True))
+    if len(rows):
+        is_terminal = np.asarray(task.termination(tf.constant(data.next_observations[rows])))
+        rows = rows[~is_terminal]
+    if not len(rows) + len(unknown_rows):
         return data
     logging.info(
-        "%d terminals at the time limit of %d steps are no terminal states of %s: taken as timeouts",
-        len(rows),
+        "%d terminals at the time limit of %d steps are no known terminal states of %s: taken as "
+        "timeouts; %d of them, without a next observation, are left out",
+        len(rows) + len(unknown_rows),
         task.max_episode_steps,
         task.name,
+        len(unknown_rows),
     )
     terminals, timeouts = data.terminals.copy(), data.timeouts.copy()
     terminals[rows], timeouts[rows] = False, True
     fields = {**vars(data), "terminals": terminals, "timeouts": timeouts}
+    if len(unknown_rows):
+        kept = np.ones(len(data), bool)
+        kept[unknown_rows] = False
+        fields["timeouts"] = columns.cut_before_dropped(terminals, timeouts, kept)
+        fields = {
+            name: None if values is None else selected(values, kept)
+            for name, values in fields.items()
+        }
     return Transitions(**fields)

@@ -115,7 +115,8 @@ def write(folder: pathlib.Path, data: Transitions, task: TaskSpec, dataset_id: s
     """Writes a data set that the minari package loads; the folder appears when it is complete.
 
     A last episode that is open comes back as cut there. infos/qpos and infos/qvel have no last row,
-    as it is not in the data: it is NaN.
+    as it is not in the data: it is NaN. So is the last observation of an episode that ended in a
+    terminal state that was not recorded.
 
     Args:
       folder: of the data set, such as ~/.minari/datasets/plant/log-v0.

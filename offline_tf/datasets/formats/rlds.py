@@ -53,8 +53,8 @@ def from_episodes(
         is_last, is_terminal.
       source: what to name in errors.
       last_is_wrong: whether the last step's observation is not the episode's own (the d4rl
-        builder of tensorflow-datasets 4.9 puts the data set's last row there); the step that led
-        there is then left out too.
+        builder of tensorflow-datasets 4.9 puts the data set's last row there, or zeros); where the
+        step before it led is then not known.
       state_dim: S of the task, checked when given.
     """
     return episodes.join(
@@ -72,13 +72,12 @@ def _steps(episode: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
 def _episode(steps: Iterable[Mapping[str, Any]], last_is_wrong: bool) -> dict[str, Array]:
     rows = list(_rows(steps))
     observations = np.array([row[0] for row in rows])
-    used = max(len(rows) - (2 if last_is_wrong else 1), 0)
-    terminal = bool(rows and rows[-1][3]) and not last_is_wrong
+    used = max(len(rows) - 1, 0)
     return {
-        "observations": observations[: used + 1] if used else observations[:0],
+        "observations": observations[: used + (not last_is_wrong)] if used else observations[:0],
         "actions": np.array([row[1] for row in rows[:used]]),
         "rewards": np.array([row[2] for row in rows[:used]]),
-        "terminals": np.array([terminal]),
+        "terminals": np.array([bool(rows and rows[-1][3])]),
     }
 
 

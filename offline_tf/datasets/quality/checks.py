@@ -20,6 +20,7 @@ from offline_tf.datasets.quality.findings import SEVERITIES, Check, Finding
 from offline_tf.types import TaskSpec, Transitions, UserError
 
 CHEAP: tuple[Check, ...] = (
+    column_checks.next_unknown,
     column_checks.few_rows,
     column_checks.constant_columns,
     column_checks.tiny_units,
@@ -41,6 +42,7 @@ CHEAP: tuple[Check, ...] = (
 )
 THOROUGH: tuple[Check, ...] = (*CHEAP, column_checks.duplicates)
 _OF_ALL_ROWS: tuple[Check, ...] = (
+    column_checks.next_unknown,
     column_checks.few_rows,
     episode_checks.both_flags,
     episode_checks.long_episodes,

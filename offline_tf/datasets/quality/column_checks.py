@@ -23,6 +23,8 @@ def not_finite(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
         not_finite_rows = derive(
             lambda part: ~np.isfinite(part.reshape(len(part), -1)).all(axis=1), values
         )
+        if name == "next_observations":
+            not_finite_rows = not_finite_rows & data.next_known
         if not_finite_rows.any():
             yield Finding(
                 f"not_finite/{name}",
@@ -32,6 +34,21 @@ def not_finite(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
                 "every model that sees one of them becomes NaN",
                 "remove the episodes with these rows, or mend the recorder",
             )
+
+
+def next_unknown(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
+    """Terminal rows whose next observation was not recorded."""
+    del task
+    unknown = int((~data.next_known).sum())
+    if unknown:
+        yield Finding(
+            "next_unknown",
+            "note",
+            f"{unknown} of {int(data.terminals.sum())} terminal rows have no next observation",
+            "they count for Q, cloning and returns; dynamics models, detector, learned reward and "
+            f"learned termination are fitted on the other {len(data) - unknown} rows",
+            "record the observation after the last action too",
+        )
 
 
 def few_rows(data: Transitions, task: TaskSpec) -> Iterator[Finding]:

@@ -83,10 +83,11 @@ def limit_as_terminal(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
 
 
 def termination(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
-    """Terminals against the task's own termination."""
+    """Terminals against the task's own termination, where the next observation is known."""
     if task.termination is None:
         return
-    is_terminal = np.asarray(task.termination(tf.constant(data.next_observations)))
+    known = data.next_known
+    is_terminal = known & np.asarray(task.termination(tf.constant(data.next_observations)))
     unmarked = is_terminal & ~data.terminals
     # Long episodes have few falls: of all rows they may be next to none.
     if unmarked.mean() > 0.001 or unmarked.sum() > max(3, 0.1 * is_terminal.sum()):
@@ -98,12 +99,13 @@ def termination(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
             "values are carried on beyond a fall",
             "mark them, or choose the task that the data were recorded with",
         )
-    unfounded = data.terminals & ~is_terminal
-    if unfounded.sum() > 0.01 * max(data.terminals.sum(), 1):
+    marked = data.terminals & known
+    unfounded = marked & ~is_terminal
+    if unfounded.sum() > 0.01 * max(marked.sum(), 1):
         yield Finding(
             "terminals_unfounded",
             "warning",
-            f"{int(unfounded.sum())} of {int(data.terminals.sum())} terminals are no terminal states "
+            f"{int(unfounded.sum())} of {int(marked.sum())} terminals are no terminal states "
             f"of --env={task.name}",
             "the recorder ended episodes for reasons that the observation does not show",
             "if they are time limits, write them as timeouts",
@@ -119,7 +121,8 @@ def continuity(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     following, promised = data.observations[1:], data.next_observations[:-1]
     differs = _differs(promised, following, spread)
     jumps = differs & ~finished
-    if not _differs(data.observations, data.next_observations, spread).mean() > 0.01:
+    changes = _differs(data.observations, data.next_observations, spread)[data.next_known]
+    if not changes.mean() > 0.01:
         yield Finding(
             "next_is_same",
             "error",
@@ -163,6 +166,7 @@ def same_last_observation(data: Transitions, task: TaskSpec) -> Iterator[Finding
     """Last observations, against each other."""
     del task
     last = _last_rows(data)
+    last = last[data.next_known[last]]
     if len(last) > 2 and not np.ptp(data.next_observations[last], axis=0).any():
         yield Finding(
             "same_last_observation",

@@ -54,7 +54,7 @@ def find_physics(
     """
     if not isinstance(task.simulation, SimulationSpec):
         return None
-    usable = ~data.terminals
+    usable = ~data.terminals  # so their next observations are known
     if task.velocity_limit is not None:
         speeds = np.abs(data.observations[:, list(task.velocity_indices)])
         after = np.abs(data.next_observations[:, list(task.velocity_indices)])
@@ -63,7 +63,8 @@ def find_physics(
     if not len(rows):
         return None
     rows = np.sort(seeds.generator(seed, "replay").permutation(rows)[:_ROWS])
-    scale = np.maximum((data.next_observations - data.observations).std(axis=0), 1e-6)
+    changes = (data.next_observations - data.observations)[data.next_known]
+    scale = np.maximum(changes.std(axis=0), 1e-6)
     agreement, error = {}, {}
     for physics in PHYSICS:
         simulator = Simulator(task, physics, len(rows), threads)

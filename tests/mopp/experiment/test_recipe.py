@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import types
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -37,7 +38,7 @@ from offline_tf.datasets.simulated import generated
 from offline_tf.evaluation import planner_episodes
 from offline_tf.inspection import inspect_stage
 from offline_tf.models import compilation, training_loop
-from offline_tf.numerics import seeds
+from offline_tf.numerics import holdout, seeds
 from offline_tf.pipeline import reuse
 from offline_tf.pipeline import run as pipeline
 from offline_tf.reports import report_layout, run_contents
@@ -205,16 +206,16 @@ def test_a_finished_run_answers_again_without_learning(finished, monkeypatch):
     }
 
 
+def _write_nothing(planner, scale, folder, observations):
+    folder.mkdir()
+    return 0.0
+
+
 def _fits_only(patch):
     """Tracing the planner, to judge it and to write it, is most of a small run's time."""
-
-    def write_nothing(planner, scale, folder, observations):
-        folder.mkdir()
-        return 0.0
-
     names = ("kept_share", "fallback", "effective_sample_size", "expected_return")
     judged = dict.fromkeys((*names, "fqe_value", "data_value"), 1.0)
-    patch.setattr(export_planner, "export_and_verify", write_nothing)
+    patch.setattr(export_planner, "export_and_verify", _write_nothing)
     patch.setattr(evaluation, "judge_offline", lambda *_: judged)
 
 
@@ -269,6 +270,73 @@ def test_a_run_killed_in_every_fit_ends_with_the_same_weights(fitted, cart, tmp_
     for a, b in zip(_weights(whole), _weights(cut), strict=True):
         np.testing.assert_array_equal(a, b)
     assert found["uncertainty_limit"] == expected["uncertainty_limit"] > 0.0
+
+
+@pytest.mark.parametrize("name", ["mopp", "mbop"])
+def test_a_run_learns_from_data_without_next_observations(cart, tmp_path, monkeypatch, name):
+    data = toys.transitions((30,) * 10)
+    data.rewards[data.terminals] = -100.0
+    path = tmp_path / "v0.hdf5"
+    with h5py.File(path, "w") as file:
+        for column, values in toys.v0_columns(data).items():
+            file[column] = values
+    monkeypatch.setattr(export_planner, "export_and_verify", _write_nothing)
+    changes = {"network": "mlp", "inspection": True, "mbop_horizon": 2}
+    changes |= {"dynamics_members": 2, "behavior_members": 1, "patience": 1, "algorithm": name}
+    configs = cart(tmp_path / "run", **changes)
+    configs = configs._replace(run=dataclasses.replace(configs.run, dataset=str(path)))
+    summary = recipe.run(configs)
+    expected = data.rewards[~data.timeouts].sum() / 10  # cut rows are left out
+    assert summary["behavior_return"] == pytest.approx(expected, rel=1e-5)
+    record = RunRecord.open_existing(tmp_path / "run")
+    looked = record.stage("inspection").result
+    fits = [record.stage(stage).result for stage in ("dynamics", "behavior", "q")]
+    numbers = [
+        x for part in (summary, looked, *fits) for x in part.values() if isinstance(x, float)
+    ]
+    assert len(numbers) > 10 and np.isfinite(numbers).all()
+
+
+def test_dynamics_never_see_a_row_whose_next_state_is_not_known(cart, tmp_path):
+    """Whatever stands in it, units and weights are those of the data without it, to the bit."""
+    knobs = cart(tmp_path, network="mlp", reward_scaling="none", holdout_share=0.2).knobs
+    task, data = tasks.get("cart"), toys.unrecorded(toys.transitions((20,) * 10))
+    known = data.next_known
+    poisoned = dataclasses.replace(
+        data,
+        observations=np.where(known[:, None], data.observations, np.float32(1e6)),
+        actions=np.where(known[:, None], data.actions, np.float32(-1.0)),
+        rewards=np.where(known, data.rewards, np.float32(1e6)),
+    )
+    record = toys.record(tmp_path / "poisoned")
+    prepared = algorithm.prepare(task, data=poisoned, knobs=knobs, seed=0, record=record)
+    rows_of = [np.sort(np.concatenate(s)) for s in (prepared.split, prepared.dynamics_split)]
+    np.testing.assert_array_equal(rows_of[0], np.arange(len(data)))  # behaviour's and Q's
+    np.testing.assert_array_equal(rows_of[1], np.flatnonzero(known))
+    table = rows.prepare(task, data, prepared.scale).at(known)
+    without = prepared._replace(
+        table=table,
+        split=holdout.Split(*((np.cumsum(known) - 1)[s] for s in prepared.dynamics_split)),
+        normalizer=rows.fit_normalizer(table, knobs.dynamics.targets, knobs.model.normalize),
+        change_scale=algorithm.dynamics.change_scale(table),
+    )
+    found = []
+    for name, given in (("first", prepared), ("second", without)):
+        model = algorithm.build(task, knobs, given).dynamics
+        report = algorithm.dynamics.fit(
+            model,
+            rows=given.table,
+            split=given.dynamics_split,
+            names=task.observation_names,
+            knobs=knobs.model,
+            config=knobs.dynamics,
+            normalizer=given.normalizer,
+            seed=0,
+            stage=toys.record(tmp_path / name).stage("dynamics_fit"),
+        )
+        found.append((toys.bits(model.weights), report))
+    assert found[0] == found[1]
+    np.testing.assert_array_equal(prepared.change_scale, without.change_scale)
 
 
 @pytest.mark.usefixtures("no_export")

@@ -9,6 +9,7 @@ from mopp_tf import algorithm
 from mopp_tf.config import BehaviorConfig, ModelConfig, QConfig
 from mopp_tf.models import fitted_q, rows, training
 from mopp_tf.models.behavior import BehaviorModel
+from offline_tf.datasets.formats.columns import from_columns
 from offline_tf.models import critics
 from offline_tf.numerics.holdout import Split
 from offline_tf.numerics.standardize import Statistics
@@ -101,6 +102,31 @@ def test_a_chain_converges_to_the_linear_solution(tmp_path, last, actions, retur
     assert report["gap"] < 0.5 and report["td_error"] < 0.2
 
 
+@pytest.mark.parametrize("actions", ["data", "behavior"])
+@pytest.mark.parametrize("return_steps", [1, 2])
+def test_a_terminal_reward_counts_where_nobody_recorded_what_followed(
+    tmp_path, actions, return_steps
+):
+    """D4RL v0's columns of the chain: values end with the reward of the terminal row."""
+    table = chain("terminal")
+    columns = {
+        "observations": table.states,
+        "actions": table.actions,
+        "rewards": table.rewards,
+        "terminals": table.terminals > 0.0,
+    }
+    data = from_columns(columns, "chain")
+    unknown = rows.prepare(TASK, data, rows.RewardScale(0.0, 1.0))
+    np.testing.assert_array_equal(unknown.next_known, unknown.has_next)
+    q, report = fitted(tmp_path, unknown, fqe_actions=actions, q_return_steps=return_steps)
+    exact = [1.0 + GAMMA * (2.0 + GAMMA * 4.0), 2.0 + GAMMA * 4.0, 4.0]
+    found = q.bind()(tf.constant(unknown.states), tf.constant(unknown.actions)).numpy()
+    np.testing.assert_allclose(
+        found.reshape(2, -1, 3), np.broadcast_to(exact, (2, 8, 3)), rtol=0.06
+    )
+    assert np.isfinite(report["td_error"])
+
+
 def test_targets_start_as_copies_and_move_by_their_rate(tmp_path):
     config = QConfig(q_hidden=(4,))
     q = critics.QFunction(UNITS.states, 1, config.q_hidden, 3)
@@ -127,6 +153,16 @@ def test_targets_move_by_a_share_of_the_way():
     q.move_targets(0.25)  # 0.25 + 0.25 * 0.75
     for slow, before in zip(q.target_weights, start, strict=True):
         np.testing.assert_allclose(slow, before + 0.4375, rtol=1e-6)
+
+
+def test_only_a_state_that_is_not_known_is_replaced_by_the_one_before_it():
+    states, after = np.zeros((4, 2), np.float32), np.ones((4, 2), np.float32)
+    assert critics.states_to_value(states, after, np.ones(4)) is after
+    after[1], after[3, 0] = np.nan, np.nan  # the last is known but for a sensor: a fault stays one
+    found = critics.states_to_value(states, after, np.array([0.0, 1.0, 1.0, 1.0]))
+    np.testing.assert_array_equal(found, [[1, 1], [0, 0], [1, 1], [np.nan, 1]])
+    inside = critics.states_to_value(states, after, np.zeros(4))
+    np.testing.assert_array_equal(inside, after)
 
 
 def test_values_follow_the_networks_and_what_they_are_fitted_to_the_slow_ones():

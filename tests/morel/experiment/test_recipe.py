@@ -12,6 +12,7 @@ import sys
 import time
 import types
 
+import h5py
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -28,6 +29,7 @@ from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.simulated import generated
 from offline_tf.evaluation import policy_episodes
 from offline_tf.inspection import inspect_stage
+from offline_tf.models import learned_task
 from offline_tf.pipeline import run as pipeline
 from offline_tf.pipeline.run import FREE_FLAGS, Experiment
 from offline_tf.policies import fitted_value
@@ -584,6 +586,45 @@ def test_a_task_without_a_simulator_is_learned_from_a_file(tmp_path, monkeypatch
     assert f"values it at {summary['fqe_value']:.2f}" in words
     assert summary["behavior_return"] == pytest.approx(data.rewards.sum() / 40, rel=1e-5)
     assert {p.name for p in (tmp_path / "run" / "export").iterdir()} >= {"saved_model.pb"}
+
+
+def test_a_run_learns_from_data_without_next_observations(tmp_path, monkeypatch):
+    """Terminal rows count for cloning, least reward and value; nothing becomes NaN."""
+    monkeypatch.setattr(fitted_value, "_STEPS", 20)
+    monkeypatch.setattr(learned_task, "_STEPS", 20)
+    monkeypatch.setattr(recipe, "export", lambda *_: {"largest_difference": 0.0})
+    monkeypatch.setitem(tasks._registered, "cart", toys.cart(reward=None, termination=None))
+    data = toys.transitions((25,) * 40)
+    data.rewards[data.terminals] = -100.0
+    with h5py.File(tmp_path / "cart.hdf5", "w") as file:
+        for name, values in toys.v0_columns(data).items():
+            file[name] = values
+    configs = _configs(
+        tmp_path / "run",
+        tmp_path,
+        env="cart",
+        dataset=str(tmp_path / "cart.hdf5"),
+        iterations=1,
+        inspection=True,
+    )
+    cloned_rows = []
+    clone = algorithm.cloning.fit_or_load
+    monkeypatch.setattr(
+        algorithm.cloning,
+        "fit_or_load",
+        lambda policy, **named: cloned_rows.append(named["observations"]) or clone(policy, **named),
+    )
+    summary = recipe.run(configs)
+    cut_ends = data.timeouts  # where the next observation would have to be known
+    np.testing.assert_array_equal(cloned_rows[0], data.observations[~cut_ends])
+    record = RunRecord.open_existing(tmp_path / "run")
+    assert record.manifest["least_reward"] == -100.0
+    expected = data.rewards[~cut_ends].sum() / 40
+    assert summary["behavior_return"] == pytest.approx(expected, rel=1e-5)
+    looked = record.stage("inspection").result
+    assert looked["open_loops"] > 0.0
+    numbers = [x for x in (*summary.values(), *looked.values()) if isinstance(x, float)]
+    assert len(numbers) > 10 and np.isfinite(numbers).all()
 
 
 def test_the_planner_gets_the_p_mdp_of_the_paper(tmp_path, monkeypatch):

@@ -299,6 +299,39 @@ def test_detectors_are_one_where_nothing_is_clipped(tmp_path, monkeypatch):
     assert usad.load(arguments["record"]) == calibrations
 
 
+def test_rows_whose_next_state_is_not_known_do_not_set_the_threshold(tmp_path, monkeypatch):
+    data = _hopper_data(fastest=9.0)
+    ends = data.timeouts
+    data = dataclasses.replace(data, terminals=ends, timeouts=~ends & False, qvel=None)
+    after = np.where(ends[:, None], np.float32(np.nan), data.next_observations)
+    data = dataclasses.replace(data, next_observations=after)
+    found = []
+    for name, actions in (
+        ("plain", data.actions),
+        ("far", np.where(ends[:, None], -data.actions, data.actions)),
+    ):
+        record = toys.record(tmp_path / name)
+        rows = dataclasses.replace(data, actions=actions)
+        ensemble = _ensemble(
+            HOPPER, *(x[~ends] for x in (data.observations, data.actions, data.next_observations))
+        )
+        found.append(
+            usad.calibrate_or_load(
+                HOPPER,
+                ensemble=ensemble,
+                weights=usad.space_weights(HOPPER, ensemble, "delta"),
+                data=rows,
+                states=(rows.observations, rows.next_observations),
+                held_out=np.zeros(0, np.int64),
+                config=UsadConfig(threshold_rule="quantile", threshold_quantile=1.0),
+                record=record,
+            )
+        )
+        prediction = record.stage("usad").result["error_prediction"]["planning"]
+        assert np.isfinite(list(prediction.values())).all()
+    assert found[0] == found[1]
+
+
 def test_no_threshold_survives_the_run_folder(tmp_path, monkeypatch):
     record = toys.record(tmp_path / "run")
     config = UsadConfig(threshold_rule="none")

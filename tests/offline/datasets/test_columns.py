@@ -3,6 +3,7 @@ import dataclasses
 import h5py
 import numpy as np
 import pytest
+import toys
 
 from offline_tf import tasks
 from offline_tf.datasets import velocities
@@ -116,13 +117,48 @@ def test_column_vectors_and_float64_are_accepted(tmp_path):
     assert_same(d4rl.read(path, 4), data)
 
 
-def test_terminal_rows_that_lead_nowhere_are_told(tmp_path, caplog):
-    ends = np.zeros(9, bool)
-    ends[[2, 5, 8]] = True
-    data = random_transitions(0, ends, np.zeros(9, bool))
+def test_what_rows_without_a_next_observation_are_used_for_is_told(tmp_path, caplog):
+    terminals = np.zeros(11, bool)
+    terminals[[2, 5]] = True
+    data = random_transitions(0, terminals, np.arange(11) == 8)  # the last two rows are open
     path = write_columns(tmp_path / "data.hdf5", data, next_observations=None)
-    assert not d4rl.read(path, 4).terminals.any()
-    assert "no next_observations, so its 3 terminal rows are left out" in caplog.text
+    back = d4rl.read(path, 4)
+    np.testing.assert_array_equal(np.flatnonzero(~back.next_known), [2, 5])
+    assert len(back) == 9 and back.next_known.sum() == 7
+    assert "where the last steps of 4 episodes led" in caplog.text
+    assert "2 terminal ones count for Q, cloning and returns" in caplog.text
+    assert "use the other 7 rows. 2 last rows of cut episodes are left out" in caplog.text
+
+
+def test_returns_hold_the_last_reward(tmp_path):
+    """As they are with next_observations, where episodes end terminal."""
+    ends = np.arange(12) % 4 == 3
+    data = random_transitions(0, ends, np.zeros(12, bool))
+    data.rewards[ends] = -100.0
+    path = write_columns(tmp_path / "data.hdf5", data, next_observations=None)
+    returns = d4rl.read(path, 4).episode_returns()
+    np.testing.assert_array_equal(returns, data.episode_returns())
+    assert (returns < -90.0).all()
+
+
+def test_what_is_not_known_stays_so_in_a_file(tmp_path):
+    terminals, timeouts = random_structure(np.random.default_rng(3), 8, 6)
+    path = write_columns(
+        tmp_path / "v0.hdf5", random_transitions(3, terminals, timeouts), next_observations=None
+    )
+    data = d4rl.read(path, 4)
+    assert (~data.next_known).any()
+    d4rl.write(tmp_path / "again.hdf5", data)
+    assert_same(d4rl.read(tmp_path / "again.hdf5", 4), data)
+
+
+def test_only_a_terminal_row_that_is_nan_all_over_is_not_known():
+    data = random_transitions(0, np.arange(6) % 2 == 1, np.zeros(6, bool))
+    data.next_observations[[0, 1]] = np.nan  # inside an episode it is a fault
+    data.next_observations[3, :3] = np.nan  # and so is a broken sensor
+    np.testing.assert_array_equal(data.next_known, np.arange(6) != 1)
+    np.testing.assert_array_equal(data.episode_bounds(), [[0, 2], [2, 4], [4, 6]])
+    np.testing.assert_array_equal(data.predictable_bounds(), [[0, 1], [2, 4], [4, 6]])
 
 
 @pytest.mark.parametrize("name", ["terminals", "timeouts"])
@@ -141,23 +177,28 @@ def test_without_next_observations_nothing_crosses_an_end(tmp_path, seed):
     data = random_transitions(seed, terminals, timeouts)
     columns = {"next_observations": None, "infos/qvel": data.qvel}
     path = write_columns(tmp_path / "data.hdf5", data, **columns)
-    # Naive: row t is kept where row t + 1 is of the same episode.
-    kept, cut = [], []
-    for row in range(len(data) - 1):
-        if not (terminals[row] or timeouts[row]):
+    # Naive: row t is kept where it is terminal, or row t + 1 is of the same episode.
+    kept, cut, after = [], [], []
+    for row in range(len(data)):
+        open_end = row + 1 == len(data) or timeouts[row]
+        if terminals[row]:
             kept.append(row)
-            following_ends = terminals[row + 1] or timeouts[row + 1]
-            cut.append(bool(following_ends or row + 2 == len(data)))
-    if not kept:
+            cut.append(bool(timeouts[row]))
+            after.append(np.full(4, np.nan))
+        elif not open_end:
+            kept.append(row)
+            following_is_open = timeouts[row + 1] or row + 2 == len(data)
+            cut.append(bool(following_is_open and not terminals[row + 1]))
+            after.append(data.observations[row + 1])
+    if np.isnan(after).all():
         assert "no episode of two rows or more" in error_of(d4rl.read, path, 4)
         return
     back = d4rl.read(path, 4)
     assert len(back) == len(kept)
-    for name in ("observations", "actions", "rewards", "qvel"):
+    for name in ("observations", "actions", "rewards", "terminals", "qvel"):
         np.testing.assert_array_equal(getattr(back, name), getattr(data, name)[kept], name)
-    np.testing.assert_array_equal(back.next_observations, data.observations[1:][kept])
+    np.testing.assert_array_equal(back.next_observations, np.array(after, np.float32))
     np.testing.assert_array_equal(back.timeouts, cut)
-    assert not back.terminals.any()
 
 
 def test_timeouts_are_optional_where_terminals_exist(tmp_path):
@@ -405,6 +446,19 @@ def test_recorded_velocities_that_are_others_are_not_taken(hopper):
     by_differences, _ = velocities.restore(hopper, data, use_recorded=False)
     np.testing.assert_array_equal(states[::2, 5:], data.qvel[::2].astype(np.float32))
     np.testing.assert_array_equal(states[1::2], by_differences[1::2])
+
+
+@pytest.mark.parametrize("use_recorded", [True, False])
+def test_what_is_not_known_touches_no_other_row(hopper, use_recorded):
+    data, _ = fast_hoppers(hopper)
+    ended = dataclasses.replace(data, terminals=data.timeouts, timeouts=data.terminals)
+    unknown = toys.unrecorded(ended)
+    states, next_states = velocities.restore(hopper, unknown, use_recorded)
+    expected_states, expected_next = velocities.restore(hopper, ended, use_recorded)
+    np.testing.assert_array_equal(states, expected_states)
+    known = unknown.next_known
+    np.testing.assert_array_equal(next_states[known], expected_next[known])
+    assert not known.all() and np.isnan(next_states[~known]).all()
 
 
 @pytest.mark.parametrize("use_recorded", [True, False])

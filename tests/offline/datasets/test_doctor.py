@@ -133,6 +133,20 @@ def test_each_fault_is_named(code):
     assert all(text for text in dataclasses.astuple(found[code]))
 
 
+def test_terminal_rows_that_lead_nowhere_known_are_a_note_and_no_fault():
+    """The others are judged as ever: a file without next_observations is no broken file."""
+    falls = (np.abs(D.next_observations[:, 0]) > 2.0) & D.timeouts
+    assert falls.sum() > 20
+    data = dataclasses.replace(D, terminals=falls, timeouts=D.timeouts & ~falls)
+    known = codes(data, FALLS)
+    found = codes(toys.unrecorded(data), FALLS)
+    assert set(found) == set(known) | {"next_unknown"} == {"next_unknown", "terminals_missing"}
+    note = found["next_unknown"]
+    assert note.severity == "note"
+    assert note.what.startswith(f"{falls.sum()} of {falls.sum()} terminal rows have no next")
+    assert f"the other {len(D) - falls.sum()} rows" in note.meaning
+
+
 @pytest.mark.parametrize(("offset", "said"), [(1, "one row later"), (-1, "one row earlier")])
 def test_shifted_rewards_are_said_to_stand_where_they_do(offset, said):
     found = codes(dataclasses.replace(D, rewards=np.roll(D.rewards, offset)))
@@ -266,6 +280,13 @@ def test_the_physics_of_a_recording_is_found(name, physics):
     noisy = data.next_observations + 0.1 * noise * data.next_observations.std(axis=0)
     blurred = dataclasses.replace(data, next_observations=noisy.astype(np.float32))
     assert physics_replay.find_physics(blurred, task).explained_by == ()
+
+
+def test_the_physics_is_found_from_the_rows_whose_next_observation_is_known():
+    task, data = recording("hopper", "v2")
+    ended = dataclasses.replace(data, terminals=data.timeouts, timeouts=data.terminals)
+    found = physics_replay.find_physics(toys.unrecorded(ended), task)
+    assert found.explained_by[0] == "v2" and np.isfinite(list(found.error.values())).all()
 
 
 @pytest.mark.parametrize("name", ["hopper", "walker2d", "halfcheetah", "ant"])

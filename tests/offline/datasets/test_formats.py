@@ -272,38 +272,70 @@ def test_rlds_written_by_tensorflow_datasets_is_read_through_it(tmp_path):
     assert_transitions(found, expected([recorded[i] for i in np.argsort(order)]))
 
 
-def test_rlds_with_a_wrong_last_observation_leaves_the_step_there_out():
-    recorded = logged(3, (4, 1, 3))
+def without_last_observations(recorded):
+    """What the episodes teach without them: terminal steps lead nowhere known, cut ones are dropped."""
+    known = []
+    for one in recorded:
+        if one["terminated"]:
+            after = np.full((1, 2), np.nan, np.float32)
+            observations = np.concatenate([one["observations"][:-1], after])
+            known.append(one | {"observations": observations})
+        elif len(one["rewards"]) > 1:
+            columns = ("observations", "actions", "rewards")
+            known.append(one | {name: one[name][:-1] for name in columns})
+    return known
+
+
+def test_rlds_with_a_wrong_last_observation_does_not_use_it():
+    recorded = logged(3, (4, 1, 3, 2, 1, 5))
+    assert len({one["terminated"] for one in recorded}) == 2
     data = rlds.from_episodes(rlds_episodes(recorded, np.full(2, 99.0)), "d4rl", True, 2)
     assert not (data.next_observations == 99.0).any()
-    kept = [
-        one
-        | {k: one[k][:-1] for k in ("observations", "actions", "rewards")}
-        | {"terminated": False}
-        for one in recorded
-        if len(one["rewards"]) > 1
-    ]
-    assert_transitions(data, expected(kept))
+    assert_transitions(data, expected(without_last_observations(recorded)))
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_without_next_observations_nothing_crosses_an_end(seed, tmp_path):
     recorded = logged(seed, None)
-    known = [one for one in recorded if len(one["rewards"]) > 1]
     path = tmp_path / "short.pkl"
     short = [one | {"observations": one["observations"][:-1]} for one in recorded]
     path.write_bytes(pickle.dumps(short))
-    if not known:
-        with pytest.raises(UserError, match="episodes with steps"):
+    known = without_last_observations(recorded)
+    if not any(len(one["rewards"]) > 1 for one in recorded):
+        with pytest.raises(UserError, match="episodes with steps|no episode of two rows"):
             pickled_episodes.read(path, 2)
         return
-    cut = [
-        one
-        | {k: one[k][:-1] for k in ("observations", "actions", "rewards")}
-        | {"terminated": False}
-        for one in known
-    ]
-    assert_transitions(pickled_episodes.read(path, 2), expected(cut))
+    assert_transitions(pickled_episodes.read(path, 2), expected(known))
+
+
+@pytest.mark.parametrize("form", ["d4rl", "minari"])
+@pytest.mark.usefixtures("registered")
+def test_converted_files_keep_what_is_not_known(form, tmp_path):
+    recorded = logged(3, (4, 1, 3, 2, 1, 5))
+    source, output = tmp_path / "short.pkl", tmp_path / "out.hdf5"
+    short = [one | {"observations": one["observations"][:-1]} for one in recorded]
+    source.write_bytes(pickle.dumps(short))
+    convert.main(
+        convert.ConvertConfig(dataset=str(source), output=str(output), form=form, env=TASK.name)
+    )
+    data, _ = sources.load(str(output), TASK)
+    assert_transitions(data, expected(without_last_observations(recorded)))
+
+
+@pytest.mark.parametrize("cell", ["nan", None])
+def test_a_table_may_lack_what_followed_a_terminal_row(cell, tmp_path):
+    path = tmp_path / "log.csv"
+    rows = [("a", 0, 0), ("a", 1, 0), ("a", 2, 1), ("b", 0, 0), ("b", 1, 0)]
+    lines = ["episode,x,v,force,reward,terminal" + (",next_x,next_v" if cell else "")]
+    for episode, x, terminal in rows:
+        after = f",{cell if terminal else x + 1},{cell if terminal else 0}" if cell else ""
+        lines.append(f"{episode},{x},0,0.5,{10 * x},{terminal}{after}")
+    path.write_text("\n".join(lines))
+    data, _ = sources.load(str(path), TASK)
+    kept = 5 if cell else 4  # without the columns, episode b's last row is a cut
+    np.testing.assert_array_equal(data.next_known, [True, True, False, True, True][:kept])
+    np.testing.assert_array_equal(data.terminals, [False, False, True, False, False][:kept])
+    assert data.episode_returns()[0] == 30.0
 
 
 def test_columns_without_a_next_row_are_named(tmp_path):
@@ -348,6 +380,19 @@ def test_a_done_at_the_time_limit_is_no_terminal_state():
     ends = data.episode_bounds()[:, 1] - 1
     np.testing.assert_array_equal(data.terminals[ends], [False, True, True])
     np.testing.assert_array_equal(data.timeouts[ends], [True, False, False])
+
+
+def test_a_done_at_the_time_limit_that_leads_nowhere_known_is_a_cut():
+    """Whether it is a fall cannot be told; the limit is the likelier reason."""
+    limit = TASK.max_episode_steps
+    recorded = [one | {"terminated": True} for one in logged(0, (limit, 7, limit))]
+    short = [one | {"observations": one["observations"][:-1]} for one in recorded]
+    data = episodes.separate_time_limits(episodes.join(short, "toy", 2), TASK)
+    np.testing.assert_array_equal(np.diff(data.episode_bounds())[:, 0], [limit - 1, 7, limit - 1])
+    ends = data.episode_bounds()[:, 1] - 1
+    np.testing.assert_array_equal(data.terminals[ends], [False, True, False])
+    np.testing.assert_array_equal(data.timeouts[ends], [True, False, True])
+    np.testing.assert_array_equal(data.next_known, np.arange(len(data)) != ends[1])
 
 
 def test_lists_of_python_numbers_and_scalars_load():

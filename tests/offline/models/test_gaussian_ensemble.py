@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import toys
 
+from morel_tf import algorithm
 from morel_tf.config import DynamicsConfig
 from offline_tf.models import gaussian_ensemble, networks
 from offline_tf.models.gaussian_ensemble import GaussianEnsemble
@@ -92,6 +94,41 @@ def test_errors_on_training_rows_are_not_called_held_out(tmp_path):
     assert set(record.stage("dynamics").result) == {"training_rows", "split_seed", "statistics"}
     header = (tmp_path / "run" / "metrics" / "dynamics_fit.csv").read_text().splitlines()[0]
     assert header == "step,loss,training_rows_mse"
+
+
+def test_a_row_whose_next_state_is_not_known_is_never_seen(tmp_path):
+    """Whatever stands in it, statistics and weights are those of the data without it, to the bit."""
+    data = toys.unrecorded(toys.transitions((20,) * 10, noise=NOISE))
+    known = data.next_known
+    assert (~known).sum() == 5
+    poisoned = dataclasses.replace(
+        data,
+        observations=np.where(known[:, None], data.observations, np.float32(1e6)),
+        actions=np.where(known[:, None], data.actions, np.float32(-1e6)),
+    )
+    knobs = types.SimpleNamespace(dynamics=dataclasses.replace(SMALL, holdout_share=0.2))
+    prepared = algorithm.prepare(TASK, poisoned, knobs, 0)
+    assert np.isin(np.flatnonzero(known), np.concatenate(prepared.split)).all()
+    position = np.cumsum(known) - 1
+    without = Split(*(position[rows] for rows in prepared.split))
+    found = []
+    for name, columns, usable, split in (
+        ("poisoned", _columns(poisoned), known, prepared.split),
+        ("without", [column[known] for column in _columns(data)], None, without),
+    ):
+        statistics = dynamics.data_statistics(TASK, "std", *columns, usable=usable)
+        ensemble = _ensemble(statistics=statistics)
+        report = dynamics.fit(
+            ensemble,
+            **dict(zip(("states", "actions", "next_states"), columns, strict=True)),
+            split=split,
+            config=SMALL,
+            names=NAMES,
+            seed=0,
+            stage=toys.record(tmp_path / name).stage("dynamics_fit"),
+        )
+        found.append((toys.bits(ensemble.weights), report))
+    assert found[0] == found[1]
 
 
 def test_next_states_are_s_plus_mask_times_shift_plus_scale_times_network():

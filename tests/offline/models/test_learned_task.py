@@ -78,6 +78,31 @@ def test_what_a_task_declares_is_kept(tmp_path, monkeypatch):
     assert half.reward is not None
 
 
+def test_rows_that_lead_nowhere_known_are_not_learned_from(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(learned_task, "_STEPS", 10)
+    data = toys.unrecorded(logged(500))
+    unknown = ~data.next_known
+    assert 0 < unknown.sum() == data.terminals.sum()
+    poisoned = dataclasses.replace(
+        data,
+        observations=np.where(unknown[:, None], np.float32(1e6), data.observations),
+        actions=np.where(unknown[:, None], np.float32(-1e6), data.actions),
+        rewards=np.where(unknown, np.float32(1e6), data.rewards),
+    )
+    found = []
+    for name, rows in (("clean", data), ("poisoned", poisoned)):
+        record = RunRecord.create_or_continue(tmp_path / name, "morel", {}, ())
+        task = learned_task.complete(PLANT, rows, 0, record)
+        fresh = tuple(map(tf.constant, (logged(50).observations, logged(50).actions)))
+        found.append(task.reward(*fresh, fresh[0], "").numpy())
+        # What a terminal state looks like is nowhere in these data.
+        assert not task.termination(tf.constant(logged(500).next_observations)).numpy().any()
+        assert learned_task.errors(record)["learned_terminal_recall"] is None
+    np.testing.assert_array_equal(*found)
+    count = int(unknown.sum())
+    assert f"{count} of {count} terminal states were not recorded" in caplog.text
+
+
 def test_without_terminals_nothing_is_terminal(tmp_path, monkeypatch):
     monkeypatch.setattr(learned_task, "_STEPS", 10)
     data = logged(500)

@@ -101,9 +101,28 @@ def test_beyond_the_data_a_value_is_that_of_its_edge(record, monkeypatch):
     assert np.abs(expected - data.next_observations[split.train]).max() > 90.0
 
 
-def test_nothing_follows_a_terminal_state(record):
+def test_a_value_is_the_same_where_nobody_recorded_what_followed_a_terminal_row(tmp_path):
+    data = toys.transitions((5,) * 40)
+    found = [
+        fitted_value.fit_or_load(
+            pushing(0.3),
+            task=TASK,
+            data=rows,
+            discount=GAMMA,
+            seed=0,
+            stage=toys.record(tmp_path / name).stage("fqe"),
+            steps=50,
+        )
+        for name, rows in (("known", data), ("unknown", toys.unrecorded(data)))
+    ]
+    assert found[0] == found[1] and np.isfinite(found[0]["fqe_value"])
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_nothing_follows_a_terminal_state(record, is_known):
     data = toys.transitions((1,) * 400)
     data.terminals[:], data.timeouts[:] = True, False
+    data = data if is_known else toys.unrecorded(data)
     found = fitted_value.fit_or_load(
         pushing(0.0),
         task=TASK,
