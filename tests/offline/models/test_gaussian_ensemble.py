@@ -116,9 +116,9 @@ def test_a_row_whose_next_state_is_not_known_is_never_seen(tmp_path):
         ("poisoned", _columns(poisoned), known, prepared.split),
         ("without", [column[known] for column in _columns(data)], None, without),
     ):
-        statistics = dynamics.data_statistics(TASK, "std", *columns, usable=usable)
+        statistics = gaussian_ensemble.data_statistics(TASK, "std", *columns, usable=usable)
         ensemble = _ensemble(statistics=statistics)
-        report = dynamics.fit(
+        report = gaussian_ensemble.fit(
             ensemble,
             **dict(zip(("states", "actions", "next_states"), columns, strict=True)),
             split=split,
