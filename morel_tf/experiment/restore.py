@@ -14,6 +14,7 @@ from morel_tf.models import usad
 from morel_tf.planning import npg_planner, pessimistic_mdp
 from morel_tf.planning.judged import Keeper
 from offline_tf import tasks
+from offline_tf.judging import judge
 from offline_tf.models import gaussian_ensemble, learned_task
 from offline_tf.numerics import seeds
 from offline_tf.policies import cloning
@@ -51,7 +52,8 @@ def load_policy(configs: Configs, record: RunRecord) -> GaussianPolicy:
     task = tasks.get(configs.run.env)
     policy = _new_policy(task, configs, record)
     baseline = npg_planner.new_baseline(policy.units, configs.planner, 0)
-    kept = Keeper(policy, configs.planner).variables if configs.judge.judge_members else []
+    was_judged = record.stage(judge.STAGE).complete
+    kept = Keeper(policy, configs.planner).variables if was_judged else []
     stage.track([*policy.weights, *baseline.state, *kept])
     stage.restore()
     return policy

@@ -58,13 +58,13 @@ def promises(planned: dict[str, float]) -> dict[str, float]:
 def verdict_on(experiment: Experiment[Configs], learned: algorithm.Learned) -> Verdict | None:
     """Whether the policy can be relied on; None without a judge."""
     planned = learned.planned
-    if "promise" not in planned:
+    if "promise" not in planned or learned.judge is None:
         return None
     judged = {name: planned[name] for name in ("promise", "expected", "models_apart")}
     judged["halt_share"] = planned["halt_share_judged"]
     returns = experiment.data.episode_returns().tolist()
     clone = learned.start["promises"][f"{learned.start['share']:g}"]
-    return verdict.of(verdict.of_judgement(judged, returns, clone))
+    return verdict.of(verdict.of_judgement(judged, returns, clone, learned.judge.error))
 
 
 def in_words(numbers: dict[str, Any]) -> str:

@@ -95,12 +95,14 @@ class Judge:
     Attributes:
       models: what episodes are made of.
       starts: [E, S] states.
+      error: held-out squared error of the models, in standardised changes.
     """
 
-    def __init__(self, models: Models, starts: Array) -> None:
+    def __init__(self, models: Models, starts: Array, error: float = 0.0) -> None:
         """Holds them."""
         self.models = models
         self.starts = starts
+        self.error = error
 
     def run(
         self,
@@ -214,7 +216,8 @@ def fit_or_load(
         )
     result = stage.result
     models = Models(task, physics, ensemble, weights, result["threshold"], result["halted_reward"])
-    return Judge(models, states[np.array(result["starts"])])
+    fitted = record.stage("judge_models").result
+    return Judge(models, states[np.array(result["starts"])], fitted[split.judged_kind]["mse"])
 
 
 def _starts(bounds: Array, count: int, seed: int) -> Array:

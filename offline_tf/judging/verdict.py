@@ -45,7 +45,10 @@ def ground(
 
 
 def of_judgement(
-    judged: dict[str, float], data_returns: Sequence[float], clone_promise: float
+    judged: dict[str, float],
+    data_returns: Sequence[float],
+    clone_promise: float,
+    model_error: float,
 ) -> list[Ground]:
     """What the judge's numbers say of a controller.
 
@@ -53,6 +56,8 @@ def of_judgement(
       judged: see `Judgement.numbers`.
       data_returns: of the data's episodes.
       clone_promise: what the judge promises of the behaviour's clone.
+      model_error: held-out squared error of the judge's models, in standardised changes: 1 is that of
+        predicting the mean change.
     """
     mean = sum(data_returns) / len(data_returns)
     best = sorted(data_returns)[-max(1, len(data_returns) // 10) :]
@@ -99,6 +104,14 @@ def of_judgement(
             bad=0.3,
             words="the promise lies below that of the clone of the data, in the same units",
             advice="deploy the clone",
+        ),
+        ground(
+            "model_error",
+            model_error,
+            doubtful=0.1,
+            bad=0.4,
+            words="held-out error of the judge's models, where 1 is that of predicting the mean change",
+            advice="raise --judge_steps, or record more data",
         ),
     ]
 

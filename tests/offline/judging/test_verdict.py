@@ -8,8 +8,8 @@ GOOD = {"promise": 95.0, "expected": 100.0, "models_apart": 5.0, "halt_share": 0
 RETURNS = [50.0] * 9 + [100.0]  # mean 55, best tenth 100
 
 
-def on(clone=90.0, **changes):
-    return verdict.of(verdict.of_judgement(GOOD | changes, RETURNS, clone))
+def on(clone=90.0, error=0.01, **changes):
+    return verdict.of(verdict.of_judgement(GOOD | changes, RETURNS, clone, error))
 
 
 def test_a_promise_within_the_data_is_green():
@@ -30,6 +30,8 @@ def test_a_promise_within_the_data_is_green():
         ({"models_apart": 90.0}, "models_apart", "bad"),
         ({"clone": 100.0}, "below_clone", "doubtful"),
         ({"clone": 120.0}, "below_clone", "bad"),
+        ({"error": 0.2}, "model_error", "doubtful"),
+        ({"error": 0.5}, "model_error", "bad"),
         ({"promise": float("nan")}, "below_data", "bad"),
     ],
 )
