@@ -180,7 +180,13 @@ def morel(
     judge = None
     if knobs.judge.judge_members:
         judge = judging.fit_or_load(
-            task, physics=physics, data=data, config=knobs.judge, seed=seed, record=record
+            task,
+            physics=physics,
+            data=data,
+            config=knobs.judge,
+            seed=seed,
+            record=record,
+            other=dynamics_from,
         )
 
     # Line 5: plan in it, from a behaviour-cloned start.

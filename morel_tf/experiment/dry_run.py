@@ -8,13 +8,15 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from morel_tf.config import CloningConfig, DynamicsConfig
+from morel_tf.config import CloningConfig
 from morel_tf.experiment.configs import Configs, check, folder_of
 from morel_tf.models import usad
 from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS
+from offline_tf.judging import good_episodes, judge
+from offline_tf.judging.model_simulator import Models, ModelSimulator
 from offline_tf.models import compilation, fitting, gaussian_ensemble, networks
 from offline_tf.pipeline import dry_run, timing
 from offline_tf.pipeline.dry_run import Part
@@ -45,16 +47,26 @@ def seconds(task: TaskSpec, configs: Configs, rows: int, threads: int) -> dict[s
     endless = timing.endless(task)
     simulated = timing.simulator_step(task, run.physics, threads) * task.max_episode_steps
     ensemble = _untrained(endless, configs)
-    fits = rows * configs.dynamics.dynamics_epochs / configs.dynamics.dynamics_batch_size
+    fits = _adam_steps(
+        rows,
+        configs.dynamics.dynamics_epochs,
+        configs.dynamics.dynamics_batch_size,
+        configs.dynamics.dynamics_steps,
+    )
     units = npg_planner.units_of(task, planner, ensemble.inputs)
     policy = npg_planner.new_policy(units, planner, 0)
-    clones = rows * configs.cloning.bc_epochs / configs.cloning.bc_batch_size
+    cloning = configs.cloning
+    clones = _adam_steps(rows, cloning.bc_epochs, cloning.bc_batch_size, cloning.bc_steps)
+    judged = configs.judge.judge_members > 0
+    if judged and cloning.bc_share is None:
+        clones *= len(good_episodes.SHARES)
     # Ten evaluations more, for the last tenth has five times as many.
     looks = 1.4 * planner.iterations / run.eval_every * 2 * run.eval_episodes
     by_stage = {
         "data": rows * 5e-6,
         "dynamics": fits * _dynamics_step(ensemble, configs.dynamics),
         "usad": rows * _pair(ensemble),
+        **(_judging(endless, configs) if judged else {}),
         "behavior_cloning": clones * _cloning_step(policy, configs.cloning),
         "planning": planner.iterations * _iteration(endless, ensemble, policy, configs)
         + looks * simulated,
@@ -65,6 +77,37 @@ def seconds(task: TaskSpec, configs: Configs, rows: int, threads: int) -> dict[s
     return {name: spent + _FIXED.get(name, 0.0) for name, spent in by_stage.items()}
 
 
+def _adam_steps(rows: int, epochs: int, batch_size: int, steps: int) -> float:
+    """Of a fit: `epochs` passes over the rows, or without them `steps`."""
+    return rows * epochs / batch_size if epochs else float(steps)
+
+
+def _judging(task: TaskSpec, configs: Configs) -> dict[str, float]:
+    """Of the judge: its fit, and the policies that it judges."""
+    config, planner = configs.judge, configs.planner
+    width = task.state_dim + task.action_dim
+    settings = judge.settings_of(config)
+    models = Models(
+        task,
+        configs.run.physics,
+        gaussian_ensemble.GaussianEnsemble(
+            task, settings, timing.plain(width), timing.plain(task.state_dim, 1e-4), 0
+        ),
+        np.ones(task.state_dim, np.float32),
+        np.inf,
+        0.0,
+    )
+    made = ModelSimulator(models, np.zeros((config.judge_starts, task.state_dim), np.float32))
+    actions = np.zeros((made.count, task.action_dim), np.float32)
+    made.step(actions)
+    step = timing.least(lambda: made.step(actions))
+    looks = planner.iterations / planner.judge_every + len(good_episodes.SHARES)
+    return {
+        "judge_models": config.judge_steps * _dynamics_step(models.ensemble, settings),
+        "judge": looks * step * task.max_episode_steps,
+    }
+
+
 def _untrained(task: TaskSpec, configs: Configs) -> gaussian_ensemble.GaussianEnsemble:
     """Models whose states hardly move."""
     width = task.state_dim + task.action_dim
@@ -72,7 +115,9 @@ def _untrained(task: TaskSpec, configs: Configs) -> gaussian_ensemble.GaussianEn
     return gaussian_ensemble.GaussianEnsemble(task, configs.dynamics, inputs, deltas, 0)
 
 
-def _dynamics_step(ensemble: gaussian_ensemble.GaussianEnsemble, config: DynamicsConfig) -> float:
+def _dynamics_step(
+    ensemble: gaussian_ensemble.GaussianEnsemble, config: gaussian_ensemble.Settings
+) -> float:
     """Of all members together."""
     dtype = networks.product_dtype(config.precision)
 

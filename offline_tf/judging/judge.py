@@ -16,6 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from offline_tf.config.judge_config import JudgeConfig
+from offline_tf.config.knobs import rebuild
 from offline_tf.datasets import velocities
 from offline_tf.evaluation import episodes as episode_loop
 from offline_tf.judging.model_simulator import Models, ModelSimulator
@@ -30,7 +31,7 @@ from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 
-STAGE = "judge"
+STAGE, _MODELS = "judge", "judge_models"
 _ONE_SIDED = 1.645  # standard errors below the mean: one mean in twenty is lower
 _BATCH = 8192
 _LOW_REWARD = 0.05  # quantile of the data's rewards
@@ -155,6 +156,7 @@ def fit_or_load(
     config: JudgeConfig,
     seed: int,
     record: RunRecord,
+    other: RunRecord | None = None,
 ) -> Judge:
     """Fits the judge's models and sets their threshold, or reads both from the run folder.
 
@@ -167,16 +169,19 @@ def fit_or_load(
       config: the knobs.
       seed: of the run; the judge draws from streams of its own.
       record: the run folder; stages "judge_models_fit", "judge_models" and "judge".
+      other: a run on the same data, whose judge is taken over if it has one with these knobs.
     """
+    if other is not None and not _has_judge(other, config):
+        other = None
     states, next_states = velocities.restore(task, data)
     bounds = data.episode_bounds()
     own_seed = int(seeds.generator(seed, "judge").integers(2**31 - 1))
+    if other is not None:
+        own_seed = gaussian_ensemble.split_seed(other, _MODELS)
     known = data.next_known
     split = holdout.split_episodes(bounds, holdout.share_of(None, len(data)), own_seed)
     split = split.where(known)
-    settings = _Settings(
-        config.judge_members, config.judge_hidden, config.judge_steps, config.judge_steps // 3
-    )
+    settings = settings_of(config)
     statistics = gaussian_ensemble.data_statistics(
         task, "std", states, data.actions, next_states, usable=known
     )
@@ -189,7 +194,8 @@ def fit_or_load(
         names=task.observation_names,
         seed=own_seed,
         record=record,
-        stage="judge_models",
+        other=other,
+        stage=_MODELS,
     )
     weights = ensemble.mask.astype(np.float32)  # [S], standardised deltas
     stage = record.stage(STAGE)
@@ -216,8 +222,21 @@ def fit_or_load(
         )
     result = stage.result
     models = Models(task, physics, ensemble, weights, result["threshold"], result["halted_reward"])
-    fitted = record.stage("judge_models").result
+    fitted = record.stage(_MODELS).result
     return Judge(models, states[np.array(result["starts"])], fitted[split.judged_kind]["mse"])
+
+
+def _has_judge(other: RunRecord, config: JudgeConfig) -> bool:
+    """Whether a run has a fitted judge with the same knobs."""
+    theirs = rebuild(JudgeConfig, other.manifest["flags"])
+    return theirs == config and other.stage(_MODELS).complete
+
+
+def settings_of(config: JudgeConfig) -> gaussian_ensemble.Settings:
+    """The knobs of the judge's models."""
+    return _Settings(
+        config.judge_members, config.judge_hidden, config.judge_steps, config.judge_steps // 3
+    )
 
 
 def _starts(bounds: Array, count: int, seed: int) -> Array:

@@ -369,9 +369,9 @@ def fit_or_load(
     record.fit_or_load(stage, ensemble.weights, fit_here, other)
 
 
-def split_seed(record: RunRecord) -> int:
+def split_seed(record: RunRecord, stage: str = "dynamics") -> int:
     """Which seed chose the held-out episodes of a run's models, taken over or not."""
-    return record.stage("dynamics").result["split_seed"]
+    return record.stage(stage).result["split_seed"]
 
 
 def fitted_statistics(
