@@ -76,8 +76,11 @@ class DynamicsConfig:
     dynamics_epochs: int = knob(
         0, "Passes over the data; 0: --dynamics_steps, ended early by --dynamics_patience.", low=0
     )
-    dynamics_steps: int = knob(
-        50_000, "Adam steps at most, with --dynamics_epochs=0; twelve passes over a million.", low=1
+    dynamics_steps: int | None = knob(
+        None,
+        "Adam steps at most, with --dynamics_epochs=0; none: forty passes over the data, but at least "
+        "15000 and at most 50000.",
+        low=1,
     )
     dynamics_patience: int = knob(
         10_000,
@@ -133,11 +136,12 @@ class UsadConfig:
     )
     cut_share: float = knob(
         0.1,
-        "Share of held-out episodes that may meet HALT when they are walked with their own actions, of "
-        "the auto rule.",
+        "Of the auto rule: share of held-out episodes that may be above the threshold, before its "
+        "margin, when they are walked with their own actions.",
         low=0.0,
         high=1.0,
     )
+    threshold_margin: float = knob(1.5, "Factor on the threshold of the auto rule.", low=0.0)
     beta: float = knob(
         5.0,
         "beta of the beta rule; a threshold above all of the data is cut to their maximum, as in the "

@@ -51,7 +51,7 @@ def seconds(task: TaskSpec, configs: Configs, rows: int, threads: int) -> dict[s
         rows,
         configs.dynamics.dynamics_epochs,
         configs.dynamics.dynamics_batch_size,
-        configs.dynamics.dynamics_steps,
+        gaussian_ensemble.steps_of(configs.dynamics, rows),
     )
     units = npg_planner.units_of(task, planner, ensemble.inputs)
     policy = npg_planner.new_policy(units, planner, 0)

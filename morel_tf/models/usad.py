@@ -115,7 +115,7 @@ def calibrate(values: Array, config: UsadConfig, maxima: Array) -> Calibration:
     mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     maximum = float(values.max())
     threshold = {
-        "auto": disagreement.threshold_that_cuts(maxima, config.cut_share),
+        "auto": disagreement.threshold_that_cuts(maxima, config.cut_share, config.threshold_margin),
         "beta": min(mean + config.beta * std, maximum),
         "max": maximum / config.pessimism_coef,
         "quantile": float(np.quantile(values, config.threshold_quantile)),

@@ -22,10 +22,12 @@ class JudgeConfig:
     )
     judge_cut_share: float = knob(
         0.1,
-        "Share of held-out episodes that may meet HALT when they are walked with their own actions.",
+        "Share of held-out episodes that may be above the judge's threshold, before its margin, when "
+        "they are walked with their own actions.",
         low=0.0,
         high=1.0,
     )
+    judge_margin: float = knob(1.5, "Factor on that threshold.", low=0.0)
 
     def __post_init__(self) -> None:
         """Checks the bounds, and that models can disagree."""

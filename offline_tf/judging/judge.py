@@ -204,7 +204,7 @@ def fit_or_load(
         maxima = episode_maxima(
             _disagreement(ensemble, weights, states[rows], data.actions[rows]), rows, bounds
         )
-        threshold = threshold_that_cuts(maxima, config.judge_cut_share)
+        threshold = threshold_that_cuts(maxima, config.judge_cut_share, config.judge_margin)
         low = float(np.quantile(data.rewards, _LOW_REWARD))
         stage.finish(
             {

@@ -48,15 +48,17 @@ def episode_maxima(values: Array, rows: Array, bounds: Array) -> Array:
     return np.maximum.reduceat(values, first)
 
 
-def threshold_that_cuts(maxima: Array, share: float) -> float:
-    """The smallest of the maxima that at most a share of the episodes go above.
+def threshold_that_cuts(maxima: Array, share: float, margin: float = 1.0) -> float:
+    """The smallest of the maxima that at most a share of the episodes go above, times a margin.
 
     Whole episodes are the unit, not steps: a threshold that one step in a thousand goes above ends
-    every second episode of 700 steps.
+    every second episode of 700 steps. The margin is for episodes to come: the largest of a few maxima
+    is soon exceeded, and a path that leaves the data goes far beyond it.
 
     Args:
       maxima: of the episodes, see `episode_maxima`.
       share: in [0, 1].
+      margin: factor, at least 0.
     """
     cut = min(int(share * len(maxima) + 1e-9), len(maxima) - 1)
-    return float(np.sort(maxima)[len(maxima) - 1 - cut])
+    return margin * float(np.sort(maxima)[len(maxima) - 1 - cut])

@@ -29,6 +29,7 @@ _STEP_BOUND = 10.0  # standard deviations of the data's steps, where those are l
 _LOG_STD_BOUNDS = (-5.0, 1.0)
 _STEPS_PER_CALL = 250
 _STEPS_PER_LOOK = 1000
+_PASSES, _LEAST_STEPS, _MOST_STEPS = 40, 15_000, 50_000
 _CONSTANT = 1e-8
 _ROWS_JUDGED = 100_000
 
@@ -43,7 +44,7 @@ class Settings(Protocol):
     @property
     def dynamics_epochs(self) -> int: ...  # noqa: D102
     @property
-    def dynamics_steps(self) -> int: ...  # noqa: D102
+    def dynamics_steps(self) -> int | None: ...  # noqa: D102
     @property
     def dynamics_patience(self) -> int: ...  # noqa: D102
     @property
@@ -287,6 +288,17 @@ def _likelihood_loss(
     return loss
 
 
+def steps_of(config: Settings, count: int) -> int:
+    """Adam steps of a fit to `count` rows, at most; without --dynamics_steps forty passes.
+
+    Forty passes, but at least 15,000 and at most 50,000 steps: twelve passes over a million rows.
+    """
+    if config.dynamics_steps is not None:
+        return config.dynamics_steps
+    passes = _PASSES * count // config.dynamics_batch_size
+    return min(max(passes, _LEAST_STEPS), _MOST_STEPS)
+
+
 def _patience(config: Settings, split: Split) -> int:
     """Adam steps without a lower held-out error after which the fit ends; 0: it never does."""
     if config.dynamics_epochs or not len(split.held_out):
@@ -314,7 +326,7 @@ def _schedule(members: int, count: int, config: Settings, seed: int) -> training
             rates,
         )
     return training_loop.by_steps(
-        config.dynamics_steps,
+        steps_of(config, count),
         _STEPS_PER_LOOK,
         lambda done, steps: minibatches.drawn_batches(streams(done), count, steps, size),
         rates,

@@ -1,0 +1,147 @@
+"""A run with a judge on the cart: from a file to promise and verdict, and other settings for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import test_recipe
+import toys
+
+from morel_tf.experiment import candidates, export_controller, recipe, restore
+from morel_tf.planning import npg_planner
+from offline_tf import tasks
+from offline_tf.datasets.formats import d4rl
+from offline_tf.judging import judge
+from offline_tf.pipeline import run as pipeline
+from offline_tf.policies import fitted_value
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.types import UserError
+
+JUDGED = {
+    "env": "cart",
+    "judge_members": 2,
+    "judge_hidden": (16,),
+    "judge_steps": 200,
+    "judge_starts": 3,
+    "judge_every": 2,
+    "judge_patience": 2,
+    "judge_halvings": 0,
+    "iterations": 6,
+    "bc_epochs": 0,
+    "bc_steps": 200,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch):
+    monkeypatch.setattr(
+        export_controller.saved_model, "run_in_fresh_process", test_recipe._in_this_process
+    )
+    monkeypatch.setattr(pipeline.compilation, "use_threads", lambda threads: 1)
+    monkeypatch.setattr(fitted_value, "_STEPS", 20)
+    monkeypatch.setitem(tasks._registered, "cart", toys.cart(reference_returns=None))
+
+
+@pytest.fixture
+def file(tmp_path):
+    d4rl.write(tmp_path / "cart.hdf5", toys.transitions((50,) * 30))
+    return tmp_path / "cart.hdf5"
+
+
+def configs(folder, file, **changes):
+    return test_recipe._configs(folder, folder, dataset=str(file), **(JUDGED | changes))
+
+
+def test_a_run_ends_with_a_promise_and_a_verdict(tmp_path, file):
+    run = configs(tmp_path / "run", file)
+    summary = recipe.run(run)
+    record = RunRecord.open_existing(tmp_path / "run")
+    log = np.genfromtxt(record.folder / "metrics" / "planning.judge.csv", delimiter=",", names=True)
+    assert summary["promise"] == pytest.approx(log["promise"].max(), rel=1e-6)
+    assert summary["promise"] == pytest.approx(log["best_promise"][-1], rel=1e-6)
+    assert summary["kept_iteration"] == log["step"][np.argmax(log["promise"])]
+    assert summary["iterations"] == log["step"][-1]
+    assert summary["verdict"]["level"] in ("green", "doubtful", "bad")
+    assert set(summary["verdict"]["grounds"]) == {
+        "below_data",
+        "above_best",
+        "halt_share",
+        "models_apart",
+        "below_clone",
+        "model_error",
+    }
+    assert summary["verdict_in_words"]
+    # What is deployed is what was promised.
+    policy = restore.load_policy(run, record).numpy()
+    data = d4rl.read(file, 2)
+    found = judge.fit_or_load(
+        tasks.get("cart"), physics="v2", data=data, config=run.judge, seed=3, record=record
+    )
+    assert found.policy(policy).promise == pytest.approx(summary["promise"], rel=1e-5)
+    assert recipe.run(run)["promise"] == summary["promise"]
+
+
+def test_a_run_killed_while_planning_goes_on_with_what_the_judge_had_kept(
+    tmp_path, file, monkeypatch
+):
+    monkeypatch.setattr(npg_planner, "_SAVE_EVERY", 1)
+    flags = {"judge_patience": 100}
+    unbroken = recipe.run(configs(tmp_path / "unbroken", file, **flags))
+    broken = configs(tmp_path / "broken", file, **flags)
+    update = npg_planner.policy_update.update
+    with monkeypatch.context() as patch:
+        patch.setattr(npg_planner.policy_update, "update", toys.dying(update, 4))
+        with pytest.raises(toys.Killed):
+            recipe.run(broken)
+    again = recipe.run(broken)
+    assert again["kept_iteration"] == unbroken["kept_iteration"]
+    assert again["promise"] == pytest.approx(unbroken["promise"], rel=1e-3)
+
+
+def test_without_progress_planning_ends_early(tmp_path, file):
+    summary = recipe.run(configs(tmp_path / "run", file, kl_per_update=0.0, iterations=50))
+    assert summary["iterations"] == 2 and summary["kept_iteration"] == 0
+
+
+def test_other_settings_are_ranked_on_the_same_models(tmp_path, file, monkeypatch):
+    few = (({"kl_per_update": 0.005}, "smaller steps"), ({"init_log_std": -1.0}, "wider"))
+    monkeypatch.setattr(candidates, "CANDIDATES", few)
+    recipe.run(configs(tmp_path / "run", file))
+    record = RunRecord.open_existing(tmp_path / "run")
+    ran = []
+
+    def run(changed):
+        ran.append(changed.run.workdir)
+        assert changed.run.dynamics_from == str(record.folder)
+        return recipe.run(changed)
+
+    found = candidates.rank(record, 60.0, run)
+    assert len(ran) == 2 and {len(c.flags) for c in found} == {0, 1}
+    assert [c.promise for c in found] == sorted((c.promise for c in found), reverse=True)
+    table = json.loads((record.folder / "tune.json").read_text())
+    assert [row["flags"] for row in table] == [c.flags for c in found]
+    first, other = (
+        RunRecord.open_existing(folder).stage("judge").result["threshold"]
+        for folder in (record.folder, found[-1].folder)
+    )
+    assert first == other
+    assert candidates.rank(record, 60.0, run) == found and len(ran) == 2  # read, not run again
+    assert found[0].name in candidates.in_words(found)
+
+
+def test_a_run_without_a_judge_cannot_be_tuned(tmp_path, file):
+    recipe.run(configs(tmp_path / "run", file, judge_members=0, iterations=1))
+    record = RunRecord.open_existing(tmp_path / "run")
+    with pytest.raises(UserError, match="^--workdir: expected a finished run with a judge"):
+        candidates.rank(record, 1.0, recipe.run)
+
+
+def test_the_judges_knobs_decide_whether_it_is_taken_over(tmp_path, file):
+    run = configs(tmp_path / "run", file, iterations=1)
+    recipe.run(run)
+    other = RunRecord.open_existing(tmp_path / "run")
+    assert judge._has_judge(other, run.judge)
+    assert not judge._has_judge(other, dataclasses.replace(run.judge, judge_steps=100))
