@@ -7,10 +7,12 @@ import json
 
 import numpy as np
 import pytest
-import test_recipe
+import tensorflow as tf
 import toys
 
+from morel_tf import config
 from morel_tf.experiment import candidates, export_controller, recipe, restore
+from morel_tf.experiment.configs import Configs
 from morel_tf.planning import npg_planner
 from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
@@ -20,8 +22,21 @@ from offline_tf.policies import fitted_value
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
-JUDGED = {
+SETTINGS = {
     "env": "cart",
+    "seed": 3,
+    "eval_every": 2,
+    "final_episodes": 2,
+    "threads": 1,
+    "inspection": False,
+    "ensemble_size": 2,
+    "dynamics_hidden": (32, 32),
+    "dynamics_epochs": 2,
+    "precision": "float32",
+    "paths_per_member": 6,
+    "policy_hidden": (16, 16),
+    "cg_iterations": 5,
+    "baseline_hidden": (16, 16),
     "judge_members": 2,
     "judge_hidden": (16,),
     "judge_steps": 200,
@@ -37,9 +52,7 @@ JUDGED = {
 
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch):
-    monkeypatch.setattr(
-        export_controller.saved_model, "run_in_fresh_process", test_recipe._in_this_process
-    )
+    monkeypatch.setattr(export_controller.saved_model, "run_in_fresh_process", in_this_process)
     monkeypatch.setattr(pipeline.compilation, "use_threads", lambda threads: 1)
     monkeypatch.setattr(fitted_value, "_STEPS", 20)
     monkeypatch.setitem(tasks._registered, "cart", toys.cart(reference_returns=None))
@@ -51,8 +64,24 @@ def file(tmp_path):
     return tmp_path / "cart.hdf5"
 
 
+def in_this_process(folder, given):
+    loaded = tf.saved_model.load(str(folder)).signatures
+    found = {}
+    for name, inputs in given.items():
+        outputs = loaded[name](**{k: tf.constant(v) for k, v in inputs.items()})
+        found[name] = {k: v.numpy() for k, v in outputs.items()}
+    return found
+
+
 def configs(folder, file, **changes):
-    return test_recipe._configs(folder, folder, dataset=str(file), **(JUDGED | changes))
+    values = SETTINGS | {"workdir": str(folder), "dataset": str(file)} | changes
+    names = [[field.name for field in dataclasses.fields(stage)] for stage in config.STAGES]
+    return Configs(
+        *(
+            stage(**{name: values[name] for name in own if name in values})
+            for stage, own in zip(config.STAGES, names, strict=True)
+        )
+    )
 
 
 def test_a_run_ends_with_a_promise_and_a_verdict(tmp_path, file):
