@@ -93,6 +93,8 @@ SETTINGS = {
     "population": 8,
     "horizon": 2,
     "q_proposals": 2,
+    "sigma_max": 0.25,
+    "judge_members": 0,
 }
 
 
