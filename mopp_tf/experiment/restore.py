@@ -51,6 +51,8 @@ def make_planner(
 ) -> export_planner.AnyPlanner:
     """Builds the planner of a run, with another objective where `control` or functions say so.
 
+    Where the judge chose the clone, another objective and other knobs are for a planner that plans.
+
     Raises:
       UserError: see `objectives.make` and `control_config.changed_planner`; or another limit is
         asked for by a quantile, which only the data could tell, or another horizon of MBOP's value.

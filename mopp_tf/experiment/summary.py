@@ -147,6 +147,20 @@ def _fit_numbers(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _of_candidates(numbers: dict[str, Any]) -> str:
+    """What became of the candidates; the clone's own path is the only one."""
+    if numbers.get("chosen") == choice.CLONE:
+        return (
+            f"  nothing is planned, the clone acts; its next steps are unknown to the models in "
+            f"{100 * numbers['fallback']:.0f} % of the decisions"
+        )
+    return (
+        f"  kept {100 * numbers['kept_share']:.0f} % of the candidates, effective sample size "
+        f"{numbers['effective_sample_size']:.0f}, fallback in {100 * numbers['fallback']:.0f} % "
+        f"of the decisions"
+    )
+
+
 def in_words(numbers: dict[str, Any]) -> str:
     """The summary as a person would say it."""
     lines = [
@@ -174,9 +188,7 @@ def in_words(numbers: dict[str, Any]) -> str:
             ),
             f"  planner              {numbers['true_return_mean']:10.1f} "
             f"+- {numbers['true_return_std']:.1f} over {numbers['episodes']} episodes",
-            f"  kept {100 * numbers['kept_share']:.0f} % of the candidates, effective sample size "
-            f"{numbers['effective_sample_size']:.0f}, fallback in {100 * numbers['fallback']:.0f} % "
-            f"of the decisions",
+            _of_candidates(numbers),
             f"  a decision for all episodes at once took {numbers['decision_ms_median']:.0f} ms",
         ]
     if "promise" in numbers:

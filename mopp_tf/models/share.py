@@ -61,7 +61,10 @@ def choose_or_load(
         record=record,
     )
     promises = {f"{each:g}": promise for each, promise in chosen.promises.items()}
-    return stage.finish({"share": chosen.share, "promises": promises})["share"]
+    results = record.results()
+    spent = sum(results[f"clone_{each}"]["seconds"] for each in promises)  # in stages of their own
+    seconds = max(stage.seconds() - spent, 0.0)
+    return stage.finish({"share": chosen.share, "promises": promises}, seconds)["share"]
 
 
 def rows_of(data: Transitions, share: float, split: Split) -> Split:

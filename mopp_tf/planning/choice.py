@@ -162,4 +162,5 @@ def choose_or_load(
             add("half_sigma", changes[best] | {"sigma_max": 0.5 * knobs.sigma_max})
         chosen = best_of(list(judged))
         logging.info("choice: %s", chosen)
-    return stage.finish({"chosen": chosen, "knobs": changes[chosen], "candidates": judged})
+    result = {"chosen": chosen, "knobs": changes[chosen], "candidates": judged}
+    return stage.finish(result, 0.0)  # the candidates' own stages have the time

@@ -124,6 +124,7 @@ def test_a_judged_run_promises_and_says_how_far_it_can_be_relied_on(judged):
     assert f"chosen by the judge: {found['chosen']}; over 4 steps from its starts" in words
     assert f"the result {found['verdict_in_words']}" in words
     assert record.stage("share").result["share"] == 1.0
+    assert found["stages"]["choice"] == 0.0 < found["stages"]["judged_max_q"]  # counted once
     assert "reward_error" in record.stage("outcome").result  # the judge's models predict no reward
     sigma = record.stage("sigma").result["sigma_max"]
     assert 0.0 < sigma <= 0.25
@@ -228,3 +229,20 @@ def test_a_dry_run_knows_what_the_judge_takes(cart, tmp_path):
     )
     assert "judge_models" in judged and "choice" in judged
     assert "judge_models" not in plain and "choice" not in plain
+
+
+def test_a_verdict_names_what_speaks_against_the_choice():
+    clone = {"promise": 90.0, "expected": 100.0, "models_apart": 10.0, "halt_share": 0.0}
+    clone |= {"kept_share": 1.0, "fallback": 1.0}  # of the clone's own path: no ground
+    assert {g.level for g in summary.grounds("clone", {"clone": clone})} == {"green"}
+    planner = {"promise": 80.0, "expected": 100.0, "models_apart": 30.0, "halt_share": 0.7}
+    planner |= {"kept_share": 0.4, "fallback": 0.2}
+    found = summary.grounds("planner", {"clone": clone, "planner": planner})
+    values = {g.name: (pytest.approx(g.value), g.level) for g in found}
+    assert values == {
+        "below_clone": (0.1, "doubtful"),
+        "models_apart": (0.3, "doubtful"),
+        "halt_share": (0.7, "bad"),
+        "pruned_share": (0.6, "doubtful"),
+        "fallback": (0.2, "green"),
+    }
