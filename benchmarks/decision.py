@@ -96,6 +96,7 @@ def make_planner(
     planning = PlannerConfig(
         population=config.population,
         horizon=config.horizon,
+        sigma_max=0.25,
         q_proposals=config.q_proposals,
         q_of_proposals=config.q_of_proposals,
     )

@@ -1,15 +1,27 @@
-"""MOPP's learning on one page: fit dynamics, behaviour and Q; set the pruning limit."""
+"""MOPP's learning on one page: fit dynamics, behaviour and Q; set the limit; choose."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
-from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig, QConfig
-from mopp_tf.models import behavior, dynamics, fitted_q, rows
+from mopp_tf.config import (
+    BehaviorConfig,
+    ChoiceConfig,
+    DynamicsConfig,
+    JudgeConfig,
+    ModelConfig,
+    PlannerConfig,
+    QConfig,
+)
+from mopp_tf.models import behavior, dynamics, fitted_q, rows, share
+from mopp_tf.planning import choice
 from mopp_tf.planning.rollout import Models
+from offline_tf.datasets import velocities
+from offline_tf.judging.judge import Judge
 from offline_tf.models import critics
 from offline_tf.numerics import holdout, standardize
 from offline_tf.run_folder.record import RunRecord
@@ -18,6 +30,9 @@ from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _LIMIT_ROWS = 20_000
 _SETTLED = 1.5  # time constants; fewer are warned of
+_SIGMA_ROWS = 20_000
+_SIGMA_MOST = 0.25  # the paper's constant
+NO_JUDGE = JudgeConfig(judge_members=0)
 
 
 class Knobs(NamedTuple):
@@ -28,6 +43,8 @@ class Knobs(NamedTuple):
     behavior: BehaviorConfig
     q: QConfig
     planner: PlannerConfig
+    judge: JudgeConfig = NO_JUDGE
+    choice: ChoiceConfig = ChoiceConfig()
 
 
 class Prepared(NamedTuple):
@@ -39,6 +56,8 @@ class Prepared(NamedTuple):
       change_scale: [S + 1], the unit of disagreement "delta".
       models_seed: of the run that fitted the models: it decides their orderings and held-out episodes.
       table, split: the rows, None where a run is rebuilt without its data.
+      share, behavior_split: of the episodes, and their rows, that the behaviour is fitted to.
+      judge: compares planners, see `choice.few_starts`; None: nobody does.
     """
 
     scale: rows.RewardScale
@@ -47,6 +66,9 @@ class Prepared(NamedTuple):
     models_seed: int = 0
     table: rows.Rows | None = None
     split: holdout.Split | None = None
+    share: float = 1.0
+    behavior_split: holdout.Split | None = None
+    judge: Judge | None = None
 
     @property
     def dynamics_split(self) -> holdout.Split:
@@ -56,11 +78,16 @@ class Prepared(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """What the fits leave behind: the models, the units of rewards, the pruning limit L."""
+    """What the fits leave behind: the models, the units of rewards, the pruning limit L.
+
+    Attributes:
+      planner: the knobs of the planner, as flags, the rule of sigma_max and the judge have set them.
+    """
 
     models: Models
     scale: rows.RewardScale
     limit: float
+    planner: PlannerConfig
 
 
 def prepare(
@@ -71,8 +98,12 @@ def prepare(
     seed: int,
     record: RunRecord,
     models_from: RunRecord | None = None,
+    judge: Judge | None = None,
 ) -> Prepared:
-    """Rows, units and held-out episodes; the units are kept in the run folder (stage "units")."""
+    """Rows, units and held-out episodes; which episodes are good.
+
+    The units are kept in the run folder (stage "units"), and the share of the good ones ("share").
+    """
     scale = rows.reward_scale(data.rewards, knobs.dynamics.reward_scaling)
     table = rows.prepare(task, data, scale, knobs.behavior.return_weighting)
     models_seed = seed if models_from is None else load_units(models_from).models_seed
@@ -92,7 +123,28 @@ def prepare(
                 },
             }
         )
-    return Prepared(scale, normalizer, change, models_seed, table, split)
+    good = share.choose_or_load(
+        knobs.behavior.behavior_share,
+        task=task,
+        data=data,
+        split=split,
+        seed=seed,
+        judge=judge,
+        record=record,
+        models_from=models_from,
+    )
+    good_rows = share.rows_of(data, good, split)
+    if judge is not None:
+        judge = choice.few_starts(
+            judge,
+            states=velocities.restore(task, data)[0],
+            bounds=data.episode_bounds(),
+            split=good_rows,
+            count=knobs.choice.judge_plan_starts,
+            steps=knobs.choice.judge_plan_steps,
+            seed=seed,
+        )
+    return Prepared(scale, normalizer, change, models_seed, table, split, good, good_rows, judge)
 
 
 def split_of(data: Transitions, knobs: Knobs, models_seed: int) -> holdout.Split:
@@ -151,8 +203,8 @@ def learn(
     Returns:
       A Learned.
     """
-    table, split = prepared.table, prepared.split
-    assert table is not None and split is not None
+    table, split, good = prepared.table, prepared.split, prepared.behavior_split
+    assert table is not None and split is not None and good is not None
     dynamics_split = prepared.dynamics_split
     models = build(task, knobs, prepared)
 
@@ -177,7 +229,7 @@ def learn(
         return behavior.fit(
             models.behavior,
             rows=table,
-            split=split,
+            split=good,
             names=task.action_names,
             knobs=knobs.model,
             config=knobs.behavior,
@@ -187,7 +239,12 @@ def learn(
 
     record.fit_or_load("behavior", models.behavior.weights, fit_behavior, models_from)
 
-    # Line 3: its Q function, by fitted Q evaluation.
+    # Line 3: its Q function, by fitted Q evaluation. Rows of other episodes say nothing of what a
+    # behaviour that was fitted to the best ones does next.
+    q_config = knobs.q
+    if q_config.fqe_actions == "auto":
+        next_actions = "behavior" if prepared.share < 1.0 else "data"
+        q_config = dataclasses.replace(q_config, fqe_actions=next_actions)
     settled = time_constants(knobs.q)
     if settled < _SETTLED and not record.stage("q").complete:
         logging.warning(
@@ -205,7 +262,7 @@ def learn(
             rows=table,
             split=split,
             knobs=knobs.model,
-            config=knobs.q,
+            config=q_config,
             seed=seed,
             stage=stage,
         )
@@ -227,7 +284,50 @@ def learn(
         rejected = float((uncertainties > limit).mean())
         units = knobs.planner.uncertainty_units
         stage.finish({"limit": limit, "units": units, "rejected": rejected, **quantiles})
-    return Learned(models, prepared.scale, stage.result["limit"])
+    limit = stage.result["limit"]
+
+    # No line of the paper: sigma_M by the data, and whether to plan at all.
+    stage = record.stage("sigma")
+    if knobs.planner.sigma_max is None and not stage.complete:
+        states = table.states[good.judged(_SIGMA_ROWS)]
+        stage.finish({"sigma_max": behavior.own_spread(models.behavior, states, _SIGMA_MOST)})
+        logging.info("sigma_max: %.3g, the behaviour's own", stage.result["sigma_max"])
+    if prepared.judge is not None:
+        judge_one = choice.judged_by(
+            prepared.judge,
+            task=task,
+            models=models,
+            scale=prepared.scale,
+            limit=limit,
+            seed=seed,
+        )
+        choice.choose_or_load(with_sigma(knobs.planner, record), judge_one, record)
+    return Learned(models, prepared.scale, limit, chosen_planner(knobs, record))
+
+
+def with_sigma(planner: PlannerConfig, record: RunRecord) -> PlannerConfig:
+    """The knobs with the sigma_max that the rule has set, where they have none of their own."""
+    if planner.sigma_max is not None:
+        return planner
+    return dataclasses.replace(planner, sigma_max=record.stage("sigma").result["sigma_max"])
+
+
+def chosen_planner(knobs: Knobs, record: RunRecord) -> PlannerConfig:
+    """The planner's knobs as rules and judge have set them, from the run folder.
+
+    Raises:
+      UserError: they have not yet.
+    """
+    planner, stage = knobs.planner, record.stage(choice.STAGE)
+    judged = bool(knobs.judge.judge_members)
+    if (judged and not stage.complete) or (
+        planner.sigma_max is None and not record.stage("sigma").complete
+    ):
+        raise UserError(f"--workdir: the run in {record.folder} is not finished; continue it first")
+    planner = with_sigma(planner, record)
+    if judged:
+        return dataclasses.replace(planner, **stage.result["knobs"])
+    return dataclasses.replace(planner, plan="never" if planner.plan == "never" else "always")
 
 
 def time_constants(config: QConfig) -> float:
@@ -271,4 +371,5 @@ def load(task: TaskSpec, knobs: Knobs, record: RunRecord) -> Learned:
         stage = record.stage(name)
         stage.track(parts[name].weights)
         stage.restore()
-    return Learned(models, prepared.scale, record.stage("limit").result["limit"])
+    limit = record.stage("limit").result["limit"]
+    return Learned(models, prepared.scale, limit, chosen_planner(knobs, record))

@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from mopp_tf.planner_config import MbopConfig, PlannerConfig
+from mopp_tf.planner_config import ChoiceConfig, MbopConfig, PlannerConfig
 from offline_tf.config import shared_knobs
+from offline_tf.config.judge_config import JudgeConfig
 from offline_tf.config.knobs import check, knob
 
 
@@ -25,9 +26,10 @@ class RunConfig:
     preset: str = knob(
         "default",
         "Set of knob values for the task and data set; flags that you give win over it. default: "
-        "what works best here; authors: their published settings, with another implementation's where "
-        "there are none, and with --algorithm=mbop MOPP's members and steps; authors-20k: the same "
-        "with 20,000 steps. Tasks of yours have the default one only.",
+        "what the data decide by rules; tuned: constants chosen on data made here; authors: their "
+        "published settings, with another implementation's where there are none, and with "
+        "--algorithm=mbop MOPP's members and steps; authors-20k: the same with 20,000 steps. Tasks of "
+        "yours have the default one only.",
     )
     algorithm: str = knob(
         "mopp",
@@ -154,6 +156,13 @@ class DynamicsConfig:
 class BehaviorConfig:
     """Behaviour: ensemble of densities of the action."""
 
+    behavior_share: float | None = knob(
+        None,
+        "Share of the episodes that the model is fitted to, those with the highest returns first; "
+        "none: that of 1, 1/2, 1/4, 1/10 whose clone the judge promises most; all without a judge.",
+        low=0.0,
+        high=1.0,
+    )
     behavior_members: int = knob(3, "Ensemble members K' (authors: 6 on Hopper).", low=1)
     behavior_steps: int = knob(20_000, "Adam steps (authors: 500000).", low=1)
     components: int = knob(
@@ -190,9 +199,10 @@ class QConfig:
         source="mopp_agent.py",
     )
     fqe_actions: str = knob(
-        "data",
-        "Next actions of the target: the logged ones (authors), or draws from the behaviour model.",
-        choices=("data", "behavior"),
+        "auto",
+        "Next actions of the target: the logged ones (data: authors), draws from the behaviour model "
+        "(behavior), or these only where that is fitted to a share of the episodes (auto).",
+        choices=("auto", "data", "behavior"),
         source="mopp_agent.py",
     )
 
@@ -205,8 +215,10 @@ STAGES: tuple[Any, ...] = (
     RunConfig,
     ModelConfig,
     DynamicsConfig,
+    JudgeConfig,
     BehaviorConfig,
     QConfig,
     PlannerConfig,
+    ChoiceConfig,
     MbopConfig,
 )

@@ -93,7 +93,7 @@ def changed_planner(
             raise UserError(
                 f"--planner: expected KNOB=VALUE of {algorithm}'s planner, got {change!r}{hint}"
             )
-        kind = type(knobs[name])
+        kind = float if knobs[name] is None else type(knobs[name])
         try:
             values[name] = _BOOLEANS[text.lower()] if kind is bool else kind(text)
         except (KeyError, ValueError):

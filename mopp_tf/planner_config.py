@@ -16,11 +16,19 @@ from offline_tf.types import UserError
 class PlannerConfig:
     """Planner: guided roll-outs, pruning, averaging."""
 
+    plan: str = knob(
+        "auto",
+        "always: plan; never: act by the clone, the mean of the behaviour members' modes; auto: what "
+        "the judge promises most of, the clone, the planner, it without max-Q, or with half of "
+        "sigma_M; always without a judge.",
+        choices=("auto", "always", "never"),
+    )
     population: int = knob(100, "Candidate trajectories N.", low=1, source="run_planning.sh")
     horizon: int = knob(4, "Steps planned ahead H.", low=1, high=1000, source="run_planning.sh")
-    sigma_max: float = knob(
-        0.25,
-        "sigma_M: largest standard deviation of a proposal, before the squash; 0: the model's own.",
+    sigma_max: float | None = knob(
+        None,
+        "sigma_M: largest standard deviation of a proposal, before the squash; 0: the model's own in "
+        "each state; none: the median of those in held-out rows, at most 0.25.",
         low=0.0,
         source="paper sec. 4.2",
     )
@@ -138,6 +146,25 @@ class PlannerConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ChoiceConfig:
+    """Choice: how the judge compares planners with their clone."""
+
+    judge_plan_starts: int = knob(
+        6,
+        "States that each model of the judge rolls a planner out from: starts of episodes, and as many "
+        "in the middle of held-out ones.",
+        low=2,
+    )
+    judge_plan_steps: int = knob(
+        200, "Steps of these roll-outs; a decision takes milliseconds a row.", low=1
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
 class MbopConfig:
     """MBOP: its own knobs (used with --algorithm=mbop)."""
 
@@ -162,6 +189,11 @@ class MbopConfig:
     def __post_init__(self) -> None:
         """Checks the bounds."""
         check(self)
+
+
+def for_clone(planner: PlannerConfig) -> PlannerConfig:
+    """The planner's knobs where nothing is planned: the clone's own path is the only candidate."""
+    return dataclasses.replace(planner, plan="never", population=1, max_q=False)
 
 
 def for_mbop(planner: PlannerConfig, mbop: MbopConfig) -> PlannerConfig:

@@ -18,18 +18,22 @@ class Configs(NamedTuple):
     run: config.RunConfig
     model: config.ModelConfig
     dynamics: config.DynamicsConfig
+    judge: config.JudgeConfig
     behavior: config.BehaviorConfig
     q: config.QConfig
     planner: config.PlannerConfig
+    choice: config.ChoiceConfig
     mbop: config.MbopConfig
 
     @property
     def knobs(self) -> algorithm.Knobs:
         """Those of learning, and of the algorithm's planner."""
-        planner = self.planner
+        planner, judge = self.planner, self.judge
         if self.run.algorithm == "mbop":
-            planner = planner_config.for_mbop(planner, self.mbop)
-        return algorithm.Knobs(self.model, self.dynamics, self.behavior, self.q, planner)
+            planner, judge = planner_config.for_mbop(planner, self.mbop), algorithm.NO_JUDGE
+        return algorithm.Knobs(
+            self.model, self.dynamics, self.behavior, self.q, planner, judge, self.choice
+        )
 
     def flat(self) -> dict[str, Any]:
         """All flags by name."""
@@ -37,8 +41,9 @@ class Configs(NamedTuple):
 
 
 def from_manifest(manifest: dict[str, Any]) -> Configs:
-    """Rebuilds the configuration of a run from its folder."""
-    return Configs(*(rebuild(cls, manifest["flags"]) for cls in config.STAGES))
+    """Rebuilds the configuration of a run from its folder; one older than the judge has none."""
+    flags = {"judge_members": 0} | manifest["flags"]
+    return Configs(*(rebuild(cls, flags) for cls in config.STAGES))
 
 
 def default_workdir(configs: Configs) -> pathlib.Path:

@@ -27,6 +27,7 @@ from offline_tf.types import TaskSpec, Tensor
 
 # Measured, what no small try shows: tracing, checkpoints, reading, pictures.
 _FIXED = {"data": 3.0, "dynamics": 8.0, "behavior": 5.0, "q": 5.0, "limit": 2.0, "evaluation": 8.0}
+_FIXED |= {"judge_models": 5.0, "choice": 30.0}
 
 
 def seconds(task: TaskSpec, configs: Configs, threads: int) -> dict[str, float]:
@@ -47,6 +48,7 @@ def seconds(task: TaskSpec, configs: Configs, threads: int) -> dict[str, float]:
     if task.simulation:
         simulated = timing.simulator_step(task, run.physics, threads)
         acting = length * (_decision(task, configs) + simulated * run.eval_episodes)
+    judging = _judging(task, configs)
     export = 17.0 if is_mbop or model.network == "mlp" else 50.0
     by_stage = {
         "data": 0.0,
@@ -54,6 +56,7 @@ def seconds(task: TaskSpec, configs: Configs, threads: int) -> dict[str, float]:
         "behavior": fits[1] * configs.behavior.behavior_steps,
         "q": fits[2] * configs.q.q_steps,
         "limit": 0.0,
+        **judging,
         "evaluation": acting,
         "inspection": 6.0 if run.inspection else 0.0,
         "export": export,
@@ -130,6 +133,33 @@ def _steps_of_mbop(task: TaskSpec, configs: Configs) -> tuple[float, float, floa
     return dynamics, behavior, value
 
 
+def _judging(task: TaskSpec, configs: Configs) -> dict[str, float]:
+    """Seconds of the judge's fit, and of the candidates' roll-outs; empty without a judge."""
+    config, plan = configs.knobs.judge, configs.planner.plan
+    if not config.judge_members:
+        return {}
+    s, a, size = task.state_dim, task.action_dim, 256
+    members = [
+        networks.mlp(
+            s + a,
+            hidden=config.judge_hidden,
+            output_dim=s,
+            activation="relu",
+            generator=np.random.default_rng(member),
+        )
+        for member in range(config.judge_members)
+    ]
+    step = timing.regression_step(members, s + a, s, size, tf.float32)
+    planners = {"always": 1, "never": 0, "auto": 2 + configs.planner.max_q}[plan]
+    steps = min(configs.choice.judge_plan_steps, task.max_episode_steps)
+    rows = config.judge_members * configs.choice.judge_plan_starts
+    decision = _decision(task, configs) * rows / configs.run.eval_episodes if planners else 0.0
+    return {
+        "judge_models": config.judge_steps * step,
+        "choice": planners * steps * decision,
+    }
+
+
 def _decision(task: TaskSpec, configs: Configs) -> float:
     """Seconds of a decision of all episodes: one of a single step, times what more steps weigh."""
     one = configs._replace(
@@ -142,9 +172,9 @@ def _decision(task: TaskSpec, configs: Configs) -> float:
         models = learning.build(endless, one.knobs, prepared, 0)
         learned = learning.MbopLearned(models, prepared, 0.0, 1.0)
     else:
-        learned = algorithm.Learned(
-            algorithm.build(endless, one.knobs, prepared), prepared.scale, 1e9
-        )
+        planned = dataclasses.replace(one.planner, plan="always", sigma_max=0.25)
+        models_of_mopp = algorithm.build(endless, one.knobs, prepared)
+        learned = algorithm.Learned(models_of_mopp, prepared.scale, 1e9, planned)
     planner = make_planner(endless, configs=one, learned=learned)
     decide = compilation.compiled(planner.decide)
     states = tf.constant(timing.normal(configs.run.eval_episodes, task.state_dim))

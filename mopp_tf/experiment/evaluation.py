@@ -81,19 +81,14 @@ def evaluate_planner(
 
 
 def clone_decider(task: TaskSpec, learned: algorithm.Learned) -> planner_episodes.Decide:
-    """ADM behaviour cloning: the mean of the behaviour members' modes, nothing planned.
-
-    Differs: the authors act by the mode of one member drawn at random.
-    """
-    behavior = learned.models.behavior
+    """ADM behaviour cloning: nothing planned; see `BehaviorModel.clone`."""
+    clone = learned.models.behavior.clone()
     middle = 0.5 * (task.action_high + task.action_low)
     half = 0.5 * (task.action_high - task.action_low)
 
     @compilation.function
     def act(observation: Tensor) -> Tensor:
-        inputs = behavior.inputs(observation)
-        modes = tf.stack([m.mode(inputs) for m in behavior.densities()])
-        return middle + half * tf.reduce_mean(modes, axis=0)
+        return middle + half * clone(observation)
 
     def decide(observation: Tensor, memory: Any, key: Tensor) -> tuple[Tensor, Any, Any]:
         del key

@@ -26,6 +26,10 @@ TOLERANCE = 1e-5
 LITE_TOLERANCE = 1e-4
 LITE_FILES = {"float32": "planner", "int8": "planner_int8"}
 _MOPP = "The whole planner of MOPP: models, Q function, pruning."
+_CLONE = (
+    "The clone of MOPP's behaviour model as a planner that plans nothing: the judge promised no more "
+    "of any planner. The models say how well the data support its path."
+)
 _MBOP = "The whole planner of MBOP: models and value function."
 _WORDS = """An episode begins with the plan of `initial_plan`; each decision takes the plan that the one
 before gave, and a seed of its own. manifest.json says from which data and with which flags, and with
@@ -305,6 +309,8 @@ def export_and_verify(
         disagreement=_DISAGREEMENTS[planner.knobs.uncertainty_units],
     )
     introduction = _MBOP if isinstance(planner, MbopPlanner) else _MOPP
+    if isinstance(planner, Planner) and planner.knobs.plan == "never":
+        introduction = _CLONE
     readme = saved_model.readme(
         "Planner", f"{introduction} {_WORDS}\n\n{units}", planner.task, signatures, _SAYS
     )

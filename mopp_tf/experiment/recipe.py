@@ -13,6 +13,8 @@ from mopp_tf.experiment.export_planner import AnyPlanner
 from mopp_tf.experiment.restore import AnyLearned, make_planner
 from mopp_tf.experiment.summary import summarize
 from mopp_tf.mbop import learning
+from offline_tf.judging import judge as judging
+from offline_tf.judging.judge import Judge
 from offline_tf.models import compilation
 from offline_tf.pipeline import run as pipeline
 from offline_tf.pipeline.run import Experiment
@@ -36,7 +38,7 @@ MOPP: pipeline.Algorithm[Configs] = pipeline.Algorithm(
     precision=lambda configs: configs.model.precision,
     fits=data.FITS,
     compiled="evaluation",
-    learns_reward=False,  # the dynamics models learn it
+    learns_reward=False,  # the dynamics models learn it; see `run`
     charts=panels.CHARTS,
     report=panels.LAYOUT,
 )
@@ -54,7 +56,9 @@ def run(configs: Configs) -> dict[str, Any]:
     Raises:
       UserError: bad input; the run folder is as before.
     """
-    experiment = pipeline.begin(MOPP, configs)
+    judges = bool(configs.knobs.judge.judge_members)
+    # The judge's models predict states alone.
+    experiment = pipeline.begin(MOPP._replace(learns_reward=judges), configs)
     prepared = algorithm.prepare(
         experiment.task,
         data=experiment.data,
@@ -62,6 +66,7 @@ def run(configs: Configs) -> dict[str, Any]:
         seed=configs.run.seed,
         record=experiment.record,
         models_from=experiment.reused,
+        judge=fit_judge(experiment) if judges else None,
     )
     learned = learn(experiment, prepared)
     planner = make_planner(experiment.task, configs=configs, learned=learned)
@@ -76,6 +81,18 @@ def run(configs: Configs) -> dict[str, Any]:
             "inspection", lambda _: inspect(experiment, prepared, learned, planner, decide)
         )
     return summarize(experiment, measured)
+
+
+def fit_judge(experiment: Experiment[Configs]) -> Judge:
+    """Models that nothing is planned in: they compare behaviours and planners."""
+    return judging.fit_or_load(
+        experiment.task,
+        physics=experiment.configs.run.physics,
+        data=experiment.data,
+        config=experiment.configs.judge,
+        seed=experiment.configs.run.seed,
+        record=experiment.record,
+    )
 
 
 def learn(experiment: Experiment[Configs], prepared: algorithm.Prepared) -> AnyLearned:

@@ -51,13 +51,21 @@ def make_planner(
 ) -> export_planner.AnyPlanner:
     """Builds the planner of a run, with another objective where `control` or functions say so.
 
+    Where the judge chose the clone, another objective and other knobs are for a planner that plans.
+
     Raises:
       UserError: see `objectives.make` and `control_config.changed_planner`; or another limit is
         asked for by a quantile, which only the data could tell, or another horizon of MBOP's value.
     """
     control = control or control_config.ControlConfig()
+    trained = configs.planner
+    if isinstance(learned, algorithm.Learned):
+        trained = learned.planner
+        asked = (control.reward, control.constraint, control.planner, reward, constraint)
+        if trained.plan == "never" and any(asked):  # the clone would heed none of them
+            trained = dataclasses.replace(trained, plan="always")
     knobs, of_mbop = control_config.changed_planner(
-        configs.planner, configs.mbop, control.planner, configs.run.algorithm
+        trained, configs.mbop, control.planner, configs.run.algorithm
     )
     dtype = networks.product_dtype(knobs.planner_precision)
     objective = objectives.make(task, reward_scale_of(learned), control, reward, constraint)
@@ -73,6 +81,8 @@ def make_planner(
             task, learned=learned, knobs=knobs, mbop=of_mbop, objective=objective, dtype=dtype
         )
     limit = _changed_limit(configs.planner, knobs) or learned.limit
+    if knobs.plan == "never":
+        knobs = planner_config.for_clone(knobs)
     return Planner(
         task, models=learned.models, knobs=knobs, limit=limit, objective=objective, dtype=dtype
     )

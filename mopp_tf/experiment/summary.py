@@ -8,6 +8,9 @@ from typing import Any
 from mopp_tf import config
 from mopp_tf.experiment import panels
 from mopp_tf.experiment.configs import Configs
+from mopp_tf.planning import choice
+from offline_tf.judging import verdict
+from offline_tf.judging.verdict import Ground
 from offline_tf.pipeline import summary
 from offline_tf.pipeline.run import Experiment
 
@@ -31,11 +34,89 @@ def summarize(experiment: Experiment[Configs], measured: dict[str, Any]) -> dict
         experiment,
         algorithm=configs.run.algorithm,
         settings={"variant": variant(configs), "horizon": configs.knobs.planner.horizon},
-        results=measured,
+        results=measured | promises(experiment),
         fitted=_fit_numbers(experiment.record.results()),
         in_words=in_words,
         report=panels.LAYOUT,
     )
+
+
+def promises(experiment: Experiment[Configs]) -> dict[str, Any]:
+    """What the judge says of what was chosen, and a verdict on it; empty without a judge."""
+    stage = experiment.record.stage(choice.STAGE)
+    if not stage.complete:
+        return {}
+    candidates, chosen = stage.result["candidates"], stage.result["chosen"]
+    judged = candidates[chosen]
+    found = verdict.of(grounds(chosen, candidates))
+    steps = experiment.configs.choice.judge_plan_steps
+    return {
+        "chosen": chosen,
+        "promise": judged["promise"],
+        "promise_expected": judged["expected"],
+        "promise_steps": min(steps, experiment.task.max_episode_steps),
+        "promise_halt_share": judged["halt_share"],
+        "promises": {name: numbers["promise"] for name, numbers in candidates.items()},
+        "verdict": found.to_json(),
+        "verdict_in_words": found.in_words(),
+    }
+
+
+def grounds(chosen: str, candidates: dict[str, dict[str, float]]) -> list[Ground]:
+    """What the judge's roll-outs say of the chosen candidate.
+
+    Args:
+      chosen: its name.
+      candidates: the judge's numbers of each, see `choice.judged_by`; the clone's are among them.
+    """
+    judged, clone = candidates[chosen], candidates[choice.CLONE]
+    found = [
+        verdict.ground(
+            "below_clone",
+            (clone["promise"] - judged["promise"]) / max(abs(clone["expected"]), 1e-9),
+            doubtful=0.02,
+            bad=0.2,
+            words="the promise lies below the clone's, in shares of the clone's expected return",
+            advice="leave --plan=always out",
+        ),
+        verdict.ground(
+            "halt_share",
+            judged["halt_share"],
+            doubtful=0.2,
+            bad=0.6,
+            words="share of the judge's roll-outs that leave what its models know",
+            advice="raise --judge_steps, or record more data",
+        ),
+        verdict.ground(
+            "models_apart",
+            judged["models_apart"] / max(abs(judged["expected"]), 1e-9),
+            doubtful=0.25,
+            bad=0.75,
+            words="how far the judge's models are apart, as a share of the expected return",
+            advice="raise --judge_steps, or record more data",
+        ),
+    ]
+    if chosen == choice.CLONE or "kept_share" not in judged:
+        return found
+    return [
+        *found,
+        verdict.ground(
+            "pruned_share",
+            1.0 - judged["kept_share"],
+            doubtful=0.5,
+            bad=0.8,
+            words="share of the candidates that are pruned",
+            advice="lower --sigma_max",
+        ),
+        verdict.ground(
+            "fallback",
+            judged["fallback"],
+            doubtful=0.3,
+            bad=0.7,
+            words="share of the decisions where too few candidates are kept",
+            advice="lower --sigma_max",
+        ),
+    ]
 
 
 def variant(configs: Configs) -> str:
@@ -66,6 +147,20 @@ def _fit_numbers(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _of_candidates(numbers: dict[str, Any]) -> str:
+    """What became of the candidates; the clone's own path is the only one."""
+    if numbers.get("chosen") == choice.CLONE:
+        return (
+            f"  nothing is planned, the clone acts; its next steps are unknown to the models in "
+            f"{100 * numbers['fallback']:.0f} % of the decisions"
+        )
+    return (
+        f"  kept {100 * numbers['kept_share']:.0f} % of the candidates, effective sample size "
+        f"{numbers['effective_sample_size']:.0f}, fallback in {100 * numbers['fallback']:.0f} % "
+        f"of the decisions"
+    )
+
+
 def in_words(numbers: dict[str, Any]) -> str:
     """The summary as a person would say it."""
     lines = [
@@ -93,10 +188,14 @@ def in_words(numbers: dict[str, Any]) -> str:
             ),
             f"  planner              {numbers['true_return_mean']:10.1f} "
             f"+- {numbers['true_return_std']:.1f} over {numbers['episodes']} episodes",
-            f"  kept {100 * numbers['kept_share']:.0f} % of the candidates, effective sample size "
-            f"{numbers['effective_sample_size']:.0f}, fallback in {100 * numbers['fallback']:.0f} % "
-            f"of the decisions",
+            _of_candidates(numbers),
             f"  a decision for all episodes at once took {numbers['decision_ms_median']:.0f} ms",
+        ]
+    if "promise" in numbers:
+        lines += [
+            f"  chosen by the judge: {numbers['chosen']}; over {numbers['promise_steps']} steps from "
+            f"its starts {numbers['promise']:.1f} promised, {numbers['promise_expected']:.1f} expected",
+            f"  the result {numbers['verdict_in_words']}",
         ]
     lines.append(f"  export: {numbers['export']}")
     return "\n".join(lines)

@@ -13,11 +13,13 @@ import tensorflow as tf
 from mopp_tf.config import BehaviorConfig, ModelConfig
 from mopp_tf.models import autoregressive_density, autoregressive_network, training
 from mopp_tf.models.rows import Normalizer, Rows
-from offline_tf.models import networks
-from offline_tf.numerics import seeds
+from offline_tf.models import compilation, networks
+from offline_tf.numerics import large_columns, seeds
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, Tensor
+
+_ROWS_PER_CALL = 4096
 
 
 class BehaviorModel(tf.Module):
@@ -97,6 +99,49 @@ class BehaviorModel(tf.Module):
             )
 
         return choose
+
+    def clone(self) -> Callable[[Tensor], Tensor]:
+        """Returns states [B, S] -> the mean of the members' modes [B, A]; weights are constants.
+
+        Differs: the authors' cloning acts by the mode of one member drawn at random.
+        """
+        choose = self.bind(constant=True)
+        members = [choose(index) for index in range(self.size)]
+
+        def act(states: Tensor) -> Tensor:
+            inputs = self.inputs(states)
+            return tf.reduce_mean(tf.stack([member.mode(inputs) for member in members]), axis=0)
+
+        return act
+
+    def widest(self, states: Array) -> Array:
+        """Each member's largest standard deviation of an action, [N, S] -> [K', N]; before the squash.
+
+        It is what `rollout.propose` makes sigma_max of.
+        """
+
+        @compilation.function(reduce_retracing=True)
+        def block(rows: Tensor) -> Tensor:
+            inputs = self.inputs(rows)
+            stds = [member.modes(inputs)[0].std for member in self.densities()]  # [B, A, C] each
+            return tf.reduce_max(tf.stack(stds), axis=[-2, -1])
+
+        cuts = large_columns.blocks(len(states), _ROWS_PER_CALL)
+        return np.concatenate([block(tf.constant(states[cut])).numpy() for cut in cuts], axis=1)
+
+
+def own_spread(model: BehaviorModel, states: Array, most: float) -> float:
+    """The spread that proposals may have without leaving the data: the behaviour's own.
+
+    Args:
+      model: fitted.
+      states: [N, S] held-out ones.
+      most: at most this.
+
+    Returns:
+      The median of `BehaviorModel.widest`.
+    """
+    return min(float(np.median(model.widest(states))), most)
 
 
 def fit(

@@ -231,6 +231,24 @@ def pay(
     return Tally(alive, returns, violation)
 
 
+def _guided(
+    models: Models,
+    *,
+    bound: Bound,
+    states: Tensor,
+    knobs: PlannerConfig,
+    member: Tensor,
+    noise: autoregressive_density.Noise,
+) -> Tensor:
+    """One action per row, [B, A]: a boosted proposal of a member, the best by Q of several."""
+    assert knobs.sigma_max is not None, "see algorithm.learn, which applies the rule"
+    inputs = models.behavior.inputs(states)  # [B, S]
+    proposals = propose(bound.behavior(member), inputs, noise, knobs, knobs.sigma_max)
+    if knobs.max_q:
+        return choose_by_q(bound, states, proposals, knobs.q_of_proposals)
+    return proposals[0]
+
+
 def roll_out(
     task: TaskSpec,
     *,
@@ -258,15 +276,16 @@ def roll_out(
     """
     tally, members = Tally.zero(states), noise.members
     visited, actions, disagreement = [states], [], []
+    clone = models.behavior.clone() if knobs.plan == "never" else None
     for t in range(knobs.horizon):
-        inputs = models.behavior.inputs(states)  # [B, S]
-        behavior, draws = bound.behavior(members[t, 0]), noise.proposals.each(lambda x: x[t])  # noqa: B023
-        proposals = propose(behavior, inputs, draws, knobs, knobs.sigma_max)  # [K_Q, B, A]
-        if knobs.max_q:
-            action = choose_by_q(bound, states, proposals, knobs.q_of_proposals)  # [B, A]
+        if clone:
+            action = clone(states)  # [B, A]
         else:
-            action = proposals[0]
-        action = knobs.plan_mix * plan[:, t] + (1.0 - knobs.plan_mix) * action
+            draws = noise.proposals.each(lambda x: x[t])  # noqa: B023
+            action = _guided(
+                models, bound=bound, states=states, knobs=knobs, member=members[t, 0], noise=draws
+            )  # [B, A]
+            action = knobs.plan_mix * plan[:, t] + (1.0 - knobs.plan_mix) * action
         outputs = bound.dynamics(states, action)  # [K, B, S + 1]
         disagreement.append(models.dynamics.uncertainty(outputs, knobs.uncertainty_units))  # [B]
         # XLA compiles a slice anew for each member, not a gather.

@@ -19,7 +19,7 @@ from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import UserError
 
 TASK = tasks.get("hopper")
-KNOBS = PlannerConfig(population=6, horizon=2, q_proposals=3, plan_mix=0.3)
+KNOBS = PlannerConfig(population=6, horizon=2, q_proposals=3, plan_mix=0.3, sigma_max=0.25)
 LIMITS = {"mlp": 0.8, "adm": 1.1}  # some candidates are above, some below
 STATES = np.random.default_rng(3).normal(size=(5, 11)).astype(np.float32)
 

@@ -252,6 +252,7 @@ PUBLISHED_FOR_ALL = {
     "target_rate": 0.005,
     "q_return_steps": 1,
     "fqe_actions": "data",
+    "judge_members": 0,
     "population": 100,
     "q_proposals": 10,
     "q_of_proposals": "first",

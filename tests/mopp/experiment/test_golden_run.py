@@ -27,6 +27,8 @@ def test_its_models_and_planner_are_those_that_were_written(tmp_path):
     assert learned.limit == 6.016048431396484
     assert learned.scale.scale == 4.187169313430786
     planner = restore.make_planner(task, configs=configs, learned=learned)
+    # It is older than the judge, and than rules for what these are.
+    assert (planner.knobs.plan, planner.knobs.sigma_max) == ("always", 0.25)
     start = tf.zeros([2, task.state_dim])
     decision = planner.decide(start, planner.initial_plan(start), tf.constant([0, 1]))
     assert decision.action.shape == (2, task.action_dim)

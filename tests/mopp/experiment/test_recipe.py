@@ -94,6 +94,8 @@ SETTINGS = {
     "population": 8,
     "horizon": 2,
     "q_proposals": 2,
+    "sigma_max": 0.25,
+    "judge_members": 0,
 }
 
 
@@ -696,7 +698,7 @@ def test_the_limit_is_a_quantile_or_what_is_asked_for(
         config.DynamicsConfig(),
         config.BehaviorConfig(),
         config.QConfig(),
-        config.PlannerConfig(**changes),
+        config.PlannerConfig(sigma_max=0.25, **changes),
     )
     record = toys.record(tmp_path)
     prepared = algorithm.prepare(task, data=data, knobs=knobs, seed=0, record=record)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 import toys
 
-from mopp_tf import algorithm
+from mopp_tf import algorithm, planner_config
 from mopp_tf.config import BehaviorConfig, DynamicsConfig, ModelConfig, PlannerConfig
 from mopp_tf.experiment import evaluation
 from mopp_tf.models import autoregressive_density, autoregressive_network, rows
@@ -682,12 +682,46 @@ def test_behaviour_cloning_acts_by_the_mean_of_the_members_modes():
     for network, mean in zip(act.members, (0.3, -1.2), strict=True):
         network.heads[0].layers[-1].bias.value.assign([mean, 0.0])
     models = rollout.Models(act, LinearDynamics(), Value(W))
-    learned = algorithm.Learned(models, rows.RewardScale(0.0, 1.0), 1.0)
+    learned = algorithm.Learned(models, rows.RewardScale(0.0, 1.0), 1.0, KNOBS)
     decide_by_clone = evaluation.clone_decider(WIDE, learned)
     action, memory, numbers = decide_by_clone(tf.constant(STATES), "kept", tf.constant([0, 0]))
     expected = 2.0 + 2.0 * np.mean(np.tanh([0.3, -1.2]))
     np.testing.assert_allclose(action, np.full((3, 1), expected), rtol=1e-6)
     assert memory == "kept" and numbers == {}
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+def test_the_clone_as_a_planner_is_the_clone_to_the_bit(dtype):
+    act = behavior(members=2)
+    rng = np.random.default_rng(4)
+    for weight in act.weights:
+        weight.assign(rng.normal(scale=0.8, size=weight.shape))
+    dynamics = LinearDynamics((0.0, 0.4))
+    models = rollout.Models(act, dynamics, Value(W))
+    learned = algorithm.Learned(models, PLAIN.scale, 0.1, KNOBS)
+    clone = dataclasses.replace(KNOBS, plan="never", sigma_max=None, plan_mix=0.5)
+    made = Planner(
+        WIDE,
+        models=models,
+        knobs=planner_config.for_clone(clone),
+        limit=0.1,
+        objective=PLAIN,
+        dtype=dtype,
+    )
+    action, _, _ = evaluation.clone_decider(WIDE, learned)(tf.constant(STATES), None, None)
+    plan, seed = made.initial_plan(tf.constant(STATES)), tf.constant([1, 2])
+    found = compilation.function(made.decide)(tf.constant(STATES), plan, seed)
+    np.testing.assert_array_equal(found.action, action)
+    assert len(np.unique(found.action)) == 3
+    # Its own path is the one candidate; what the models do not know there is told.
+    assert found.states.shape == (3, 1, 4, 2) and found.plan.shape == (3, 3, 1)
+    np.testing.assert_array_equal(found.kept_share, [1.0] * 3)
+    assert found.fallback.numpy().all()
+    np.testing.assert_allclose(found.disagreement, np.full((3, 3), 0.4), rtol=1e-5)
+    np.testing.assert_allclose(found.expected_return, found.returns[:, 0], rtol=1e-6)
+    path = found.states[:, 0].numpy()
+    after = act.clone()(tf.constant(path[:, 1])).numpy()
+    np.testing.assert_allclose(found.plan[:, 0], after, rtol=1e-5)
 
 
 def test_without_a_simulator_numbers_come_in_the_datas_units():
@@ -704,7 +738,7 @@ def test_without_a_simulator_numbers_come_in_the_datas_units():
     models = rollout.Models(behavior(), Steady(), Constant())
     data = toys.transitions((2, 3))
     found = evaluation.judge_offline(
-        made, algorithm.Learned(models, scale, 10.0), data, discount=0.5, seed=0
+        made, algorithm.Learned(models, scale, 10.0, KNOBS), data, discount=0.5, seed=0
     )
     np.testing.assert_allclose(found["expected_return"], 8.0 * (3 * 0.25 + 2.0), rtol=1e-6)
     np.testing.assert_allclose(found["fqe_value"], 8.0 * 2.0, rtol=1e-6)

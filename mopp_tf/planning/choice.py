@@ -1,0 +1,166 @@
+"""Whether to plan at all, and how: the judge compares planners with the clone that they begin from.
+
+A planner whose proposals leave the data ends below its own clone, and its models do not tell. Models
+that nothing was planned in do. A decision is dear, so they look at few starts and at few steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from mopp_tf import planner_config
+from mopp_tf.config import PlannerConfig
+from mopp_tf.models.rows import RewardScale
+from mopp_tf.objectives import Objective
+from mopp_tf.planning.planner import Planner
+from mopp_tf.planning.rollout import Models
+from offline_tf.judging.judge import Judge
+from offline_tf.models import compilation, networks
+from offline_tf.numerics import seeds
+from offline_tf.numerics.holdout import Split
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.types import Array, TaskSpec, Tensor
+
+STAGE = "choice"
+CLONE = "clone"
+_MIDDLE = (0.25, 0.75)  # of an episode
+
+
+def few_starts(
+    judge: Judge, *, states: Array, bounds: Array, split: Split, count: int, steps: int, seed: int
+) -> Judge:
+    """The judge with few starts and steps: starts of episodes, and states in the middle of others.
+
+    Args:
+      judge: all of it.
+      states: [N, S] of the data, as the judge's models see them.
+      bounds: [E, 2] of the episodes.
+      split: the rows that the behaviour is fitted to; held-out ones give the middles.
+      count: of starts, at least 2.
+      steps: at most; the task's time limit is not exceeded.
+      seed: of the middles.
+    """
+    rows = split.held_out if len(split.held_out) else split.train
+    episode = bounds[np.searchsorted(bounds[:, 0], rows, side="right") - 1]  # [n, 2]
+    passed = (rows - episode[:, 0]) / (episode[:, 1] - episode[:, 0])
+    middles = rows[(passed >= _MIDDLE[0]) & (passed <= _MIDDLE[1])]
+    middles = middles if len(middles) else rows
+    wanted = count // 2
+    drawn = seeds.generator(seed, "choice/middles").choice(
+        middles, size=wanted, replace=len(middles) < wanted
+    )
+    starts = np.resize(judge.starts, (count - wanted, judge.starts.shape[1]))
+    task = judge.models.task
+    task = dataclasses.replace(task, max_episode_steps=min(steps, task.max_episode_steps))
+    return Judge(judge.models._replace(task=task), np.concatenate([starts, states[drawn]]))
+
+
+def judged_by(
+    judge: Judge,
+    *,
+    task: TaskSpec,
+    models: Models,
+    scale: RewardScale,
+    limit: float,
+    seed: int,
+) -> Callable[[PlannerConfig], dict[str, float]]:
+    """Returns knobs -> what the judge says of a planner with them.
+
+    Args:
+      judge: see `few_starts`.
+      task, models, limit: of the planner.
+      scale: of its rewards.
+      seed: of its draws.
+
+    Returns:
+      A function; its numbers are those of `Judgement.numbers`, and "kept_share", "fallback".
+    """
+
+    def judge_one(knobs: PlannerConfig) -> dict[str, float]:
+        planner = Planner(
+            task,
+            models=models,
+            knobs=knobs,
+            limit=limit,
+            objective=Objective(scale),
+            dtype=networks.product_dtype(knobs.planner_precision),
+        )
+        decide = compilation.compiled(planner.decide)
+        seen: list[tuple[float, float]] = []
+
+        def act(observations: Tensor, plan: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Any]:
+            decision = decide(observations, plan, key)
+            fallback = tf.cast(decision.fallback, tf.float32)
+            seen.append((float(np.mean(decision.kept_share)), float(np.mean(fallback))))
+            return decision.action, decision.plan, None
+
+        judgement = judge.run(compilation.function(planner.initial_plan), act, seed)
+        kept_share, fallback = np.mean(seen, axis=0)
+        return judgement.numbers() | {"kept_share": float(kept_share), "fallback": float(fallback)}
+
+    return judge_one
+
+
+def changed(knobs: PlannerConfig, changes: dict[str, Any]) -> PlannerConfig:
+    """The knobs with the changes of a candidate."""
+    now = dataclasses.replace(knobs, **changes)
+    return planner_config.for_clone(now) if now.plan == "never" else now
+
+
+def choose_or_load(
+    knobs: PlannerConfig, judge_one: Callable[[PlannerConfig], dict[str, float]], record: RunRecord
+) -> dict[str, Any]:
+    """Judges the candidates, or reads what was chosen; a killed run judges only what is missing.
+
+    Args:
+      knobs: of the planner; `plan` says which candidates there are, and whether there is a choice.
+      judge_one: see `judged_by`.
+      record: the run folder; stages "judged_CANDIDATE" and "choice".
+
+    Returns:
+      "chosen", the candidate of the highest promise, the clone where none is above its own; "knobs",
+      its changes; "candidates", the judge's numbers by name.
+    """
+    stage = record.stage(STAGE)
+    if stage.complete:
+        return stage.result
+    changes: dict[str, dict[str, Any]] = {}
+    judged: dict[str, dict[str, float]] = {}
+
+    def add(name: str, of_candidate: dict[str, Any]) -> None:
+        one = record.stage(f"judged_{name}")
+        changes[name] = of_candidate
+        judged[name] = (
+            one.result if one.complete else one.finish(judge_one(changed(knobs, of_candidate)))
+        )
+        logging.info("choice: %.1f promised of %s", judged[name]["promise"], name)
+
+    def best_of(names: list[str]) -> str:
+        best = names[0]
+        for name in names[1:]:
+            if judged[name]["promise"] > judged[best]["promise"]:
+                best = name
+        return best
+
+    add(CLONE, {"plan": "never"})
+    chosen = CLONE
+    if knobs.plan == "always":
+        chosen = "planner"
+        add(chosen, {"plan": "always"})
+    elif knobs.plan == "auto":
+        if knobs.max_q:
+            add("max_q", {"plan": "always"})
+        add("no_max_q", {"plan": "always", "max_q": False})
+        if knobs.sigma_max:
+            best = best_of([name for name in judged if name != CLONE])
+            add("half_sigma", changes[best] | {"sigma_max": 0.5 * knobs.sigma_max})
+        chosen = best_of(list(judged))
+        logging.info("choice: %s", chosen)
+    result = {"chosen": chosen, "knobs": changes[chosen], "candidates": judged}
+    return stage.finish(result, 0.0)  # the candidates' own stages have the time

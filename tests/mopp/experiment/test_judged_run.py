@@ -1,0 +1,248 @@
+"""Small runs with a judge on a cart whose reward nobody declares."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from mopp_tf import algorithm, config, control_config
+from mopp_tf.experiment import dry_run, export_planner, inspection, recipe, restore, summary
+from mopp_tf.experiment.configs import Configs, from_manifest
+from mopp_tf.models import share, training
+from offline_tf import tasks
+from offline_tf.config.shared_knobs import InspectConfig
+from offline_tf.datasets.formats import d4rl
+from offline_tf.judging import clones, judge
+from offline_tf.models import gaussian_ensemble, learned_task
+from offline_tf.pipeline import run as pipeline
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.run_folder.stage import Stage
+
+SETTINGS = {
+    "env": "mute_cart",
+    "seed": 3,
+    "threads": 1,
+    "network": "mlp",
+    "mlp_hidden": (16,),
+    "batch_size": 16,
+    "precision": "float32",
+    "holdout_share": 0.1,
+    "dynamics_members": 2,
+    "dynamics_steps": 30,
+    "behavior_members": 2,
+    "behavior_steps": 30,
+    "q_hidden": (8,),
+    "q_steps": 30,
+    "population": 6,
+    "horizon": 2,
+    "q_proposals": 2,
+    "eval_episodes": 2,
+    "judge_members": 2,
+    "judge_hidden": (8,),
+    "judge_steps": 30,
+    "judge_starts": 3,
+    "judge_plan_starts": 2,
+    "judge_plan_steps": 4,
+}
+
+
+_in_fresh_process = export_planner.saved_model.run_in_fresh_process
+
+
+def _in_this_process(folder, given):
+    if folder.suffix == ".tflite":
+        return _in_fresh_process(folder, given)
+    loaded = tf.saved_model.load(str(folder)).signatures
+    return {
+        name: {
+            k: v.numpy()
+            for k, v in loaded[name](**{k: tf.constant(v) for k, v in inputs.items()}).items()
+        }
+        for name, inputs in given.items()
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """One process, and few steps where no flag says how many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export_planner.saved_model, "run_in_fresh_process", _in_this_process)
+        patch.setattr(pipeline.compilation, "use_threads", lambda threads: 1)
+        patch.setattr(training, "STEPS_PER_LOOK", 10)
+        patch.setattr(learned_task, "_STEPS", 200)
+        patch.setattr(learned_task, "_STEPS_PER_SAVE", 100)
+        patch.setattr(share, "_FITTING", clones.Fitting(steps=20))
+        yield
+
+
+@pytest.fixture(scope="module")
+def cart(tmp_path_factory):
+    """Configurations by run folder."""
+    tasks.register(toys.cart(name="mute_cart", reward=None))
+    path = tmp_path_factory.mktemp("cart") / "cart.hdf5"
+    d4rl.write(path, toys.transitions((30,) * 10), None, {})
+
+    def configs(folder, **changes):
+        values = SETTINGS | {"workdir": str(folder), "dataset": str(path)} | changes
+        stages = []
+        for stage in config.STAGES:
+            names = [f.name for f in dataclasses.fields(stage)]
+            stages.append(stage(**{name: values[name] for name in names if name in values}))
+        return Configs(*stages)
+
+    return configs
+
+
+@pytest.fixture(scope="module")
+def judged(cart, tmp_path_factory):
+    """A whole run; not to be changed."""
+    configs = cart(tmp_path_factory.mktemp("judged") / "run")
+    return configs, recipe.run(configs)
+
+
+def rebuilt(configs, control=None):
+    """The planner of a run, from its folder alone."""
+    record = RunRecord.open_existing(recipe.folder_of(configs))
+    assert from_manifest(record.manifest) == configs
+    task = learned_task.of_run(tasks.get("mute_cart"), configs.run.seed, record)
+    learned = restore.load(configs, task, record)
+    return restore.make_planner(task, configs=configs, learned=learned, control=control)
+
+
+def test_a_judged_run_promises_and_says_how_far_it_can_be_relied_on(judged):
+    configs, found = judged
+    record = RunRecord.open_existing(recipe.folder_of(configs))
+    assert set(found["promises"]) == {"clone", "max_q", "no_max_q", "half_sigma"}
+    assert found["promise"] == max(found["promises"].values()) == found["promises"][found["chosen"]]
+    assert found["promise"] <= found["promise_expected"] and found["promise_steps"] == 4
+    assert found["verdict"]["level"] in ("green", "doubtful", "bad")
+    assert found["verdict"]["grounds"]["below_clone"]["level"] == "green"
+    words = summary.in_words(found)
+    assert f"chosen by the judge: {found['chosen']}; over 4 steps from its starts" in words
+    assert f"the result {found['verdict_in_words']}" in words
+    assert record.stage("share").result["share"] == 1.0
+    assert found["stages"]["choice"] == 0.0 < found["stages"]["judged_max_q"]  # counted once
+    assert "reward_error" in record.stage("outcome").result  # the judge's models predict no reward
+    sigma = record.stage("sigma").result["sigma_max"]
+    assert 0.0 < sigma <= 0.25
+    changes = record.stage("choice").result["knobs"]
+    assert rebuilt(configs).knobs.plan == changes["plan"]
+    assert rebuilt(configs).knobs.sigma_max == changes.get("sigma_max", sigma)
+
+
+def test_a_judged_run_killed_in_its_choice_goes_on_and_ends_alike(
+    judged, cart, tmp_path, monkeypatch
+):
+    _, expected = judged
+    configs = cart(tmp_path / "run")
+    finish = Stage.finish
+    for dying in ("judge_models", "share", "judged_max_q", "choice"):
+
+        def killed(self, result, seconds=None, dying=dying):
+            if self.name == dying:
+                raise toys.Killed
+            return finish(self, result, seconds)
+
+        monkeypatch.setattr(Stage, "finish", killed)
+        with pytest.raises(toys.Killed):
+            recipe.run(configs)
+    monkeypatch.setattr(Stage, "finish", finish)
+    found = recipe.run(configs)
+    for name in ("promises", "chosen", "verdict", "uncertainty_limit", "expected_return"):
+        assert found[name] == expected[name], name
+    monkeypatch.setattr(gaussian_ensemble, "fit", lambda *_, **__: pytest.fail("fitted again"))
+    monkeypatch.setattr(judge.Judge, "run", lambda *_: pytest.fail("judged again"))
+    again = recipe.run(configs)
+    assert again["promises"] == found["promises"]
+
+
+def test_the_clone_is_exported_served_and_looked_at_as_a_planner(judged, cart, tmp_path):
+    configs = cart(tmp_path / "run", plan="never", models_from=judged[0].run.workdir)
+    found = recipe.run(configs)
+    assert found["chosen"] == "clone" and list(found["promises"]) == ["clone"]
+    assert set(found["verdict"]["grounds"]) == {"below_clone", "halt_share", "models_apart"}
+    planner = rebuilt(configs)
+    assert planner.knobs.plan == "never"
+    states = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    plan = planner.initial_plan(tf.constant(states))
+    loaded = tf.saved_model.load(str(tmp_path / "run" / "export")).signatures
+    for seed in ([0, 1], [0, 2]):  # nothing is drawn
+        action = loaded["plan"](observation=states, plan=plan, seed=tf.constant(seed))["action"]
+        np.testing.assert_allclose(action, planner._models.behavior.clone()(states), rtol=1e-5)
+    assert "plans nothing" in (tmp_path / "run" / "export" / "README.md").read_text()
+    differences = export_planner.write_lite(planner, tmp_path / "run" / "export", states)
+    assert differences["float32"] < 1e-4 and differences["noise"] == 0.0
+    inspection.inspect_again(
+        RunRecord.open_existing(tmp_path / "run"), InspectConfig(str(tmp_path / "run")), 1
+    )
+    # Another objective, or other knobs, are for a planner that plans.
+    for changes, plan in (((), "never"), (("horizon=1",), "always"), (("plan=never",), "never")):
+        control = control_config.ControlConfig(planner=changes)
+        assert rebuilt(configs, control).knobs.plan == plan
+    assert rebuilt(configs, control_config.ControlConfig(planner=("horizon=1",))).knobs.max_q
+
+
+@pytest.mark.parametrize(
+    ("given", "behavior_share", "expected"),
+    [
+        ("auto", 0.5, "behavior"),
+        ("auto", 1.0, "data"),
+        ("data", 0.5, "data"),
+        ("behavior", 1.0, "behavior"),
+    ],
+)
+def test_q_is_that_of_the_behaviour_that_was_fitted(
+    tmp_path, monkeypatch, given, behavior_share, expected
+):
+    seen = []
+    for part in (algorithm.dynamics, algorithm.behavior):
+        monkeypatch.setattr(part, "fit", lambda *_, split, **__: seen.append(split) or {})
+    monkeypatch.setattr(
+        algorithm.fitted_q, "fit", lambda *_, config, **__: seen.append(config.fqe_actions) or {}
+    )
+    task, data = toys.cart(), toys.transitions((30,) * 10)
+    knobs = algorithm.Knobs(
+        config.ModelConfig(network="mlp", mlp_hidden=(4,), holdout_share=0.1),
+        config.DynamicsConfig(),
+        config.BehaviorConfig(behavior_share=behavior_share),
+        config.QConfig(q_hidden=(4,), fqe_actions=given),
+        config.PlannerConfig(),
+    )
+    record = toys.record(tmp_path)
+    prepared = algorithm.prepare(task, data=data, knobs=knobs, seed=0, record=record)
+    learned = algorithm.learn(task, prepared=prepared, knobs=knobs, seed=0, record=record)
+    of_dynamics, of_behavior, kind = seen
+    assert kind == expected
+    np.testing.assert_array_equal(of_dynamics.train, prepared.split.train)
+    assert (len(of_behavior.train) < len(of_dynamics.train)) == (behavior_share < 1.0)
+    assert learned.planner.plan == "always"
+    sigma = json.loads((tmp_path / "stages" / "sigma.json").read_text())["result"]["sigma_max"]
+    assert learned.planner.sigma_max == sigma
+
+
+def test_a_dry_run_knows_what_the_judge_takes(cart, tmp_path):
+    judged, plain = (
+        "\n".join(dry_run.plan(*cart(tmp_path / "run", judge_members=count))) for count in (2, 0)
+    )
+    assert "judge_models" in judged and "choice" in judged
+    assert "judge_models" not in plain and "choice" not in plain
+
+
+def test_a_verdict_names_what_speaks_against_the_choice():
+    clone = {"promise": 90.0, "expected": 100.0, "models_apart": 10.0, "halt_share": 0.0}
+    clone |= {"kept_share": 1.0, "fallback": 1.0}  # of the clone's own path: no ground
+    assert {g.level for g in summary.grounds("clone", {"clone": clone})} == {"green"}
+    planner = {"promise": 80.0, "expected": 100.0, "models_apart": 30.0, "halt_share": 0.7}
+    planner |= {"kept_share": 0.4, "fallback": 0.2}
+    found = summary.grounds("planner", {"clone": clone, "planner": planner})
+    values = {g.name: (pytest.approx(g.value), g.level) for g in found}
+    assert values == {
+        "below_clone": (0.1, "doubtful"),
+        "models_apart": (0.3, "doubtful"),
+        "halt_share": (0.7, "bad"),
+        "pruned_share": (0.6, "doubtful"),
+        "fallback": (0.2, "green"),
+    }

@@ -1,0 +1,151 @@
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import toys
+
+from mopp_tf.config import PlannerConfig
+from mopp_tf.planning import choice
+from offline_tf.judging.judge import Judge
+from offline_tf.judging.model_simulator import Models
+from offline_tf.numerics.holdout import Split
+
+KNOBS = PlannerConfig(sigma_max=0.2)
+
+
+def judge_with(promises, seen=None):
+    """Promises by what tells the candidates apart: (plan, max-Q, sigma_max)."""
+
+    def judge_one(knobs):
+        key = knobs.plan if knobs.plan == "never" else (knobs.max_q, knobs.sigma_max)
+        if seen is not None:
+            seen.append(key)
+        return {"promise": promises[key]}
+
+    return judge_one
+
+
+@pytest.mark.parametrize(
+    ("promises", "chosen", "knobs"),
+    [
+        # The clone wins ties, and half of sigma_max is tried with the better planner.
+        ({"never": 5, (True, 0.2): 5, (False, 0.2): 4, (True, 0.1): 5}, "clone", {"plan": "never"}),
+        (
+            {"never": 5, (True, 0.2): 6, (False, 0.2): 4, (True, 0.1): 6},
+            "max_q",
+            {"plan": "always"},
+        ),
+        (
+            {"never": 5, (True, 0.2): 1, (False, 0.2): 7, (False, 0.1): 6},
+            "no_max_q",
+            {"plan": "always", "max_q": False},
+        ),
+        (
+            {"never": 5, (True, 0.2): 1, (False, 0.2): 2, (False, 0.1): 6},
+            "half_sigma",
+            {"plan": "always", "max_q": False, "sigma_max": 0.1},
+        ),
+        # What is no number is not chosen.
+        (
+            {"never": 5, (True, 0.2): np.nan, (False, 0.2): 2, (True, 0.1): 3},
+            "clone",
+            {"plan": "never"},
+        ),
+    ],
+)
+def test_the_candidate_of_the_highest_promise_is_chosen(tmp_path, promises, chosen, knobs):
+    found = choice.choose_or_load(KNOBS, judge_with(promises), toys.record(tmp_path))
+    assert (found["chosen"], found["knobs"]) == (chosen, knobs)
+    assert len(found["candidates"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("plan", "chosen", "names"),
+    [("always", "planner", ["clone", "planner"]), ("never", "clone", ["clone"])],
+)
+def test_what_was_decided_by_a_flag_is_judged_beside_the_clone(tmp_path, plan, chosen, names):
+    knobs = PlannerConfig(sigma_max=0.2, plan=plan)
+    promises = {"never": 5, (True, 0.2): 1}
+    found = choice.choose_or_load(knobs, judge_with(promises), toys.record(tmp_path))
+    assert found["chosen"] == chosen and list(found["candidates"]) == names
+
+
+def test_a_killed_choice_judges_only_what_is_missing(tmp_path):
+    promises = {"never": 5, (True, 0.2): 6, (False, 0.2): 4, (True, 0.1): 3}
+    seen = []
+    judge_one = judge_with(promises, seen)
+    with pytest.raises(toys.Killed):
+        choice.choose_or_load(KNOBS, toys.dying(judge_one, 3), toys.record(tmp_path))
+    assert seen == ["never", (True, 0.2)]
+    again = type(toys.record(tmp_path / "other")).open_existing(tmp_path)
+    assert choice.choose_or_load(KNOBS, judge_one, again)["chosen"] == "max_q"
+    assert seen == ["never", (True, 0.2), (False, 0.2), (True, 0.1)]
+    choice.choose_or_load(KNOBS, lambda _: pytest.fail("judged again"), again)
+
+
+class Decided(NamedTuple):
+    action: Any
+    plan: Any
+    kept_share: Any
+    fallback: Any
+
+
+def toy_judge(steps=50):
+    task = toys.cart(max_episode_steps=steps)
+    models = Models(task, "v2", toys.hinged_ensemble(task), np.ones(2, np.float32), np.inf, -1.0)
+    return Judge(models, np.array([[0.0, 0.0], [0.1, 0.0], [0.2, 0.0], [0.3, 0.0]], np.float32))
+
+
+def test_few_starts_are_starts_and_middles_of_held_out_episodes():
+    bounds = np.array([[0, 20], [20, 40], [40, 60]])
+    states = np.stack([np.arange(60.0), np.zeros(60)], axis=1).astype(np.float32)
+    split = Split(np.arange(20), np.arange(20, 60))
+    few = choice.few_starts(
+        toy_judge(), states=states, bounds=bounds, split=split, count=5, steps=7, seed=0
+    )
+    np.testing.assert_array_equal(few.starts[:3], toy_judge().starts[:3])
+    rows = few.starts[3:, 0]
+    assert len(set(rows)) == 2 and (rows >= 20).all()
+    assert ((rows % 20 >= 5) & (rows % 20 <= 15)).all()
+    assert few.models.task.max_episode_steps == 7
+    far = choice.few_starts(
+        toy_judge(), states=states, bounds=bounds, split=split, count=5, steps=70, seed=0
+    )
+    assert far.models.task.max_episode_steps == 50
+
+
+def test_planners_are_judged_by_what_the_judges_models_pay(monkeypatch):
+    """Force 1 for ever against none: x' of every step is paid."""
+
+    class Pushes(tf.Module):
+        def __init__(self, task, *, models, knobs, limit, objective, dtype):
+            super().__init__()
+            self.force = 0.0 if knobs.plan == "never" else 1.0
+
+        def initial_plan(self, observation):
+            return tf.zeros([tf.shape(observation)[0], 1, 1])
+
+        def decide(self, observation, plan, seed):
+            count = tf.shape(observation)[0]
+            return Decided(
+                action=tf.fill([count, 1], self.force),
+                plan=plan,
+                kept_share=tf.fill([count], 0.25),
+                fallback=tf.fill([count], True),
+            )
+
+    monkeypatch.setattr(choice, "Planner", Pushes)
+    judge_one = choice.judged_by(
+        toy_judge(3), task=toys.cart(), models=None, scale=None, limit=1.0, seed=0
+    )
+    clone, planner = (
+        judge_one(choice.changed(KNOBS, {"plan": plan})) for plan in ("never", "always")
+    )
+    # From rest at x: 3 steps pay 1 + x each; with force x' is 0, 0.05, 0.15 and v 0, 0.5, 1 higher,
+    # and each force costs 0.1.
+    np.testing.assert_allclose(clone["expected"], 3 * 1.15, rtol=1e-5)
+    pushed = 3 * 1.15 + 0.05 + 0.15 + 0.3 * 1.5 - 0.3
+    np.testing.assert_allclose(planner["expected"], pushed, rtol=1e-5)
+    assert planner["promise"] > clone["promise"]
+    assert (planner["kept_share"], planner["fallback"]) == (0.25, 1.0)
