@@ -100,7 +100,7 @@ def batched(
     return out
 
 
-def calibrate(values: Array, config: UsadConfig, maxima: Array) -> Calibration:
+def calibrate(values: Array, config: UsadConfig, maxima: Array | None = None) -> Calibration:
     """Sets the threshold from the disagreement over the data.
 
     auto: of the held-out episodes at most a share meets HALT, walked with their own actions; beta:
@@ -110,8 +110,10 @@ def calibrate(values: Array, config: UsadConfig, maxima: Array) -> Calibration:
     Args:
       values: [N] disagreement of all pairs of the data.
       config: the rule.
-      maxima: the largest value of each held-out episode, or of all where none is held out.
+      maxima: the largest value of each held-out episode, or of all where none is held out, for the
+        auto rule; None: every pair counts as an episode.
     """
+    maxima = values if maxima is None else maxima
     mean, std = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     maximum = float(values.max())
     threshold = {

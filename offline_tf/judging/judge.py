@@ -57,26 +57,28 @@ class Judgement(NamedTuple):
     """What the judge's models say of a controller.
 
     Attributes:
-      returns: [M, E] undiscounted, of episodes up to the time limit or HALT.
+      returns: [M, E] undiscounted, of episodes up to the time limit or HALT, by the model that drives.
+      least: [M, E], of the same episodes, where each step pays the least that any model predicts.
       lengths: [M, E] steps.
       halted: [M, E] bool, the episode met HALT.
     """
 
     returns: Array
+    least: Array
     lengths: Array
     halted: Array
 
     @property
     def expected(self) -> float:
-        """Mean over models and starts."""
+        """Mean return over models and starts."""
         return float(self.returns.mean())
 
     @property
     def promise(self) -> float:
-        """Lower bound: the least model's mean return, less 1.6 standard errors over the starts."""
-        count = self.returns.shape[1]
-        errors = self.returns.std(axis=1, ddof=1) / np.sqrt(count)  # [M]
-        return float((self.returns.mean(axis=1) - _ONE_SIDED * errors).min())
+        """Lower bound: the least model's mean of `least`, less 1.6 standard errors over the starts."""
+        count = self.least.shape[1]
+        errors = self.least.std(axis=1, ddof=1) / np.sqrt(count)  # [M]
+        return float((self.least.mean(axis=1) - _ONE_SIDED * errors).min())
 
     def numbers(self) -> dict[str, float]:
         """For logs."""
@@ -136,16 +138,17 @@ class Judge:
 
     def _episodes(self, simulator: ModelSimulator, act: Callable[[int, Array], Array]) -> Judgement:
         count = simulator.count
-        returns, lengths = np.zeros(count), np.zeros(count, np.int64)
+        returns, least, lengths = np.zeros(count), np.zeros(count), np.zeros(count, np.int64)
         halted = np.zeros(count, bool)
         limit = simulator.task.max_episode_steps
         unused = np.random.default_rng(0)
         for step in episode_loop.steps(simulator, act, refill=lambda _: unused, limit=limit):
-            returns += np.where(step.alive, step.rewards, 0.0)
+            returns += np.where(step.alive, simulator.expected, 0.0)
+            least += np.where(step.alive, step.rewards, 0.0)
             lengths += step.alive
             halted |= step.alive & simulator.unknown
         shape = (self.models.ensemble.size, len(self.starts))
-        return Judgement(returns.reshape(shape), lengths.reshape(shape), halted.reshape(shape))
+        return Judgement(*(x.reshape(shape) for x in (returns, least, lengths, halted)))
 
 
 def fit_or_load(

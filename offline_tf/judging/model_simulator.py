@@ -40,6 +40,7 @@ class ModelSimulator:
       task, count: as of the real simulator.
       elapsed: [K] int64, steps since the start of each.
       unknown: [K] bool, whether the last step met HALT.
+      expected: [K] float64, what the own model paid for the last step.
     """
 
     def __init__(self, models: Models, starts: Array) -> None:
@@ -49,6 +50,7 @@ class ModelSimulator:
         self.count = size * len(starts)
         self.elapsed = np.zeros(self.count, np.int64)
         self.unknown = np.zeros(self.count, bool)
+        self.expected = np.zeros(self.count)
         self._models = models
         self._starts = np.tile(starts, (size, 1)).astype(np.float32)  # [K, S]
         self._states = self._starts.copy()
@@ -73,7 +75,8 @@ class ModelSimulator:
     def step(self, actions: Array) -> tuple[Array, Array]:
         """Advances all episodes.
 
-        At HALT an episode is paid `halted_reward` for this and every step that its time limit leaves.
+        A step pays the least reward that any of the models predicts. At HALT an episode is paid
+        `halted_reward` for this and every step that its time limit leaves.
 
         Args:
           actions: [K, A], within the bounds.
@@ -81,7 +84,7 @@ class ModelSimulator:
         Returns:
           rewards [K] float64 and terminated [K] bool, true at a fall and at HALT.
         """
-        after, rewards, fallen, unknown = (
+        after, own, least, fallen, unknown = (
             x.numpy()
             for x in self._advance(tf.constant(self._states), tf.constant(actions, tf.float32))
         )
@@ -89,20 +92,25 @@ class ModelSimulator:
         self._states = np.where(unknown[:, None], self._states, after)
         self.elapsed += 1
         self.unknown = unknown
-        paid = np.where(unknown, remaining * self._models.halted_reward, rewards.astype(np.float64))
-        return paid, unknown | fallen
+        at_halt = remaining * self._models.halted_reward
+        self.expected = np.where(unknown, at_halt, own.astype(np.float64))
+        return np.where(unknown, at_halt, least.astype(np.float64)), unknown | fallen
 
     def _advanced(self, states: Tensor, actions: Tensor) -> tuple[Tensor, ...]:
-        """[K, S], [K, A] -> next states [K, S], rewards [K], fallen [K], unknown [K]."""
+        """[K, S], [K, A] -> next states [K, S], own and least rewards, fallen, unknown [K]."""
         models, ensemble, task = self._models, self._models.ensemble, self.task
         outputs = ensemble.bind()(states, actions)  # [M, K, width]
         means = ensemble.means(outputs)  # [M, K, S]
         disagreement = largest_pairwise_distance(means * models.weights)  # [K]
-        after = ensemble.next_states(states, networks.of_members(means, self._member))
+        every = ensemble.next_states(states, means)  # [M, K, S]
+        after = networks.of_members(every, self._member)  # [K, S]
         assert task.reward is not None and task.termination is not None, "see learned_task"
-        rewards = compilation.of_task(task.reward)(states, actions, after, models.physics)
+        pay = compilation.of_task(task.reward)
+        own = pay(states, actions, after, models.physics)
+        by_model = [pay(states, actions, each, models.physics) for each in tf.unstack(every)]
+        least = tf.reduce_min(tf.stack(by_model), axis=0)
         fallen = compilation.of_task(task.termination)(after)
-        finite = tf.reduce_all(tf.math.is_finite(after), axis=1) & tf.math.is_finite(rewards)
+        finite = tf.reduce_all(tf.math.is_finite(after), axis=1) & tf.math.is_finite(least)
         # A disagreement that is no number is unknown, whatever the threshold.
         unknown = (disagreement > models.threshold) | tf.math.is_nan(disagreement) | ~finite
-        return after, rewards, fallen, unknown
+        return after, own, least, fallen, unknown

@@ -41,8 +41,11 @@ def merged(parts):
     return {name: value for part in parts for name, value in vars(part).items()}
 
 
-def other_value(field):
-    """A valid value of a knob that is not its default, and how a user writes it."""
+def other_value(field, kind=None):
+    """A valid value of a knob that is not its default, and how a user writes it.
+
+    `kind` is that of a knob whose default is none.
+    """
     default, meta = field.default, field.metadata
     if meta["choices"]:
         value = next(x for x in meta["choices"] if x != default)
@@ -55,7 +58,7 @@ def other_value(field):
     elif isinstance(default, float):
         value = default * 0.5 if default else 0.25
     elif default is None:
-        value = 12.5
+        value = 12 if kind is int else 0.25
     else:
         value = default + "x"
     return value, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -72,7 +75,8 @@ def test_defaults_round_trip(stage):
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
 def test_other_values_round_trip(stage):
     fields = dataclasses.fields(stage)
-    chosen = {field.name: other_value(field) for field in fields}
+    types = {name: typing.get_args(hint)[:1] for name, hint in typing.get_type_hints(stage).items()}
+    chosen = {f.name: other_value(f, *types[f.name]) for f in fields}
     words = [f"--{name}={text}" for name, (_, text) in chosen.items()]
     (found,) = parse([stage], words)
     assert found == stage(**{name: value for name, (value, _) in chosen.items()})
@@ -169,10 +173,10 @@ def test_misspelled_flag_names_the_nearest():
 # --- presets ---
 
 
-def test_every_robot_has_a_default_preset():
-    found = {name for name in PRESET_NAMES if name.startswith("morel/default/")}
+def test_every_robot_has_a_tuned_preset():
+    found = {name for name in PRESET_NAMES if name.startswith("morel/tuned/")}
     robots = ("hopper", "walker2d", "halfcheetah", "ant")  # tests register others
-    assert found == {f"morel/default/{robot}" for robot in robots}
+    assert found == {f"morel/tuned/{robot}" for robot in robots}
 
 
 @pytest.mark.parametrize(
@@ -392,9 +396,10 @@ def test_preset_holds_differences_only(path):
 
 
 def test_a_users_flag_wins_over_the_preset():
-    preset = "--beta=10"  # flags/presets/morel/default/hopper.flags
-    assert preset in (ROOT / "flags/presets/morel/default/hopper.flags").read_text()
-    for words, beta in ((["--env=hopper"], 10.0), (["--beta=7", "--env=hopper"], 7.0)):
+    preset = "--beta=10"  # flags/presets/morel/tuned/hopper.flags
+    assert preset in (ROOT / "flags/presets/morel/tuned/hopper.flags").read_text()
+    tuned = ["--env=hopper", "--preset=tuned"]
+    for words, beta in ((tuned, 10.0), (["--beta=7", *tuned], 7.0)):
         expanded = preset_files.expand(["prog", *words], "morel", tasks.names(), "hopper")
         assert merged(parse(config.STAGES, expanded[1:]))["beta"] == beta
 

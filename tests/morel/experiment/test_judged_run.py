@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_other_settings_are_ranked_on_the_same_models(tmp_path, file, monkeypatc
     table = json.loads((record.folder / "tune.json").read_text())
     assert [row["flags"] for row in table] == [c.flags for c in found]
     first, other = (
-        RunRecord.open_existing(folder).stage("judge").result["threshold"]
+        RunRecord.open_existing(pathlib.Path(folder)).stage("judge").result["threshold"]
         for folder in (record.folder, found[-1].folder)
     )
     assert first == other

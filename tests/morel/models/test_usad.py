@@ -97,11 +97,21 @@ def test_threshold_rules_by_hand(settings, threshold, rejected):
     assert found.beta_max == pytest.approx(6.0 / np.sqrt(10.0))
 
 
+@pytest.mark.parametrize(
+    ("share", "margin", "threshold"), [(0.0, 1.0, 9.0), (0.5, 1.0, 4.0), (0.5, 2.0, 8.0)]
+)
+def test_the_auto_rule_looks_at_whole_episodes(share, margin, threshold):
+    """Of the episodes' maxima 9 and 4 the share that may be above is 0 or 1."""
+    config = UsadConfig(threshold_rule="auto", cut_share=share, threshold_margin=margin)
+    found = usad.calibrate(VALUES, config, np.array([9.0, 4.0]))
+    assert found.threshold == pytest.approx(threshold)
+
+
 def test_beta_max_is_the_beta_at_which_nothing_is_unknown_any_more():
     values = np.random.default_rng(0).exponential(size=500).astype(np.float32)
     beta_max = usad.calibrate(values, UsadConfig()).beta_max
     below, above = (
-        usad.calibrate(values, UsadConfig(beta=beta_max + shift)).rejected
+        usad.calibrate(values, UsadConfig(threshold_rule="beta", beta=beta_max + shift)).rejected
         for shift in (-1e-3, 1e-3)
     )
     assert below == pytest.approx(1 / 500)
@@ -116,7 +126,7 @@ def test_the_unknown_set_shrinks_as_the_threshold_grows():
     values = usad.batched(ensemble, weights=np.ones(2, np.float32), states=states, actions=actions)
     np.testing.assert_allclose(values, 1.5 * np.maximum(np.abs(states[:, 0]) - 1, 0), atol=1e-5)
     unknown = [
-        values > usad.calibrate(values, UsadConfig(beta=beta)).threshold
+        values > usad.calibrate(values, UsadConfig(threshold_rule="beta", beta=beta)).threshold
         for beta in (0.0, 0.3, 0.7, 1.2, 5.0)
     ]
     for less, more in zip(unknown[1:], unknown[:-1]):
@@ -239,7 +249,7 @@ def _calibrate(data, record, config, monkeypatch):
 
 def test_each_detector_is_calibrated_on_what_it_will_receive(tmp_path, monkeypatch):
     data = _hopper_data(fastest=12.0)
-    config = UsadConfig(beta=1.0, disagreement_space="observation")
+    config = UsadConfig(threshold_rule="beta", beta=1.0, disagreement_space="observation")
     calibrations, spy, arguments = _calibrate(
         data, toys.record(tmp_path / "run"), config, monkeypatch
     )

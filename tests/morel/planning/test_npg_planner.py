@@ -122,7 +122,7 @@ def _plan(folder, evaluate=lambda policy, iteration: {}, config=SMALL, gains=(0.
         stage=stage,
         evaluate=evaluate,
     )
-    return value, policy, record
+    return value["pmdp_return"], policy, record
 
 
 def _true_return(policy, horizon=25, count=400):

@@ -25,14 +25,15 @@ def toy_judge(gains=(0.0, 1.0), threshold=np.inf, starts=((0, 0), (0.5, 0))):
 
 def test_the_promise_is_the_least_model_less_an_error_margin():
     returns = np.array([[10.0, 14.0], [20.0, 20.0]])
-    judged = Judgement(returns, np.full((2, 2), 5), np.array([[True, False], [False, False]]))
+    halted = np.array([[True, False], [False, False]])
+    judged = Judgement(returns + 1.0, returns, np.full((2, 2), 5), halted)
     margin = 1.645 * returns[0].std(ddof=1) / np.sqrt(2)
     assert judged.promise == pytest.approx(12.0 - margin)
-    assert judged.expected == 16.0
+    assert judged.expected == 17.0
     assert judged.numbers() == pytest.approx(
         {
             "promise": 12.0 - margin,
-            "expected": 16.0,
+            "expected": 17.0,
             "models_apart": 8.0,
             "halt_share": 0.25,
             "length": 5.0,
