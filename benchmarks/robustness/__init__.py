@@ -10,6 +10,7 @@ Run it from the repository's folder. What is recorded is not run again; what was
 Data lie in runs/robustness/data, a record per set in results/robustness/.
 
 `data_sets` is the table of sets; half of them are for development, half for reporting. Behaviour
-policies come from Stable-Baselines3 (`train_policy`, requirements-policies.txt), so that no set is of this
-project's own algorithms. NeoRL-2's data are read from the folder that --neorl2 or $NEORL2_DATA names.
+policies come from Stable-Baselines3 (`train_policy`, requirements-policies.txt), so that no set is of
+this project's own algorithms. NeoRL-2's data are read from the folder that --neorl2 or $NEORL2_DATA
+names.
 """

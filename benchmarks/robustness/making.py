@@ -116,9 +116,14 @@ def row_counts(data_set: DataSet) -> list[int]:
 
 def shuffled(data: Transitions, seed: int) -> Transitions:
     """The episodes in random order."""
+    count = len(data.episode_bounds())
+    return episodes(data, seeds.generator(seed, "robustness/episodes").permutation(count))
+
+
+def episodes(data: Transitions, numbers: Array) -> Transitions:
+    """Some of the episodes, in the order of `numbers`."""
     bounds = data.episode_bounds()
-    order = seeds.generator(seed, "robustness/episodes").permutation(len(bounds))
-    rows = np.concatenate([np.arange(*bounds[index]) for index in order])
+    rows = np.concatenate([np.arange(*bounds[number]) for number in numbers])
     values = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
     return Transitions(**{k: None if v is None else v[rows] for k, v in values.items()})
 
@@ -166,10 +171,11 @@ def told(path: pathlib.Path) -> str:
     found = data.episode_returns()
     return (
         f"{path.stem}: {len(data):,} rows, {len(found):,} episodes, return {found.mean():.0f} +- "
-        f"{found.std():.0f}, best tenth {best_tenth(found).mean():.0f}"
+        f"{found.std():.0f}, best tenth {found[best_tenth(data)].mean():.0f}"
     )
 
 
-def best_tenth(episode_returns: Array) -> Array:
-    """The highest tenth of the returns, at least one."""
-    return np.sort(episode_returns)[-max(round(0.1 * len(episode_returns)), 1) :]
+def best_tenth(data: Transitions) -> Array:
+    """Numbers of the episodes with the highest returns: a tenth of them, at least two."""
+    found = data.episode_returns()
+    return np.sort(np.argsort(-found, kind="stable")[: max(round(0.1 * len(found)), 2)])

@@ -1,8 +1,8 @@
 """python -m benchmarks.robustness.ship_policy ZIP NAME: makes a checkpoint a behaviour policy.
 
-Writes policies/NAME.npz, which needs no torch, with what the file says of itself: algorithm, steps, seed,
-versions, the command that trained it, and its mean return over 100 episodes in Gymnasium's v4 physics,
-where it was trained.
+Writes policies/NAME.npz, which needs no torch, with what the file says of itself: algorithm, steps,
+seed, versions, the command that trained it, and its mean return over 100 episodes in Gymnasium's v4
+physics, where it was trained.
 """
 
 from __future__ import annotations

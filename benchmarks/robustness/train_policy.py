@@ -2,9 +2,9 @@
 
 PYTHON benchmarks/robustness/train_policy.py SAC Hopper-v4 --steps=100000 --every=20000 --output=FOLDER
 
-PYTHON is an environment with requirements-policies.txt. A checkpoint is FOLDER/ALGO-ENV-STEPS-seedN.zip;
-a JSON line tells its mean return over ten episodes. `benchmarks.robustness.ship_policy` makes a
-checkpoint one of the behaviour policies in policies/.
+PYTHON is an environment with requirements-policies.txt. Checkpoints are ALGO-ENV-STEPS-seedN.zip in
+FOLDER; a JSON line tells the mean return of each over ten episodes. `ship_policy` makes a checkpoint
+one of the behaviour policies in policies/.
 """
 
 from __future__ import annotations
