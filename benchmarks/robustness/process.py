@@ -1,4 +1,4 @@
-"""Two plants of process control as PC-Gym simulates them; reward and termination are learned from the log.
+"""Two plants as PC-Gym simulates them; reward and termination are learned from the log.
 
 --env=benchmarks/robustness/process.py:CSTR     a stirred tank reactor, cooled to keep a concentration
 --env=benchmarks/robustness/process.py:TANKS    four coupled tanks, two pumps that keep two levels
