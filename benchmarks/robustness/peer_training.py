@@ -34,7 +34,7 @@ CONFIGS = {
 def make(algorithm: str, rows: dict[str, np.ndarray]) -> Any:
     """The algorithm, its networks built."""
     mean = rows["observations"].mean(axis=0)
-    std = rows["observations"].std(axis=0) + 1e-3
+    std = rows["observations"].std(axis=0)
     scaler = d3rlpy.preprocessing.StandardObservationScaler(mean=mean, std=std)
     made = CONFIGS[algorithm](observation_scaler=scaler, batch_size=BATCH).create(device="cpu")
     made.create_impl(rows["observations"].shape[1:], rows["actions"].shape[1])
@@ -70,7 +70,7 @@ def save_policy(path: pathlib.Path, algo: Any) -> None:
     states = states.astype(np.float32)
     checks = {"states": states, "actions": algo.predict(states)}
     partial = path.with_name("partial.npz")
-    np.savez(partial, shift=scaler.mean, scale=scaler.std, **arrays, **checks)
+    np.savez(partial, shift=scaler.mean, scale=scaler.std + scaler.eps, **arrays, **checks)
     partial.replace(path)
 
 
