@@ -142,7 +142,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--flags", default="", help="for MOReL's and MOPP's training")
     parser.add_argument("--variant", default="", help="what runs with --flags are called")
     parser.add_argument("--peers", default=",".join(peers.ALGORITHMS))
-    parser.add_argument("--peers_python", default="", help="with requirements-peers.txt")
+    parser.add_argument("--peers_python", default="", help="with requirements-benchmarks.txt")
     parser.add_argument("--minutes", type=float, default=20.0, help="CPU time of a peer")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, a thread each")
     parser.add_argument("--hours", type=float, default=float("inf"), help="start no run after this")

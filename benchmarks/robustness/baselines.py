@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from benchmarks.robustness import behaviour, making, simulate
 from benchmarks.robustness.data_sets import BY_NAME, DataSet
+from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
 from offline_tf.models import compilation, fitting, minibatches, networks, training_loop
 from offline_tf.models.early_stopping import EarlyStopping
@@ -159,7 +160,7 @@ def main() -> None:
     compilation.use_threads(arguments.threads)
     began, seed = time.monotonic(), arguments.seed
     data_set = BY_NAME[arguments.set]
-    task = making.task_of(data_set)
+    task = tasks.get(data_set.env)
     data = d4rl.read(arguments.file, task.state_dim)
     flags = {"dataset": arguments.file.stem, "seed": seed}
     record = RunRecord.create_or_continue(arguments.workdir, "baselines", flags)

@@ -31,7 +31,7 @@ def policy_file(part: Part) -> pathlib.Path | None:
     path = FOLDER / f"{part.policy}.npz"
     if not path.exists():
         raise UserError(
-            f"{part.policy}: expected a policy at {path}; train_policy and ship_policy make one"
+            f"{part.policy}: expected a policy in {path.name}; train_policy and ship_policy make one"
         )
     return path
 

@@ -256,7 +256,7 @@ SETS = (
         "halfcheetah",
         "saturated",
         100_000,
-        (Part("halfcheetah-middle", gain=3.0),),
+        (Part("halfcheetah-middle", 0.5, gain=3.0), Part("halfcheetah-weak", 0.5, gain=3.0)),
         physics="v4",
         seed=17,
     ),
@@ -281,7 +281,7 @@ SETS = (
         _CSTR,
         "plant",
         20_000,
-        (Part("cstr-pi", 0.5, noise=0.1), Part("cstr-pi", 0.5, noise=0.3)),
+        (Part("cstr-p", noise=0.3),),
         seed=21,
     ),
     DataSet(

@@ -45,20 +45,6 @@ def file_of(data_set: DataSet, folder: pathlib.Path) -> pathlib.Path:
     return folder / f"{data_set.name}-{tag(data_set)}.hdf5"
 
 
-def task_of(data_set: DataSet) -> TaskSpec:
-    """The set's task.
-
-    Raises:
-      Missing: it needs a package that is not installed.
-    """
-    try:
-        return tasks.get(data_set.env)
-    except UserError as error:
-        if "No module named" not in str(error):
-            raise
-        raise Missing(f"{data_set.name}: {error}; see requirements-benchmarks.txt") from None
-
-
 def load_or_make(
     data_set: DataSet, folder: pathlib.Path = FOLDER, neorl2: str = "", threads: int = 1
 ) -> pathlib.Path:
@@ -80,10 +66,19 @@ def load_or_make(
     path.parent.mkdir(parents=True, exist_ok=True)
     with locks.held(path.with_suffix(".lock")):
         if not path.exists():
-            task = task_of(data_set)
-            made = make(data_set, task, threads) if data_set.parts else from_neorl2(neorl2)
-            write(path, data_set, made)
+            write(path, data_set, _made(data_set, neorl2, threads))
     return path
+
+
+def _made(data_set: DataSet, neorl2: str, threads: int) -> Transitions:
+    if not data_set.parts:
+        return from_neorl2(neorl2)
+    try:
+        return make(data_set, tasks.get(data_set.env), threads)
+    except UserError as error:
+        if "No module named" not in str(error):
+            raise
+        raise Missing(f"{data_set.name}: {error}; see requirements-plants.txt") from None
 
 
 def make(data_set: DataSet, task: TaskSpec, threads: int = 1) -> Transitions:

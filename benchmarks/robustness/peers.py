@@ -2,8 +2,8 @@
 
 python -m benchmarks.robustness.peers SET FILE --algorithm=iql --peers_python=PYTHON --workdir=FOLDER
 
-PYTHON is an environment with d3rlpy (requirements-peers.txt). It trains in a process of its own for
---minutes of CPU time on one thread; the final policy comes back as weights.
+PYTHON is an environment with d3rlpy (requirements-benchmarks.txt). It trains in a process of its own
+for --minutes of CPU time on one thread; the final policy comes back as weights.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import time
 
 import numpy as np
 
-from benchmarks.robustness import making, simulate
+from benchmarks.robustness import simulate
 from benchmarks.robustness.data_sets import BY_NAME
+from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
 from offline_tf.policies.foreign import MlpPolicy
 from offline_tf.run_folder import provenance
@@ -78,7 +79,7 @@ def main() -> None:
     arguments = parser.parse_args()
     began, folder = time.monotonic(), arguments.workdir
     data_set = BY_NAME[arguments.set]
-    task = making.task_of(data_set)
+    task = tasks.get(data_set.env)
     data = d4rl.read(arguments.file, task.state_dim)
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "policy.npz").exists():

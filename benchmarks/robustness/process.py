@@ -3,7 +3,7 @@
 --env=benchmarks/robustness/process.py:CSTR     a stirred tank reactor, cooled to keep a concentration
 --env=benchmarks/robustness/process.py:TANKS    four coupled tanks, two pumps that keep two levels
 
-Needs pcgym (requirements-benchmarks.txt). An episode has one setpoint, which is observed. The reward is
+Needs pcgym (requirements-plants.txt). An episode has one setpoint, which is observed. The reward is
 PC-Gym's: minus the squared distance to the setpoint, scaled.
 """
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.robustness import making, records
 from benchmarks.robustness.data_sets import SPLITS, DataSet
+from offline_tf import tasks
 from offline_tf.numerics import seeds
 from offline_tf.types import Array
 
@@ -74,7 +75,7 @@ def row_of(data_set: DataSet, folder: pathlib.Path) -> Row | None:
     policies = tuple(found["mean"] for found in first["policies"].values())
     random, best = first["random_return"], max(policies, default=0.0)
     if not policies:
-        references = making.task_of(data_set).reference_returns
+        references = tasks.get(data_set.env).reference_returns
         assert references is not None
         random, best = references
     returns: dict[str, list[float]] = {}
