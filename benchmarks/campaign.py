@@ -67,7 +67,8 @@ def work_through(jobs: Sequence[Job], *, workers: int, hours: float = float("inf
             with job.log.open("a") as log:
                 code = subprocess.run(job.command, stdout=log, stderr=log).returncode
             with lock:
-                print(f"{time.strftime('%H:%M:%S')} {job.line}: exit {code}", flush=True)
+                why = f", see {job.log}" if code else ""
+                print(f"{time.strftime('%H:%M:%S')} {job.line}: exit {code}{why}", flush=True)
                 if code in (130, -signal.SIGINT):
                     stop.set()
                 if code:

@@ -23,7 +23,8 @@ from offline_tf.types import Array, TaskSpec, Transitions, UserError
 FOLDER = pathlib.Path("runs", "robustness", "data")
 NEORL2 = "NEORL2_DATA"  # the variable that names the folder of NeoRL-2's files
 _NEORL2_FILE = "DMSD-high-100000-train.npz"
-_VERSION = 1  # of what the table's words mean
+# Goes up where the making, a plant or a controller changes; the table and the policies are seen.
+_VERSION = 1
 
 
 class Missing(UserError):

@@ -77,7 +77,7 @@ PLANTS = (
 def cool(observations: Array) -> Array:
     """A weak proportional controller of the reactor: warmer where the concentration is too high."""
     too_high = observations[:, :1] - observations[:, 2:3]
-    return 299.0 + 20.0 * too_high
+    return 299.0 + 40.0 * too_high
 
 
 def pump(observations: Array) -> Array:
