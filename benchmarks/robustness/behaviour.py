@@ -46,6 +46,8 @@ def of_part(part: Part, task: TaskSpec) -> Acting:
     if path is not None:
         policy, _ = foreign.load(path, task)
         assert isinstance(policy, foreign.MlpPolicy)
+        if part.draws and not policy.has_noise:
+            raise UserError(f"{part.name}: {path.name} is deterministic; give the part noise")
         return Acting(part, task, policy.act)
     module, name = CONTROLLERS[part.policy]
     control = getattr(importlib.import_module(f"benchmarks.robustness.{module}"), name)

@@ -6,7 +6,7 @@ best of those who made the data. The data's own mean return cannot be the zero: 
 without noise it is the best as well. Where data come without policies, the task's published reference
 returns take both places.
 
-The last line holds interquartile means over sets, of each set's mean over its seeds, with 95 %
+The last lines hold interquartile means over sets, of each set's mean over its seeds, with 95 %
 intervals of a bootstrap over the sets. Only sets that have every column are in it.
 """
 
@@ -66,8 +66,11 @@ class Row(NamedTuple):
 
 def row_of(data_set: DataSet, folder: pathlib.Path) -> Row | None:
     """Reads a set's record; None where its baselines have not been run on the data of today."""
+    recorded = records.read(data_set, folder)
+    if not recorded:
+        return None
     dataset = f"{data_set.name}-{making.tag(data_set)}"
-    runs = [run for run in records.read(data_set, folder) if run["dataset"] == dataset]
+    runs = [run for run in recorded if run["dataset"] == dataset]
     of_data = [run for run in runs if run["algorithm"] == "data"]
     if not of_data:
         return None
@@ -139,6 +142,12 @@ def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _average(values: list[float]) -> str:
+    """Interquartile mean and its interval."""
+    low, high = interval(np.array(values))
+    return f"{interquartile_mean(np.array(values)):.0f} ({low:.0f} to {high:.0f})"
+
+
 def of_split(rows: Sequence[Row]) -> list[str]:
     """The two tables of some sets: returns, then scores."""
     columns = columns_of(rows)
@@ -158,14 +167,14 @@ def of_split(rows: Sequence[Row]) -> list[str]:
             scores[column][name] = row.score(float(np.mean(found)))
         cells = [f"{scores[c][name]:.0f}" if name in scores[c] else "" for c in shown]
         lines.append(_line([name, *cells]))
-    shared = [r.data_set.name for r in rows if all(r.data_set.name in scores[c] for c in shown)]
+    shared = {r.data_set.name for r in rows if all(r.data_set.name in scores[c] for c in shown)}
+    own = [_average(list(scores[column].values())) for column in shown]
     if shared:
-        cells = []
-        for column in shown:
-            values = np.array([scores[column][name] for name in shared])
-            low, high = interval(values)
-            cells.append(f"{interquartile_mean(values):.0f} ({low:.0f} to {high:.0f})")
+        of_shared = [[v for n, v in scores[c].items() if n in shared] for c in shown]
+        cells = [_average(values) for values in of_shared]
         lines.append(_line([f"{len(shared)} sets that have all", *cells]))
+    counted = [f"{cell}, {len(scores[c])} sets" for c, cell in zip(shown, own, strict=True)]
+    lines.append(_line(["each one's own sets", *counted]))
     return lines
 
 

@@ -151,6 +151,11 @@ class MlpPolicy:
             action = low + 0.5 * (np.tanh(action) + 1.0) * (high - low)
         return action.astype(np.float32)
 
+    @property
+    def has_noise(self) -> bool:
+        """Whether it can draw its actions."""
+        return self._log_std is not None
+
     def arrays(self) -> dict[str, Any]:
         """Everything that acts, by name; see `save_mlp`."""
         named: dict[str, Any] = {"activation": self._activation}

@@ -159,6 +159,11 @@ def test_gain_and_noise_are_in_halves_of_the_bounds_range(shipped):
     assert (act(Part("one", noise=0.3), False) == 5.0).all()
 
 
+def test_a_deterministic_policy_draws_nothing(shipped):
+    with pytest.raises(UserError, match="one.npz is deterministic"):
+        behaviour.of_part(Part("one", draws=True), CHEETAH)
+
+
 def test_shipped_policies_are_small_and_say_where_they_are_from():
     paths = sorted((pathlib.Path(robustness.__file__).parent / "policies").glob("*.npz"))
     for path in paths:
@@ -423,6 +428,15 @@ def test_scores_lie_between_random_actions_and_the_best_policy(shipped, tmp_path
     assert "| toy | 110, 35 | 20 | 45 | 70 +- 14 |" in lines
     assert "| toy | 50 | 60 |" in lines and "| second | 50 | 20 |" in lines
     assert "| 2 sets that have all | 50 (50 to 50) | 40 (20 to 60) |" in lines
+    third = _set(name="third")
+    about = {"dataset": f"third-{making.tag(third)}", "variant": "", "command": "c", "seed": 0}
+    of_data = {"algorithm": "data", "policies": {"a": {"mean": 110.0}}, "random_return": 10.0}
+    of_data |= dict.fromkeys(("behavior_return", "best_tenth_return", "acted_return"), 110.0)
+    (tmp_path / "summary.json").write_text(json.dumps(of_data | {"wall_seconds": 1.0}))
+    records.keep(third, tmp_path / "summary.json", about, tmp_path)
+    below = table.report([one, two, third], tmp_path).splitlines()
+    assert "| 2 sets that have all | 50 (50 to 50) | 40 (20 to 60) |" in below
+    assert any("67 (50 to 100), 3 sets | 40 (20 to 60), 2 sets |" in line for line in below)
     assert "No baselines yet: third." in lines
     # A set that is made otherwise has no row until its baselines are run again.
     assert table.row_of(_set(cut=40), tmp_path) is None
