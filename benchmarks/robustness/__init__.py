@@ -3,7 +3,7 @@
 python -m benchmarks.robustness --split=development --what=data            makes the data sets
 python -m benchmarks.robustness --split=development --seeds=0 --workers=2  baselines, MOReL, MOPP
 python -m benchmarks.robustness --what=peers --peers_python=PYTHON --minutes=20
-python -m benchmarks.robustness --what=morel --variant=wide --flags="--hidden=256,256"
+python -m benchmarks.robustness --what=morel --variant=wide --flags="--dynamics_hidden=256,256"
 python -m benchmarks.robustness table                                      a table per split
 
 Run it from the repository's folder. What is recorded is not run again; what was stopped goes on.

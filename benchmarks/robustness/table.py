@@ -144,6 +144,8 @@ def _line(cells: Sequence[str]) -> str:
 
 def _average(values: list[float]) -> str:
     """Interquartile mean and its interval."""
+    if not values:
+        return ""
     low, high = interval(np.array(values))
     return f"{interquartile_mean(np.array(values)):.0f} ({low:.0f} to {high:.0f})"
 
@@ -162,12 +164,17 @@ def of_split(rows: Sequence[Row]) -> list[str]:
     scores: dict[str, dict[str, float]] = {column: {} for column in shown}
     for row in rows:
         name = row.data_set.name
+        if row.best <= row.random:
+            lines.append(_line([f"{name}: no policy is better than chance", *[""] * len(shown)]))
+            continue
         scores[shown[0]][name] = row.score(row.acted)
         for column, found in row.returns.items():
             scores[column][name] = row.score(float(np.mean(found)))
         cells = [f"{scores[c][name]:.0f}" if name in scores[c] else "" for c in shown]
         lines.append(_line([name, *cells]))
     shared = {r.data_set.name for r in rows if all(r.data_set.name in scores[c] for c in shown)}
+    if not scores[shown[0]]:
+        return lines
     own = [_average(list(scores[column].values())) for column in shown]
     if shared:
         of_shared = [[v for n, v in scores[c].items() if n in shared] for c in shown]

@@ -440,5 +440,9 @@ def test_scores_lie_between_random_actions_and_the_best_policy(shipped, tmp_path
     assert "| 2 sets that have all | 50 (50 to 50) | 40 (20 to 60) |" in below
     assert any("67 (50 to 100), 3 sets | 40 (20 to 60), 2 sets |" in line for line in below)
     assert "No baselines yet: third." in lines
+    written = json.loads((tmp_path / "third.json").read_text())
+    (tmp_path / "third.json").write_text(json.dumps([written[0] | {"random_return": 200.0}]))
+    hopeless = table.report([third], tmp_path)
+    assert "third: no policy is better than chance" in hopeless and "sets" not in hopeless
     # A set that is made otherwise has no row until its baselines are run again.
     assert table.row_of(_set(cut=40), tmp_path) is None
