@@ -102,7 +102,9 @@ class Environment(gymnasium.Env):
 
 
 if ID not in gymnasium.registry:  # this file may run under two module names
-    gymnasium.register(ID, entry_point=Environment, disable_env_checker=True)
+    gymnasium.register(
+        ID, entry_point=lambda **settings: Environment(**settings), disable_env_checker=True
+    )
 
 DMSD = TaskSpec(
     name="dmsd",

@@ -120,8 +120,11 @@ def episodes(data: Transitions, numbers: Array) -> Transitions:
     """Some of the episodes, in the order of `numbers`."""
     bounds = data.episode_bounds()
     rows = np.concatenate([np.arange(*bounds[number]) for number in numbers])
-    values = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
-    return Transitions(**{k: None if v is None else v[rows] for k, v in values.items()})
+    chosen: dict[str, Any] = {}
+    for field in dataclasses.fields(data):
+        values = getattr(data, field.name)
+        chosen[field.name] = None if values is None else values[rows]
+    return Transitions(**chosen)
 
 
 def from_neorl2(folder: str = "") -> Transitions:

@@ -145,7 +145,7 @@ for _plant in PLANTS:
     if _plant.task.simulation.id not in gymnasium.registry:  # this file may run under two names
         gymnasium.register(
             _plant.task.simulation.id,
-            entry_point=Environment,
+            entry_point=lambda **settings: Environment(**settings),
             kwargs={"plant": _plant},
             disable_env_checker=True,
         )

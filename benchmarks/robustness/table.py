@@ -100,7 +100,8 @@ def row_of(data_set: DataSet, folder: pathlib.Path) -> Row | None:
 
 def column_of(run: records.Run) -> str:
     """The heading under which a run stands."""
-    name = _NAMES.get(run["algorithm"], run["algorithm"])
+    algorithm: str = run["algorithm"]
+    name = _NAMES.get(algorithm, algorithm)
     return f"{name}, {run['variant']}" if run.get("variant") else name
 
 
