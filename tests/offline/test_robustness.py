@@ -33,6 +33,7 @@ from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Transitions, UserError
 
 CHEETAH = tasks.get("halfcheetah")
+SHIPPED = sorted((pathlib.Path(robustness.__file__).parent / "policies").glob("*.npz"))
 TASK = "benchmarks/robustness/dmsd.py:DMSD"
 
 
@@ -167,16 +168,28 @@ def test_a_deterministic_policy_draws_nothing(shipped):
 
 
 def test_shipped_policies_are_small_and_say_where_they_are_from():
-    paths = sorted((pathlib.Path(robustness.__file__).parent / "policies").glob("*.npz"))
-    for path in paths:
+    for path in SHIPPED:
         policy, about = foreign.load(path, tasks.get(path.stem.partition("-")[0]))
         assert isinstance(policy, foreign.MlpPolicy) and path.stat().st_size < 250_000
         assert about["command"].startswith("python benchmarks/robustness/train_policy.py")
         assert {"seed", "steps", "physics", "mean_return", "versions"} <= about.keys()
-    used = {
-        part.policy for x in SETS for part in x.parts if part.policy not in behaviour.CONTROLLERS
-    }
-    assert used <= {path.stem for path in paths}
+
+
+def test_every_policy_of_the_table_is_shipped():
+    used = {part.policy for x in SETS for part in x.parts} - set(behaviour.CONTROLLERS)
+    assert used == {path.stem for path in SHIPPED}
+
+
+def test_a_robots_policies_are_of_different_quality():
+    found = {}
+    for path in SHIPPED:
+        robot, _, quality = path.stem.partition("-")
+        about = foreign.load(path, tasks.get(robot))[1]
+        assert about["env"] == robot
+        found.setdefault(robot, {})[quality] = about["mean_return"]
+    for of_robot in found.values():
+        ordered = [of_robot[q] for q in ("weak", "middle", "good") if q in of_robot]
+        assert ordered == sorted(ordered)
 
 
 def test_a_checkpoints_name_tells_its_command(tmp_path):
