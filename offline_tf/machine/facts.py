@@ -23,8 +23,10 @@ from typing import Any, NamedTuple
 from offline_tf.machine import verdict
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
-# Of environments of their own.
-_SEPARATE = tuple(f"requirements-{name}.txt" for name in ("original", "benchmarks", "lite"))
+# Of environments of their own, or of a bench.
+_SEPARATE = tuple(
+    f"requirements-{name}.txt" for name in ("original", "benchmarks", "lite", "plants", "policies")
+)
 _PURPOSES = {"requirements-dev.txt": "The tests and checks of ./run.sh test."}  # has no comment
 _FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 _PART_SECONDS = 120

@@ -8,6 +8,7 @@ import hashlib
 import os
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import h5py
@@ -24,6 +25,7 @@ def write(
     transitions: Transitions,
     extra: dict[str, Array] | None = None,
     attributes: dict[str, Any] | None = None,
+    left_out: Sequence[str] = (),
 ) -> None:
     """Writes transitions under D4RL's keys; the file appears only when it is complete.
 
@@ -32,6 +34,7 @@ def write(
       transitions: what to write.
       extra: further columns [N, ...], such as "infos/action_log_probs".
       attributes: of the file: how it was made.
+      left_out: columns that are not written, as older files lack "next_observations".
     """
     values_by_name: dict[str, Array | None] = {
         "observations": transitions.observations,
@@ -54,7 +57,7 @@ def write(
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with h5py.File(partial, "w", track_order=True) as file:
         for name, values in values_by_name.items():
-            if values is not None:
+            if values is not None and name not in left_out:
                 file.create_dataset(name, data=values)
         for name, value in (attributes or {}).items():
             file.attrs[name] = value

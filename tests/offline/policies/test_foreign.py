@@ -247,3 +247,26 @@ def test_a_zip_file_makes_data_with_noise_on_top(tmp_path, monkeypatch):
         )
     )
     assert len(d4rl.read(out, S)) == 500
+
+
+@pytest.mark.parametrize("weights", [PPO, SAC, TD3], ids=["ppo", "sac", "td3"])
+def test_a_small_file_acts_as_the_zip_file_does(weights, tmp_path, monkeypatch):
+    zipped = foreign.read_sb3(sb3_file(tmp_path / "p.zip", monkeypatch, weights), HOPPER)
+    foreign.save_mlp(tmp_path / "p.npz", zipped, {"seed": 3})
+    small, about = foreign.load(tmp_path / "p.npz", HOPPER)
+    assert about == {"seed": 3}
+    for stochastic in (False, True):
+        np.testing.assert_array_equal(act(small, stochastic), act(zipped, stochastic))
+
+
+def test_a_small_file_that_does_not_fit_or_is_damaged_ends_in_a_line(tmp_path, monkeypatch):
+    zipped = foreign.read_sb3(sb3_file(tmp_path / "p.zip", monkeypatch, TD3), HOPPER)
+    path = tmp_path / "p.npz"
+    foreign.save_mlp(path, zipped, {})
+    with pytest.raises(UserError, match="maps observations of width 11 .* has 17 and 6"):
+        foreign.load(path, tasks.get("walker2d"))
+    arrays = dict(zipped.arrays(), about="{}")
+    del arrays["bias_0"]
+    np.savez(path, **arrays)
+    with pytest.raises(UserError, match="is no policy that can be read"):
+        foreign.load(path, HOPPER)

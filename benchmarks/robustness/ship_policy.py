@@ -1,0 +1,73 @@
+"""python -m benchmarks.robustness.ship_policy ZIP NAME: makes a checkpoint a behaviour policy.
+
+Writes policies/NAME.npz, which needs no torch, with what the file says of itself: algorithm, steps,
+seed, versions, the command that trained it, and its mean return over 100 episodes in Gymnasium's v4
+physics, where it was trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import re
+import zipfile
+from typing import Any
+
+from benchmarks.robustness import behaviour, simulate
+from offline_tf import tasks
+from offline_tf.policies import foreign
+from offline_tf.types import UserError
+
+_TRAINED_IN = "v4"
+_NAME = re.compile(r"(\w+)-((\w+)-v\d+)-(\d+)-seed(\d+)")
+
+
+def about(path: pathlib.Path, steps_per_checkpoint: int) -> dict[str, Any]:
+    """What a checkpoint's name and its file tell.
+
+    Raises:
+      UserError: it is not called ALGO-ENV-STEPS-seedN.zip.
+    """
+    match = _NAME.fullmatch(path.stem)
+    if match is None:
+        raise UserError(f"expected a file ALGO-ENV-STEPS-seedN.zip, got {path.name}")
+    algorithm, environment, robot, steps, seed = match.groups()
+    with zipfile.ZipFile(path) as archive:
+        lines = archive.read("system_info.txt").decode().splitlines()
+    versions = dict(line.removeprefix("- ").split(": ", 1) for line in lines if ": " in line)
+    kept = ("Python", "Stable-Baselines3", "PyTorch", "Numpy", "Gymnasium")
+    return {
+        "algorithm": algorithm,
+        "env": robot.lower(),
+        "physics": _TRAINED_IN,
+        "steps": int(steps),
+        "seed": int(seed),
+        "versions": {name: versions[name] for name in kept if name in versions},
+        "command": f"python benchmarks/robustness/train_policy.py {algorithm} {environment} "
+        f"--steps={steps} --every={steps_per_checkpoint} --seed={seed}",
+    }
+
+
+def main() -> None:
+    """Writes and tells."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("zip", type=pathlib.Path)
+    parser.add_argument("name")
+    parser.add_argument("--every", type=int, required=True, help="the training's --every")
+    arguments = parser.parse_args()
+    told = about(arguments.zip, arguments.every)
+    task = tasks.get(told["env"])
+    policy = foreign.read_sb3(arguments.zip, task)
+    found = simulate.returns(
+        lambda observations, generator: policy.act(observations, generator, False),
+        task=task,
+        physics=_TRAINED_IN,
+    )
+    told |= {"mean_return": float(found.mean()), "std_return": float(found.std(ddof=1))}
+    foreign.save_mlp(behaviour.FOLDER / f"{arguments.name}.npz", policy, told)
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,461 @@
+"""The bench of data sets: its table, its making, its plants, its records and its numbers."""
+
+import collections
+import dataclasses
+import json
+import pathlib
+
+import gymnasium
+import h5py
+import numpy as np
+import pytest
+import toys
+
+from benchmarks import robustness
+from benchmarks.robustness import __main__ as command
+from benchmarks.robustness import (
+    baselines,
+    behaviour,
+    data_sets,
+    dmsd,
+    making,
+    peers,
+    records,
+    ship_policy,
+    simulate,
+    table,
+)
+from benchmarks.robustness.data_sets import BY_NAME, SETS, DataSet, Part
+from offline_tf import tasks
+from offline_tf.datasets.formats import d4rl
+from offline_tf.policies import foreign
+from offline_tf.run_folder.record import RunRecord
+from offline_tf.types import Transitions, UserError
+
+CHEETAH = tasks.get("halfcheetah")
+SHIPPED = sorted((pathlib.Path(robustness.__file__).parent / "policies").glob("*.npz"))
+TASK = "benchmarks/robustness/dmsd.py:DMSD"
+
+
+def _policy(seed=0, width=8):
+    draw = np.random.default_rng(seed).normal
+    s, a = CHEETAH.state_dim, CHEETAH.action_dim
+    hidden = [(draw(size=(s, width)).astype(np.float32), np.zeros(width, np.float32))]
+    last = 0.3 * draw(size=(width, a)).astype(np.float32), np.zeros(a, np.float32)
+    return foreign.MlpPolicy(hidden, last, None, "Tanh", (CHEETAH.action_low, CHEETAH.action_high))
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(behaviour, "FOLDER", tmp_path / "policies")
+    for name, seed in (("one", 0), ("other", 1)):
+        foreign.save_mlp(behaviour.FOLDER / f"{name}.npz", _policy(seed), {})
+    return behaviour.FOLDER
+
+
+def _set(**changes):
+    parts = (Part("one", 0.75), Part("other", 0.25, noise=0.3))
+    made = DataSet("toy", "development", "halfcheetah", "two", 400, parts, cut=50, seed=7)
+    return dataclasses.replace(made, **changes)
+
+
+def _count(by, split):
+    return collections.Counter(by(x) for x in SETS if x.split == split)
+
+
+@pytest.mark.parametrize(
+    "by",
+    [
+        lambda x: "robot" if x.env in tasks.ROBOTS else "plant",
+        lambda x: x.env if x.env in tasks.ROBOTS else "plant",
+        lambda x: x.kind,
+        lambda x: x.physics if x.kind != "plant" else "",
+        lambda x: x.rows,
+        lambda x: bool(x.cut),
+        lambda x: x.v0,
+        lambda x: min(len(x.parts), 3),
+    ],
+    ids=["all", "robot", "kind", "physics", "rows", "cut", "layout", "parts"],
+)
+def test_the_halves_are_alike(by):
+    development, reporting = (_count(by, split) for split in data_sets.SPLITS)
+    assert set(development) | set(reporting) == {by(x) for x in SETS}
+    for value in set(development) | set(reporting):
+        assert abs(development[value] - reporting[value]) <= 2
+        assert min(development[value], reporting[value]) >= (0 if value == 0 else 1)
+
+
+def test_the_table_says_each_thing_once():
+    assert len(SETS) >= 16 and len(BY_NAME) == len(SETS)
+    assert len({x.seed for x in SETS}) == len(SETS)
+    assert {x.split for x in SETS} == set(data_sets.SPLITS)
+    halves = collections.Counter(x.split for x in SETS)
+    assert halves["development"] == halves["reporting"]
+    for x in SETS:
+        assert len({part.name for part in x.parts}) == len(x.parts)
+        for name in (part.policy for part in x.parts):
+            robot = name.partition("-")[0]
+            assert robot == x.env if x.env in tasks.ROBOTS else name in behaviour.CONTROLLERS
+        if x.parts:
+            assert sum(part.share for part in x.parts) == pytest.approx(1.0)
+
+
+def test_a_set_is_made_once_and_the_same_again(shipped, tmp_path):
+    first = making.load_or_make(_set(), tmp_path / "a")
+    stamp = first.stat().st_mtime_ns
+    assert making.load_or_make(_set(), tmp_path / "a") == first
+    assert first.stat().st_mtime_ns == stamp
+    again = making.load_or_make(_set(), tmp_path / "b", threads=2)
+    other = making.load_or_make(_set(seed=8), tmp_path / "b")
+    data = [d4rl.read(path) for path in (first, again, other)]
+    assert d4rl.content_hash(data[0]) == d4rl.content_hash(data[1])
+    # Another seed gives other rows, not the same ones in another order.
+    assert not np.isin(data[2].observations[:, 0], data[0].observations[:, 0]).any()
+
+
+def test_a_sets_tag_knows_its_policies_and_not_its_half(shipped):
+    before = making.tag(_set())
+    assert making.tag(_set(split="reporting")) == before
+    assert making.tag(_set(cut=40)) != before
+    foreign.save_mlp(shipped / "other.npz", _policy(2), {})
+    assert making.tag(_set()) != before
+
+
+def test_parts_have_their_rows_and_episodes_are_cut_and_mixed(shipped):
+    data = making.make(_set(), CHEETAH)
+    lengths = np.diff(data.episode_bounds()).ravel()
+    assert len(data) == 400 and lengths.max() == 50 and not data.terminals.any()
+    assert data.qpos is not None and (np.abs(data.actions) <= 1.0).all()
+    # Rows of "one" are its mean actions; those of "other" are not, and they lie among the first.
+    mean = CHEETAH.clip_actions(_policy().act(data.observations, None, False))
+    is_one = np.isclose(mean, data.actions, atol=1e-5).all(axis=1)
+    assert is_one.sum() == 300
+    assert not is_one[:300].all()
+
+
+def test_the_old_layout_lacks_next_observations_and_states(shipped, tmp_path):
+    path = making.load_or_make(_set(v0=True), tmp_path)
+    with h5py.File(path) as file:
+        assert sorted(file) == ["actions", "observations", "rewards", "terminals", "timeouts"]
+    new = d4rl.read(making.load_or_make(_set(), tmp_path))
+    old = d4rl.read(path)
+    assert len(old) == len(new) - len(new.episode_bounds())
+    np.testing.assert_array_equal(
+        old.next_observations, new.next_observations[~(new.terminals | new.timeouts)]
+    )
+
+
+def test_gain_and_noise_are_in_halves_of_the_bounds_range(shipped):
+    task = dataclasses.replace(
+        toys.cart(), action_low=np.float32([2.0]), action_high=np.float32([6.0])
+    )
+    observations = np.zeros((20_000, 2), np.float32)
+
+    def act(part, stochastic):
+        acting = behaviour.Acting(part, task, lambda x, *_: np.full((len(x), 1), 5.0))
+        return acting.act(observations, np.random.default_rng(0), stochastic)
+
+    assert (act(Part("one", gain=3.0), False) == 7.0).all()  # middle 4, half 2: 0.5 times 3
+    noisy = act(Part("one", noise=0.3), True)
+    assert noisy.mean() == pytest.approx(5.0, abs=0.02)
+    assert noisy.std() == pytest.approx(0.6, abs=0.02)
+    assert (act(Part("one", noise=0.3), False) == 5.0).all()
+
+
+def test_a_deterministic_policy_draws_nothing(shipped):
+    with pytest.raises(UserError, match="one.npz is deterministic"):
+        behaviour.of_part(Part("one", draws=True), CHEETAH)
+
+
+def test_shipped_policies_are_small_and_say_where_they_are_from():
+    for path in SHIPPED:
+        policy, about = foreign.load(path, tasks.get(path.stem.partition("-")[0]))
+        assert isinstance(policy, foreign.MlpPolicy) and path.stat().st_size < 250_000
+        assert about["command"].startswith("python benchmarks/robustness/train_policy.py")
+        assert {"seed", "steps", "physics", "mean_return", "versions"} <= about.keys()
+
+
+def test_every_policy_of_the_table_is_shipped():
+    used = {part.policy for x in SETS for part in x.parts} - set(behaviour.CONTROLLERS)
+    assert used == {path.stem for path in SHIPPED}
+
+
+def test_a_robots_policies_are_of_different_quality():
+    found = {}
+    for path in SHIPPED:
+        robot, _, quality = path.stem.partition("-")
+        about = foreign.load(path, tasks.get(robot))[1]
+        assert about["env"] == robot
+        found.setdefault(robot, {})[quality] = about["mean_return"]
+    for of_robot in found.values():
+        ordered = [of_robot[q] for q in ("weak", "middle", "good") if q in of_robot]
+        assert ordered == sorted(ordered)
+
+
+def test_a_checkpoints_name_tells_its_command(tmp_path):
+    import zipfile
+
+    path = tmp_path / "SAC-Hopper-v4-20000-seed3.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("system_info.txt", "- Python: 3.11\n- Stable-Baselines3: 2\n- OS: x\n")
+    about = ship_policy.about(path, 10_000)
+    assert about["command"].endswith("SAC Hopper-v4 --steps=20000 --every=10000 --seed=3")
+    assert about["versions"] == {"Python": "3.11", "Stable-Baselines3": "2"}
+    with pytest.raises(UserError, match="ALGO-ENV-STEPS-seedN.zip"):
+        ship_policy.about(tmp_path / "policy.zip", 1)
+
+
+def test_dmsd_is_what_its_equations_say():
+    state = np.array([0.1, -0.2, 0.05, 0.0, 1.0, -1.0])
+    after = dmsd.advance(state, np.array([1.0, -0.5]))
+    # v1' = 0.05 + 0.01 (-0.4 - 0.4 - 0.4 + 0 + 30), v2' = 0.01 (0.2 + 0.8 + 0.2 - 0 - 15)
+    np.testing.assert_allclose(after, [0.11, -0.2, 0.338, -0.138, 1.0, -1.0], atol=1e-12)
+    assert dmsd.payment(after) == pytest.approx(-3.0 * np.log(0.9))  # distances 0.89 and 0.8
+    at_rest = dmsd.advance(np.zeros(6), np.zeros(2))
+    assert not at_rest.any() and dmsd.payment(at_rest) == pytest.approx(-2.0 * np.log(0.01))
+    states = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    paid = dmsd.reward(None, None, states).numpy()
+    np.testing.assert_allclose(paid, dmsd.payment(states), rtol=1e-5)
+    assert tasks.get(TASK).normalized_score(849.51) == pytest.approx(100.0)
+
+
+def test_dmsds_targets_change_at_step_50_alone_and_half_of_them_do():
+    environment = gymnasium.make(dmsd.ID).unwrapped
+    changed = []
+    for seed in range(200):
+        first, _ = environment.reset(seed=seed)
+        targets, over = [first[4:]], False
+        while not over:
+            observation, *_, over, _ = environment.step(np.zeros(2))
+            targets.append(observation[4:])
+        assert len(targets) == 101
+        moves = np.flatnonzero((np.diff(targets, axis=0) != 0).any(axis=1))
+        assert set(moves) <= {49}
+        changed.append(targets[0] != targets[-1])
+    assert np.mean(changed) == pytest.approx(0.5, abs=0.08)
+
+
+def test_the_same_episodes_are_run_for_everybody():
+    task = dmsd.DMSD
+    controlled = [
+        simulate.returns(lambda x, _: dmsd.pd(x), task=task, physics="v2", episodes=5, seed=s)
+        for s in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(controlled[0], controlled[1])
+    assert (controlled[0] != controlled[2]).all()
+    idle = simulate.returns(lambda x, _: np.zeros((len(x), 2)), task=task, physics="v2", episodes=5)
+    assert (idle < controlled[0]).all()
+
+
+def test_neorl2s_file_is_read_and_its_absence_told(tmp_path, monkeypatch):
+    monkeypatch.delenv(making.NEORL2, raising=False)
+    with pytest.raises(making.Missing, match="--neorl2 or \\$NEORL2_DATA"):
+        making.load_or_make(BY_NAME["dmsd-neorl2"], tmp_path)
+    draw = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    ends = np.array([0, 0, 0, 1] * 2, np.float32)
+    np.savez(
+        tmp_path / "DMSD-high-100000-train.npz",
+        obs=draw,
+        next_obs=draw + 1,
+        action=draw[:, :2],
+        reward=draw[:, 0],
+        done=np.zeros(8, np.float32),
+        truncated=ends,
+    )
+    monkeypatch.setenv(making.NEORL2, str(tmp_path))
+    data = d4rl.read(making.load_or_make(BY_NAME["dmsd-neorl2"], tmp_path / "data"))
+    np.testing.assert_array_equal(data.next_observations, draw + 1)
+    np.testing.assert_array_equal(data.timeouts, ends.astype(bool))
+
+
+def _episodes(returns, length=4):
+    count = len(returns) * length
+    observations = np.random.default_rng(0).normal(size=(count, 2)).astype(np.float32)
+    ends = np.tile(np.arange(length) == length - 1, len(returns))
+    return Transitions(
+        observations=observations,
+        actions=np.clip(0.5 * observations[:, :1], -1, 1),
+        rewards=np.repeat(np.float32(returns) / length, length),
+        next_observations=observations,
+        terminals=np.zeros(count, bool),
+        timeouts=ends,
+    )
+
+
+def test_the_best_tenth_are_whole_episodes_at_least_two():
+    data = _episodes([3.0, 9.0, 1.0, 9.5, 2.0])
+    np.testing.assert_array_equal(making.best_tenth(data), [1, 3])
+    best = making.episodes(data, making.best_tenth(data))
+    np.testing.assert_allclose(best.episode_returns(), [9.0, 9.5])
+    assert len(making.best_tenth(_episodes(list(range(30))))) == 3
+
+
+def test_cloning_finds_the_controller(tmp_path, monkeypatch):
+    monkeypatch.setattr(baselines, "STEPS", 400)
+    monkeypatch.setattr(baselines, "STEPS_PER_LOOK", 200)
+    data = _episodes([0.0] * 200)
+    stage = RunRecord.create_or_continue(tmp_path / "run", "toy", {}).stage("bc")
+    network, found = baselines.clone(data, toys.cart(), stage, seed=0)
+    predicted = network(found.normalize(data.observations)).numpy()
+    assert np.mean(np.square(predicted - data.actions)) < 0.05 * data.actions.var()
+
+
+def _peers_policy(path, spoil=0.0):
+    draw = np.random.default_rng(0).normal
+    layers = [draw(size=size).astype(np.float32) for size in ((2, 5), (5, 5), (5, 1))]
+    shift, scale = np.float32([3.0, -1.0]), np.float32([0.1, 20.0])
+    states = (shift + scale * draw(size=(8, 2))).astype(np.float32)
+    hidden = (states - shift) / scale
+    for kernel in layers[:-1]:
+        hidden = np.maximum(hidden @ kernel + 0.1, 0.0)
+    arrays = {f"kernel_{i}": kernel for i, kernel in enumerate(layers)}
+    arrays |= {f"bias_{i}": np.full(len(k.T), 0.1, np.float32) for i, k in enumerate(layers)}
+    actions = np.tanh(hidden @ layers[-1] + 0.1) + spoil
+    np.savez(path, shift=shift, scale=scale, states=states, actions=actions, **arrays)
+
+
+def test_a_peers_policy_acts_as_in_its_library_or_is_refused(tmp_path):
+    _peers_policy(tmp_path / "policy.npz")
+    peers.read_policy(tmp_path / "policy.npz", toys.cart())
+    _peers_policy(tmp_path / "policy.npz", spoil=0.1)
+    with pytest.raises(ValueError, match="acts otherwise"):
+        peers.read_policy(tmp_path / "policy.npz", toys.cart())
+
+
+def _arguments(tmp_path, *words):
+    folders = [f"--folder={tmp_path}/robustness/data", f"--results={tmp_path}/results"]
+    return command.parse([*folders, *words])
+
+
+def _jobs(tmp_path, file, *words):
+    arguments = _arguments(tmp_path, *words)
+    runs = command.planned(_set(), file, 3, arguments)
+    found = [command.job_of(run, _set(), file, 3, arguments) for run in runs]
+    return [job for job in found if job is not None]
+
+
+def _finish(job, algorithm):
+    folder = pathlib.Path(job.command[-1].removeprefix("--workdir="))
+    folder.mkdir(parents=True)
+    summary = {"algorithm": algorithm, "dataset": "x", "seed": 3, "wall_seconds": 90.0}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    job.record()
+
+
+def test_what_is_recorded_is_not_run_again(tmp_path):
+    file, flags = tmp_path / "robustness" / "data" / "toy-1.hdf5", "--what=morel,mopp"
+    morel, mopp = _jobs(tmp_path, file, flags)
+    assert "morel_tf.train" in morel.command and f"--dataset={file}" in morel.command
+    assert {"--env=halfcheetah", "--physics=v2", "--seed=3", "--threads=1"} <= set(morel.command)
+    _finish(morel, "morel")
+    assert [job.line for job in _jobs(tmp_path, file, flags)] == [mopp.line]
+    (run,) = records.read(_set(), tmp_path / "results")
+    assert (run["set"], run["split"], run["minutes"]) == ("toy", "development", 1.5)
+    assert run["command"].endswith("--sets=toy --what=morel --seeds=3")
+    assert str(tmp_path) not in json.dumps(run)
+    # Other data of the same name, and a variant, are other runs; the first one stays.
+    again = _jobs(tmp_path, file.with_name("toy-2.hdf5"), flags)
+    assert len(again) == 2
+    _finish(again[0], "morel")
+    wide = _jobs(tmp_path, file, flags, "--variant=wide", "--flags=--iterations=3")
+    assert len(wide) == 2 and "--iterations=3" in wide[0].command
+    _finish(wide[0], "morel")
+    assert len(records.read(_set(), tmp_path / "results")) == 3
+
+
+def test_a_name_stands_for_one_command(tmp_path):
+    file = tmp_path / "robustness" / "data" / "toy-1.hdf5"
+    (job,) = _jobs(tmp_path, file, "--what=mopp", "--variant=a", "--flags=--horizon=3")
+    _finish(job, "mopp")
+    with pytest.raises(UserError, match="stands in the record under this name"):
+        _jobs(tmp_path, file, "--what=mopp", "--variant=a", "--flags=--horizon=4")
+    with pytest.raises(UserError, match="need a name"):
+        _arguments(tmp_path, "--flags=--horizon=4")
+    with pytest.raises(UserError, match="--peers_python"):
+        _arguments(tmp_path, "--what=peers")
+    with pytest.raises(UserError, match="got 'more'"):
+        _arguments(tmp_path, "--what=morel,more")
+
+
+def test_a_peers_record_names_its_minutes_and_no_machine(tmp_path):
+    file = tmp_path / "robustness" / "data" / "toy-1.hdf5"
+    words = ["--what=peers", "--peers=iql,cql", "--peers_python=/here/python", "--minutes=5"]
+    iql, cql = _jobs(tmp_path, file, *words)
+    assert "--peers_python=/here/python" in iql.command
+    _finish(iql, "iql")
+    (run,) = records.read(_set(), tmp_path / "results")
+    assert run["variant"] == "5 min" and "/here" not in json.dumps(run)
+    assert [job.line for job in _jobs(tmp_path, file, *words)] == [cql.line]
+
+
+def test_a_set_that_cannot_be_made_is_told_and_the_others_are_made(shipped, tmp_path, capsys):
+    lacking = _set(name="lacking", parts=(Part("nobody"),))
+    made = command.make_data([lacking, _set(rows=100)], tmp_path, "")
+    assert list(made) == ["toy"]
+    assert "left out: nobody: expected a policy" in capsys.readouterr().out
+    assert [x.name for x in command.chosen("reporting", "cstr,tanks")] == ["cstr"]
+    with pytest.raises(UserError, match="got hoper"):
+        command.chosen("", "hoper")
+
+
+def test_the_interquartile_mean_leaves_a_quarter_out_at_each_end():
+    values = np.array([100.0, 1.0, 2.0, 3.0, -50.0, 4.0, 5.0, 6.0])
+    assert table.interquartile_mean(values) == pytest.approx((2.0 + 3.0 + 4.0 + 5.0) / 4)
+    assert table.interquartile_mean(np.array([1.0, 2.0, 6.0])) == pytest.approx(3.0)
+    low, high = table.interval(np.full(9, 7.0))
+    assert low == high == 7.0
+    low, high = table.interval(np.arange(20.0))
+    assert low < 9.5 < high
+
+
+def test_scores_lie_between_random_actions_and_the_best_policy(shipped, tmp_path):
+    one, two = _set(), _set(name="second", seed=8)
+    for data_set, true in ((one, [60.0, 80.0]), (two, [30.0])):
+        about = {
+            "dataset": f"{data_set.name}-{making.tag(data_set)}",
+            "variant": "",
+            "command": "c",
+        }
+        (tmp_path / "summary.json").write_text(
+            json.dumps(
+                [
+                    {
+                        "algorithm": "data",
+                        "policies": {"a": {"mean": 110.0}, "b": {"mean": 35.0}},
+                        "random_return": 10.0,
+                        "behavior_return": 20.0,
+                        "best_tenth_return": 45.0,
+                        "acted_return": 60.0,
+                        "seed": 0,
+                        "wall_seconds": 1.0,
+                    }
+                ]
+            )
+        )
+        records.keep(data_set, tmp_path / "summary.json", about, tmp_path)
+        for seed, value in enumerate(true):
+            run = {"algorithm": "morel", "seed": seed, "true_return_mean": value}
+            (tmp_path / "summary.json").write_text(json.dumps(run | {"wall_seconds": 1.0}))
+            records.keep(data_set, tmp_path / "summary.json", about, tmp_path)
+    row = table.row_of(one, tmp_path)
+    assert row is not None and row.score(110.0) == 100.0 and row.score(10.0) == 0.0
+    lines = table.report([one, two, _set(name="third")], tmp_path).splitlines()
+    assert "| toy | 110, 35 | 20 | 45 | 70 +- 14 |" in lines
+    assert "| toy | 50 | 60 |" in lines and "| second | 50 | 20 |" in lines
+    assert "| 2 sets that have all | 50 (50 to 50) | 40 (20 to 60) |" in lines
+    third = _set(name="third")
+    about = {"dataset": f"third-{making.tag(third)}", "variant": "", "command": "c", "seed": 0}
+    of_data = {"algorithm": "data", "policies": {"a": {"mean": 110.0}}, "random_return": 10.0}
+    of_data |= dict.fromkeys(("behavior_return", "best_tenth_return", "acted_return"), 110.0)
+    (tmp_path / "summary.json").write_text(json.dumps(of_data | {"wall_seconds": 1.0}))
+    records.keep(third, tmp_path / "summary.json", about, tmp_path)
+    below = table.report([one, two, third], tmp_path).splitlines()
+    assert "| 2 sets that have all | 50 (50 to 50) | 40 (20 to 60) |" in below
+    assert any("67 (50 to 100), 3 sets | 40 (20 to 60), 2 sets |" in line for line in below)
+    assert "No baselines yet: third." in lines
+    written = json.loads((tmp_path / "third.json").read_text())
+    (tmp_path / "third.json").write_text(json.dumps([written[0] | {"random_return": 200.0}]))
+    hopeless = table.report([third], tmp_path)
+    assert "third: no policy is better than chance" in hopeless and "sets" not in hopeless
+    # A set that is made otherwise has no row until its baselines are run again.
+    assert table.row_of(_set(cut=40), tmp_path) is None
