@@ -416,13 +416,14 @@ def expanded_file(words, default_env="hopper", family="morel"):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "default/hopper"),
+        ([], None),  # hopper's default preset has nothing of its own
+        (["--preset=tuned"], "tuned/hopper"),
         (["--env=ant"], "default/ant"),
         (["-env=ant"], "default/ant"),
         (["--env", "ant"], "default/ant"),
         (["--env=ant", "--env=walker2d"], "default/walker2d"),
         (["--preset=paper", "--env=halfcheetah"], "paper/halfcheetah"),
-        (["--environment=ant"], "default/hopper"),
+        (["--environment=ant"], None),
         (["--env=mine"], None),  # a registered task without a preset of its own
         (["--env=unknown"], None),  # the task registry will say so
     ],

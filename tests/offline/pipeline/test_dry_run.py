@@ -73,7 +73,14 @@ def test_a_task_of_estimates_never_ends_and_always_pays():
 def test_morel_is_its_pieces_times_their_numbers(one_second):
     sizes = {"dynamics_epochs": 2, "dynamics_batch_size": 50, "bc_epochs": 3, "bc_batch_size": 10}
     sizes |= {"horizon": 100, "iterations": 7, "eval_every": 7, "eval_episodes": 1}
-    found = morel(1000, **sizes)
+    judged = morel(1000, **sizes)
+    assert judged["judge_models"] == pytest.approx(15_000 / 5)
+    # A look after every ten updates and one at each of four clones, of 1000 steps.
+    assert judged["judge"] == pytest.approx((7 / 10 + 4) * 1000)
+    found = morel(1000, judge_members=0, **sizes)
+    assert not {"judge", "judge_models"} & set(found)
+    clones = judged["behavior_cloning"] - found["behavior_cloning"]
+    assert clones == pytest.approx(3 * 3 * 100 / 5)
     fixed = morel_dry_run._FIXED
     # Five Adam steps in a call; 8192 pairs; 50 steps of roll-outs; updates of 100 steps.
     assert found["dynamics"] == pytest.approx(2 * 20 / 5 + fixed["dynamics"])
