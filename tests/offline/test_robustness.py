@@ -175,9 +175,9 @@ def test_shipped_policies_are_small_and_say_where_they_are_from():
         assert {"seed", "steps", "physics", "mean_return", "versions"} <= about.keys()
 
 
-def test_every_policy_of_the_table_is_shipped():
+def test_no_policy_is_shipped_that_no_set_uses():
     used = {part.policy for x in SETS for part in x.parts} - set(behaviour.CONTROLLERS)
-    assert used == {path.stem for path in SHIPPED}
+    assert {path.stem for path in SHIPPED} <= used
 
 
 def test_a_robots_policies_are_of_different_quality():
