@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from morel_tf import algorithm
 from morel_tf.experiment import panels
 from morel_tf.experiment.configs import Configs, algorithm_name
 from morel_tf.experiment.evaluation import late_returns
-from offline_tf.judging import verdict
+from offline_tf.judging import good_episodes, verdict
 from offline_tf.judging.verdict import Verdict
 from offline_tf.pipeline import summary
 from offline_tf.pipeline.run import Experiment
@@ -62,7 +64,8 @@ def verdict_on(experiment: Experiment[Configs], learned: algorithm.Learned) -> V
         return None
     judged = {name: planned[name] for name in ("promise", "expected", "models_apart")}
     judged["halt_share"] = planned["halt_share_judged"]
-    returns = experiment.data.episode_returns().tolist()
+    returns = good_episodes.full_returns(experiment.data, experiment.task.max_episode_steps)
+    returns = returns[np.isfinite(returns)].tolist()
     clone = learned.start["promises"][f"{learned.start['share']:g}"]
     return verdict.of(verdict.of_judgement(judged, returns, clone, learned.judge.error))
 

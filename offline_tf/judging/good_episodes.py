@@ -14,14 +14,44 @@ _RIDGES = (0.1, 1.0, 10.0, 100.0)
 _EXPLAINED = 0.8  # starts that leave more of the variance than this decide nothing
 
 
+def full_returns(data: Transitions, limit: int = 0) -> Array:
+    """[E] what each episode would have earned up to a time limit; NaN where too little of it is there.
+
+    An episode that ended is counted as it is. One that was cut goes on at its mean reward. Of one that
+    was cut in less than half of the longest cut one's length too little is there.
+
+    Args:
+      data: the data set.
+      limit: steps; 0: the length of the longest cut episode.
+    """
+    bounds, returns = data.episode_bounds(), data.episode_returns()
+    lengths = (bounds[:, 1] - bounds[:, 0]).astype(np.float64)
+    is_cut = ~data.terminals[bounds[:, 1] - 1]  # [E]
+    if not is_cut.any():
+        return returns
+    longest = lengths[is_cut].max()
+    going_on = returns * np.maximum((limit or longest) / lengths, 1.0)
+    going_on[lengths < 0.5 * longest] = np.nan
+    return np.where(is_cut, going_on, returns)
+
+
 def scores(data: Transitions) -> Array:
-    """[E] return of each episode, less what its start lets expect.
+    """[E] return of each episode, less what its start lets expect; see `full_returns`.
 
     What is expected comes from a ridge regression on the first observation and its squares, each
     episode predicted without itself; where that leaves more than 80 % of the variance, it is the mean.
+    Fragments, whose return is not known, are the worst.
     """
-    returns, first = data.episode_returns(), data.episode_bounds()[:, 0]
-    starts = data.observations[first].astype(np.float64)  # [E, S]
+    returns, first = full_returns(data), data.episode_bounds()[:, 0]
+    is_known = np.isfinite(returns)
+    found = np.full(len(returns), -np.inf)
+    found[is_known] = _scores(returns[is_known], data.observations[first[is_known]])
+    return found
+
+
+def _scores(returns: Array, first: Array) -> Array:
+    """[E] returns, [E, S] first observations -> [E]."""
+    starts = first.astype(np.float64)  # [E, S]
     spread = starts.std(axis=0)
     standard = (starts - starts.mean(axis=0)) / np.where(spread > 1e-6, spread, np.inf)
     features = np.concatenate([standard, np.square(standard) - 1.0], axis=1)  # [E, 2 S]

@@ -64,3 +64,19 @@ def test_good_episodes_that_are_all_held_out_are_cloned_all_the_same():
     rows = good_episodes.best(data, 0.1, split)
     np.testing.assert_array_equal(rows.train, np.arange(90, 100))
     assert not len(rows.held_out)
+
+
+def test_a_cut_episode_goes_on_at_its_mean_reward():
+    data = toys.transitions((20, 20, 10, 10, 4))  # odd ones end, even ones are cut
+    data = with_rewards(data, [20.0, 20.0, 10.0, 7.0, 4.0])
+    np.testing.assert_allclose(
+        good_episodes.full_returns(data, 40), [40.0, 20.0, 40.0, 7.0, np.nan]
+    )
+    np.testing.assert_allclose(good_episodes.full_returns(data), [20.0, 20.0, 20.0, 7.0, np.nan])
+    assert good_episodes.scores(data)[4] == -np.inf
+
+
+def test_episodes_that_all_ended_count_as_they_are():
+    data = toys.transitions((20, 20))
+    data = dataclasses.replace(data, terminals=data.terminals | data.timeouts)
+    np.testing.assert_allclose(good_episodes.full_returns(data, 40), data.episode_returns())
