@@ -1,8 +1,8 @@
 """The judge: models that nothing is planned in say what a controller would return.
 
 A policy is improved until the models that it is planned in can be improved upon no further, errors
-included. Models of other first weights and minibatches make other errors. So a return that they
-agree on is worth more than the planner's own. Where they disagree an episode ends (HALT).
+included. Models that were fitted to other draws of the data's episodes make other errors. So a return
+that they agree on is worth more than the planner's own. Where they disagree an episode ends (HALT).
 """
 
 from __future__ import annotations
@@ -199,6 +199,7 @@ def fit_or_load(
         record=record,
         other=other,
         stage=_MODELS,
+        own_rows=gaussian_ensemble.resampled(split.train, bounds, config.judge_members, own_seed),
     )
     weights = ensemble.mask.astype(np.float32)  # [S], standardised deltas
     stage = record.stage(STAGE)

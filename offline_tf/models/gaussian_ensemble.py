@@ -8,7 +8,7 @@ are those of the authors' nn_dynamics.py, the paper's formula has neither.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -216,6 +216,7 @@ def fit(
     names: tuple[str, ...],
     seed: int,
     stage: Stage,
+    own_rows: Sequence[Array] | None = None,
 ) -> dict[str, float]:
     """Fits all members by maximum likelihood; goes on from the stage's last checkpoint.
 
@@ -230,6 +231,8 @@ def fit(
       names: of the S dimensions, for the report.
       seed: of the minibatch orders, one stream per member and epoch.
       stage: where checkpoints and metrics go.
+      own_rows: of each member, positions in the training rows that it draws its minibatches from,
+        with --dynamics_epochs=0; None: all of them.
 
     Returns:
       Held-out error: "mse" and per dimension "mse/<name>", in standardised deltas.
@@ -261,7 +264,7 @@ def fit(
     done = training_loop.fit(
         optimiser,
         feed=lambda epoch: feed,
-        schedule=_schedule(ensemble.size, len(split.train), config, seed),
+        schedule=_schedule(ensemble.size, len(split.train), config, seed, own_rows),
         report=report,
         stage=stage,
         steps_per_call=_STEPS_PER_CALL,
@@ -306,7 +309,13 @@ def _patience(config: Settings, split: Split) -> int:
     return config.dynamics_patience
 
 
-def _schedule(members: int, count: int, config: Settings, seed: int) -> training_loop.Schedule:
+def _schedule(
+    members: int,
+    count: int,
+    config: Settings,
+    seed: int,
+    own_rows: Sequence[Array] | None = None,
+) -> training_loop.Schedule:
     """Epochs over `count` rows, or so many steps; each member has its own order.
 
     The rate falls along a cosine.
@@ -325,12 +334,43 @@ def _schedule(members: int, count: int, config: Settings, seed: int) -> training
             lambda epoch: minibatches.shuffled_batches(streams(epoch), count, size),
             rates,
         )
-    return training_loop.by_steps(
-        steps_of(config, count),
-        _STEPS_PER_LOOK,
-        lambda done, steps: minibatches.drawn_batches(streams(done), count, steps, size),
-        rates,
-    )
+
+    def drawn(done: int, steps: int) -> Array:
+        if own_rows is None:
+            return minibatches.drawn_batches(streams(done), count, steps, size)
+        by_member = [
+            rows[minibatches.drawn_batches([stream], len(rows), steps, size)[:, 0]]
+            for rows, stream in zip(own_rows, streams(done), strict=True)
+        ]
+        return np.stack(by_member, axis=1).astype(np.int32)
+
+    return training_loop.by_steps(steps_of(config, count), _STEPS_PER_LOOK, drawn, rates)
+
+
+def resampled(rows: Array, bounds: Array, members: int, seed: int) -> list[Array]:
+    """Positions in `rows` of as many episodes as there are, drawn with replacement for each member.
+
+    Members that were shown the same rows err alike where the rows mislead. Members that were shown
+    other episodes of the same kind disagree there.
+
+    Args:
+      rows: [n] ascending row numbers.
+      bounds: [E, 2] first and one past the last row of each episode.
+      members: M.
+      seed: of the draws.
+
+    Returns:
+      M arrays of positions; an episode that was drawn twice is in it twice.
+    """
+    episode = np.searchsorted(bounds[:, 0], rows, side="right") - 1  # [n]
+    first = np.flatnonzero(np.diff(episode, prepend=-1))
+    pieces = np.split(np.arange(len(rows)), first[1:])
+    chosen = []
+    for member in range(members):
+        stream = seeds.generator(seed, "dynamics/episodes", member)
+        drawn = stream.integers(len(pieces), size=len(pieces))
+        chosen.append(np.concatenate([pieces[index] for index in drawn]))
+    return chosen
 
 
 def fit_or_load(
@@ -344,6 +384,7 @@ def fit_or_load(
     record: RunRecord,
     other: RunRecord | None = None,
     stage: str = "dynamics",
+    own_rows: Sequence[Array] | None = None,
 ) -> None:
     """Fits the models, or reads them where this run, or `other`, has fitted them.
 
@@ -357,6 +398,7 @@ def fit_or_load(
       record: this run; stage "<stage>_fit" keeps checkpoints, "<stage>" the fitted weights.
       other: a run whose fitted models are taken over; the caller has checked that they fit.
       stage: name of the stage.
+      own_rows: see `fit`.
     """
 
     def fit_here(fitting_stage: Stage) -> dict[str, object]:
@@ -371,6 +413,7 @@ def fit_or_load(
             names=names,
             seed=seed,
             stage=fitting_stage,
+            own_rows=own_rows,
         )
         statistics = {
             name: [part.astype(float).tolist() for part in values]

@@ -26,6 +26,7 @@ SMALL = DynamicsConfig(
     dynamics_hidden=(16,),
     dynamics_epochs=4,
     dynamics_batch_size=32,
+    holdout_share=0.02,
     precision="float32",
 )
 
@@ -493,3 +494,73 @@ def test_models_of_another_run_are_taken_over(fitted, tmp_path, monkeypatch):
 def test_loading_unfitted_models_is_refused(tmp_path):
     with pytest.raises(UserError, match="not fitted yet"):
         gaussian_ensemble.load(TASK, SMALL, 0, toys.record(tmp_path / "run"))
+
+
+def test_resampled_members_see_whole_episodes_of_the_training_rows():
+    bounds = np.array([[0, 10], [10, 15], [15, 30], [30, 40]])
+    rows = np.array([*range(10), *range(15, 30), *range(30, 40)])  # the second is held out
+    members = gaussian_ensemble.resampled(rows, bounds, 5, seed=0)
+    lengths = {0: 10, 15: 15, 30: 10}
+    for positions in members:
+        found, at = rows[positions], 0
+        for _ in range(3):  # as many episodes as there are
+            start = int(found[at])
+            np.testing.assert_array_equal(
+                found[at : at + lengths[start]], np.arange(start, start + lengths[start])
+            )
+            at += lengths[start]
+        assert at == len(found)
+    assert len({tuple(positions) for positions in members}) > 1
+    again = gaussian_ensemble.resampled(rows, bounds, 5, seed=0)
+    assert all((a == b).all() for a, b in zip(members, again, strict=True))
+
+
+def test_members_draw_from_their_own_rows_alone():
+    config = dataclasses.replace(SMALL, dynamics_epochs=0, dynamics_steps=30)
+    own = [np.arange(0, 10), np.arange(50, 55)]
+    schedule = gaussian_ensemble._schedule(2, 100, config, 0, own)
+    batches = schedule.block(0).rows
+    assert batches.shape == (30, 2, config.dynamics_batch_size)
+    assert set(batches[:, 0].ravel()) == set(own[0]) and set(batches[:, 1].ravel()) == set(own[1])
+
+
+def test_without_a_number_of_steps_there_are_forty_passes_within_bounds():
+    config = dataclasses.replace(SMALL, dynamics_epochs=0, dynamics_batch_size=256)
+    found = [gaussian_ensemble.steps_of(config, n) for n in (1000, 200_000, 10_000_000)]
+    assert found == [15_000, 31_250, 50_000]
+    given = dataclasses.replace(config, dynamics_steps=7)
+    assert gaussian_ensemble.steps_of(given, 1000) == 7
+
+
+def test_a_fit_ends_where_the_held_out_error_no_longer_falls(tmp_path, monkeypatch):
+    """Looks at 10, 20, 30 ...; the error is least at 20, and patience is 20 steps."""
+    monkeypatch.setattr(gaussian_ensemble, "_STEPS_PER_LOOK", 10)
+    errors = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    seen = []
+
+    def held_out_error(ensemble, inputs, targets, names, update_noise=False):
+        seen.append(toys.bits(ensemble.weights[:2]))
+        return {"mse": 0.0 if update_noise else next(errors)}
+
+    monkeypatch.setattr(gaussian_ensemble, "held_out_error", held_out_error)
+    config = dataclasses.replace(
+        SMALL, dynamics_epochs=0, dynamics_steps=60, dynamics_patience=20, holdout_share=0.3
+    )
+    data = toys.transitions((20,) * 6)
+    states, actions, after = _columns(data)
+    split = holdout.split_episodes(data.episode_bounds(), 0.3, 0)
+    statistics = gaussian_ensemble.data_statistics(TASK, "std", states, actions, after)
+    ensemble = GaussianEnsemble(TASK, config, *statistics, 0)
+    gaussian_ensemble.fit(
+        ensemble,
+        states=states,
+        actions=actions,
+        next_states=after,
+        split=split,
+        config=config,
+        names=TASK.observation_names,
+        seed=0,
+        stage=toys.record(tmp_path / "run").stage("dynamics_fit"),
+    )
+    assert len(seen) == 5  # at 10, 20, 30, 40, and at the end
+    assert seen[-1] == seen[1] != seen[-2]
