@@ -87,14 +87,12 @@ def of_record(path: str) -> Iterator[Finished]:
         for stage in stages:
             schema.define(stage, values)
         default = {"morel": "", "mopp": "medium-ours"}[family]
-        if "verdict" not in row and not any(word.startswith("--preset=") for word in words):
-            words = [*words, "--preset=tuned"]  # what default was before there was a judge
         values(schema.expand([module, *words], family, tasks.names(), "hopper", default))
         read = [schema.read(stage, values) for stage in stages]
         configs_module = morel_configs if family == "morel" else mopp_configs
         configs = configs_module.Configs(*read)  # type: ignore[call-arg]
         took = {_OLDER.get(name, name): spent for name, spent in row["stages"].items()}
-        name = " ".join([row["algorithm"], *(w for w in words if w != "--preset=tuned")])
+        name = " ".join([row["algorithm"], *words])
         yield Finished(name, family, configs, configs.run.data_steps, took)
 
 

@@ -45,6 +45,10 @@ def _kind_of_data(env: str, dataset: str) -> str:
     return {"medium-replay": "mixed"}.get(name, name)
 
 
+def _is_made_here(dataset: str) -> bool:
+    return not dataset or dataset.endswith("-ours")
+
+
 def _peek(argv: Sequence[str], name: str, default: str) -> str:
     """Reads one string flag before the others are parsed; the last one given counts."""
     value = default
@@ -66,7 +70,9 @@ def expand(
 ) -> list[str]:
     """Puts the preset's flagfile in front of the user's flags, which win over it.
 
-    A task without files of its own takes the dataclasses' defaults under --preset=default.
+    A task without files of its own takes the dataclasses' defaults under --preset=default. On data that
+    are made here that preset has the constants of `tuned`, which were chosen on such data; on other
+    data it has rules.
 
     Raises:
       UserError: no such preset.
@@ -77,6 +83,9 @@ def expand(
     env = _peek(words, "env", default_env)
     preset = _peek(words, "preset", "default")
     dataset = _peek(words, "dataset", default_dataset)
+    tuned = (_PRESETS / family / "tuned" / f"{env}.flags").exists()
+    if preset == "default" and tuned and env in known_tasks and _is_made_here(dataset):
+        preset = "tuned"
     built_in = (_PRESETS / family / "default" / f"{env}.flags").exists()
     if preset == "default" and not (env in known_tasks and built_in):
         return list(argv)

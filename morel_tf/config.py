@@ -21,10 +21,10 @@ class RunConfig:
     simulator: str = shared_knobs.simulator_knob()
     preset: str = knob(
         "default",
-        "Set of knob values for the task; flags that you give win over it. default: what works "
-        "best here; paper: near the paper, gaps filled from other implementations; authors: what their "
-        "published code has for D4RL's hopper-medium; fast: Hopper in seven minutes; quick: Hopper in "
-        "five.",
+        "Set of knob values for the task; flags that you give win over it. default: rules that follow "
+        "from your data, and on data made here tuned; tuned: constants chosen on data made here; "
+        "paper: near the paper, gaps filled from other implementations; authors: what their published "
+        "code has for D4RL's hopper-medium; fast: Hopper in seven minutes; quick: Hopper in five.",
     )
     seed: int = shared_knobs.seed_knob()
     workdir: str = knob(

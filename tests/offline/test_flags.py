@@ -207,6 +207,8 @@ def test_preset_parses_for_its_robot(path):
     family, preset = path.parts[-3], path.parts[-2]
     robot, _, kind = path.stem.partition("-")
     data = [f"--dataset={kind}-ours"] if kind else []
+    if preset == "default":
+        data = ["--dataset=mine.hdf5"]  # on data that are made here it is tuned
     words = ["prog", f"--env={robot}", f"--preset={preset}", *data]
     expanded = preset_files.expand(words, family, tasks.names(), "hopper")
     assert expanded == [words[0], f"--flagfile={path}", *words[1:]]
@@ -416,14 +418,15 @@ def expanded_file(words, default_env="hopper", family="morel"):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], None),  # hopper's default preset has nothing of its own
-        (["--preset=tuned"], "tuned/hopper"),
-        (["--env=ant"], "default/ant"),
-        (["-env=ant"], "default/ant"),
-        (["--env", "ant"], "default/ant"),
-        (["--env=ant", "--env=walker2d"], "default/walker2d"),
+        ([], "tuned/hopper"),  # data that are made here
+        (["--dataset=medium-ours"], "tuned/hopper"),
+        (["--dataset=mine.hdf5"], None),  # hopper's default preset has nothing of its own
+        (["--env=ant"], "tuned/ant"),
+        (["-env=ant"], "tuned/ant"),
+        (["--env", "ant", "--dataset=mine.hdf5"], "default/ant"),
+        (["--env=ant", "--env=walker2d"], "tuned/walker2d"),
         (["--preset=paper", "--env=halfcheetah"], "paper/halfcheetah"),
-        (["--environment=ant"], None),
+        (["--environment=ant"], "tuned/hopper"),
         (["--env=mine"], None),  # a registered task without a preset of its own
         (["--env=unknown"], None),  # the task registry will say so
     ],
@@ -441,7 +444,7 @@ def test_a_mistyped_robot_beside_a_preset_is_recognised():
 
 def test_the_preset_follows_env_in_a_file_of_flags(tmp_path):
     (tmp_path / "mine.flags").write_text("# a user's own\n--env=ant\n")
-    assert expanded_file([f"--flagfile={tmp_path / 'mine.flags'}"]) == "default/ant"
+    assert expanded_file([f"--flagfile={tmp_path / 'mine.flags'}"]) == "tuned/ant"
 
 
 def test_a_binary_without_presets_takes_none():
