@@ -111,7 +111,7 @@ def _candidate(flags: dict[str, Any], why: str, record: RunRecord) -> Candidate:
         why=why,
         promise=planned["promise"],
         expected=planned["expected"],
-        halt_share=planned["halt_share_judged"],
+        halt_share=planned["halted_share"],
         verdict=summary["verdict"]["level"],
         folder=str(record.folder),
     )

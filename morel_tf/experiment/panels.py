@@ -19,6 +19,7 @@ CHARTS = (
             )
         ),
     ),
+    Chart("MOReL", "What the judge promises at least", (r"^planning/judge/(promise|expected)$",)),
     Chart("MOReL", "Share of paths that meet HALT", (r"^planning/halt_share$",)),
     Chart(
         "MOReL", "Steps until HALT, and length of paths", (r"^planning/(halt_step|path_length)$",)
@@ -43,6 +44,7 @@ LAYOUT = Layout(
             "return",
             (
                 Line("P-MDP promises", "planning.evaluation", "pmdp_return"),
+                Line("judge promises at least", "planning.judge", "promise"),
                 Line("true, mean action", "planning.evaluation", "true_return_mean"),
                 Line("true, stochastic", "planning.evaluation", "true_return_stochastic"),
             ),
@@ -109,6 +111,8 @@ LAYOUT = Layout(
         Number("normalized_score", "D4RL score"),
         Number("bc_return", "Return, behaviour cloning"),
         Number("behavior_return", "Return in the data"),
+        Number("promise", "Judge promises at least"),
+        Number("true_return_as_promised", "True, on the judge's terms"),
         Number("pmdp_return", "P-MDP promises"),
         Number("true_return_at_horizon", "True, same terms"),
         Number("known_share", "Actions known (share)"),

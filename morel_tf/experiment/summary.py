@@ -52,7 +52,7 @@ def promises(planned: dict[str, float]) -> dict[str, float]:
     return {
         "promise": planned["promise"],
         "expected_return": planned["expected"],
-        "promise_halt_share": planned["halt_share_judged"],
+        "promise_halt_share": planned["halted_share"],
         "kept_iteration": planned["kept_iteration"],
     }
 
@@ -63,7 +63,7 @@ def verdict_on(experiment: Experiment[Configs], learned: algorithm.Learned) -> V
     if "promise" not in planned or learned.judge is None:
         return None
     judged = {name: planned[name] for name in ("promise", "expected", "models_apart")}
-    judged["halt_share"] = planned["halt_share_judged"]
+    judged["halted_share"] = planned["halted_share"]
     returns = good_episodes.full_returns(experiment.data, experiment.task.max_episode_steps)
     returns = returns[np.isfinite(returns)].tolist()
     clone = learned.start["promises"][f"{learned.start['share']:g}"]

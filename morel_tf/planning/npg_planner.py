@@ -294,6 +294,6 @@ def plan(
         final["kept_iteration"] = keeper.take_best()
         judged = judge.policy(policy.numpy()).numbers()
         final |= {name: judged[name] for name in ("promise", "expected", "models_apart")}
-        final |= {"halt_share_judged": judged["halt_share"]}
+        final |= {"halted_share": judged["halted_share"]}
         stage.save(done + 1, may_stop=False)
     return dict(stage.finish(path_statistics(sample(config.iterations)) | final))

@@ -87,7 +87,7 @@ class Judgement(NamedTuple):
             "promise": self.promise,
             "expected": self.expected,
             "models_apart": float(by_model.max() - by_model.min()),
-            "halt_share": float(self.halted.mean()),
+            "halted_share": float(self.halted.mean()),
             "length": float(self.lengths.mean()),
         }
 

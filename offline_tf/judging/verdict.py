@@ -82,8 +82,8 @@ def of_judgement(
             advice="lower --cut_share, or try the controller with care",
         ),
         ground(
-            "halt_share",
-            judged["halt_share"],
+            "halted_share",
+            judged["halted_share"],
             doubtful=0.2,
             bad=0.6,
             words="share of the judge's episodes that leave what its models know",

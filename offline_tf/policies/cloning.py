@@ -105,9 +105,11 @@ def fit_or_load(
         rate_flag="bc_learning_rate",
     )
     if not stage.complete:
-        if done:
+        if patience and done:
             stopping.take_best(done, stage.name)
-        stage.save(done + 1, may_stop=False)
+            stage.save(done + 1, may_stop=False)
+        elif not done:
+            stage.save(0)
         stage.finish({"mse": float(last_mse), "residual": residual().astype(float).tolist()})
     return policy.numpy()
 

@@ -133,6 +133,7 @@ def test_a_judged_run_promises_and_says_how_far_it_can_be_relied_on(judged):
     assert rebuilt(configs).knobs.sigma_max == changes.get("sigma_max", sigma)
 
 
+@pytest.mark.slow
 def test_a_judged_run_killed_in_its_choice_goes_on_and_ends_alike(
     judged, cart, tmp_path, monkeypatch
 ):
@@ -159,11 +160,12 @@ def test_a_judged_run_killed_in_its_choice_goes_on_and_ends_alike(
     assert again["promises"] == found["promises"]
 
 
+@pytest.mark.slow
 def test_the_clone_is_exported_served_and_looked_at_as_a_planner(judged, cart, tmp_path):
     configs = cart(tmp_path / "run", plan="never", models_from=judged[0].run.workdir)
     found = recipe.run(configs)
     assert found["chosen"] == "clone" and list(found["promises"]) == ["clone"]
-    assert set(found["verdict"]["grounds"]) == {"below_clone", "halt_share", "models_apart"}
+    assert set(found["verdict"]["grounds"]) == {"below_clone", "halted_share", "models_apart"}
     planner = rebuilt(configs)
     assert planner.knobs.plan == "never"
     states = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
@@ -223,6 +225,7 @@ def test_q_is_that_of_the_behaviour_that_was_fitted(
     assert learned.planner.sigma_max == sigma
 
 
+@pytest.mark.slow
 def test_a_dry_run_knows_what_the_judge_takes(cart, tmp_path):
     judged, plain = (
         "\n".join(dry_run.plan(*cart(tmp_path / "run", judge_members=count))) for count in (2, 0)
@@ -232,17 +235,17 @@ def test_a_dry_run_knows_what_the_judge_takes(cart, tmp_path):
 
 
 def test_a_verdict_names_what_speaks_against_the_choice():
-    clone = {"promise": 90.0, "expected": 100.0, "models_apart": 10.0, "halt_share": 0.0}
+    clone = {"promise": 90.0, "expected": 100.0, "models_apart": 10.0, "halted_share": 0.0}
     clone |= {"kept_share": 1.0, "fallback": 1.0}  # of the clone's own path: no ground
     assert {g.level for g in summary.grounds("clone", {"clone": clone})} == {"green"}
-    planner = {"promise": 80.0, "expected": 100.0, "models_apart": 30.0, "halt_share": 0.7}
+    planner = {"promise": 80.0, "expected": 100.0, "models_apart": 30.0, "halted_share": 0.7}
     planner |= {"kept_share": 0.4, "fallback": 0.2}
     found = summary.grounds("planner", {"clone": clone, "planner": planner})
     values = {g.name: (pytest.approx(g.value), g.level) for g in found}
     assert values == {
         "below_clone": (0.1, "doubtful"),
         "models_apart": (0.3, "doubtful"),
-        "halt_share": (0.7, "bad"),
+        "halted_share": (0.7, "bad"),
         "pruned_share": (0.6, "doubtful"),
         "fallback": (0.2, "green"),
     }

@@ -98,7 +98,7 @@ def test_a_run_ends_with_a_promise_and_a_verdict(tmp_path, file):
     assert set(summary["verdict"]["grounds"]) == {
         "below_data",
         "above_best",
-        "halt_share",
+        "halted_share",
         "models_apart",
         "below_clone",
         "model_error",
@@ -131,11 +131,13 @@ def test_a_run_killed_while_planning_goes_on_with_what_the_judge_had_kept(
     assert again["promise"] == pytest.approx(unbroken["promise"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_without_progress_planning_ends_early(tmp_path, file):
     summary = recipe.run(configs(tmp_path / "run", file, kl_per_update=0.0, iterations=50))
     assert summary["iterations"] == 2 and summary["kept_iteration"] == 0
 
 
+@pytest.mark.slow
 def test_other_settings_are_ranked_on_the_same_models(tmp_path, file, monkeypatch):
     few = (({"kl_per_update": 0.005}, "smaller steps"), ({"init_log_std": -1.0}, "wider"))
     monkeypatch.setattr(candidates, "CANDIDATES", few)
@@ -169,6 +171,7 @@ def test_a_run_without_a_judge_cannot_be_tuned(tmp_path, file):
         candidates.rank(record, 1.0, recipe.run)
 
 
+@pytest.mark.slow
 def test_the_judges_knobs_decide_whether_it_is_taken_over(tmp_path, file):
     run = configs(tmp_path / "run", file, iterations=1)
     recipe.run(run)

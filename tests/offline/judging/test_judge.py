@@ -35,7 +35,7 @@ def test_the_promise_is_the_least_model_less_an_error_margin():
             "promise": 12.0 - margin,
             "expected": 17.0,
             "models_apart": 8.0,
-            "halt_share": 0.25,
+            "halted_share": 0.25,
             "length": 5.0,
         }
     )

@@ -4,7 +4,7 @@ import pytest
 
 from offline_tf.judging import verdict
 
-GOOD = {"promise": 95.0, "expected": 100.0, "models_apart": 5.0, "halt_share": 0.02}
+GOOD = {"promise": 95.0, "expected": 100.0, "models_apart": 5.0, "halted_share": 0.02}
 RETURNS = [50.0] * 9 + [100.0]  # mean 55, best tenth 100
 
 
@@ -24,8 +24,8 @@ def test_a_promise_within_the_data_is_green():
         ({"promise": 10.0}, "below_data", "bad"),
         ({"promise": 130.0}, "above_best", "doubtful"),
         ({"promise": 200.0}, "above_best", "bad"),
-        ({"halt_share": 0.3}, "halt_share", "doubtful"),
-        ({"halt_share": 0.7}, "halt_share", "bad"),
+        ({"halted_share": 0.3}, "halted_share", "doubtful"),
+        ({"halted_share": 0.7}, "halted_share", "bad"),
         ({"models_apart": 50.0}, "models_apart", "doubtful"),
         ({"models_apart": 90.0}, "models_apart", "bad"),
         ({"clone": 100.0}, "below_clone", "doubtful"),
@@ -45,7 +45,7 @@ def test_each_ground_alone_decides(changes, name, level):
 
 
 def test_words_name_number_and_advice():
-    assert on(halt_share=0.3).in_words() == (
+    assert on(halted_share=0.3).in_words() == (
         "is doubtful: share of the judge's episodes that leave what its models know (0.30): lower "
         "--kl_per_update or --judge_patience, or raise --judge_steps"
     )

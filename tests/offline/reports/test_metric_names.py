@@ -22,6 +22,7 @@ SHARED = {
     "fqe_value",  # policies/fitted_value
     "loss",  # models/fitting
     "held_out",  # numerics/holdout
+    "promise",  # judging/judge
     "reward",
     "mean",
     "gap",
