@@ -32,7 +32,12 @@ from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 
 STAGE, _MODELS = "judge", "judge_models"
-_ONE_SIDED = 1.645  # standard errors below the mean: one mean in twenty is lower
+# 95 % quantiles of Student's distribution with 1 to 15 degrees of freedom.
+_STUDENT_95 = (
+    *(6.314, 2.920, 2.353, 2.132, 2.015),
+    *(1.943, 1.895, 1.860, 1.833, 1.812),
+    *(1.796, 1.782, 1.771, 1.761, 1.753),
+)
 _BATCH = 8192
 _LOW_REWARD = 0.05  # quantile of the data's rewards
 
@@ -75,10 +80,17 @@ class Judgement(NamedTuple):
 
     @property
     def promise(self) -> float:
-        """Lower bound: the least model's mean of `least`, less 1.6 standard errors over the starts."""
-        count = self.least.shape[1]
-        errors = self.least.std(axis=1, ddof=1) / np.sqrt(count)  # [M]
-        return float((self.least.mean(axis=1) - _ONE_SIDED * errors).min())
+        """Lower bound of the true mean return, taken as one more model's: one in twenty is lower.
+
+        Mean of `least` - t * sqrt(s^2 (1 + 1/M) + e^2) with s the standard deviation of the models'
+        means, e the standard error over the starts and t the 95 % quantile of Student's distribution
+        with M - 1 degrees of freedom.
+        """
+        models, starts = self.least.shape
+        by_model = self.least.mean(axis=1)  # [M]
+        of_starts = self.least.mean(axis=0).var(ddof=1) / starts
+        variance = by_model.var(ddof=1) * (1.0 + 1.0 / models) + of_starts
+        return float(by_model.mean() - _STUDENT_95[models - 2] * np.sqrt(variance))
 
     def numbers(self) -> dict[str, float]:
         """For logs."""

@@ -23,16 +23,17 @@ def toy_judge(gains=(0.0, 1.0), threshold=np.inf, starts=((0, 0), (0.5, 0))):
     return Judge(models, np.array(starts, np.float32))
 
 
-def test_the_promise_is_the_least_model_less_an_error_margin():
+def test_the_promise_is_a_bound_for_one_more_model():
     returns = np.array([[10.0, 14.0], [20.0, 20.0]])
     halted = np.array([[True, False], [False, False]])
     judged = Judgement(returns + 1.0, returns, np.full((2, 2), 5), halted)
-    margin = 1.645 * returns[0].std(ddof=1) / np.sqrt(2)
-    assert judged.promise == pytest.approx(12.0 - margin)
+    # Means 12 and 20 of the models, 15 and 17 of the starts; two models leave one degree of freedom.
+    promise = 16.0 - 6.314 * np.sqrt(32.0 * 1.5 + 2.0 / 2)
+    assert judged.promise == pytest.approx(promise)
     assert judged.expected == 17.0
     assert judged.numbers() == pytest.approx(
         {
-            "promise": 12.0 - margin,
+            "promise": promise,
             "expected": 17.0,
             "models_apart": 8.0,
             "halted_share": 0.25,
