@@ -225,6 +225,8 @@ def test_the_report_finds_its_lines_in_a_run(finished):
     lines = [line for panel in layout.panels for line in panel.lines]
     own = {("dynamics_fit", "loss"), ("dynamics_fit", "held_out_mse")}
     drawn = [line for line in lines if line[1].startswith("planning") or line[1:] in own]
+    # This run had no judge; test_judged_run reads its table.
+    drawn = [line for line in drawn if line[1] != "planning.judge"]
     assert len(drawn) >= 12
     for label, table, column in drawn:
         assert column in tables[table].dtype.names, (label, table, column)
