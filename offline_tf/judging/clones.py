@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import logging
 
 from offline_tf.judging import good_episodes
@@ -20,7 +21,7 @@ from offline_tf.types import TaskSpec, Transitions
 
 
 class Fitting(NamedTuple):
-    """How a clone is fitted; see `cloning.fit_or_load`."""
+    """How a clone is fitted; see `cloning.fit_or_load`. With epochs held-out rows are cloned too."""
 
     steps: int = 10_000
     epochs: int = 0
@@ -79,11 +80,14 @@ def choose(
     for each in shares:
         policy.assign(first_weights)
         stage = record.stage(f"clone_{each:g}")
+        rows = good_episodes.best(data, each, split)
+        if fitting.epochs:  # nothing is decided by held-out rows
+            rows = Split(np.sort(np.concatenate(rows)), np.arange(0))
         clones[each] = cloning.fit_or_load(
             policy,
             observations=data.observations,
             actions=actions,
-            rows=good_episodes.best(data, each, split),
+            rows=rows,
             epochs=fitting.epochs,
             steps=fitting.steps,
             batch_size=fitting.batch_size,
