@@ -295,5 +295,7 @@ def plan(
         judged = judge.policy(policy.numpy()).numbers()
         final |= {name: judged[name] for name in ("promise", "expected", "models_apart")}
         final |= {"halted_share": judged["halted_share"]}
+    final = path_statistics(sample(config.iterations)) | final
+    if judge is not None:  # last, so that nothing is left to do once the best policy is on disk
         stage.save(done + 1, may_stop=False)
-    return dict(stage.finish(path_statistics(sample(config.iterations)) | final))
+    return dict(stage.finish(final))
