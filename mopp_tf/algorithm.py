@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +58,8 @@ class Prepared(NamedTuple):
       models_seed: of the run that fitted the models: it decides their orderings and held-out episodes.
       table, split: the rows, None where a run is rebuilt without its data.
       share, behavior_split: of the episodes, and their rows, that the behaviour is fitted to.
-      judge: compares planners, see `choice.few_starts`; None: nobody does.
+      followed: [N] bool, rows of these episodes; None: of all.
+      judge, few_starts: promise, and compare planners, see `choice.few_starts`; None: nobody does.
     """
 
     scale: rows.RewardScale
@@ -68,7 +70,9 @@ class Prepared(NamedTuple):
     split: holdout.Split | None = None
     share: float = 1.0
     behavior_split: holdout.Split | None = None
+    followed: Array | None = None
     judge: Judge | None = None
+    few_starts: Judge | None = None
 
     @property
     def dynamics_split(self) -> holdout.Split:
@@ -134,8 +138,9 @@ def prepare(
         models_from=models_from,
     )
     good_rows = share.rows_of(data, good, split)
+    few_starts = None
     if judge is not None:
-        judge = choice.few_starts(
+        few_starts = choice.few_starts(
             judge,
             states=velocities.restore(task, data)[0],
             bounds=data.episode_bounds(),
@@ -144,7 +149,19 @@ def prepare(
             steps=knobs.choice.judge_plan_steps,
             seed=seed,
         )
-    return Prepared(scale, normalizer, change, models_seed, table, split, good, good_rows, judge)
+    return Prepared(
+        scale,
+        normalizer,
+        change,
+        models_seed,
+        table=table,
+        split=split,
+        share=good,
+        behavior_split=good_rows,
+        followed=share.is_good(data, good, split) if good < 1.0 else None,
+        judge=judge,
+        few_starts=few_starts,
+    )
 
 
 def split_of(data: Transitions, knobs: Knobs, models_seed: int) -> holdout.Split:
@@ -265,6 +282,7 @@ def learn(
             config=q_config,
             seed=seed,
             stage=stage,
+            followed=prepared.followed,
         )
 
     record.fit_or_load("q", models.q.weights, fit_q, q_from)
@@ -292,16 +310,21 @@ def learn(
         states = table.states[good.judged(_SIGMA_ROWS)]
         stage.finish({"sigma_max": behavior.own_spread(models.behavior, states, _SIGMA_MOST)})
         logging.info("sigma_max: %.3g, the behaviour's own", stage.result["sigma_max"])
-    if prepared.judge is not None:
-        judge_one = choice.judged_by(
-            prepared.judge,
+    if prepared.judge is not None and prepared.few_starts is not None:
+        judged_by = functools.partial(
+            choice.judged_by,
             task=task,
             models=models,
             scale=prepared.scale,
             limit=limit,
             seed=seed,
         )
-        choice.choose_or_load(with_sigma(knobs.planner, record), judge_one, record)
+        planner = with_sigma(knobs.planner, record)
+        chosen = choice.choose_or_load(planner, judged_by(prepared.few_starts), record)
+        count = knobs.choice.judge_promise_starts
+        count = knobs.judge.judge_starts if chosen["chosen"] == choice.CLONE else count
+        whole = choice.to_the_end(prepared.judge, count)
+        choice.promise_or_load(planner, judged_by(whole), chosen, record)
     return Learned(models, prepared.scale, limit, chosen_planner(knobs, record))
 
 

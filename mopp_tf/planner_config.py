@@ -158,6 +158,12 @@ class ChoiceConfig:
     judge_plan_steps: int = knob(
         200, "Steps of these roll-outs; a decision takes milliseconds a row.", low=1
     )
+    judge_promise_starts: int = knob(
+        4,
+        "Starts of episodes from which each model rolls the chosen planner out up to the time limit, "
+        "for its promise; of the clone, which is quick, all --judge_starts.",
+        low=2,
+    )
 
     def __post_init__(self) -> None:
         """Checks the bounds."""

@@ -27,7 +27,7 @@ from offline_tf.types import TaskSpec, Tensor
 
 # Measured, what no small try shows: tracing, checkpoints, reading, pictures.
 _FIXED = {"data": 3.0, "dynamics": 8.0, "behavior": 5.0, "q": 5.0, "limit": 2.0, "evaluation": 8.0}
-_FIXED |= {"judge_models": 5.0, "choice": 30.0}
+_FIXED |= {"judge_models": 5.0, "choice": 30.0, "promise": 10.0}
 
 
 def seconds(task: TaskSpec, configs: Configs, threads: int) -> dict[str, float]:
@@ -153,10 +153,12 @@ def _judging(task: TaskSpec, configs: Configs) -> dict[str, float]:
     planners = {"always": 1, "never": 0, "auto": 2 + configs.planner.max_q}[plan]
     steps = min(configs.choice.judge_plan_steps, task.max_episode_steps)
     rows = config.judge_members * configs.choice.judge_plan_starts
-    decision = _decision(task, configs) * rows / configs.run.eval_episodes if planners else 0.0
+    of_episode = _decision(task, configs) / configs.run.eval_episodes if planners else 0.0
+    to_the_end = config.judge_members * configs.choice.judge_promise_starts
     return {
         "judge_models": config.judge_steps * step,
-        "choice": planners * steps * decision,
+        "choice": planners * steps * rows * of_episode,
+        "promise": task.max_episode_steps * to_the_end * of_episode,
     }
 
 

@@ -59,6 +59,7 @@ def run(configs: Configs) -> dict[str, Any]:
     judges = bool(configs.knobs.judge.judge_members)
     # The judge's models predict states alone.
     experiment = pipeline.begin(MOPP._replace(learns_reward=judges), configs)
+    judge = fit_judge(experiment) if judges else None
     prepared = algorithm.prepare(
         experiment.task,
         data=experiment.data,
@@ -66,7 +67,7 @@ def run(configs: Configs) -> dict[str, Any]:
         seed=configs.run.seed,
         record=experiment.record,
         models_from=experiment.reused,
-        judge=fit_judge(experiment) if judges else None,
+        judge=judge,
     )
     learned = learn(experiment, prepared)
     planner = make_planner(experiment.task, configs=configs, learned=learned)
@@ -80,7 +81,7 @@ def run(configs: Configs) -> dict[str, Any]:
         experiment.once(
             "inspection", lambda _: inspect(experiment, prepared, learned, planner, decide)
         )
-    return summarize(experiment, measured)
+    return summarize(experiment, measured, judge.error if judge else None)
 
 
 def fit_judge(experiment: Experiment[Configs]) -> Judge:

@@ -9,7 +9,7 @@ from mopp_tf import config
 from mopp_tf.experiment import panels
 from mopp_tf.experiment.configs import Configs
 from mopp_tf.planning import choice
-from offline_tf.judging import verdict
+from offline_tf.judging import good_episodes, verdict
 from offline_tf.judging.verdict import Ground
 from offline_tf.pipeline import summary
 from offline_tf.pipeline.run import Experiment
@@ -27,74 +27,69 @@ _FITTED = (
 )
 
 
-def summarize(experiment: Experiment[Configs], measured: dict[str, Any]) -> dict[str, Any]:
-    """Writes summary.json and says in words what happened."""
+def summarize(
+    experiment: Experiment[Configs], measured: dict[str, Any], judge_error: float | None = None
+) -> dict[str, Any]:
+    """Writes summary.json and says in words what happened.
+
+    Args:
+      experiment: the run.
+      measured: by the evaluation.
+      judge_error: held-out error of the judge's models; None: there is no judge.
+    """
     configs = experiment.configs
     return summary.write(
         experiment,
         algorithm=configs.run.algorithm,
         settings={"variant": variant(configs), "horizon": configs.knobs.planner.horizon},
-        results=measured | promises(experiment),
+        results=measured | promises(experiment, judge_error),
         fitted=_fit_numbers(experiment.record.results()),
         in_words=in_words,
         report=panels.LAYOUT,
     )
 
 
-def promises(experiment: Experiment[Configs]) -> dict[str, Any]:
+def promises(experiment: Experiment[Configs], judge_error: float | None) -> dict[str, Any]:
     """What the judge says of what was chosen, and a verdict on it; empty without a judge."""
     stage = experiment.record.stage(choice.STAGE)
-    if not stage.complete:
+    if not stage.complete or judge_error is None:
         return {}
     candidates, chosen = stage.result["candidates"], stage.result["chosen"]
-    judged = candidates[chosen]
-    found = verdict.of(grounds(chosen, candidates))
-    steps = experiment.configs.choice.judge_plan_steps
+    judged = experiment.record.stage(choice.PROMISE).result
+    returns = good_episodes.known_returns(experiment.data, experiment.task.max_episode_steps)
+    behind = candidates[choice.CLONE]["promise"] - candidates[chosen]["promise"]
+    found = verdict.of(grounds(chosen, judged, returns, behind, judge_error))
     return {
         "chosen": chosen,
         "promise": judged["promise"],
         "promise_expected": judged["expected"],
-        "promise_steps": min(steps, experiment.task.max_episode_steps),
         "promise_halt_share": judged["halted_share"],
-        "promises": {name: numbers["promise"] for name, numbers in candidates.items()},
+        "gains": {name: numbers["gain"] for name, numbers in candidates.items()},
         "verdict": found.to_json(),
         "verdict_in_words": found.in_words(),
     }
 
 
-def grounds(chosen: str, candidates: dict[str, dict[str, float]]) -> list[Ground]:
+def grounds(
+    chosen: str,
+    judged: dict[str, float],
+    data_returns: list[float],
+    behind: float,
+    judge_error: float,
+) -> list[Ground]:
     """What the judge's roll-outs say of the chosen candidate.
 
     Args:
       chosen: its name.
-      candidates: the judge's numbers of each, see `choice.judged_by`; the clone's are among them.
+      judged: the judge's numbers, see `choice.judged_by`.
+      data_returns: of the data's episodes.
+      behind: how far its promise is below the clone's where both were compared.
+      judge_error: of the judge's models, held out.
     """
-    judged, clone = candidates[chosen], candidates[choice.CLONE]
+    spread = verdict.spread_of(*verdict.mean_and_best_tenth(data_returns))
     found = [
-        verdict.ground(
-            "below_clone",
-            (clone["promise"] - judged["promise"]) / max(abs(clone["expected"]), 1e-9),
-            doubtful=0.02,
-            bad=0.2,
-            words="the promise lies below the clone's, in shares of the clone's expected return",
-            advice="leave --plan=always out",
-        ),
-        verdict.ground(
-            "halted_share",
-            judged["halted_share"],
-            doubtful=0.2,
-            bad=0.6,
-            words="share of the judge's roll-outs that leave what its models know",
-            advice="raise --judge_steps, or record more data",
-        ),
-        verdict.ground(
-            "models_apart",
-            judged["models_apart"] / max(abs(judged["expected"]), 1e-9),
-            doubtful=0.25,
-            bad=0.75,
-            words="how far the judge's models are apart, as a share of the expected return",
-            advice="raise --judge_steps, or record more data",
-        ),
+        *verdict.of_judgement(judged, data_returns, judge_error, {}),
+        verdict.below_clone(behind, spread, "leave --plan=always out"),
     ]
     if chosen == choice.CLONE or "kept_share" not in judged:
         return found
@@ -193,8 +188,7 @@ def in_words(numbers: dict[str, Any]) -> str:
         ]
     if "promise" in numbers:
         lines += [
-            f"  chosen by the judge: {numbers['chosen']}; over {numbers['promise_steps']} steps from "
-            f"its starts {numbers['promise']:.1f} promised, {numbers['promise_expected']:.1f} expected",
+            f"  promised             {numbers['promise']:10.1f} or more, by {numbers['chosen']}",
             f"  the result {numbers['verdict_in_words']}",
         ]
     lines.append(f"  export: {numbers['export']}")

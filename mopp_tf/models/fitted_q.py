@@ -1,7 +1,8 @@
 """Fitted Q evaluation of the behaviour policy (MOPP, section 4.2; Le et al. 2019).
 
 The loss stands in `offline_tf.models.critics`; R_k are the discounted rewards of the k logged steps
-from s to s', k = 1 in both papers.
+from s to s', k = 1 in both papers. Where the behaviour is fitted to some episodes alone, k > 1 within
+these alone: what was done elsewhere is not what the behaviour does.
 
 Source: the authors' mopp_agent.py. Differs: targets start as copies (theirs are drawn anew);
 terminal rows are there, with their reward and without a value beyond them, also where their next
@@ -104,6 +105,7 @@ def fit(
     config: QConfig,
     seed: int,
     stage: Stage,
+    followed: Array | None = None,
 ) -> dict[str, Any]:
     """Fits the twins; goes on from the stage's last checkpoint.
 
@@ -114,12 +116,14 @@ def fit(
       knobs, config: the knobs.
       seed: of minibatches and draws.
       stage: where checkpoints and metrics go.
+      followed: [N] bool, rows of the episodes that the behaviour is fitted to; None: of all. Beyond
+        other steps a target bootstraps at once, with a draw of the behaviour.
 
     Returns:
       On held-out rows, or training rows where "judged" says so: "td_error" (mean squared), "gap"
       (mean |Q_1 - Q_2|), "mean".
     """
-    batches = _batches(behavior, rows, config, seed)
+    batches = _batches(behavior, rows, config, seed, followed)
     drawn_anew = config.fqe_actions == "behavior"
 
     @functools.lru_cache(maxsize=1)
@@ -163,13 +167,13 @@ def fit(
 
 
 def _batches(
-    behavior: BehaviorModel, rows: Rows, config: QConfig, seed: int
+    behavior: BehaviorModel, rows: Rows, config: QConfig, seed: int, followed: Array | None = None
 ) -> Callable[[Array, int], Callable[[Array], critics.Batch]]:
     """Returns (row numbers [N], number of the draw) -> (positions in them [n] -> their windows).
 
     The draw decides about next actions where config.fqe_actions says that they are drawn.
     """
-    window = windows(rows, config.q_return_steps, config.discount)
+    window = windows(rows, config.q_return_steps, config.discount, followed)
     logged = None
     if config.fqe_actions == "data":
         logged = next_actions(behavior, rows=rows, kind="data", seed=seed, number=0)

@@ -149,19 +149,23 @@ class Windows(NamedTuple):
     discounts: Array
 
 
-def windows(rows: Rows, steps: int, discount: float) -> Windows:
+def windows(rows: Rows, steps: int, discount: float, followed: Array | None = None) -> Windows:
     """Sums rewards over n steps from each row on.
 
     Args:
       rows: in episode order.
       steps: n, at least 1.
       discount: gamma.
+      followed: [N] bool, steps that the policy to be valued takes itself: a window goes on through
+        these alone; None: through all.
     """
     last = np.arange(len(rows.rewards))
     rewards = rows.rewards.astype(np.float64)
     discounts = np.full(len(last), discount)
     for _ in range(steps - 1):
         goes_on = rows.has_next[last]
+        if followed is not None:
+            goes_on = goes_on & followed[np.minimum(last + 1, len(last) - 1)]
         last = last + goes_on
         rewards += np.where(goes_on, discounts * rows.rewards[last], 0.0)
         discounts = np.where(goes_on, discounts * discount, discounts)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from offline_tf.judging import clones, good_episodes
 from offline_tf.judging.judge import Judge
 from offline_tf.numerics import seeds, standardize
 from offline_tf.numerics.holdout import Split
 from offline_tf.policies.gaussian import GaussianPolicy, data_units
 from offline_tf.run_folder.record import RunRecord
-from offline_tf.types import TaskSpec, Transitions
+from offline_tf.types import Array, TaskSpec, Transitions
 
 STAGE = "share"
 _HIDDEN = (64, 64)
@@ -65,6 +67,14 @@ def choose_or_load(
     spent = sum(results[f"clone_{each}"]["seconds"] for each in promises)  # in stages of their own
     seconds = max(stage.seconds() - spent, 0.0)
     return stage.finish({"share": chosen.share, "promises": promises}, seconds)["share"]
+
+
+def is_good(data: Transitions, share: float, split: Split) -> Array:
+    """[N] bool, rows of the best episodes, held-out ones of theirs included."""
+    found = np.zeros(len(data), bool)
+    for rows in good_episodes.best(data, share, split):
+        found[rows] = True
+    return found
 
 
 def rows_of(data: Transitions, share: float, split: Split) -> Split:

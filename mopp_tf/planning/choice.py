@@ -1,7 +1,8 @@
 """Whether to plan at all, and how: the judge compares planners with the clone that they begin from.
 
 A planner whose proposals leave the data ends below its own clone, and its models do not tell. Models
-that nothing was planned in do. A decision is dear, so they look at few starts and at few steps.
+that nothing was planned in do. A decision is dear, so they compare from few starts and over few steps;
+whole episodes are asked of the chosen one alone.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from mopp_tf.models.rows import RewardScale
 from mopp_tf.objectives import Objective
 from mopp_tf.planning.planner import Planner
 from mopp_tf.planning.rollout import Models
-from offline_tf.judging.judge import Judge
+from offline_tf.judging.judge import Judge, gain
 from offline_tf.models import compilation, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Tensor
 
-STAGE = "choice"
+STAGE, PROMISE = "choice", "promise"
 CLONE = "clone"
 _MIDDLE = (0.25, 0.75)  # of an episode
 
@@ -61,6 +62,11 @@ def few_starts(
     return Judge(judge.models._replace(task=task), np.concatenate([starts, states[drawn]]))
 
 
+def to_the_end(judge: Judge, count: int) -> Judge:
+    """The judge with its first starts of episodes alone, up to the time limit."""
+    return Judge(judge.models, judge.starts[:count], judge.error)
+
+
 def judged_by(
     judge: Judge,
     *,
@@ -69,7 +75,7 @@ def judged_by(
     scale: RewardScale,
     limit: float,
     seed: int,
-) -> Callable[[PlannerConfig], dict[str, float]]:
+) -> Callable[[PlannerConfig], dict[str, Any]]:
     """Returns knobs -> what the judge says of a planner with them.
 
     Args:
@@ -79,10 +85,11 @@ def judged_by(
       seed: of its draws.
 
     Returns:
-      A function; its numbers are those of `Judgement.numbers`, and "kept_share", "fallback".
+      A function; its numbers are those of `Judgement.numbers`, "kept_share", "fallback" and "least",
+      the lists of `Judgement.least`.
     """
 
-    def judge_one(knobs: PlannerConfig) -> dict[str, float]:
+    def judge_one(knobs: PlannerConfig) -> dict[str, Any]:
         planner = Planner(
             task,
             models=models,
@@ -102,7 +109,8 @@ def judged_by(
 
         judgement = judge.run(compilation.function(planner.initial_plan), act, seed)
         kept_share, fallback = np.mean(seen, axis=0)
-        return judgement.numbers() | {"kept_share": float(kept_share), "fallback": float(fallback)}
+        shares = {"kept_share": float(kept_share), "fallback": float(fallback)}
+        return judgement.numbers() | shares | {"least": judgement.least.tolist()}
 
     return judge_one
 
@@ -114,7 +122,7 @@ def changed(knobs: PlannerConfig, changes: dict[str, Any]) -> PlannerConfig:
 
 
 def choose_or_load(
-    knobs: PlannerConfig, judge_one: Callable[[PlannerConfig], dict[str, float]], record: RunRecord
+    knobs: PlannerConfig, judge_one: Callable[[PlannerConfig], dict[str, Any]], record: RunRecord
 ) -> dict[str, Any]:
     """Judges the candidates, or reads what was chosen; a killed run judges only what is missing.
 
@@ -124,30 +132,43 @@ def choose_or_load(
       record: the run folder; stages "judged_CANDIDATE" and "choice".
 
     Returns:
-      "chosen", the candidate of the highest promise, the clone where none is above its own; "knobs",
-      its changes; "candidates", the judge's numbers by name.
+      "chosen", the candidate that gains most over the clone, which stays where none surely gains;
+      "knobs", its changes; "candidates", the judge's numbers by name, with "gain" over the clone, see
+      `judge.gain`.
     """
     stage = record.stage(STAGE)
     if stage.complete:
         return stage.result
     changes: dict[str, dict[str, Any]] = {}
-    judged: dict[str, dict[str, float]] = {}
+    judged: dict[str, dict[str, Any]] = {}
 
     def add(name: str, of_candidate: dict[str, Any]) -> None:
         one = record.stage(f"judged_{name}")
         changes[name] = of_candidate
-        judged[name] = (
+        numbers = dict(
             one.result if one.complete else one.finish(judge_one(changed(knobs, of_candidate)))
         )
-        logging.info("choice: %.1f promised of %s", judged[name]["promise"], name)
+        least = np.array(numbers.pop("least"))
+        judged[name] = numbers | {"gain": 0.0}
+        if name == CLONE:
+            of_clone.append(least)
+        else:
+            judged[name]["gain"] = gain(least, of_clone[0])
+        logging.info(
+            "choice: %.1f promised of %s, gain over the clone %.1f or more",
+            numbers["promise"],
+            name,
+            judged[name]["gain"],
+        )
 
     def best_of(names: list[str]) -> str:
         best = names[0]
         for name in names[1:]:
-            if judged[name]["promise"] > judged[best]["promise"]:
+            if judged[name]["gain"] > judged[best]["gain"]:
                 best = name
         return best
 
+    of_clone: list[Array] = []
     add(CLONE, {"plan": "never"})
     chosen = CLONE
     if knobs.plan == "always":
@@ -164,3 +185,26 @@ def choose_or_load(
         logging.info("choice: %s", chosen)
     result = {"chosen": chosen, "knobs": changes[chosen], "candidates": judged}
     return stage.finish(result, 0.0)  # the candidates' own stages have the time
+
+
+def promise_or_load(
+    knobs: PlannerConfig,
+    judge_one: Callable[[PlannerConfig], dict[str, Any]],
+    chosen: dict[str, Any],
+    record: RunRecord,
+) -> dict[str, Any]:
+    """What the judge says of whole episodes of the chosen candidate, or reads it.
+
+    Args:
+      knobs: of the planner.
+      judge_one: see `judged_by`, of a judge `to_the_end`.
+      chosen: see `choose_or_load`.
+      record: the run folder; stage "promise".
+    """
+    stage = record.stage(PROMISE)
+    if stage.complete:
+        return stage.result
+    numbers = judge_one(changed(knobs, chosen["knobs"]))
+    del numbers["least"]
+    logging.info("promise: %.1f for whole episodes of %s", numbers["promise"], chosen["chosen"])
+    return stage.finish(numbers)

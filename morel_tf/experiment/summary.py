@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from morel_tf import algorithm
 from morel_tf.experiment import panels
 from morel_tf.experiment.configs import Configs, algorithm_name
@@ -14,6 +12,12 @@ from offline_tf.judging import good_episodes, verdict
 from offline_tf.judging.verdict import Verdict
 from offline_tf.pipeline import summary
 from offline_tf.pipeline.run import Experiment
+
+# What to try where a ground of the verdict is not green.
+_ADVICE = {
+    "above_best": "lower --cut_share, or try the controller with care",
+    "halted_share": "lower --kl_per_update or --judge_patience, or raise --judge_steps",
+}
 
 
 def summarize(
@@ -62,12 +66,15 @@ def verdict_on(experiment: Experiment[Configs], learned: algorithm.Learned) -> V
     planned = learned.planned
     if "promise" not in planned or learned.judge is None:
         return None
-    judged = {name: planned[name] for name in ("promise", "expected", "models_apart")}
-    judged["halted_share"] = planned["halted_share"]
-    returns = good_episodes.full_returns(experiment.data, experiment.task.max_episode_steps)
-    returns = returns[np.isfinite(returns)].tolist()
+    returns = good_episodes.known_returns(experiment.data, experiment.task.max_episode_steps)
     clone = learned.start["promises"][f"{learned.start['share']:g}"]
-    return verdict.of(verdict.of_judgement(judged, returns, clone, learned.judge.error))
+    spread = verdict.spread_of(*verdict.mean_and_best_tenth(returns))
+    return verdict.of(
+        [
+            *verdict.of_judgement(planned, returns, learned.judge.error, _ADVICE),
+            verdict.below_clone(clone - planned["promise"], spread, "deploy the clone"),
+        ]
+    )
 
 
 def in_words(numbers: dict[str, Any]) -> str:

@@ -35,6 +35,12 @@ def full_returns(data: Transitions, limit: int = 0) -> Array:
     return np.where(is_cut, going_on, returns)
 
 
+def known_returns(data: Transitions, limit: int = 0) -> list[float]:
+    """What each episode would have earned, where enough of it is there; see `full_returns`."""
+    returns = full_returns(data, limit)
+    return returns[np.isfinite(returns)].tolist()
+
+
 def scores(data: Transitions) -> Array:
     """[E] return of each episode, less what its start lets expect; see `full_returns`.
 

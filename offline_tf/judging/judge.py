@@ -38,6 +38,12 @@ _STUDENT_95 = (
     *(1.943, 1.895, 1.860, 1.833, 1.812),
     *(1.796, 1.782, 1.771, 1.761, 1.753),
 )
+# 80 % quantiles of the same.
+_STUDENT_80 = (
+    *(1.376, 1.061, 0.978, 0.941, 0.920),
+    *(0.906, 0.896, 0.889, 0.883, 0.879),
+    *(0.876, 0.873, 0.870, 0.868, 0.866),
+)
 _BATCH = 8192
 _LOW_REWARD = 0.05  # quantile of the data's rewards
 
@@ -86,11 +92,7 @@ class Judgement(NamedTuple):
         means, e the standard error over the starts and t the 95 % quantile of Student's distribution
         with M - 1 degrees of freedom.
         """
-        models, starts = self.least.shape
-        by_model = self.least.mean(axis=1)  # [M]
-        of_starts = self.least.mean(axis=0).var(ddof=1) / starts
-        variance = by_model.var(ddof=1) * (1.0 + 1.0 / models) + of_starts
-        return float(by_model.mean() - _STUDENT_95[models - 2] * np.sqrt(variance))
+        return _bound(self.least, _STUDENT_95)
 
     def numbers(self) -> dict[str, float]:
         """For logs."""
@@ -102,6 +104,27 @@ class Judgement(NamedTuple):
             "halted_share": float(self.halted.mean()),
             "length": float(self.lengths.mean()),
         }
+
+
+def gain(one: Array, other: Array) -> float:
+    """Lower bound of how much more one controller returns than another; one in five is lower.
+
+    What models and starts have in common falls out, so it tells more than the difference of two
+    promises.
+
+    Args:
+      one, other: [M, E], `Judgement.least` of both, from the same starts.
+    """
+    return _bound(one - other, _STUDENT_80)
+
+
+def _bound(values: Array, quantiles: tuple[float, ...]) -> float:
+    """[M, E] by model and start -> the bound that `Judgement.promise` explains."""
+    models, starts = values.shape
+    by_model = values.mean(axis=1)  # [M]
+    of_starts = values.mean(axis=0).var(ddof=1) / starts
+    variance = by_model.var(ddof=1) * (1.0 + 1.0 / models) + of_starts
+    return float(by_model.mean() - quantiles[models - 2] * np.sqrt(variance))
 
 
 class Judge:

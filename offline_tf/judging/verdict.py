@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 GREEN, DOUBTFUL, BAD = "green", "doubtful", "bad"
 _LEVELS = (GREEN, DOUBTFUL, BAD)
+_MORE_DATA = "record more data, or data of a better controller"
+_BETTER_JUDGE = "raise --judge_steps, or record more data"
 
 
 class Ground(NamedTuple):
@@ -47,23 +49,20 @@ def ground(
 def of_judgement(
     judged: dict[str, float],
     data_returns: Sequence[float],
-    clone_promise: float,
     model_error: float,
+    advice: Mapping[str, str],
 ) -> list[Ground]:
     """What the judge's numbers say of a controller.
 
     Args:
       judged: see `Judgement.numbers`.
       data_returns: of the data's episodes.
-      clone_promise: what the judge promises of the behaviour's clone.
       model_error: held-out squared error of the judge's models, in standardised changes: 1 is that of
         predicting the mean change.
+      advice: of the algorithm, by ground: what to try where it is not green.
     """
-    mean = sum(data_returns) / len(data_returns)
-    best = sorted(data_returns)[-max(1, len(data_returns) // 10) :]
-    of_best = sum(best) / len(best)
-    spread = max(of_best - mean, 0.1 * abs(of_best), 1e-9)
-    expected = judged["expected"]
+    mean, of_best = mean_and_best_tenth(data_returns)
+    spread = spread_of(mean, of_best)
     return [
         ground(
             "below_data",
@@ -71,7 +70,7 @@ def of_judgement(
             doubtful=0.0,
             bad=0.5,
             words="the promise lies below the mean return of the data, in units of its best tenth",
-            advice="record more data, or data of a better controller",
+            advice=advice.get("below_data", _MORE_DATA),
         ),
         ground(
             "above_best",
@@ -79,7 +78,7 @@ def of_judgement(
             doubtful=0.5,
             bad=2.0,
             words="the promise lies above the best tenth of the episodes, in the same units",
-            advice="lower --cut_share, or try the controller with care",
+            advice=advice.get("above_best", "try the controller with care"),
         ),
         ground(
             "halted_share",
@@ -87,23 +86,15 @@ def of_judgement(
             doubtful=0.2,
             bad=0.6,
             words="share of the judge's episodes that leave what its models know",
-            advice="lower --kl_per_update or --judge_patience, or raise --judge_steps",
+            advice=advice.get("halted_share", _BETTER_JUDGE),
         ),
         ground(
             "models_apart",
-            judged["models_apart"] / max(abs(expected), spread),
+            judged["models_apart"] / max(abs(judged["expected"]), spread),
             doubtful=0.25,
             bad=0.75,
             words="how far the judge's models are apart, as a share of the expected return",
-            advice="raise --judge_steps, or record more data",
-        ),
-        ground(
-            "below_clone",
-            (clone_promise - judged["promise"]) / spread,
-            doubtful=0.05,
-            bad=0.3,
-            words="the promise lies below that of the clone of the data, in the same units",
-            advice="deploy the clone",
+            advice=advice.get("models_apart", _BETTER_JUDGE),
         ),
         ground(
             "model_error",
@@ -111,9 +102,38 @@ def of_judgement(
             doubtful=0.1,
             bad=0.4,
             words="held-out error of the judge's models, where 1 is that of predicting the mean change",
-            advice="raise --judge_steps, or record more data",
+            advice=advice.get("model_error", _BETTER_JUDGE),
         ),
     ]
+
+
+def below_clone(behind: float, spread: float, advice: str) -> Ground:
+    """Whether the clone is promised more.
+
+    Args:
+      behind: how far the controller's promise lies below the clone's, on the same terms.
+      spread: see `spread_of`.
+      advice: what to try.
+    """
+    return ground(
+        "below_clone",
+        behind / spread,
+        doubtful=0.05,
+        bad=0.3,
+        words="the promise lies below that of the clone of the data, in the same units",
+        advice=advice,
+    )
+
+
+def mean_and_best_tenth(data_returns: Sequence[float]) -> tuple[float, float]:
+    """Means of all returns, and of the highest tenth."""
+    best = sorted(data_returns)[-max(1, len(data_returns) // 10) :]
+    return sum(data_returns) / len(data_returns), sum(best) / len(best)
+
+
+def spread_of(mean: float, of_best: float) -> float:
+    """The unit of promises: how far the best tenth lies above the mean, or a tenth of its return."""
+    return max(of_best - mean, 0.1 * abs(of_best), 1e-9)
 
 
 class Verdict(NamedTuple):

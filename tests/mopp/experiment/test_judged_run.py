@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +47,7 @@ SETTINGS = {
     "judge_starts": 3,
     "judge_plan_starts": 2,
     "judge_plan_steps": 4,
+    "judge_promise_starts": 2,
 }
 
 
@@ -96,6 +98,16 @@ def cart(tmp_path_factory):
     return configs
 
 
+OF_JUDGEMENT = {
+    "below_data",
+    "above_best",
+    "halted_share",
+    "models_apart",
+    "model_error",
+    "below_clone",
+}
+
+
 @pytest.fixture(scope="module")
 def judged(cart, tmp_path_factory):
     """A whole run; not to be changed."""
@@ -115,13 +127,17 @@ def rebuilt(configs, control=None):
 def test_a_judged_run_promises_and_says_how_far_it_can_be_relied_on(judged):
     configs, found = judged
     record = RunRecord.open_existing(recipe.folder_of(configs))
-    assert set(found["promises"]) == {"clone", "max_q", "no_max_q", "half_sigma"}
-    assert found["promise"] == max(found["promises"].values()) == found["promises"][found["chosen"]]
-    assert found["promise"] <= found["promise_expected"] and found["promise_steps"] == 4
+    assert set(found["gains"]) == {"clone", "max_q", "no_max_q", "half_sigma"}
+    assert (
+        found["gains"][found["chosen"]] == max(found["gains"].values()) >= found["gains"]["clone"]
+    )
+    assert found["gains"]["clone"] == 0.0 and found["promise"] <= found["promise_expected"]
+    # Whole episodes, not the four steps of the comparison.
+    assert record.stage("promise").result["length"] > 4
     assert found["verdict"]["level"] in ("green", "doubtful", "bad")
     assert found["verdict"]["grounds"]["below_clone"]["level"] == "green"
     words = summary.in_words(found)
-    assert f"chosen by the judge: {found['chosen']}; over 4 steps from its starts" in words
+    assert f"promised             {found['promise']:10.1f} or more, by {found['chosen']}" in words
     assert f"the result {found['verdict_in_words']}" in words
     assert record.stage("share").result["share"] == 1.0
     assert found["stages"]["choice"] == 0.0 < found["stages"]["judged_max_q"]  # counted once
@@ -140,7 +156,7 @@ def test_a_judged_run_killed_in_its_choice_goes_on_and_ends_alike(
     _, expected = judged
     configs = cart(tmp_path / "run")
     finish = Stage.finish
-    for dying in ("judge_models", "share", "judged_max_q", "choice"):
+    for dying in ("judge_models", "share", "judged_max_q", "choice", "promise"):
 
         def killed(self, result, seconds=None, dying=dying):
             if self.name == dying:
@@ -152,20 +168,20 @@ def test_a_judged_run_killed_in_its_choice_goes_on_and_ends_alike(
             recipe.run(configs)
     monkeypatch.setattr(Stage, "finish", finish)
     found = recipe.run(configs)
-    for name in ("promises", "chosen", "verdict", "uncertainty_limit", "expected_return"):
+    for name in ("gains", "chosen", "promise", "verdict", "uncertainty_limit", "expected_return"):
         assert found[name] == expected[name], name
     monkeypatch.setattr(gaussian_ensemble, "fit", lambda *_, **__: pytest.fail("fitted again"))
     monkeypatch.setattr(judge.Judge, "run", lambda *_: pytest.fail("judged again"))
     again = recipe.run(configs)
-    assert again["promises"] == found["promises"]
+    assert again["gains"] == found["gains"]
 
 
 @pytest.mark.slow
 def test_the_clone_is_exported_served_and_looked_at_as_a_planner(judged, cart, tmp_path):
     configs = cart(tmp_path / "run", plan="never", models_from=judged[0].run.workdir)
     found = recipe.run(configs)
-    assert found["chosen"] == "clone" and list(found["promises"]) == ["clone"]
-    assert set(found["verdict"]["grounds"]) == {"below_clone", "halted_share", "models_apart"}
+    assert found["chosen"] == "clone" and list(found["gains"]) == ["clone"]
+    assert set(found["verdict"]["grounds"]) == OF_JUDGEMENT
     planner = rebuilt(configs)
     assert planner.knobs.plan == "never"
     states = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
@@ -199,12 +215,17 @@ def test_the_clone_is_exported_served_and_looked_at_as_a_planner(judged, cart, t
 def test_q_is_that_of_the_behaviour_that_was_fitted(
     tmp_path, monkeypatch, given, behavior_share, expected
 ):
-    seen = []
+    seen: list[Any] = []
+    followed = []
+
+    def fit_q(*_, **given):
+        seen.append(given["config"].fqe_actions)
+        followed.append(given["followed"])
+        return {}
+
     for part in (algorithm.dynamics, algorithm.behavior):
         monkeypatch.setattr(part, "fit", lambda *_, split, **__: seen.append(split) or {})
-    monkeypatch.setattr(
-        algorithm.fitted_q, "fit", lambda *_, config, **__: seen.append(config.fqe_actions) or {}
-    )
+    monkeypatch.setattr(algorithm.fitted_q, "fit", fit_q)
     task, data = toys.cart(), toys.transitions((30,) * 10)
     knobs = algorithm.Knobs(
         config.ModelConfig(network="mlp", mlp_hidden=(4,), holdout_share=0.1),
@@ -220,6 +241,13 @@ def test_q_is_that_of_the_behaviour_that_was_fitted(
     assert kind == expected
     np.testing.assert_array_equal(of_dynamics.train, prepared.split.train)
     assert (len(of_behavior.train) < len(of_dynamics.train)) == (behavior_share < 1.0)
+    # Targets of several steps go through the cloned episodes alone, held-out ones included.
+    if behavior_share < 1.0:
+        of_episodes = followed[0].reshape(10, 30)
+        assert of_episodes.all(axis=1).sum() == 5 and of_episodes.any(axis=1).sum() == 5
+        assert followed[0][of_behavior.train].all()
+    else:
+        assert followed == [None]
     assert learned.planner.plan == "always"
     sigma = json.loads((tmp_path / "stages" / "sigma.json").read_text())["result"]["sigma_max"]
     assert learned.planner.sigma_max == sigma
@@ -235,17 +263,18 @@ def test_a_dry_run_knows_what_the_judge_takes(cart, tmp_path):
 
 
 def test_a_verdict_names_what_speaks_against_the_choice():
-    clone = {"promise": 90.0, "expected": 100.0, "models_apart": 10.0, "halted_share": 0.0}
-    clone |= {"kept_share": 1.0, "fallback": 1.0}  # of the clone's own path: no ground
-    assert {g.level for g in summary.grounds("clone", {"clone": clone})} == {"green"}
-    planner = {"promise": 80.0, "expected": 100.0, "models_apart": 30.0, "halted_share": 0.7}
-    planner |= {"kept_share": 0.4, "fallback": 0.2}
-    found = summary.grounds("planner", {"clone": clone, "planner": planner})
-    values = {g.name: (pytest.approx(g.value), g.level) for g in found}
+    returns = [50.0] * 9 + [100.0]  # mean 55, best tenth 100
+    good = {"promise": 90.0, "expected": 100.0, "models_apart": 10.0, "halted_share": 0.0}
+    good |= {"kept_share": 1.0, "fallback": 1.0}  # of the clone's own path: no ground
+    found = summary.grounds("clone", good, returns, 0.0, 0.05)
+    assert {g.name for g in found} == OF_JUDGEMENT and {g.level for g in found} == {"green"}
+    planner = good | {"models_apart": 30.0, "halted_share": 0.7, "kept_share": 0.4, "fallback": 0.2}
+    found = summary.grounds("planner", planner, returns, 9.0, 0.05)
+    values = {g.name: (pytest.approx(g.value), g.level) for g in found if g.level != "green"}
     assert values == {
-        "below_clone": (0.1, "doubtful"),
+        "below_clone": (0.2, "doubtful"),
         "models_apart": (0.3, "doubtful"),
         "halted_share": (0.7, "bad"),
         "pruned_share": (0.6, "doubtful"),
-        "fallback": (0.2, "green"),
     }
+    assert {g.name for g in found} == OF_JUDGEMENT | {"pruned_share", "fallback"}

@@ -195,6 +195,15 @@ def test_windows_by_hand():
     np.testing.assert_allclose(one.discounts, 0.5)
 
 
+def test_windows_end_before_steps_that_the_policy_does_not_take():
+    data = _data([1.0, 2.0, 4.0, 8.0, 16.0], "----o")
+    followed = np.array([False, True, True, False, False])
+    found = rows.windows(rows.prepare(toys.cart(), data, NONE), 3, 0.5, followed)
+    np.testing.assert_array_equal(found.last, [2, 2, 2, 3, 4])
+    np.testing.assert_allclose(found.rewards, [3.0, 4.0, 4.0, 8.0, 16.0])
+    np.testing.assert_allclose(found.discounts, [0.125, 0.25, 0.5, 0.5, 0.5])
+
+
 def test_windows_equal_the_loop_over_episodes():
     data = toys.transitions((5, 1, 7, 3, 1, 2))
     table = rows.prepare(toys.cart(), data, rows.RewardScale(0.1, 2.0))

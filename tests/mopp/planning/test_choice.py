@@ -21,7 +21,8 @@ def judge_with(promises, seen=None):
         key = knobs.plan if knobs.plan == "never" else (knobs.max_q, knobs.sigma_max)
         if seen is not None:
             seen.append(key)
-        return {"promise": promises[key]}
+        # The starts differ by more than the candidates, which all models see alike.
+        return {"promise": promises[key], "least": [[promises[key], promises[key] + 50.0]] * 3}
 
     return judge_one
 
@@ -54,10 +55,30 @@ def judge_with(promises, seen=None):
         ),
     ],
 )
-def test_the_candidate_of_the_highest_promise_is_chosen(tmp_path, promises, chosen, knobs):
+def test_the_candidate_that_gains_most_over_the_clone_is_chosen(tmp_path, promises, chosen, knobs):
     found = choice.choose_or_load(KNOBS, judge_with(promises), toys.record(tmp_path))
     assert (found["chosen"], found["knobs"]) == (chosen, knobs)
-    assert len(found["candidates"]) == 4
+    assert len(found["candidates"]) == 4 and found["candidates"]["clone"]["gain"] == 0.0
+
+
+def test_a_planner_that_the_models_do_not_agree_on_is_not_chosen(tmp_path):
+    def judge_one(knobs):
+        by_model = [0.0, 0.0, 0.0] if knobs.plan == "never" else [9.0, 9.0, -8.0]
+        return {"promise": float(np.mean(by_model)), "least": [[x, x] for x in by_model]}
+
+    assert choice.choose_or_load(KNOBS, judge_one, toys.record(tmp_path))["chosen"] == "clone"
+
+
+def test_whole_episodes_are_asked_of_the_chosen_one_once(tmp_path):
+    seen = []
+    judge_one = judge_with({"never": 5, (True, 0.1): 7}, seen)
+    chosen = {"chosen": "half_sigma", "knobs": {"plan": "always", "sigma_max": 0.1}}
+    for _ in range(2):
+        found = choice.promise_or_load(KNOBS, judge_one, chosen, toys.record(tmp_path))
+        assert found == {"promise": 7}
+    assert seen == [(True, 0.1)]
+    whole = choice.to_the_end(toy_judge(), 3)
+    assert len(whole.starts) == 3 and whole.models.task.max_episode_steps == 50
 
 
 @pytest.mark.parametrize(

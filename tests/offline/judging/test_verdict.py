@@ -8,8 +8,14 @@ GOOD = {"promise": 95.0, "expected": 100.0, "models_apart": 5.0, "halted_share":
 RETURNS = [50.0] * 9 + [100.0]  # mean 55, best tenth 100
 
 
+ADVICE = {"halted_share": "plan less"}
+
+
 def on(clone=90.0, error=0.01, **changes):
-    return verdict.of(verdict.of_judgement(GOOD | changes, RETURNS, clone, error))
+    judged = GOOD | changes
+    spread = verdict.spread_of(*verdict.mean_and_best_tenth(RETURNS))
+    below = verdict.below_clone(clone - judged["promise"], spread, "deploy the clone")
+    return verdict.of([*verdict.of_judgement(judged, RETURNS, error, ADVICE), below])
 
 
 def test_a_promise_within_the_data_is_green():
@@ -46,6 +52,5 @@ def test_each_ground_alone_decides(changes, name, level):
 
 def test_words_name_number_and_advice():
     assert on(halted_share=0.3).in_words() == (
-        "is doubtful: share of the judge's episodes that leave what its models know (0.30): lower "
-        "--kl_per_update or --judge_patience, or raise --judge_steps"
+        "is doubtful: share of the judge's episodes that leave what its models know (0.30): plan less"
     )
