@@ -139,7 +139,10 @@ def morel(
     statistics = gaussian_ensemble.data_statistics(
         task, knobs.dynamics.scale, states, data.actions, next_states, usable=next_known
     )
-    ensemble = gaussian_ensemble.GaussianEnsemble(task, knobs.dynamics, *statistics, seed)
+    hidden = gaussian_ensemble.hidden_of(knobs.dynamics.dynamics_hidden, len(data))
+    ensemble = gaussian_ensemble.GaussianEnsemble(
+        task, knobs.dynamics, *statistics, seed, hidden=hidden
+    )
     gaussian_ensemble.fit_or_load(
         ensemble,
         data=(states, data.actions, next_states),

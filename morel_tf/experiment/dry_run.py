@@ -46,7 +46,7 @@ def seconds(task: TaskSpec, configs: Configs, rows: int, threads: int) -> dict[s
     run, planner = configs.run, configs.planner
     endless = timing.endless(task)
     simulated = timing.simulator_step(task, run.physics, threads) * task.max_episode_steps
-    ensemble = _untrained(endless, configs)
+    ensemble = _untrained(endless, configs, rows)
     fits = _adam_steps(
         rows,
         configs.dynamics.dynamics_epochs,
@@ -108,11 +108,14 @@ def _judging(task: TaskSpec, configs: Configs) -> dict[str, float]:
     }
 
 
-def _untrained(task: TaskSpec, configs: Configs) -> gaussian_ensemble.GaussianEnsemble:
+def _untrained(task: TaskSpec, configs: Configs, rows: int) -> gaussian_ensemble.GaussianEnsemble:
     """Models whose states hardly move."""
     width = task.state_dim + task.action_dim
     inputs, deltas = timing.plain(width), timing.plain(task.state_dim, 1e-4)
-    return gaussian_ensemble.GaussianEnsemble(task, configs.dynamics, inputs, deltas, 0)
+    hidden = gaussian_ensemble.hidden_of(configs.dynamics.dynamics_hidden, rows)
+    return gaussian_ensemble.GaussianEnsemble(
+        task, configs.dynamics, inputs, deltas, 0, hidden=hidden
+    )
 
 
 def _dynamics_step(

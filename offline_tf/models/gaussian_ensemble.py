@@ -30,6 +30,7 @@ _LOG_STD_BOUNDS = (-5.0, 1.0)
 _STEPS_PER_CALL = 250
 _STEPS_PER_LOOK = 1000
 _PASSES, _LEAST_STEPS, _MOST_STEPS = 40, 15_000, 50_000
+_NARROW, _WIDE, _MANY_ROWS = (256, 256), (512, 512), 500_000
 _CONSTANT = 1e-8
 _ROWS_JUDGED = 100_000
 
@@ -91,11 +92,17 @@ def data_statistics(
     return inputs, changes
 
 
+def hidden_of(given: Sequence[int], rows: int) -> tuple[int, ...]:
+    """Hidden widths: those given, or by the number of rows."""
+    return tuple(given) or (_NARROW if rows < _MANY_ROWS else _WIDE)
+
+
 class GaussianEnsemble(tf.Module):
     """M Keras networks that predict the standardised change of state.
 
     Attributes:
       members: the Keras networks.
+      hidden: widths of their layers.
       inputs, deltas: Statistics of concatenated (s, a) and of s' - s.
       mask: [S], 0 where the data's change is constant.
       noise_std: [S] variable, the residuals' standard deviation in standardised deltas, the
@@ -109,6 +116,8 @@ class GaussianEnsemble(tf.Module):
         inputs: standardize.Statistics,
         deltas: standardize.Statistics,
         seed: int,
+        *,
+        hidden: Sequence[int] = (),
     ) -> None:
         """Draws the members' first weights; nothing is fitted yet.
 
@@ -117,10 +126,12 @@ class GaussianEnsemble(tf.Module):
           config: the knobs.
           inputs, deltas: of the data, see `data_statistics`.
           seed: of the weights, one stream per member.
+          hidden: widths, see `hidden_of`; empty: those of the knobs.
         """
         super().__init__()
         self._low, self._high = task.action_low, task.action_high
         self.learned = config.covariance == "learned"
+        self.hidden = tuple(hidden) or config.dynamics_hidden
         self.state_dim = task.state_dim
         self.inputs = inputs
         self.deltas = deltas
@@ -131,7 +142,7 @@ class GaussianEnsemble(tf.Module):
         self.members = [
             networks.mlp(
                 task.state_dim + task.action_dim,
-                hidden=config.dynamics_hidden,
+                hidden=self.hidden,
                 output_dim=width,
                 activation="relu",
                 generator=seeds.generator(seed, "dynamics/init", member),
@@ -419,7 +430,12 @@ def fit_or_load(
             name: [part.astype(float).tolist() for part in values]
             for name, values in (("inputs", ensemble.inputs), ("deltas", ensemble.deltas))
         }
-        return {split.judged_kind: report, "split_seed": seed, "statistics": statistics}
+        return {
+            split.judged_kind: report,
+            "split_seed": seed,
+            "hidden": list(ensemble.hidden),
+            "statistics": statistics,
+        }
 
     record.fit_or_load(stage, ensemble.weights, fit_here, other)
 
@@ -452,7 +468,8 @@ def load(task: TaskSpec, config: Settings, seed: int, record: RunRecord) -> Gaus
         raise UserError(
             f"--workdir: the models of {record.folder} are not fitted yet; train it first"
         )
-    ensemble = GaussianEnsemble(task, config, *fitted_statistics(record), seed)
+    hidden = final.result.get("hidden", ())  # runs of old have the knob's
+    ensemble = GaussianEnsemble(task, config, *fitted_statistics(record), seed, hidden=hidden)
     final.track(ensemble.weights)
     final.restore()
     return ensemble

@@ -491,6 +491,35 @@ def test_models_of_another_run_are_taken_over(fitted, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "rows", "expected"),
+    [((), 100_000, (256, 256)), ((), 1_000_000, (512, 512)), ((8, 4), 1_000_000, (8, 4))],
+)
+def test_widths_follow_the_rows_unless_they_are_given(given, rows, expected):
+    assert gaussian_ensemble.hidden_of(given, rows) == expected
+
+
+def test_models_whose_widths_followed_the_rows_are_loaded_with_these(tmp_path):
+    config = dataclasses.replace(SMALL, dynamics_hidden=(), dynamics_epochs=1)
+    data = toys.transitions((20,) * 10, noise=NOISE)
+    statistics = gaussian_ensemble.data_statistics(TASK, config.scale, *_columns(data))
+    ensemble = GaussianEnsemble(TASK, config, *statistics, 0, hidden=(8, 4))
+    record = toys.record(tmp_path)
+    gaussian_ensemble.fit_or_load(
+        ensemble,
+        data=_columns(data),
+        split=holdout.split_episodes(data.episode_bounds(), 0.1, 0),
+        config=config,
+        names=NAMES,
+        seed=0,
+        record=record,
+    )
+    loaded = gaussian_ensemble.load(TASK, config, 0, record)
+    assert loaded.hidden == (8, 4)
+    for weight, expected in zip(loaded.weights, ensemble.weights, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
 def test_loading_unfitted_models_is_refused(tmp_path):
     with pytest.raises(UserError, match="not fitted yet"):
         gaussian_ensemble.load(TASK, SMALL, 0, toys.record(tmp_path / "run"))
