@@ -10,6 +10,7 @@ commands() {
 train               morel_tf.train                 MOReL: data, models, policy, export; --env=hopper --preset=quick
 mopp                mopp_tf.train                  MOPP: models, planner, export; --algorithm=mbop for MBOP
 tune                morel_tf.tune                  other settings of a run, ranked without a simulator
+mopp-tune           mopp_tf.tune                   the same for MOPP
 behavior            morel_tf.train_behavior        a behaviour policy, trained in the simulator
 # Look
 tensorboard         -                              all runs under runs/, or in a FOLDER

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -311,21 +312,24 @@ def learn(
         stage.finish({"sigma_max": behavior.own_spread(models.behavior, states, _SIGMA_MOST)})
         logging.info("sigma_max: %.3g, the behaviour's own", stage.result["sigma_max"])
     if prepared.judge is not None and prepared.few_starts is not None:
-        judged_by = functools.partial(
-            choice.judged_by,
-            task=task,
-            models=models,
-            scale=prepared.scale,
-            limit=limit,
-            seed=seed,
-        )
+        judged_by = judging(task, models=models, prepared=prepared, limit=limit, seed=seed)
         planner = with_sigma(knobs.planner, record)
-        chosen = choice.choose_or_load(planner, judged_by(prepared.few_starts), record)
+        minutes = knobs.choice.select_minutes if knobs.choice.select == "offline" else 0.0
+        chosen = choice.choose_or_load(planner, judged_by(prepared.few_starts), record, minutes)
         count = knobs.choice.judge_promise_starts
         count = knobs.judge.judge_starts if chosen["chosen"] == choice.CLONE else count
         whole = choice.to_the_end(prepared.judge, count)
         choice.promise_or_load(planner, judged_by(whole), chosen, record)
     return Learned(models, prepared.scale, limit, chosen_planner(knobs, record))
+
+
+def judging(
+    task: TaskSpec, *, models: Models, prepared: Prepared, limit: float, seed: int
+) -> Callable[[Judge], Callable[[PlannerConfig], dict[str, Any]]]:
+    """Returns judge -> (knobs -> what it says of a planner with them); see `choice.judged_by`."""
+    return functools.partial(
+        choice.judged_by, task=task, models=models, scale=prepared.scale, limit=limit, seed=seed
+    )
 
 
 def with_sigma(planner: PlannerConfig, record: RunRecord) -> PlannerConfig:

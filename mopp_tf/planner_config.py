@@ -158,6 +158,8 @@ class ChoiceConfig:
     judge_plan_steps: int = knob(
         200, "Steps of these roll-outs; a decision takes milliseconds a row.", low=1
     )
+    select: str = shared_knobs.select_knob("horizons, temperatures, values and spreads are judged")
+    select_minutes: float = shared_knobs.select_minutes_knob()
     judge_promise_starts: int = knob(
         4,
         "Starts of episodes from which each model rolls the chosen planner out up to the time limit, "

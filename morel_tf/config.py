@@ -54,6 +54,10 @@ class RunConfig:
     )
     eval_episodes: int = knob(20, "Episodes per evaluation during planning.", low=1)
     final_episodes: int = knob(100, "Episodes of the final evaluation.", low=1)
+    select: str = shared_knobs.select_knob(
+        "steps, thresholds, starts and noises are planned with, on the same models,"
+    )
+    select_minutes: float = shared_knobs.select_minutes_knob()
     inspection: bool = shared_knobs.inspection_knob()
     threads: int = shared_knobs.threads_knob()
     compile: str = shared_knobs.compile_knob()

@@ -16,10 +16,14 @@ The same command again continues a run that was interrupted.
 
 def main(*configs: object) -> None:
     """Runs the experiment."""
-    from morel_tf.experiment import recipe  # here, so that --help needs no TensorFlow
+    from morel_tf.experiment import recipe, selection  # here, so that --help needs no TensorFlow
     from morel_tf.experiment.configs import Configs
 
-    recipe.run(Configs(*configs))  # type: ignore[arg-type]
+    asked = Configs(*configs)  # type: ignore[arg-type]
+    if asked.run.select == "offline":
+        selection.run(asked, recipe.run)
+    else:
+        recipe.run(asked)
 
 
 def plan(*configs: object) -> list[str]:

@@ -16,7 +16,8 @@ usage: python -m morel_tf.tune --workdir=RUN [--minutes=N]
 
 Plans anew on the models of a finished run, with one setting changed at a time: steps, threshold, start,
 noise. The run's judge ranks them by its promise. Each is a run of its own under RUN/tune, with an
-export; the table lies in RUN/tune.json. Started again it goes on where it stopped.
+export; the table lies in RUN/tune.json, the flags of the best in RUN/tune.flags. Started again it goes
+on where it stopped.
 """
 
 
@@ -25,7 +26,9 @@ class TuneConfig:
     """Tuning."""
 
     workdir: str = shared_knobs.run_folder_knob()
-    minutes: float = knob(60.0, "No setting is begun after so many minutes.", low=0.0)
+    minutes: float = knob(
+        60.0, "No setting is begun that would end after so many minutes.", low=0.0
+    )
 
     def __post_init__(self) -> None:
         """Checks the bounds, and that there is a run."""
@@ -34,7 +37,7 @@ class TuneConfig:
 
 
 def main(config: TuneConfig) -> None:
-    """Prints the table and writes RUN/tune.json."""
+    """Prints the table and writes RUN/tune.json and RUN/tune.flags."""
     from morel_tf.experiment import candidates, recipe  # here, so that --help needs no TensorFlow
     from offline_tf.run_folder.record import RunRecord
 

@@ -56,19 +56,7 @@ def run(configs: Configs) -> dict[str, Any]:
     Raises:
       UserError: bad input; the run folder is as before.
     """
-    judges = bool(configs.knobs.judge.judge_members)
-    # The judge's models predict states alone.
-    experiment = pipeline.begin(MOPP._replace(learns_reward=judges), configs)
-    judge = fit_judge(experiment) if judges else None
-    prepared = algorithm.prepare(
-        experiment.task,
-        data=experiment.data,
-        knobs=configs.knobs,
-        seed=configs.run.seed,
-        record=experiment.record,
-        models_from=experiment.reused,
-        judge=judge,
-    )
+    experiment, prepared = begin(configs)
     learned = learn(experiment, prepared)
     planner = make_planner(experiment.task, configs=configs, learned=learned)
     decide = compilation.compiled(planner.decide)
@@ -81,7 +69,24 @@ def run(configs: Configs) -> dict[str, Any]:
         experiment.once(
             "inspection", lambda _: inspect(experiment, prepared, learned, planner, decide)
         )
-    return summarize(experiment, measured, judge.error if judge else None)
+    return summarize(experiment, measured, prepared.judge.error if prepared.judge else None)
+
+
+def begin(configs: Configs) -> tuple[Experiment[Configs], algorithm.Prepared]:
+    """Opens the run and its data, fits the judge, chooses the episodes to clone."""
+    judges = bool(configs.knobs.judge.judge_members)
+    # The judge's models predict states alone.
+    experiment = pipeline.begin(MOPP._replace(learns_reward=judges), configs)
+    prepared = algorithm.prepare(
+        experiment.task,
+        data=experiment.data,
+        knobs=configs.knobs,
+        seed=configs.run.seed,
+        record=experiment.record,
+        models_from=experiment.reused,
+        judge=fit_judge(experiment) if judges else None,
+    )
+    return experiment, prepared
 
 
 def fit_judge(experiment: Experiment[Configs]) -> Judge:

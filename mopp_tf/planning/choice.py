@@ -8,6 +8,7 @@ whole episodes are asked of the chosen one alone.
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,16 @@ from offline_tf.types import Array, TaskSpec, Tensor
 STAGE, PROMISE = "choice", "promise"
 CLONE = "clone"
 _MIDDLE = (0.25, 0.75)  # of an episode
+# What is changed -> why it may help; for --select=offline and the command tune. Names are flags.
+MORE: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"horizon": 8}, "looks further ahead"),
+    ({"horizon": 2}, "trusts its models for fewer steps"),
+    ({"inverse_temperature": 10.0}, "follows the best candidates more closely"),
+    ({"inverse_temperature": 1.0}, "averages more of them"),
+    ({"terminal_value": False}, "does not trust Q beyond the horizon"),
+    ({"q_proposals": 10}, "looks for a higher Q"),
+    ({"plan_mix": 0.3}, "moves more smoothly"),
+)
 
 
 def few_starts(
@@ -121,8 +132,96 @@ def changed(knobs: PlannerConfig, changes: dict[str, Any]) -> PlannerConfig:
     return planner_config.for_clone(now) if now.plan == "never" else now
 
 
+class Comparison:
+    """Candidates, what the judge says of each, and how much each gains over the clone.
+
+    Attributes:
+      changes: name -> knobs that differ.
+      judged: name -> the judge's numbers, with "gain" over the clone, see `judge.gain`.
+    """
+
+    def __init__(
+        self,
+        knobs: PlannerConfig,
+        judge_one: Callable[[PlannerConfig], dict[str, Any]],
+        record: RunRecord,
+    ) -> None:
+        """Judges the clone.
+
+        Args:
+          knobs: of the planner.
+          judge_one: see `judged_by`.
+          record: the run folder; stages "judged_CANDIDATE", whose results are read where they are.
+        """
+        self.changes: dict[str, dict[str, Any]] = {}
+        self.judged: dict[str, dict[str, Any]] = {}
+        self._knobs = knobs
+        self._judge_one = judge_one
+        self._record = record
+        self._of_clone: Array | None = None
+        self.add(CLONE, {"plan": "never"})
+
+    def add(self, name: str, changes: dict[str, Any]) -> None:
+        """Judges a candidate."""
+        stage = self._record.stage(f"judged_{name}")
+        if not stage.complete:
+            stage.finish(self._judge_one(changed(self._knobs, changes)))
+        numbers = dict(stage.result)
+        least = np.array(numbers.pop("least"))  # [M, E]
+        self._of_clone = least if self._of_clone is None else self._of_clone
+        self.changes[name] = changes
+        self.judged[name] = numbers | {
+            "gain": gain(least, self._of_clone) if name != CLONE else 0.0
+        }
+        logging.info(
+            "choice: %.1f promised of %s, gain over the clone %.1f or more",
+            numbers["promise"],
+            name,
+            self.judged[name]["gain"],
+        )
+
+    def best(self, *, planner: bool = False) -> str:
+        """The candidate that gains most; the first one wins ties.
+
+        Args:
+          planner: whether the clone does not count.
+        """
+        names = [name for name in self.judged if not (planner and name == CLONE)]
+        best = names[0]
+        for name in names[1:]:
+            if self.judged[name]["gain"] > self.judged[best]["gain"]:
+                best = name
+        return best
+
+
+def compare_more(comparison: Comparison, minutes: float) -> None:
+    """Judges each of MORE on top of the best planner so far.
+
+    Args:
+      comparison: with a planner in it.
+      minutes: a candidate that would not be done by then, if it took as long as the longest before,
+        is not begun.
+    """
+    began, longest = time.monotonic(), 0.0
+    for changes, _ in MORE:
+        best, now = comparison.best(planner=True), time.monotonic()
+        of_candidate = comparison.changes[best] | changes
+        if of_candidate in comparison.changes.values():
+            continue
+        if now - began + longest > 60.0 * minutes:
+            logging.info("choice: %s is left for another time", changes)
+            continue
+        comparison.add(
+            "_".join(f"{k}_{v}" for k, v in of_candidate.items() if k != "plan"), of_candidate
+        )
+        longest = max(longest, time.monotonic() - now)
+
+
 def choose_or_load(
-    knobs: PlannerConfig, judge_one: Callable[[PlannerConfig], dict[str, Any]], record: RunRecord
+    knobs: PlannerConfig,
+    judge_one: Callable[[PlannerConfig], dict[str, Any]],
+    record: RunRecord,
+    more_minutes: float = 0.0,
 ) -> dict[str, Any]:
     """Judges the candidates, or reads what was chosen; a killed run judges only what is missing.
 
@@ -130,60 +229,35 @@ def choose_or_load(
       knobs: of the planner; `plan` says which candidates there are, and whether there is a choice.
       judge_one: see `judged_by`.
       record: the run folder; stages "judged_CANDIDATE" and "choice".
+      more_minutes: for MORE, where there is a choice.
 
     Returns:
       "chosen", the candidate that gains most over the clone, which stays where none surely gains;
-      "knobs", its changes; "candidates", the judge's numbers by name, with "gain" over the clone, see
-      `judge.gain`.
+      "knobs", its changes; "changes" and "candidates", see `Comparison`.
     """
     stage = record.stage(STAGE)
     if stage.complete:
         return stage.result
-    changes: dict[str, dict[str, Any]] = {}
-    judged: dict[str, dict[str, Any]] = {}
-
-    def add(name: str, of_candidate: dict[str, Any]) -> None:
-        one = record.stage(f"judged_{name}")
-        changes[name] = of_candidate
-        numbers = dict(
-            one.result if one.complete else one.finish(judge_one(changed(knobs, of_candidate)))
-        )
-        least = np.array(numbers.pop("least"))
-        judged[name] = numbers | {"gain": 0.0}
-        if name == CLONE:
-            of_clone.append(least)
-        else:
-            judged[name]["gain"] = gain(least, of_clone[0])
-        logging.info(
-            "choice: %.1f promised of %s, gain over the clone %.1f or more",
-            numbers["promise"],
-            name,
-            judged[name]["gain"],
-        )
-
-    def best_of(names: list[str]) -> str:
-        best = names[0]
-        for name in names[1:]:
-            if judged[name]["gain"] > judged[best]["gain"]:
-                best = name
-        return best
-
-    of_clone: list[Array] = []
-    add(CLONE, {"plan": "never"})
-    chosen = CLONE
+    comparison, chosen = Comparison(knobs, judge_one, record), CLONE
     if knobs.plan == "always":
         chosen = "planner"
-        add(chosen, {"plan": "always"})
+        comparison.add(chosen, {"plan": "always"})
     elif knobs.plan == "auto":
         if knobs.max_q:
-            add("max_q", {"plan": "always"})
-        add("no_max_q", {"plan": "always", "max_q": False})
+            comparison.add("max_q", {"plan": "always"})
+        comparison.add("no_max_q", {"plan": "always", "max_q": False})
         if knobs.sigma_max:
-            best = best_of([name for name in judged if name != CLONE])
-            add("half_sigma", changes[best] | {"sigma_max": 0.5 * knobs.sigma_max})
-        chosen = best_of(list(judged))
+            best = comparison.changes[comparison.best(planner=True)]
+            comparison.add("half_sigma", best | {"sigma_max": 0.5 * knobs.sigma_max})
+        compare_more(comparison, more_minutes)
+        chosen = comparison.best()
         logging.info("choice: %s", chosen)
-    result = {"chosen": chosen, "knobs": changes[chosen], "candidates": judged}
+    result = {
+        "chosen": chosen,
+        "knobs": comparison.changes[chosen],
+        "changes": comparison.changes,
+        "candidates": comparison.judged,
+    }
     return stage.finish(result, 0.0)  # the candidates' own stages have the time
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pathlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from morel_tf.experiment.configs import Configs, from_manifest
-from offline_tf.run_folder.files import write_json
+from offline_tf.pipeline import tuning
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
@@ -49,21 +50,26 @@ class Candidate(NamedTuple):
     @property
     def name(self) -> str:
         """The flags as one would give them."""
-        return " ".join(f"--{k}={v}" for k, v in self.flags.items()) or "as it is"
+        return tuning.name_of(self.flags)
 
 
 def rank(
-    record: RunRecord, minutes: float, run: Callable[[Configs], dict[str, Any]]
+    record: RunRecord,
+    minutes: float,
+    run: Callable[[Configs], dict[str, Any]],
+    parent: pathlib.Path | None = None,
 ) -> list[Candidate]:
     """Plans with every candidate setting on the run's models, best promise first.
 
-    Each candidate is a run folder of its own under RUN/tune; finished ones are read again. The table
-    lies in RUN/tune.json.
+    Each candidate is a run folder of its own; finished ones are read again. The table lies in
+    RUN/tune.json, the flags of the best one in RUN/tune.flags.
 
     Args:
       record: a finished run with a judge.
-      minutes: no candidate begins after these.
+      minutes: a candidate that would not be done by then, if it took as long as the longest before,
+        is not begun.
       run: `recipe.run`.
+      parent: of the candidates' folders; None: RUN/tune.
 
     Raises:
       UserError: the run has no judge.
@@ -74,27 +80,30 @@ def rank(
             f"--workdir: expected a finished run with a judge in {record.folder}; train it with "
             "--judge_members=3"
         )
-    began = time.monotonic()
+    parent = parent or record.folder / "tune"
+    began, longest = time.monotonic(), 0.0
     found = [_candidate({}, "", record)]
     for flags, why in CANDIDATES:
         if all(configs.flat()[name] == value for name, value in flags.items()):
             continue
-        folder = record.folder / "tune" / "-".join(f"{k}={v}" for k, v in flags.items())
-        done = (folder / "summary.json").exists()
-        if not done and time.monotonic() - began > 60.0 * minutes:
+        folder = parent / "-".join(f"{k}={v}" for k, v in flags.items())
+        done, now = (folder / "summary.json").exists(), time.monotonic()
+        if not done and now - began + longest > 60.0 * minutes:
             logging.info("tune: %s is left for another time", flags)
             continue
         if not done:
             run(changed(configs, {**flags, "workdir": str(folder), "inspection": False}, record))
+            longest = max(longest, time.monotonic() - now)
         found.append(_candidate(flags, why, RunRecord.open_existing(folder)))
         found.sort(key=lambda candidate: -candidate.promise)
-        write_json(record.folder / "tune.json", [c._asdict() for c in found])
+        tuning.write(record.folder, [c._asdict() for c in found])
     return found
 
 
-def changed(configs: Configs, flags: dict[str, Any], models: RunRecord) -> Configs:
-    """The configuration with other values, on a run's models."""
-    flags = {**flags, "dynamics_from": str(models.folder)}
+def changed(configs: Configs, flags: dict[str, Any], models: RunRecord | None = None) -> Configs:
+    """The configuration with other values, on a run's models where one is given."""
+    if models is not None:
+        flags = {**flags, "dynamics_from": str(models.folder)}
     parts: list[Any] = []
     for part in configs:
         names = {field.name for field in dataclasses.fields(part)}
@@ -129,6 +138,7 @@ def in_words(found: list[Candidate]) -> str:
     best = found[0]
     if best.flags:
         lines.append(f"the judge promises most with {best.name}; its run is in {best.folder}")
+        lines.append(tuning.HOW_TO_TAKE_OVER)
     else:
         lines.append("the judge promises most of the run as it is")
     return "\n".join(lines)

@@ -101,6 +101,33 @@ def holdout_share_knob(used_for: str) -> Any:
     )
 
 
+# --- which settings ---
+
+
+def select_knob(what: str) -> Any:
+    """--select: whether other settings are tried.
+
+    Args:
+      what: is tried.
+    """
+    return knob(
+        "none",
+        f"none: the settings that are given, and the rules; offline: {what} too, and the judge takes "
+        "one; no simulator decides.",
+        choices=("none", "offline"),
+    )
+
+
+def select_minutes_knob() -> Any:
+    """--select_minutes: what --select=offline may take."""
+    return knob(
+        60.0,
+        "With --select=offline no setting is tried that would not be done after so many minutes of "
+        "trying.",
+        low=0.0,
+    )
+
+
 # --- how it computes, and what it looks at ---
 
 

@@ -73,7 +73,8 @@ def _described(task: TaskSpec) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A flag's value as JSON gives it back."""
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -112,7 +113,7 @@ class RunRecord:
           UserError: the folder holds a run with other flags, or another process works in it; nothing
             is changed.
         """
-        flags = {name: _plain(value) for name, value in flags.items()}
+        flags = {name: plain(value) for name, value in flags.items()}
         manifest = cls.check_folder(folder, algorithm, flags, ignored)
         lock = _locked(folder)
         if manifest is not None:
@@ -171,7 +172,7 @@ class RunRecord:
             differing = [f"algorithm is {manifest['algorithm']} there"]
         else:
             old = manifest["flags"]
-            flags = {name: _plain(value) for name, value in flags.items()}
+            flags = {name: plain(value) for name, value in flags.items()}
             differing = [
                 f"--{n} is {old.get(n)!r} there and {flags.get(n)!r} now"
                 for n in sorted(set(old) | set(flags))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,28 @@ import tensorflow as tf
 import toys
 
 from mopp_tf import algorithm, config, control_config
-from mopp_tf.experiment import dry_run, export_planner, inspection, recipe, restore, summary
+from mopp_tf.experiment import (
+    candidates,
+    dry_run,
+    export_planner,
+    inspection,
+    recipe,
+    restore,
+    summary,
+)
 from mopp_tf.experiment.configs import Configs, from_manifest
 from mopp_tf.models import share, training
+from mopp_tf.planning import choice
 from offline_tf import tasks
 from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.datasets.formats import d4rl
 from offline_tf.judging import clones, judge
 from offline_tf.models import gaussian_ensemble, learned_task
 from offline_tf.pipeline import run as pipeline
+from offline_tf.pipeline import tuning
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.run_folder.stage import Stage
+from offline_tf.types import UserError
 
 SETTINGS = {
     "env": "mute_cart",
@@ -174,6 +186,35 @@ def test_a_judged_run_killed_in_its_choice_goes_on_and_ends_alike(
     monkeypatch.setattr(judge.Judge, "run", lambda *_: pytest.fail("judged again"))
     again = recipe.run(configs)
     assert again["gains"] == found["gains"]
+
+
+@pytest.mark.slow
+def test_other_settings_are_ranked_and_can_be_taken_over_by_a_flag(
+    judged, cart, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(choice, "MORE", (({"horizon": 1}, ""), ({"inverse_temperature": 9.0}, "")))
+    configs, summary_before = judged
+    folder = tmp_path / "moved"
+    shutil.copytree(configs.run.workdir, folder)
+    record = RunRecord.open_existing(folder)
+    found = candidates.rank(record, 60.0)
+    assert len(found) == 6
+    assert [c.gain for c in found] == sorted((c.gain for c in found), reverse=True)
+    of_run = {name: gain for name, gain in summary_before["gains"].items()}
+    assert of_run["clone"] == 0.0 and {c.gain for c in found} >= set(of_run.values())
+    table = json.loads((folder / "tune.json").read_text())
+    assert [row["flags"] for row in table] == [c.flags for c in found]
+    taken_over = (folder / "tune.flags").read_text().split()
+    assert taken_over == [tuning.flag_of(*item) for item in found[0].flags.items()]
+    assert found[0].flags and tuning.name_of(found[0].flags) in candidates.in_words(found)
+    monkeypatch.setattr(judge.Judge, "run", lambda *_: pytest.fail("judged again"))
+    assert candidates.rank(record, 60.0) == found
+
+
+def test_a_run_without_a_choice_cannot_be_tuned(tmp_path):
+    record = RunRecord.create_or_continue(tmp_path, "mopp", {})
+    with pytest.raises(UserError, match="^--workdir: expected a finished run of MOPP with a judge"):
+        candidates.rank(record, 1.0)
 
 
 @pytest.mark.slow

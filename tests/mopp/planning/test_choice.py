@@ -69,6 +69,44 @@ def test_a_planner_that_the_models_do_not_agree_on_is_not_chosen(tmp_path):
     assert choice.choose_or_load(KNOBS, judge_one, toys.record(tmp_path))["chosen"] == "clone"
 
 
+def test_more_settings_are_judged_on_top_of_the_best(tmp_path, monkeypatch):
+    more = (({"horizon": 8}, ""), ({"max_q": False}, ""), ({"inverse_temperature": 1.0}, ""))
+    monkeypatch.setattr(choice, "MORE", more)
+    promises = {"never": 5, (True, 0.2): 6, (False, 0.2): 4, (True, 0.1): 3}
+
+    def judge_one(knobs):
+        promise = promises.get(
+            "never" if knobs.plan == "never" else (knobs.max_q, knobs.sigma_max), 1
+        )
+        promise += (knobs.horizon == 8) - 2 * (knobs.inverse_temperature == 1.0)
+        return {"promise": promise, "least": [[promise, promise + 50.0]] * 3}
+
+    found = choice.choose_or_load(KNOBS, judge_one, toys.record(tmp_path), 60.0)
+    assert found["chosen"] == "horizon_8" and found["knobs"] == {"plan": "always", "horizon": 8}
+    added = {k: v for k, v in found["changes"].items() if "horizon" in k}
+    assert added == {
+        "horizon_8": {"plan": "always", "horizon": 8},
+        "horizon_8_max_q_False": {"plan": "always", "horizon": 8, "max_q": False},
+        "horizon_8_inverse_temperature_1.0": {
+            "plan": "always",
+            "horizon": 8,
+            "inverse_temperature": 1.0,
+        },
+    }
+
+
+def test_more_settings_end_with_their_minutes(tmp_path, monkeypatch):
+    now = iter(range(0, 10_000, 40))  # a look at the clock takes forty seconds
+    monkeypatch.setattr(choice.time, "monotonic", lambda: next(now))
+    comparison = choice.Comparison(
+        KNOBS, lambda _: {"promise": 1.0, "least": [[1.0, 2.0]] * 3}, toys.record(tmp_path)
+    )
+    comparison.add("max_q", {"plan": "always"})
+    choice.compare_more(comparison, 2.0)
+    # The first one begins after 40 s; the second would begin after 120 s and take 40 more.
+    assert list(comparison.changes) == ["clone", "max_q", "horizon_8"]
+
+
 def test_whole_episodes_are_asked_of_the_chosen_one_once(tmp_path):
     seen = []
     judge_one = judge_with({"never": 5, (True, 0.1): 7}, seen)

@@ -12,8 +12,8 @@ import tensorflow as tf
 import toys
 
 from morel_tf import config
-from morel_tf.experiment import candidates, export_controller, recipe, restore
-from morel_tf.experiment.configs import Configs
+from morel_tf.experiment import candidates, export_controller, recipe, restore, selection
+from morel_tf.experiment.configs import Configs, from_manifest
 from morel_tf.planning import npg_planner
 from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
@@ -162,6 +162,39 @@ def test_other_settings_are_ranked_on_the_same_models(tmp_path, file, monkeypatc
     assert first == other
     assert candidates.rank(record, 60.0, run) == found and len(ran) == 2  # read, not run again
     assert found[0].name in candidates.in_words(found)
+
+
+@pytest.mark.slow
+def test_the_settings_that_the_judge_promises_most_of_become_the_run(tmp_path, file, monkeypatch):
+    few = (({"kl_per_update": 0.005}, "smaller steps"), ({"init_log_std": -1.0}, "wider"))
+    monkeypatch.setattr(candidates, "CANDIDATES", few)
+    asked = configs(tmp_path / "run", file, select="offline")
+    summary = selection.run(asked, recipe.run)
+    folder = tmp_path / "run"
+    told = json.loads((folder / "selection.json").read_text())
+    assert summary["promise"] == max(row["promise"] for row in told["candidates"])
+    assert len(told["candidates"]) == 3 and told["candidates"][0]["flags"] == told["chosen"]
+    # The folder is a run like any other.
+    record = RunRecord.open_existing(folder)
+    kept = from_manifest(record.manifest)
+    assert {k: kept.flat()[k] for k in told["chosen"]} == told["chosen"]
+    assert kept.run.workdir == str(folder) and summary["export"] == str(folder / "export")
+    restore.load_controller(record)
+    recipe.run(kept)  # complete: nothing is trained
+    # Asked again, it is read; with other flags it is refused.
+    fails = lambda _: pytest.fail("trained again")  # noqa: E731
+    assert selection.run(asked, fails)["promise"] == summary["promise"]
+    with pytest.raises(UserError, match="holds a selection with other flags .seed."):
+        selection.run(configs(folder, file, select="offline", seed=9), fails)
+
+
+def test_a_selection_needs_a_judge_and_a_folder_of_its_own(tmp_path, file):
+    fails = lambda _: pytest.fail("trained")  # noqa: E731
+    with pytest.raises(UserError, match="^--select: expected a judge"):
+        selection.run(configs(tmp_path / "run", file, select="offline", judge_members=0), fails)
+    toys.record(tmp_path / "run")
+    with pytest.raises(UserError, match="holds a run without --select"):
+        selection.run(configs(tmp_path / "run", file, select="offline"), fails)
 
 
 def test_a_run_without_a_judge_cannot_be_tuned(tmp_path, file):
