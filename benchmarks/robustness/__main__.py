@@ -10,7 +10,7 @@ import sys
 from typing import NamedTuple
 
 from benchmarks import campaign, robustness
-from benchmarks.robustness import making, peers, records, table
+from benchmarks.robustness import making, peers, promises, records, table
 from benchmarks.robustness.data_sets import BY_NAME, SETS, SPLITS, DataSet
 from offline_tf.types import UserError
 
@@ -169,6 +169,7 @@ def main() -> int:
     sets = chosen(arguments.split, arguments.sets)
     if arguments.command == "table":
         print(table.report(sets, arguments.results))
+        print(promises.report(sets, arguments.results))
         return 0
     files = make_data(sets, arguments.folder, arguments.neorl2)
     if "data" in arguments.what.split(","):

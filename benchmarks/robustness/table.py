@@ -43,6 +43,7 @@ class Row(NamedTuple):
 
     Attributes:
       data_set: the set.
+      dataset: its name with the tag of its making.
       policies: returns of its policies by their mean actions.
       random, best: the returns that score 0 and 100.
       data, best_tenth: mean returns of the episodes in the data.
@@ -51,6 +52,7 @@ class Row(NamedTuple):
     """
 
     data_set: DataSet
+    dataset: str
     policies: tuple[float, ...]
     random: float
     best: float
@@ -88,6 +90,7 @@ def row_of(data_set: DataSet, folder: pathlib.Path) -> Row | None:
     acted = first["behavior_return"] if first["acted_return"] is None else first["acted_return"]
     return Row(
         data_set,
+        dataset,
         policies=policies,
         random=random,
         best=best,

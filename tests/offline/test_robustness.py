@@ -20,6 +20,7 @@ from benchmarks.robustness import (
     dmsd,
     making,
     peers,
+    promises,
     records,
     ship_policy,
     simulate,
@@ -459,3 +460,51 @@ def test_scores_lie_between_random_actions_and_the_best_policy(shipped, tmp_path
     assert "third: no policy is better than chance" in hopeless and "sets" not in hopeless
     # A set that is made otherwise has no row until its baselines are run again.
     assert table.row_of(_set(cut=40), tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("promise", "true", "kind"),
+    [
+        (90.0, 100.0, "good"),
+        (110.0, 100.0, "good"),
+        (120.0, 100.0, ""),
+        (126.0, 100.0, "bad"),
+        (40.0, 50.0, "bad"),  # less than those who made the data, whatever it promised
+    ],
+)
+def test_a_run_is_good_that_earns_what_the_data_do_and_keeps_its_promise(promise, true, kind):
+    assert promises.kind_of(promise, true, acted=60.0) == kind
+
+
+def test_promises_are_told_beside_what_was_earned(shipped, tmp_path):
+    data_set = _set()
+    about = {"dataset": f"toy-{making.tag(data_set)}", "variant": "", "command": "c"}
+    of_data = {"algorithm": "data", "policies": {"a": {"mean": 110.0}}, "random_return": 10.0}
+    of_data |= dict.fromkeys(("behavior_return", "best_tenth_return", "acted_return"), 60.0)
+    grounds = {"above_best": {"value": 3.0, "level": "bad"}, "halted_share": {"level": "green"}}
+    runs = [
+        of_data,
+        {"algorithm": "bc", "true_return_mean": 50.0},
+        {
+            "algorithm": "morel",
+            "promise": 65.0,
+            "true_return_mean": 70.0,
+            "true_return_as_promised": 66.0,
+            "verdict": {"level": "green", "grounds": {}},
+        },
+        {
+            "algorithm": "mopp",
+            "promise": 95.0,
+            "true_return_mean": 70.0,
+            "verdict": {"level": "bad", "grounds": grounds},
+        },
+    ]
+    assert promises.report([data_set], tmp_path) == ""
+    for run in runs:
+        (tmp_path / "summary.json").write_text(json.dumps(run | {"seed": 0, "wall_seconds": 1.0}))
+        records.keep(data_set, tmp_path / "summary.json", about, tmp_path)
+    told = promises.report([data_set], tmp_path)
+    assert "| toy, MOReL, seed 0 | 65 | 66 | green |  | good |" in told
+    assert "| toy, MOPP, seed 0 | 95 | 70 | bad | above_best | bad |" in told
+    assert "at or below the truth in 1 of 2 runs" in told
+    assert "Green: 1 of 1 good runs, 0 of 1 bad ones" in told
