@@ -1,9 +1,9 @@
 """What the runs promised beside what they then earned, and whether their verdicts were right.
 
 The truth is the mean return of the mean action, from starts of the data where these can be taken up.
-A run is good where it earns at least what those who made the data did as they acted, and its promise is
-not above the truth by more than a tenth of it. It is bad where it earns less than they did, or where its
-promise is above the truth by more than a quarter of it. In between it is neither.
+A run is good where it earns at least what those who made the data did as they acted, and its promise
+is not above the truth by more than a tenth of it. It is bad where it earns less than they did, or where
+its promise is above the truth by more than a quarter of it. In between it is neither.
 """
 
 from __future__ import annotations
