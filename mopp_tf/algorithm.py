@@ -23,6 +23,7 @@ from mopp_tf.models import behavior, dynamics, fitted_q, rows, share
 from mopp_tf.planning import choice
 from mopp_tf.planning.rollout import Models
 from offline_tf.datasets import velocities
+from offline_tf.judging import clones
 from offline_tf.judging.judge import Judge
 from offline_tf.models import critics
 from offline_tf.numerics import holdout, standardize
@@ -60,6 +61,7 @@ class Prepared(NamedTuple):
       table, split: the rows, None where a run is rebuilt without its data.
       share, behavior_split: of the episodes, and their rows, that the behaviour is fitted to.
       followed: [N] bool, rows of these episodes; None: of all.
+      episodes_go_on: [T] what these episodes earn from each step on, see `clones.episodes_go_on`.
       judge, few_starts: promise, and compare planners, see `choice.few_starts`; None: nobody does.
     """
 
@@ -72,6 +74,7 @@ class Prepared(NamedTuple):
     share: float = 1.0
     behavior_split: holdout.Split | None = None
     followed: Array | None = None
+    episodes_go_on: Array | None = None
     judge: Judge | None = None
     few_starts: Judge | None = None
 
@@ -139,7 +142,7 @@ def prepare(
         models_from=models_from,
     )
     good_rows = share.rows_of(data, good, split)
-    few_starts = None
+    few_starts = go_on = None
     if judge is not None:
         few_starts = choice.few_starts(
             judge,
@@ -150,6 +153,7 @@ def prepare(
             steps=knobs.choice.judge_plan_steps,
             seed=seed,
         )
+        go_on = clones.episodes_go_on(data, good, few_starts)
     return Prepared(
         scale,
         normalizer,
@@ -160,6 +164,7 @@ def prepare(
         share=good,
         behavior_split=good_rows,
         followed=share.is_good(data, good, split) if good < 1.0 else None,
+        episodes_go_on=go_on,
         judge=judge,
         few_starts=few_starts,
     )
@@ -315,7 +320,12 @@ def learn(
         judged_by = judging(task, models=models, prepared=prepared, limit=limit, seed=seed)
         planner = with_sigma(knobs.planner, record)
         minutes = knobs.choice.select_minutes if knobs.choice.select == "offline" else 0.0
-        chosen = choice.choose_or_load(planner, judged_by(prepared.few_starts), record, minutes)
+        chosen = choice.choose_or_load(
+            planner,
+            judged_by(prepared.few_starts, after_halt=prepared.episodes_go_on),
+            record,
+            minutes,
+        )
         count = knobs.choice.judge_promise_starts
         count = knobs.judge.judge_starts if chosen["chosen"] == choice.CLONE else count
         whole = choice.to_the_end(prepared.judge, count)
@@ -325,8 +335,8 @@ def learn(
 
 def judging(
     task: TaskSpec, *, models: Models, prepared: Prepared, limit: float, seed: int
-) -> Callable[[Judge], Callable[[PlannerConfig], dict[str, Any]]]:
-    """Returns judge -> (knobs -> what it says of a planner with them); see `choice.judged_by`."""
+) -> Callable[..., Callable[[PlannerConfig], dict[str, Any]]]:
+    """Returns (judge, after_halt) -> (knobs -> what it says of a planner); see `choice.judged_by`."""
     return functools.partial(
         choice.judged_by, task=task, models=models, scale=prepared.scale, limit=limit, seed=seed
     )

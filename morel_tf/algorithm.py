@@ -218,6 +218,7 @@ def morel(
         evaluate=evaluate,
         keep_paths=keep_paths,
         judge=judge,
+        worth=begun.result.get("worth"),
     )
     return Learned(
         policy=policy,

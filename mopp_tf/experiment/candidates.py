@@ -62,7 +62,11 @@ def rank(record: RunRecord, minutes: float) -> list[Candidate]:
         seed=configs.run.seed,
     )
     planner = algorithm.with_sigma(configs.planner, experiment.record)
-    comparison = choice.Comparison(planner, judged_by(prepared.few_starts), experiment.record)
+    comparison = choice.Comparison(
+        planner,
+        judged_by(prepared.few_starts, after_halt=prepared.episodes_go_on),
+        experiment.record,
+    )
     for name, changes in known.items():
         if name != choice.CLONE:
             comparison.add(name, changes)

@@ -86,6 +86,7 @@ def judged_by(
     scale: RewardScale,
     limit: float,
     seed: int,
+    after_halt: Array | None = None,
 ) -> Callable[[PlannerConfig], dict[str, Any]]:
     """Returns knobs -> what the judge says of a planner with them.
 
@@ -94,6 +95,7 @@ def judged_by(
       task, models, limit: of the planner.
       scale: of its rewards.
       seed: of its draws.
+      after_halt: what is paid to the clone, see `clones.episodes_go_on`; None: as to others.
 
     Returns:
       A function; its numbers are those of `Judgement.numbers`, "kept_share", "fallback" and "least",
@@ -118,7 +120,8 @@ def judged_by(
             seen.append((float(np.mean(decision.kept_share)), float(np.mean(fallback))))
             return decision.action, decision.plan, None
 
-        judgement = judge.run(compilation.function(planner.initial_plan), act, seed)
+        paid = after_halt if knobs.plan == "never" else None
+        judgement = judge.run(compilation.function(planner.initial_plan), act, seed, paid)
         kept_share, fallback = np.mean(seen, axis=0)
         shares = {"kept_share": float(kept_share), "fallback": float(fallback)}
         return judgement.numbers() | shares | {"least": judgement.least.tolist()}

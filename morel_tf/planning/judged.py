@@ -23,6 +23,7 @@ class Keeper:
     def __init__(self, policy: GaussianPolicy, config: PlannerConfig) -> None:
         """Copies the policy; nothing is judged yet."""
         self._policy = policy
+        self._first = [weight.numpy() for weight in policy.weights]
         self._config = config
         self._best = [tf.Variable(weight, trainable=False) for weight in policy.weights]
         self._promise = tf.Variable(-np.inf, dtype=tf.float64, trainable=False)
@@ -81,8 +82,20 @@ class Keeper:
             )
         return numbers | {"best_promise": float(self._promise), "kl_share": self.kl_share}
 
-    def take_best(self) -> int:
-        """Gives the policy its best weights; returns the updates that they had seen."""
-        for best, weight in zip(self._best, self._policy.weights, strict=True):
+    def take_best(self, least: float = -np.inf) -> int:
+        """Gives the policy its best weights; returns the updates that they had seen.
+
+        Args:
+          least: with a lower promise it gets the weights that planning began with.
+        """
+        if float(self._promise) < least:
+            logging.info(
+                "planning: at most %.1f is promised, and the clone is worth %.1f by its episodes; the "
+                "clone is kept",
+                float(self._promise),
+                least,
+            )
+        weights = self._first if float(self._promise) < least else self._best
+        for best, weight in zip(weights, self._policy.weights, strict=True):
             weight.assign(best)
-        return int(self._iteration)
+        return 0 if weights is self._first else int(self._iteration)

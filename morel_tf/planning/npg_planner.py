@@ -214,6 +214,7 @@ def plan(
     evaluate: Callable[[NumpyPolicy, int], dict[str, float]],
     keep_paths: Callable[[RollOut, int], None] = lambda block, iteration: None,
     judge: Judge | None = None,
+    worth: float | None = None,
 ) -> dict[str, float]:
     """Improves the policy in the P-MDP; goes on from the stage's last checkpoint.
 
@@ -230,6 +231,8 @@ def plan(
       evaluate: (policy, iteration) -> numbers for the log, empty where nothing is due.
       keep_paths: (paths, iteration), told of every update's paths.
       judge: decides which policy is kept; None: the last one is.
+      worth: of the clone that planning begins with, see `clones.Chosen`; it is kept where no policy is
+        promised as much.
 
     Returns:
       Of the final policy: numbers of fresh paths in the P-MDP, see `path_statistics`; "iterations" that
@@ -291,7 +294,7 @@ def plan(
             stage.save(done)
     final: dict[str, float] = {"iterations": done}
     if judge is not None:
-        final["kept_iteration"] = keeper.take_best()
+        final["kept_iteration"] = keeper.take_best(-np.inf if worth is None else worth)
         judged = judge.policy(policy.numpy()).numbers()
         final |= {name: judged[name] for name in ("promise", "expected", "models_apart")}
         final |= {"halted_share": judged["halted_share"]}

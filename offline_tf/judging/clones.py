@@ -1,6 +1,9 @@
 """Clones of the data's best episodes, compared by the judge.
 
-A clone of few good episodes may be of too little data, one of all episodes of the wrong ones.
+A clone of few good episodes may be of too little data, one of all episodes of the wrong ones. Narrow
+data show models nothing of what lies beside them, and roll-outs of a clone soon meet HALT, though it
+acts well. But what the cloned episodes earned was seen. So clones are compared, and others with them,
+by what they are worth if beyond HALT they earn what their episodes did.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from offline_tf.numerics.holdout import Split
 from offline_tf.policies import cloning
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
 from offline_tf.run_folder.record import RunRecord
-from offline_tf.types import TaskSpec, Transitions
+from offline_tf.types import Array, TaskSpec, Transitions
 
 
 class Fitting(NamedTuple):
@@ -37,12 +40,14 @@ class Chosen(NamedTuple):
       share: of the episodes that it was fitted to.
       result: of its fit, see `cloning.fit_or_load`.
       promises: by share; empty without a judge.
+      worth: by share, a promise that pays what the episodes earned beyond HALT.
     """
 
     policy: NumpyPolicy
     share: float
     result: dict[str, Any]
     promises: dict[float, float]
+    worth: dict[float, float]
 
 
 def choose(
@@ -57,7 +62,7 @@ def choose(
     judge: Judge | None,
     record: RunRecord,
 ) -> Chosen:
-    """Fits a clone per share of the episodes and takes the one that the judge promises most of.
+    """Fits a clone per share of the episodes and takes the one that the judge finds worth most.
 
     Args:
       policy: where every clone begins; holds one of them afterwards.
@@ -97,12 +102,21 @@ def choose(
         )
         results[each] = stage.result
     if judge is None:
-        return Chosen(clones[shares[0]], shares[0], results[shares[0]], {})
+        return Chosen(clones[shares[0]], shares[0], results[shares[0]], {}, {})
     promises = {each: judge.policy(clone).promise for each, clone in clones.items()}
-    best = max(promises, key=lambda each: promises[each])
+    worth = {
+        each: judge.policy(clone, episodes_go_on(data, each, judge)).promise
+        for each, clone in clones.items()
+    }
+    best = max(worth, key=lambda each: worth[each])
     logging.info(
-        "behaviour cloning: the best %g %% of the episodes; promised of the clones: %s",
+        "behaviour cloning: the best %g %% of the episodes; worth and promise of the clones: %s",
         100 * best,
-        ", ".join(f"{100 * each:g} %: {promise:.1f}" for each, promise in promises.items()),
+        "; ".join(f"{100 * each:g} %: {worth[each]:.1f}, {promises[each]:.1f}" for each in clones),
     )
-    return Chosen(clones[best], best, results[best], promises)
+    return Chosen(clones[best], best, results[best], promises, worth)
+
+
+def episodes_go_on(data: Transitions, share: float, judge: Judge) -> Array:
+    """[T] what the judge pays a clone beyond HALT: what its episodes earned; see `ModelSimulator`."""
+    return good_episodes.returns_to_come(data, share, judge.models.task.max_episode_steps)

@@ -100,9 +100,39 @@ def best(data: Transitions, share: float, split: Split) -> Split:
     if share >= 1.0:
         return split
     bounds = data.episode_bounds()
-    count = max(1, round(share * len(bounds)))
     chosen = np.zeros(len(data), bool)
-    for episode in np.argsort(-scores(data), kind="stable")[:count]:
+    for episode in _chosen(data, share):
         chosen[slice(*bounds[episode])] = True
     train, held_out = (rows[chosen[rows]] for rows in split)
     return Split(train, held_out) if len(train) else Split(held_out, np.arange(0))
+
+
+def _chosen(data: Transitions, share: float) -> Array:
+    """Numbers of the best episodes."""
+    count = len(data.episode_bounds())
+    wanted = count if share >= 1.0 else max(1, round(share * count))
+    return np.argsort(-scores(data), kind="stable")[:wanted]
+
+
+def returns_to_come(data: Transitions, share: float, limit: int) -> Array:
+    """[limit] what the best episodes earn from each step on, up to the time limit, in the mean.
+
+    An episode that ended earns nothing more. One that was cut goes on at its mean reward.
+
+    Args:
+      data: the data set.
+      share: of the episodes; fragments, see `full_returns`, are left out where there are others.
+      limit: steps.
+    """
+    bounds, known = data.episode_bounds(), np.isfinite(full_returns(data))
+    chosen = _chosen(data, share)
+    chosen = chosen[known[chosen]] if known[chosen].any() else chosen
+    total = np.zeros(limit)
+    for first, stop in bounds[chosen]:
+        rewards = data.rewards[first : min(stop, first + limit)].astype(np.float64)
+        earned = np.zeros(limit)
+        earned[: len(rewards)] = rewards
+        if not data.terminals[stop - 1]:
+            earned[len(rewards) :] = rewards.mean()
+        total += earned
+    return np.cumsum((total / len(chosen))[::-1])[::-1]

@@ -147,6 +147,7 @@ class Judge:
         start: Callable[[Tensor], Any],
         decide: Callable[[Tensor, Any, Tensor], tuple[Tensor, Any, Any]],
         seed: int = 0,
+        after_halt: Array | None = None,
     ) -> Judgement:
         """Judges a controller with memory.
 
@@ -154,8 +155,9 @@ class Judge:
           start: first observations [K, S] -> memory.
           decide: (observations [K, S], memory, seed [2]) -> actions [K, A], memory, anything.
           seed: of the controller's draws.
+          after_halt: see `ModelSimulator`.
         """
-        simulator = ModelSimulator(self.models, self.starts)
+        simulator = ModelSimulator(self.models, self.starts, after_halt)
         memory = start(tf.constant(simulator.observations()))
 
         def act(number: int, observations: Array) -> Array:
@@ -166,9 +168,9 @@ class Judge:
 
         return self._episodes(simulator, act)
 
-    def policy(self, policy: NumpyPolicy) -> Judgement:
-        """Judges a policy that acts by its mean."""
-        simulator = ModelSimulator(self.models, self.starts)
+    def policy(self, policy: NumpyPolicy, after_halt: Array | None = None) -> Judgement:
+        """Judges a policy that acts by its mean; after_halt: see `ModelSimulator`."""
+        simulator = ModelSimulator(self.models, self.starts, after_halt)
         return self._episodes(simulator, lambda _, observations: policy.mean(observations))
 
     def _episodes(self, simulator: ModelSimulator, act: Callable[[int, Array], Array]) -> Judgement:

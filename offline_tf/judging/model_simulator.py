@@ -43,8 +43,15 @@ class ModelSimulator:
       expected: [K] float64, what the own model paid for the last step.
     """
 
-    def __init__(self, models: Models, starts: Array) -> None:
-        """Puts every model's episodes into the start states [E, S]."""
+    def __init__(self, models: Models, starts: Array, after_halt: Array | None = None) -> None:
+        """Puts every model's episodes into their start states.
+
+        Args:
+          models: drive.
+          starts: [E, S].
+          after_halt: [T] what an episode that meets HALT at a step is paid for it and all later ones;
+            None: `halted_reward` a step.
+        """
         size = models.ensemble.size
         self.task = models.task
         self.count = size * len(starts)
@@ -52,6 +59,10 @@ class ModelSimulator:
         self.unknown = np.zeros(self.count, bool)
         self.expected = np.zeros(self.count)
         self._models = models
+        if after_halt is None:
+            remaining = np.arange(self.task.max_episode_steps, 0, -1)
+            after_halt = remaining * float(models.halted_reward)
+        self._after_halt = after_halt
         self._starts = np.tile(starts, (size, 1)).astype(np.float32)  # [K, S]
         self._states = self._starts.copy()
         self._member = np.repeat(np.arange(size, dtype=np.int32), len(starts))  # [K]
@@ -75,8 +86,8 @@ class ModelSimulator:
     def step(self, actions: Array) -> tuple[Array, Array]:
         """Advances all episodes.
 
-        A step pays the least reward that any of the models predicts. At HALT an episode is paid
-        `halted_reward` for this and every step that its time limit leaves.
+        A step pays the least reward that any of the models predicts. At HALT an episode is paid for
+        this and every step that its time limit leaves.
 
         Args:
           actions: [K, A], within the bounds.
@@ -88,11 +99,10 @@ class ModelSimulator:
             x.numpy()
             for x in self._advance(tf.constant(self._states), tf.constant(actions, tf.float32))
         )
-        remaining = self.task.max_episode_steps - self.elapsed  # [K]
+        at_halt = self._after_halt[np.minimum(self.elapsed, len(self._after_halt) - 1)]  # [K]
         self._states = np.where(unknown[:, None], self._states, after)
         self.elapsed += 1
         self.unknown = unknown
-        at_halt = remaining * self._models.halted_reward
         self.expected = np.where(unknown, at_halt, own.astype(np.float64))
         return np.where(unknown, at_halt, least.astype(np.float64)), unknown | fallen
 

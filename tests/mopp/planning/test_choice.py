@@ -208,3 +208,33 @@ def test_planners_are_judged_by_what_the_judges_models_pay(monkeypatch):
     np.testing.assert_allclose(planner["expected"], pushed, rtol=1e-5)
     assert planner["promise"] > clone["promise"]
     assert (planner["kept_share"], planner["fallback"]) == (0.25, 1.0)
+
+
+def test_beyond_halt_the_clone_earns_what_its_episodes_did(monkeypatch):
+    class Stands(tf.Module):
+        def __init__(self, task, **_):
+            super().__init__()
+
+        def initial_plan(self, observation):
+            return tf.zeros([tf.shape(observation)[0], 1, 1])
+
+        def decide(self, observation, plan, seed):
+            count = tf.shape(observation)[0]
+            return Decided(tf.zeros([count, 1]), plan, tf.ones([count]), tf.fill([count], False))
+
+    monkeypatch.setattr(choice, "Planner", Stands)
+    judge = toy_judge(3)
+    unknown = Judge(judge.models._replace(threshold=-1.0), judge.starts)
+    judge_one = choice.judged_by(
+        unknown,
+        task=toys.cart(),
+        models=None,
+        scale=None,
+        limit=1.0,
+        seed=0,
+        after_halt=np.array([30.0, 20.0, 10.0]),
+    )
+    clone, planner = (
+        judge_one(choice.changed(KNOBS, {"plan": plan})) for plan in ("never", "always")
+    )
+    assert clone["promise"] == 30.0 and planner["promise"] == -3.0

@@ -42,6 +42,14 @@ def test_the_policy_of_the_highest_promise_is_kept():
     assert kept.take_best() == 10 and policy.weights[1].numpy() == 3.0
 
 
+def test_the_clone_is_kept_where_nothing_is_promised_as_much_as_it_is_worth():
+    policy, kept = keeper()
+    for done, promise in ((0, 1.0), (10, 3.0), (20, 2.0)):
+        look(policy, kept, promise, done)
+    assert kept.take_best(least=3.0) == 10 and policy.weights[1].numpy() == 3.0
+    assert kept.take_best(least=3.1) == 0 and policy.weights[1].numpy() == 0.0
+
+
 def test_without_progress_the_step_is_halved_from_the_best_then_planning_ends():
     policy, kept = keeper()
     look(policy, kept, 3.0, 0)

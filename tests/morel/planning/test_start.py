@@ -8,6 +8,7 @@ import toys
 
 from morel_tf.config import CloningConfig, PlannerConfig
 from morel_tf.planning import start
+from offline_tf.judging.model_simulator import Models
 from offline_tf.numerics.holdout import Split, split_episodes
 from offline_tf.policies.gaussian import GaussianPolicy
 
@@ -26,11 +27,17 @@ def two_policies(noise=0.0):
 
 
 class PrefersLeft:
-    """A judge that promises minus the action at the origin."""
+    """A judge that promises minus the action at the origin, and all of what is paid beyond HALT."""
 
-    def policy(self, policy):
+    models = Models(TASK, "v2", None, None, 0.0, 0.0)
+
+    def __init__(self, sees=1.0):
+        self.sees = sees
+
+    def policy(self, policy, after_halt=None):
         class Told:
-            promise = -float(policy.mean(np.zeros((1, 2), np.float32))[0, 0])
+            promise = -self.sees * float(policy.mean(np.zeros((1, 2), np.float32))[0, 0])
+            promise += 0.0 if after_halt is None else 0.001 * float(after_halt[0])
 
         return Told()
 
@@ -58,9 +65,17 @@ def test_the_judge_chooses_the_share(tmp_path):
     np.testing.assert_allclose(at_origin, [[-0.5]], atol=0.1)
 
 
+def test_where_all_is_halt_what_the_episodes_earned_decides(tmp_path):
+    _, found = begun(tmp_path / "run", two_policies(), PrefersLeft(sees=0.0))
+    assert found.result["share"] == 0.5  # the better half, and no smaller share earned more
+    assert set(found.result["promises"].values()) == {0.0}
+    assert found.result["worth"] == pytest.approx(0.001 * TASK.max_episode_steps)
+
+
 def test_without_a_judge_all_episodes_are_cloned(tmp_path):
     policy, found = begun(tmp_path / "run", two_policies(), None)
     assert found.result["share"] == 1.0 and found.result["promises"] == {}
+    assert found.result["worth"] is None
     assert abs(policy.numpy().mean(np.zeros((1, 2), np.float32))[0, 0]) < 0.3
 
 

@@ -48,6 +48,25 @@ def test_small_data_have_fewer_shares(lengths, shares):
     assert good_episodes.shares(toys.transitions(lengths)) == shares
 
 
+def test_what_good_episodes_earn_from_each_step_on():
+    """Of four episodes the best two: one ended after 2 steps, one was cut after 4 and goes on."""
+    data = toys.transitions((2, 4, 3, 4))
+    rewards = np.array([5, 9, 4, 2, 2, 4, 0, 0, 0, 1, 1, 1, 1], np.float32)
+    terminals = np.zeros(13, bool)
+    terminals[[1, 8]] = True
+    timeouts = np.zeros(13, bool)
+    timeouts[[5, 12]] = True
+    alike = np.zeros_like(data.observations)  # starts decide nothing
+    data = dataclasses.replace(
+        data, observations=alike, rewards=rewards, terminals=terminals, timeouts=timeouts
+    )
+    found = good_episodes.returns_to_come(data, 0.5, 6)
+    ended, cut = np.array([14, 9, 0, 0, 0, 0]), np.array([18, 14, 12, 10, 6, 3])
+    np.testing.assert_allclose(found, (ended + cut) / 2)
+    of_all = good_episodes.returns_to_come(data, 1.0, 3)
+    np.testing.assert_allclose(of_all[0], (14 + 8 + 0 + 3) / 4)
+
+
 def test_the_best_are_whole_episodes_in_both_parts():
     data = with_rewards(toys.transitions((10,) * 40), np.arange(40.0))
     split = split_episodes(data.episode_bounds(), 0.2, seed=1)

@@ -37,6 +37,18 @@ def test_halt_pays_for_all_steps_that_are_left():
     np.testing.assert_array_equal(made.observations()[0], [2.0, 1.0])
 
 
+def test_halt_pays_what_is_said_of_each_step():
+    task = toys.cart()
+    models = Models(
+        task, "v2", toys.hinged_ensemble(task, (0.0, 1.0)), np.ones(2, np.float32), 0.5, -2.0
+    )
+    to_come = np.arange(50.0, 0.0, -1.0)
+    made = ModelSimulator(models, np.array([[2.0, 1.0]], np.float32), to_come)
+    made.elapsed += 10
+    rewards, over = made.step(np.zeros((2, 1), np.float32))
+    assert over.all() and rewards.tolist() == made.expected.tolist() == [40.0, 40.0]
+
+
 def test_a_fall_ends_without_halt():
     made = simulator(task=toys.cart(bound=1.0), starts=((0.99, 1.0),))
     _, over = made.step(np.zeros((2, 1), np.float32))
