@@ -12,6 +12,7 @@ from morel_tf import algorithm
 from morel_tf.experiment.configs import Configs
 from morel_tf.experiment.restore import controller_of
 from offline_tf.evaluation import policy_episodes
+from offline_tf.numerics.rank_statistics import rank_correlation
 from offline_tf.numerics.returns import with_interval
 from offline_tf.pipeline.run import Experiment
 from offline_tf.policies import fitted_value
@@ -22,6 +23,7 @@ from offline_tf.types import Array, Transitions
 
 _FQE_DISCOUNT = 0.97  # nearer to 1, errors of the fit feed on themselves
 _ROWS_ASKED = 4096
+_LEAST_PAIRS = 4
 _LAST_PART = 0.9  # of the iterations: measured five times as often
 
 
@@ -163,3 +165,25 @@ def late_returns(record: RunRecord, iterations: int) -> dict[str, float]:
         "true_return_stochastic_last_tenth": float(late["true_return_stochastic"].mean()),
         "true_return_least_in_second_half": float(second_half["true_return_mean"].min()),
     }
+
+
+def promise_correlation(record: RunRecord) -> dict[str, float]:
+    """Rank correlation of the judge's promise with the true return while planning went on.
+
+    Each evaluation is paired with the promise of the last look before it. Empty with less than four
+    evaluations, or without a judge.
+    """
+    folder = record.folder / "metrics"
+    if not (folder / "planning.judge.csv").exists():
+        return {}
+    if not (folder / "planning.evaluation.csv").exists():
+        return {}
+    looks, rows = (
+        np.genfromtxt(folder / f"planning.{name}.csv", delimiter=",", names=True, ndmin=1)
+        for name in ("judge", "evaluation")
+    )
+    if len(rows) < _LEAST_PAIRS:
+        return {}
+    last = np.searchsorted(looks["step"], rows["step"], side="right") - 1
+    correlation = rank_correlation(looks["promise"][last], rows["true_return_mean"])
+    return {"promise_rank_correlation": correlation}

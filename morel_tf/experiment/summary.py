@@ -7,7 +7,7 @@ from typing import Any
 from morel_tf import algorithm
 from morel_tf.experiment import panels
 from morel_tf.experiment.configs import Configs, algorithm_name
-from morel_tf.experiment.evaluation import late_returns
+from morel_tf.experiment.evaluation import late_returns, promise_correlation
 from offline_tf.judging import good_episodes, verdict
 from offline_tf.judging.verdict import Verdict
 from offline_tf.pipeline import summary
@@ -42,6 +42,7 @@ def summarize(
             ),
             **{name: value for name, value in measured.items() if name != "bc_return"},
             **late_returns(experiment.record, iterations),
+            **promise_correlation(experiment.record),
         },
         fitted={"threshold": learned.calibrations["planning"].threshold},
         in_words=in_words,

@@ -12,7 +12,14 @@ import tensorflow as tf
 import toys
 
 from morel_tf import config
-from morel_tf.experiment import candidates, export_controller, recipe, restore, selection
+from morel_tf.experiment import (
+    candidates,
+    evaluation,
+    export_controller,
+    recipe,
+    restore,
+    selection,
+)
 from morel_tf.experiment.configs import Configs, from_manifest
 from morel_tf.planning import npg_planner
 from offline_tf import tasks
@@ -129,6 +136,19 @@ def test_a_run_killed_while_planning_goes_on_with_what_the_judge_had_kept(
     again = recipe.run(broken)
     assert again["kept_iteration"] == unbroken["kept_iteration"]
     assert again["promise"] == pytest.approx(unbroken["promise"], rel=1e-3)
+
+
+def test_promises_are_compared_with_true_returns_along_planning(tmp_path):
+    record, folder = toys.record(tmp_path), tmp_path / "metrics"
+    assert evaluation.promise_correlation(record) == {}
+    folder.mkdir()
+    (folder / "planning.judge.csv").write_text("step,promise\n0,5\n10,1\n20,7\n30,3\n40,9\n")
+    head, rows = "step,true_return_mean\n", ["5,50\n", "15,10\n", "20,70\n", "39,30\n"]
+    (folder / "planning.evaluation.csv").write_text(head + "".join(rows[:3]))
+    assert evaluation.promise_correlation(record) == {}
+    (folder / "planning.evaluation.csv").write_text(head + "".join(rows))
+    found = evaluation.promise_correlation(record)
+    assert found == {"promise_rank_correlation": pytest.approx(1.0)}
 
 
 @pytest.mark.slow
