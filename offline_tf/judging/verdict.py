@@ -146,7 +146,10 @@ class Verdict(NamedTuple):
         """JSON types only."""
         return {
             "level": self.level,
-            "grounds": {g.name: {"value": g.value, "level": g.level} for g in self.grounds},
+            "grounds": {
+                g.name: {"value": g.value, "level": g.level, "words": g.words, "advice": g.advice}
+                for g in self.grounds
+            },
         }
 
     def in_words(self) -> str:

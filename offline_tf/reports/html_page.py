@@ -57,6 +57,7 @@ def write(runs: Sequence[Run], path: pathlib.Path) -> int:
 
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     body = [f"<header><h1>{html.escape(title)}</h1>{_lead(runs)}</header>", _results(runs, layouts)]
+    body += [_verdict(run, len(runs) > 1) for run in runs if "verdict" in run.summary]
     curves = [picture(f"curve-{name}", figure) for name, figure in run_curves.draw(runs, layouts)]
     if curves:
         body.append(f'<section><h2>Curves</h2><div class="grid">{"".join(curves)}</div></section>')
@@ -143,6 +144,30 @@ def _results(runs: Sequence[Run], layouts: Sequence[Layout]) -> str:
         ]
         body = f'<div class="cards">{"".join(cards)}</div>'
     return f"<section><h2>Results</h2>{body}</section>" if rows else ""
+
+
+def _verdict(run: Run, several: bool) -> str:
+    """Whether the result can be relied on, with every ground."""
+    told = run.summary["verdict"]
+    rows = "".join(
+        f"<tr><th>{html.escape(ground.get('words', name))}</th><td>{_number(ground['value'])}</td>"
+        f"<td>{_level(ground['level'])}</td>"
+        f"<td>{html.escape(ground.get('advice', '')) if ground['level'] != 'green' else ''}</td></tr>"
+        for name, ground in told["grounds"].items()
+    )
+    promise = run.summary.get("promise")
+    promised = "" if promise is None else f" A return of {promise:,.0f} or more is promised."
+    name = f"{html.escape(run.name)}: can" if several else "Can"
+    return (
+        f"<section><h2>{name} it be relied on? {_level(told['level'])}</h2>"
+        "<p>Models that nothing was planned in, and the data, say so; no simulator was asked."
+        f'{promised}</p><div class="wide"><table class="grounds"><thead><tr><th>ground</th>'
+        f"<th>number</th><th></th><th>what to try</th></tr></thead>{rows}</table></div></section>"
+    )
+
+
+def _level(level: str) -> str:
+    return f'<b class="level {html.escape(level)}">{html.escape(level)}</b>'
 
 
 def _inspected(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, str]]:

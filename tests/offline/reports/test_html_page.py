@@ -11,6 +11,7 @@ import toys
 
 from offline_tf import report
 from offline_tf.inspection import figures
+from offline_tf.judging import verdict
 from offline_tf.reports import html_page, report_layout, run_contents, run_curves, tensorboard
 from offline_tf.reports.report_layout import Layout, Line, Number, Panel
 from offline_tf.run_folder.record import RunRecord
@@ -115,6 +116,29 @@ def test_several_runs_stand_side_by_side(tmp_path, monkeypatch):
     words = page_of(out)
     assert "run1: promised" in words and "run2: promised" in words
     assert "Return, final controller 10 20" in words  # the first run first
+
+
+def test_a_verdict_stands_in_the_report_with_its_grounds(tmp_path, monkeypatch):
+    monkeypatch.setattr(html_page.figures, "png", lambda *_: b"")
+    run = run_folder(tmp_path / "run")
+    grounds = [
+        verdict.Ground("halted_share", 0.31, "doubtful", "share <that> leaves", "plan less"),
+        verdict.Ground("model_error", 0.02, "green", "error", "never told"),
+    ]
+    summary = json.loads((run / "summary.json").read_text())
+    summary |= {"promise": 1234.5, "verdict": verdict.of(grounds).to_json()}
+    (run / "summary.json").write_text(json.dumps(summary))
+    report.main(report.ReportConfig(workdir=(str(run),)))
+    words = page_of(run / "report" / "report.html")
+    assert "Can it be relied on? doubtful" in words and "return of 1,234 or more" in words
+    assert "share <that> leaves 0.31 doubtful plan less" in words
+    assert "error 0.02 green" in words and "never told" not in words
+    # A run of before the grounds had words.
+    for ground in summary["verdict"]["grounds"].values():
+        del ground["words"], ground["advice"]
+    (run / "summary.json").write_text(json.dumps(summary))
+    report.main(report.ReportConfig(workdir=(str(run),)))
+    assert "halted_share 0.31 doubtful" in page_of(run / "report" / "report.html")
 
 
 def test_runs_whose_names_are_no_file_names_keep_their_pictures(tmp_path):
