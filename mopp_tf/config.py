@@ -106,10 +106,10 @@ class ModelConfig:
         1e-5, "Factor of ||kernels||^2 in the losses.", low=0.0, source="mopp_agent.py"
     )
     holdout_share: float | None = shared_knobs.holdout_share_knob("reporting and thresholds")
-    patience: int = knob(
-        0,
+    patience: int | None = knob(
+        None,
         "Stop fitting after this many looks at held-out rows (one per 1000 steps) without a better "
-        "one, and keep the best; 0: never. Not of Q.",
+        "one, and keep the best; none: 5 where rows are held out; 0: never. Not of Q.",
         low=0,
     )
     precision: str = shared_knobs.precision_knob()

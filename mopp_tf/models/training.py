@@ -20,6 +20,7 @@ from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, Tensor, UserError
 
 STEPS_PER_LOOK = 1000
+_PATIENCE = 5
 STEPS_PER_CALL = 200
 ROWS_PER_LOOK = 8192
 
@@ -106,6 +107,13 @@ def fit(
         is_over=stopping.is_over,
     )
     return stopping.take_best(done, stage.name)
+
+
+def patience_of(config: ModelConfig, split: Split) -> int:
+    """Looks without a better one after which a fit ends; 0 where no rows could tell."""
+    if not len(split.held_out):
+        return 0
+    return _PATIENCE if config.patience is None else config.patience
 
 
 def check_patience(config: ModelConfig, split: Split) -> None:
@@ -255,7 +263,7 @@ def fit_members(
             chances=None if row_weights is None else row_weights[split.train],
         ),
         look=look,
-        patience=config.patience,
+        patience=patience_of(config, split),
         stage=stage,
     )
     by_name = judge().numpy()

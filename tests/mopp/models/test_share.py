@@ -20,6 +20,33 @@ def graded(count=8, length=10):
     return dataclasses.replace(data, rewards=paid)
 
 
+@pytest.mark.parametrize(
+    ("held_out", "expected"),
+    [
+        ([39], [39]),  # theirs, as it was drawn
+        ([0], [20, 30]),  # none of theirs: every tenth, from the first on
+        ([], []),  # nothing is held out
+    ],
+)
+def test_held_out_rows_of_good_episodes_are_their_own(held_out, expected):
+    """Of 40 episodes the last 20 are good."""
+    data = graded(40, 10)
+    chosen = np.concatenate([np.arange(10 * e, 10 * e + 10) for e in [*held_out, 999]][:-1] or [[]])
+    chosen = chosen.astype(np.int64)
+    split = Split(np.setdiff1d(np.arange(400), chosen), chosen)
+    train, held = share.rows_of(data, 0.5, split)
+    assert sorted(set(held // 10)) == expected and len(held) == 10 * len(expected)
+    assert set(train // 10) == set(range(20, 40)) - set(expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "held_out", "expected"), [(None, 3, 5), (None, 0, 0), (2, 3, 2), (2, 0, 0), (0, 3, 0)]
+)
+def test_a_fit_ends_by_held_out_rows_where_there_are_some(given, held_out, expected):
+    knobs = config.ModelConfig(patience=given)
+    assert training.patience_of(knobs, Split(np.arange(5), np.arange(held_out))) == expected
+
+
 def test_rows_of_other_episodes_are_never_drawn(tmp_path, monkeypatch):
     data = graded()
     knobs = algorithm.Knobs(
@@ -57,15 +84,6 @@ def test_rows_of_other_episodes_are_never_drawn(tmp_path, monkeypatch):
         stage=toys.record(tmp_path / "fit").stage("behavior_fit"),
     )
     assert drawn[0].min() >= 0 and drawn[0].max() < 20
-
-
-def test_all_held_out_rows_judge_where_none_is_of_a_good_episode():
-    split = Split(np.arange(10, 80), np.arange(10))
-    train, held_out = share.rows_of(graded(), 0.25, split)
-    assert len(train) == 20 and train.min() >= 60
-    np.testing.assert_array_equal(held_out, np.arange(10))
-    assert share.rows_of(graded(), 1.0, split) is not None
-    np.testing.assert_array_equal(share.rows_of(graded(), 1.0, split).train, split.train)
 
 
 @pytest.mark.parametrize("given", [None, 0.5])
