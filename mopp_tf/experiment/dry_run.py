@@ -233,7 +233,7 @@ def plan(*stages: object) -> list[str]:
     """
     configs = Configs(*stages)  # type: ignore[arg-type]
     check(configs)
-    run, model = configs.run, configs.model
+    run, model, choice = configs.run, configs.model, configs.choice
     threads = compilation.use_threads(run.threads)  # first: a user's task file may make tensors
     task = tasks.get(run.env, run.simulator)
     folder = folder_of(configs)
@@ -261,4 +261,5 @@ def plan(*stages: object) -> list[str]:
         *dry_run.in_words(
             [part for part in parts if part.name not in done], dry_run.memory(task, rows)
         ),
+        *([dry_run.more_settings(choice.select_minutes)] if choice.select == "offline" else []),
     ]

@@ -252,7 +252,8 @@ def plan(*stages: object) -> list[str]:
     folder = folder_of(configs)
     if run.dataset:
         sources.check(run.dataset, KINDS)
-    old = RunRecord.check_folder(folder, "morel", configs.flat(), FREE_FLAGS)
+    selects = run.select == "offline"
+    old = None if selects else RunRecord.check_folder(folder, "morel", configs.flat(), FREE_FLAGS)
     makes = not run.dataset or run.dataset in KINDS
     rows = dry_run.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
@@ -272,4 +273,5 @@ def plan(*stages: object) -> list[str]:
         *dry_run.in_words(
             [part for part in parts if part.name not in done], dry_run.memory(task, rows)
         ),
+        *([dry_run.more_settings(run.select_minutes)] if selects else []),
     ]

@@ -57,3 +57,8 @@ def in_words(parts: Sequence[Part], needed: float) -> list[str]:
     if needed > have:
         lines.append("  that is too much: lower $OFFLINE_TF_COLUMN_MB, or take fewer rows")
     return lines
+
+
+def more_settings(minutes: float) -> str:
+    """What --select=offline adds."""
+    return f"then other settings on the same models, for up to {minutes:g} minutes"

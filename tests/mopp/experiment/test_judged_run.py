@@ -301,6 +301,9 @@ def test_a_dry_run_knows_what_the_judge_takes(cart, tmp_path):
     )
     assert "judge_models" in judged and "choice" in judged
     assert "judge_models" not in plain and "choice" not in plain
+    assert "other settings" not in judged
+    lines = dry_run.plan(*cart(tmp_path / "run", select="offline", select_minutes=7.0))
+    assert lines[-1] == "then other settings on the same models, for up to 7 minutes"
 
 
 def test_a_verdict_names_what_speaks_against_the_choice():
