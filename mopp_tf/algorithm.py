@@ -153,7 +153,7 @@ def prepare(
             steps=knobs.choice.judge_plan_steps,
             seed=seed,
         )
-        go_on = clones.episodes_go_on(data, good, few_starts)
+        go_on = clones.episodes_go_on(data, good, judge)
     return Prepared(
         scale,
         normalizer,
@@ -329,7 +329,13 @@ def learn(
         count = knobs.choice.judge_promise_starts
         count = knobs.judge.judge_starts if chosen["chosen"] == choice.CLONE else count
         whole = choice.to_the_end(prepared.judge, count)
-        choice.promise_or_load(planner, judged_by(whole), chosen, record)
+        choice.promise_or_load(
+            planner,
+            judged_by(whole),
+            chosen,
+            record,
+            judged_by(whole, after_halt=prepared.episodes_go_on),
+        )
     return Learned(models, prepared.scale, limit, chosen_planner(knobs, record))
 
 

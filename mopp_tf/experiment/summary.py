@@ -64,6 +64,7 @@ def promises(experiment: Experiment[Configs], judge_error: float | None) -> dict
         "promise": judged["promise"],
         "promise_expected": judged["expected"],
         "promise_halt_share": judged["halted_share"],
+        **({"clone_worth": judged["worth"]} if "worth" in judged else {}),
         "gains": {name: numbers["gain"] for name, numbers in candidates.items()},
         "verdict": found.to_json(),
         "verdict_in_words": found.in_words(),
@@ -88,7 +89,7 @@ def grounds(
     """
     spread = verdict.spread_of(*verdict.mean_and_best_tenth(data_returns))
     found = [
-        *verdict.of_judgement(judged, data_returns, judge_error, {}),
+        *verdict.of_judgement(judged, data_returns, judge_error, {}, judged.get("worth")),
         verdict.below_clone(behind, spread, "leave --plan=always out"),
     ]
     if chosen == choice.CLONE or "kept_share" not in judged:

@@ -95,7 +95,8 @@ def judged_by(
       task, models, limit: of the planner.
       scale: of its rewards.
       seed: of its draws.
-      after_halt: what is paid to the clone, see `clones.episodes_go_on`; None: as to others.
+      after_halt: what is paid to the clone in whole episodes, see `clones.episodes_go_on`; None: as to
+        others.
 
     Returns:
       A function; its numbers are those of `Judgement.numbers`, "kept_share", "fallback" and "least",
@@ -120,7 +121,11 @@ def judged_by(
             seen.append((float(np.mean(decision.kept_share)), float(np.mean(fallback))))
             return decision.action, decision.plan, None
 
-        paid = after_halt if knobs.plan == "never" else None
+        paid = None
+        if after_halt is not None and knobs.plan == "never":
+            steps = judge.models.task.max_episode_steps
+            beyond = after_halt[steps] if steps < len(after_halt) else 0.0
+            paid = after_halt[:steps] - beyond
         judgement = judge.run(compilation.function(planner.initial_plan), act, seed, paid)
         kept_share, fallback = np.mean(seen, axis=0)
         shares = {"kept_share": float(kept_share), "fallback": float(fallback)}
@@ -269,6 +274,7 @@ def promise_or_load(
     judge_one: Callable[[PlannerConfig], dict[str, Any]],
     chosen: dict[str, Any],
     record: RunRecord,
+    judge_clone: Callable[[PlannerConfig], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """What the judge says of whole episodes of the chosen candidate, or reads it.
 
@@ -277,11 +283,18 @@ def promise_or_load(
       judge_one: see `judged_by`, of a judge `to_the_end`.
       chosen: see `choose_or_load`.
       record: the run folder; stage "promise".
+      judge_clone: the same, with what its episodes earn beyond HALT.
+
+    Returns:
+      The judge's numbers, and "worth" of the clone where it is the chosen one, see `clones.Chosen`.
     """
     stage = record.stage(PROMISE)
     if stage.complete:
         return stage.result
-    numbers = judge_one(changed(knobs, chosen["knobs"]))
+    planner = changed(knobs, chosen["knobs"])
+    numbers = judge_one(planner)
     del numbers["least"]
+    if judge_clone is not None and chosen["chosen"] == CLONE:
+        numbers["worth"] = judge_clone(planner)["promise"]
     logging.info("promise: %.1f for whole episodes of %s", numbers["promise"], chosen["chosen"])
     return stage.finish(numbers)

@@ -34,7 +34,7 @@ def summarize(
         results={
             "bc_return": measured.get("bc_return"),
             "pmdp_return": planned["pmdp_return"],
-            **promises(planned),
+            **promises(planned, learned.start.get("worth")),
             **(
                 {"verdict": judged.to_json(), "verdict_in_words": judged.in_words()}
                 if judged
@@ -50,8 +50,8 @@ def summarize(
     )
 
 
-def promises(planned: dict[str, float]) -> dict[str, float]:
-    """What the judge says of the final policy; empty without one."""
+def promises(planned: dict[str, float], worth: float | None) -> dict[str, float]:
+    """What the judge says of the final policy, and of the clone; empty without one."""
     if "promise" not in planned:
         return {}
     return {
@@ -59,7 +59,7 @@ def promises(planned: dict[str, float]) -> dict[str, float]:
         "expected_return": planned["expected"],
         "promise_halt_share": planned["halted_share"],
         "kept_iteration": planned["kept_iteration"],
-    }
+    } | ({} if worth is None else {"clone_worth": worth})
 
 
 def verdict_on(experiment: Experiment[Configs], learned: algorithm.Learned) -> Verdict | None:
@@ -69,10 +69,11 @@ def verdict_on(experiment: Experiment[Configs], learned: algorithm.Learned) -> V
         return None
     returns = good_episodes.known_returns(experiment.data, experiment.task.max_episode_steps)
     clone = learned.start["promises"][f"{learned.start['share']:g}"]
+    worth = learned.start.get("worth") if planned["kept_iteration"] == 0 else None
     spread = verdict.spread_of(*verdict.mean_and_best_tenth(returns))
     return verdict.of(
         [
-            *verdict.of_judgement(planned, returns, learned.judge.error, _ADVICE),
+            *verdict.of_judgement(planned, returns, learned.judge.error, _ADVICE, worth),
             verdict.below_clone(clone - planned["promise"], spread, "deploy the clone"),
         ]
     )

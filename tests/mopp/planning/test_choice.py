@@ -115,6 +115,13 @@ def test_whole_episodes_are_asked_of_the_chosen_one_once(tmp_path):
         found = choice.promise_or_load(KNOBS, judge_one, chosen, toys.record(tmp_path))
         assert found == {"promise": 7}
     assert seen == [(True, 0.1)]
+    clone = {"chosen": "clone", "knobs": {"plan": "never"}}
+    other = toys.record(tmp_path / "clone")
+    worth = judge_with({"never": 9})
+    assert choice.promise_or_load(KNOBS, judge_one, clone, other, worth) == {
+        "promise": 5,
+        "worth": 9,
+    }
     whole = choice.to_the_end(toy_judge(), 3)
     assert len(whole.starts) == 3 and whole.models.task.max_episode_steps == 50
 
@@ -232,7 +239,7 @@ def test_beyond_halt_the_clone_earns_what_its_episodes_did(monkeypatch):
         scale=None,
         limit=1.0,
         seed=0,
-        after_halt=np.array([30.0, 20.0, 10.0]),
+        after_halt=np.array([37.0, 27.0, 17.0, 7.0]),  # of whole episodes; three steps are judged
     )
     clone, planner = (
         judge_one(choice.changed(KNOBS, {"plan": plan})) for plan in ("never", "always")
