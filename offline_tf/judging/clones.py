@@ -22,6 +22,8 @@ from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Transitions
 
+_CLEARLY = 0.05
+
 
 class Fitting(NamedTuple):
     """How a clone is fitted; see `cloning.fit_or_load`. With epochs held-out rows are cloned too."""
@@ -108,13 +110,26 @@ def choose(
         each: judge.policy(clone, episodes_go_on(data, each, judge)).promise
         for each, clone in clones.items()
     }
-    best = max(worth, key=lambda each: worth[each])
+    best = _best_of(worth)
     logging.info(
         "behaviour cloning: the best %g %% of the episodes; worth and promise of the clones: %s",
         100 * best,
         "; ".join(f"{100 * each:g} %: {worth[each]:.1f}, {promises[each]:.1f}" for each in clones),
     )
     return Chosen(clones[best], best, results[best], promises, worth)
+
+
+def _best_of(worth: dict[float, float]) -> float:
+    """The share, largest first, whose clone is worth most; a smaller one must be clearly better.
+
+    Episodes with high returns also had luck, and of fewer episodes less is learned.
+    """
+    shares = iter(worth)
+    best = next(shares)
+    for share in shares:
+        if worth[share] > worth[best] + _CLEARLY * abs(worth[best]):
+            best = share
+    return best
 
 
 def episodes_go_on(data: Transitions, share: float, judge: Judge) -> Array:
