@@ -120,7 +120,7 @@ class BehaviorModel(tf.Module):
         It is what `rollout.propose` makes sigma_max of.
         """
 
-        @compilation.function(reduce_retracing=True)
+        @compilation.ForAnyLength
         def block(rows: Tensor) -> Tensor:
             inputs = self.inputs(rows)
             stds = [member.modes(inputs)[0].std for member in self.densities()]  # [B, A, C] each

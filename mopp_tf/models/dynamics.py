@@ -202,7 +202,7 @@ class DynamicsModel(tf.Module):
         """`uncertainty` of many rows [N, S], [N, A] -> [N]."""
         predict = self.bind()
 
-        @compilation.function(reduce_retracing=True)
+        @compilation.ForAnyLength
         def block(s: Tensor, a: Tensor) -> Tensor:
             return self.uncertainty(predict(s, a), units)
 

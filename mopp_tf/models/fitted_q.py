@@ -59,7 +59,7 @@ def next_actions(
         is_drawn = ~rows.has_next[at] & (rows.terminals[at] == 0.0)
     models = behavior.densities()
 
-    @compilation.function(reduce_retracing=True)
+    @functools.partial(compilation.ForAnyLength, free={1: ()})
     def draw(states: Tensor, key: Tensor) -> Tensor:
         keys = tf.unstack(tf.random.split(key, len(models) + 1))
         inputs = behavior.inputs(states)

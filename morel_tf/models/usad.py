@@ -87,7 +87,7 @@ def batched(
     """
     rows = np.arange(len(states)) if rows is None else rows
 
-    @compilation.function(reduce_retracing=True)
+    @compilation.ForAnyLength
     def chunk(s: Tensor, a: Tensor) -> Tensor:
         return disagreement_of(ensemble, ensemble.bind()(s, a), weights)
 

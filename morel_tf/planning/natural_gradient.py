@@ -169,8 +169,8 @@ class NaturalGradient(tf.Module):
         self._stride = max(1, round(1.0 / fisher_share))
         unit = np.log(policy.units.output_scale)  # log_std is in the task's units
         self._bounds = (min_log_std + unit, max_log_std + unit)
+        self._step = compilation.ForAnyLength(self._stepped)
 
-    @compilation.function(reduce_retracing=True)
     def step(
         self, observations: Tensor, actions: Tensor, advantages: Tensor, kl_per_update: Tensor
     ) -> StepReport:
@@ -189,6 +189,11 @@ class NaturalGradient(tf.Module):
         Returns:
           A StepReport.
         """
+        return self._step(observations, actions, advantages, kl_per_update)
+
+    def _stepped(
+        self, observations: Tensor, actions: Tensor, advantages: Tensor, kl_per_update: Tensor
+    ) -> StepReport:
         policy = self._policy
         tf.debugging.assert_shapes(
             [(observations, ("N", "S")), (actions, ("N", "A")), (advantages, ("N",))]

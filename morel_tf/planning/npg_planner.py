@@ -152,7 +152,7 @@ def path_sampler(
             whole=whole,
         )
 
-    roll_out = compilation.compiled(in_groups, reduce_retracing=True)
+    roll_out = compilation.compiled(in_groups)
 
     def sample(iteration: int) -> RollOut:
         chosen = pessimistic_mdp.start_states(

@@ -72,6 +72,7 @@ class ValueBaseline(tf.Module):
             weight_decay=weight_decay,
             same_shapes=False,
         )
+        self._predict = compilation.ForAnyLength(self._predicted)
 
     @property
     def state(self) -> list[tf.Variable]:
@@ -95,9 +96,11 @@ class ValueBaseline(tf.Module):
             for inputs, targets in batches
         ]
 
-    @compilation.function(reduce_retracing=True)
     def predict(self, observations: Tensor, times: Tensor) -> Tensor:
         """[N, S], [N] -> [N] values; zero before the first fit."""
+        return self._predict(observations, times)
+
+    def _predicted(self, observations: Tensor, times: Tensor) -> Tensor:
         forward, half = networks.bind(self.network), tf.shape(observations)[0] // 2
         parts = [
             forward(self._features(observations[rows], times[rows]))[:, 0]

@@ -292,7 +292,7 @@ def _disagreement(
 ) -> Array:
     """[N, S], [N, A] -> [N]."""
 
-    @compilation.function(reduce_retracing=True)
+    @compilation.ForAnyLength
     def chunk(s: Tensor, a: Tensor) -> Tensor:
         return largest_pairwise_distance(ensemble.means(ensemble.bind()(s, a)) * weights)
 

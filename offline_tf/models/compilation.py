@@ -63,6 +63,51 @@ def compiled(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     return function(call, jit_compile=_chosen["compiler"] == "xla" or None, **options)
 
 
+class ForAnyLength:
+    """A tf.function whose graph never knows how long its tensors are.
+
+    A graph that knows the shapes of its first call may use other kernels and orders of sums than one
+    for all shapes, which TensorFlow makes when a second shape comes. So results would depend on what
+    the process had computed before, and a resumed run would part from an unbroken one.
+    """
+
+    def __init__(
+        self,
+        call: Callable[..., Any],
+        *,
+        make: Callable[..., Any] = function,
+        free: dict[int, tuple[int, ...]] | None = None,
+    ) -> None:
+        """Traces nothing yet.
+
+        Args:
+          call: of tensors, or of tuples of tensors.
+          make: `function` or `compiled`.
+          free: argument -> axes whose length the graph does not know; of all others it is the first.
+        """
+        self._call = call
+        self._make = make
+        self._free = free or {}
+        self._graphs: dict[Any, Callable[..., Any]] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Calls the graph of these ranks, dtypes and other lengths."""
+        signature = [
+            tf.nest.map_structure(functools.partial(_spec, free=self._free.get(at, (0,))), argument)
+            for at, argument in enumerate(arguments)
+        ]
+        key = tuple(tf.nest.flatten(signature))
+        if key not in self._graphs:
+            self._graphs[key] = self._make(self._call, input_signature=signature)
+        return self._graphs[key](*arguments)
+
+
+def _spec(value: Any, free: tuple[int, ...]) -> tf.TensorSpec:
+    tensor = tf.convert_to_tensor(value)
+    lengths = [None if axis in free else length for axis, length in enumerate(tensor.shape)]
+    return tf.TensorSpec(lengths, tensor.dtype)
+
+
 def in_words(threads: int, dtype: str) -> str:
     """What the user is told at the start of a run."""
     by = {"graph": "TensorFlow's own kernels", "xla": "XLA"}[_chosen["compiler"]]

@@ -109,7 +109,8 @@ class Fit(tf.Module):
         self._before_step = before_step
         self.adam = Adam(self._weights, weight_decay=weight_decay, decay_biases=decay_biases)
         made = compilation.compiled if same_shapes else compilation.function
-        self._graph = made(self._steps, reduce_retracing=True)
+        # Arrays have any number of rows; minibatches any number of steps and of rows, of M members.
+        self._graph = compilation.ForAnyLength(self._steps, make=made, free={1: (0, 2)})
 
     def run(self, arrays: tuple[Tensor, ...], rows: Tensor, learning_rates: Tensor) -> Tensor:
         """Runs one Adam step per row of `rows`, all in one graph.

@@ -276,7 +276,7 @@ def test_an_update_that_is_no_number_is_named(tmp_path, monkeypatch):
         _plan(tmp_path)
 
 
-def test_killed_at_any_iteration_it_ends_with_the_same_bits(tmp_path, eagerly):
+def test_killed_at_any_iteration_it_ends_with_the_same_bits(tmp_path):
     value, policy, record = _plan(tmp_path / "unbroken")
     tables = (record.folder / "metrics" / "planning.csv").read_text()
     # Before the first checkpoint, which is at 5; one iteration after it; and at the last.

@@ -135,3 +135,26 @@ def test_the_state_is_all_that_a_second_fit_depends_on():
     for baseline in (original, copy):
         baseline.fit(*_samples(seed=3), np.random.default_rng(4))
     assert toys.bits(copy.state) == toys.bits(original.state)
+
+
+def test_any_number_of_rows_can_be_fitted_after_any_other():
+    """Where paths are very short an update has fewer rows than a minibatch, an odd number at times."""
+    baseline = _baseline(batch=64)
+    for count in (3, 200, 1, 64, 65, 2, 3):
+        explained = baseline.fit(*_samples(count), np.random.default_rng(0))
+        assert np.isfinite(explained)
+        assert np.isfinite(baseline.predict(*_samples(count)[:2])).all()
+
+
+def test_what_was_fitted_before_does_not_change_the_bits():
+    """A run that goes on after a kill meets other numbers of rows first than an unbroken one."""
+    fits = []
+    for counts in ((600,), (350, 600)):
+        baseline = _baseline(batch=64)
+        first = [weight.numpy() for weight in baseline.state]
+        for count in counts:
+            for weight, value in zip(baseline.state, first, strict=True):
+                weight.assign(value)
+            baseline.fit(*_samples(count), np.random.default_rng(0))
+        fits.append(toys.bits(baseline.state))
+    assert fits[0] == fits[1]

@@ -69,3 +69,22 @@ def test_the_pessimistic_mdp_takes_a_tasks_loops():
     np.testing.assert_array_equal(found.rewards, [0.0, 1.0])
     for a, b in zip(tf.nest.flatten(step(STATES)), tf.nest.flatten(found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_a_graph_for_any_length_knows_none_of_them_from_its_first_call_on():
+    seen = []
+
+    def call(parts, rows, key):
+        seen.append(
+            ([part.shape.as_list() for part in parts], rows.shape.as_list(), key.shape.rank)
+        )
+        return tf.reduce_sum(parts[0]) + tf.cast(tf.reduce_sum(rows), tf.float32) + key
+
+    graph = compilation.ForAnyLength(call, free={1: (0, 2)})
+    for length, steps, size in ((5, 2, 4), (7, 1, 4), (1, 2, 3), (0, 0, 0)):
+        parts = (tf.ones([length, 3]), tf.ones([length]))
+        rows = np.ones((steps, 2, size), np.int32)
+        assert graph(parts, rows, tf.constant(1.0)) == 3.0 * length + 2.0 * steps * size + 1.0
+    assert seen == [([[None, 3], [None]], [None, 2, None], 0)]
+    graph((tf.ones([2, 3]), tf.ones([2])), np.ones((1, 1, 4), np.int32), tf.constant(1.0))
+    assert len(seen) == 2 and seen[1][1] == [None, 1, None]
