@@ -211,7 +211,7 @@ def compare_more(comparison: Comparison, minutes: float) -> None:
         is not begun.
     """
     began, longest = time.monotonic(), 0.0
-    for changes, _ in MORE:
+    for changes, _ in MORE if minutes else ():
         best, now = comparison.best(planner=True), time.monotonic()
         of_candidate = comparison.changes[best] | changes
         if of_candidate in comparison.changes.values():

@@ -296,8 +296,9 @@ def plan(
     if judge is not None:
         final["kept_iteration"] = keeper.take_best(-np.inf if worth is None else worth)
         judged = judge.policy(policy.numpy()).numbers()
-        final |= {name: judged[name] for name in ("promise", "expected", "models_apart")}
-        final |= {"halted_share": judged["halted_share"]}
+        final |= {name: judged[name] for name in ("expected", "models_apart", "halted_share")}
+        is_first = final["kept_iteration"] == 0
+        final["promise"] = judged["promise"] if is_first else keeper.promise
     final = path_statistics(sample(config.iterations)) | final
     if judge is not None:  # last, so that nothing is left to do once the best policy is on disk
         stage.save(done + 1, may_stop=False)

@@ -85,14 +85,23 @@ class Judgement(NamedTuple):
         return float(self.returns.mean())
 
     @property
-    def promise(self) -> float:
-        """Lower bound of the true mean return, taken as one more model's: one in twenty is lower.
+    def centre(self) -> float:
+        """Mean of `least`."""
+        return float(self.least.mean())
 
-        Mean of `least` - t * sqrt(s^2 (1 + 1/M) + e^2) with s the standard deviation of the models'
-        means, e the standard error over the starts and t the 95 % quantile of Student's distribution
-        with M - 1 degrees of freedom.
+    @property
+    def spread(self) -> float:
+        """How far one more model's mean return may lie from the centre.
+
+        sqrt(s^2 (1 + 1/M) + e^2) with s the standard deviation of the models' means and e the standard
+        error over the starts.
         """
-        return _bound(self.least, _STUDENT_95)
+        return _spread(self.least)
+
+    @property
+    def promise(self) -> float:
+        """Lower bound of the true mean return, taken as one more model's: one in twenty is lower."""
+        return promise_of(self.centre, self.spread, len(self.least))
 
     def numbers(self) -> dict[str, float]:
         """For logs."""
@@ -106,6 +115,16 @@ class Judgement(NamedTuple):
         }
 
 
+def promise_of(centre: float, spread: float, models: int) -> float:
+    """A bound: centre - t * spread, t the 95 % quantile of Student's distribution of M - 1 degrees.
+
+    Args:
+      centre, spread: see `Judgement`.
+      models: M.
+    """
+    return centre - _STUDENT_95[models - 2] * spread
+
+
 def gain(one: Array, other: Array) -> float:
     """Lower bound of how much more one controller returns than another; one in five is lower.
 
@@ -115,16 +134,15 @@ def gain(one: Array, other: Array) -> float:
     Args:
       one, other: [M, E], `Judgement.least` of both, from the same starts.
     """
-    return _bound(one - other, _STUDENT_80)
+    difference = one - other
+    return float(difference.mean()) - _STUDENT_80[len(difference) - 2] * _spread(difference)
 
 
-def _bound(values: Array, quantiles: tuple[float, ...]) -> float:
-    """[M, E] by model and start -> the bound that `Judgement.promise` explains."""
+def _spread(values: Array) -> float:
+    """[M, E] by model and start; see `Judgement.spread`."""
     models, starts = values.shape
-    by_model = values.mean(axis=1)  # [M]
-    of_starts = values.mean(axis=0).var(ddof=1) / starts
-    variance = by_model.var(ddof=1) * (1.0 + 1.0 / models) + of_starts
-    return float(by_model.mean() - quantiles[models - 2] * np.sqrt(variance))
+    of_models = values.mean(axis=1).var(ddof=1) * (1.0 + 1.0 / models)
+    return float(np.sqrt(of_models + values.mean(axis=0).var(ddof=1) / starts))
 
 
 class Judge:

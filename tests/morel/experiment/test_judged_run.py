@@ -97,9 +97,9 @@ def test_a_run_ends_with_a_promise_and_a_verdict(tmp_path, file):
     summary = recipe.run(run)
     record = RunRecord.open_existing(tmp_path / "run")
     log = np.genfromtxt(record.folder / "metrics" / "planning.judge.csv", delimiter=",", names=True)
-    assert summary["promise"] == pytest.approx(log["promise"].max(), rel=1e-6)
-    assert summary["promise"] == pytest.approx(log["best_promise"][-1], rel=1e-6)
-    assert summary["kept_iteration"] == log["step"][np.argmax(log["promise"])]
+    # The best one's, or the clone's own, where that was kept.
+    assert summary["promise"] >= log["best_promise"][-1] - 1e-3
+    assert summary["kept_iteration"] in log["step"]
     assert summary["iterations"] == log["step"][-1]
     assert summary["verdict"]["level"] in ("green", "doubtful", "bad")
     assert set(summary["verdict"]["grounds"]) == {
@@ -117,7 +117,9 @@ def test_a_run_ends_with_a_promise_and_a_verdict(tmp_path, file):
     found = judge.fit_or_load(
         tasks.get("cart"), physics="v2", data=data, config=run.judge, seed=3, record=record
     )
-    assert found.policy(policy).promise == pytest.approx(summary["promise"], rel=1e-5)
+    judged = found.policy(policy)
+    assert judged.expected == pytest.approx(summary["expected_return"], rel=1e-5)
+    assert judged.promise >= summary["promise"] - 1e-3  # at most its own spread, at least the usual
     assert recipe.run(run)["promise"] == summary["promise"]
 
 

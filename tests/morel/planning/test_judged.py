@@ -5,21 +5,21 @@ import toys
 
 from morel_tf.config import PlannerConfig
 from morel_tf.planning.judged import Keeper
+from offline_tf.judging.judge import Judgement
 
 CONFIG = PlannerConfig(judge_patience=20, judge_halvings=1)
 
 
 class ToyJudge:
-    """Promises the policy's first bias, and remembers what it was shown."""
+    """Two models, whose mean is the policy's first bias and which are `apart`."""
+
+    def __init__(self, apart=0.0):
+        self.apart = apart
 
     def policy(self, policy):
-        promise = float(policy.layers[-1][1][0])
-
-        class Told:
-            def numbers(self):
-                return {"promise": promise}
-
-        return Told()
+        by_model = float(policy.layers[-1][1][0]) + self.apart * np.array([-0.5, 0.5])
+        returns = np.stack([by_model, by_model], axis=1)
+        return Judgement(returns, returns, np.ones((2, 2)), np.zeros((2, 2), bool))
 
 
 def keeper():
@@ -27,19 +27,35 @@ def keeper():
     return policy, Keeper(policy, CONFIG)
 
 
-def look(policy, kept, promise, done):
-    policy.weights[1].assign([promise])
-    return kept.look(ToyJudge(), done)
+def look(policy, kept, centre, done, apart=0.0):
+    policy.weights[1].assign([centre])
+    return kept.look(ToyJudge(apart), done)
 
 
 def test_the_policy_of_the_highest_promise_is_kept():
     policy, kept = keeper()
-    assert not kept.has_judged
+    assert kept.promise == -np.inf
     for done, promise in ((0, 1.0), (10, 3.0), (20, 2.0)):
         numbers = look(policy, kept, promise, done)
-    assert numbers == {"promise": 2.0, "best_promise": 3.0, "kl_share": 1.0}
+    assert (numbers["promise"], numbers["best_promise"], numbers["kl_share"]) == (2.0, 3.0, 1.0)
     assert policy.weights[1].numpy() == 2.0 and not kept.is_over
     assert kept.take_best() == 10 and policy.weights[1].numpy() == 3.0
+
+
+def test_models_that_agree_by_chance_promise_no_more_than_they_usually_would():
+    """Spreads 2 s, with s of the two models' means apart / sqrt(2), and a factor 1 + 1/2."""
+    policy, kept = keeper()
+    student, spread = 6.314, np.sqrt(1.5 * 10.0**2 / 2)
+    first = look(policy, kept, 100.0, 0, apart=10.0)
+    np.testing.assert_allclose(first["promise"], 100.0 - student * spread)
+    second = look(policy, kept, 101.0, 10, apart=0.0)  # agree by chance
+    usual = np.sqrt(spread**2 / 2)
+    np.testing.assert_allclose(second["promise"], 101.0 - student * usual)
+    # The best promise is told with what is usual by now, and is that of the higher centre.
+    third = look(policy, kept, 90.0, 20, apart=20.0)
+    usual = np.sqrt((spread**2 + 0.0 + 4.0 * spread**2) / 3)
+    np.testing.assert_allclose(third["best_promise"], 101.0 - student * usual)
+    assert kept.take_best() == 10
 
 
 def test_the_clone_is_kept_where_nothing_is_promised_as_much_as_it_is_worth():
