@@ -81,7 +81,7 @@ def rank(record: RunRecord, minutes: float) -> list[Candidate]:
             expected=numbers["expected"],
             halt_share=numbers["halted_share"],
         )
-        for name, numbers in comparison.judged.items()
+        for name, numbers in comparison.judged().items()
     ]
     found.sort(key=lambda candidate: -candidate.gain)
     tuning.write(record.folder, [candidate._asdict() for candidate in found])

@@ -22,7 +22,7 @@ from mopp_tf.models.rows import RewardScale
 from mopp_tf.objectives import Objective
 from mopp_tf.planning.planner import Planner
 from mopp_tf.planning.rollout import Models
-from offline_tf.judging.judge import Judge, gain
+from offline_tf.judging.judge import Judge, gain, spread_of
 from offline_tf.models import compilation, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
@@ -143,9 +143,11 @@ def changed(knobs: PlannerConfig, changes: dict[str, Any]) -> PlannerConfig:
 class Comparison:
     """Candidates, what the judge says of each, and how much each gains over the clone.
 
+    Few models agree on a difference by chance at times, so no spread of one counts for less than the
+    median of all candidates' does.
+
     Attributes:
       changes: name -> knobs that differ.
-      judged: name -> the judge's numbers, with "gain" over the clone, see `judge.gain`.
     """
 
     def __init__(
@@ -162,7 +164,8 @@ class Comparison:
           record: the run folder; stages "judged_CANDIDATE", whose results are read where they are.
         """
         self.changes: dict[str, dict[str, Any]] = {}
-        self.judged: dict[str, dict[str, Any]] = {}
+        self._judged: dict[str, dict[str, Any]] = {}
+        self._differences: dict[str, Array] = {}  # from the clone, [M, E]
         self._knobs = knobs
         self._judge_one = judge_one
         self._record = record
@@ -177,16 +180,27 @@ class Comparison:
         numbers = dict(stage.result)
         least = np.array(numbers.pop("least"))  # [M, E]
         self._of_clone = least if self._of_clone is None else self._of_clone
+        if name != CLONE:
+            self._differences[name] = least - self._of_clone
         self.changes[name] = changes
-        self.judged[name] = numbers | {
-            "gain": gain(least, self._of_clone) if name != CLONE else 0.0
-        }
+        self._judged[name] = numbers
         logging.info(
             "choice: %.1f promised of %s, gain over the clone %.1f or more",
             numbers["promise"],
             name,
-            self.judged[name]["gain"],
+            self.gain(name),
         )
+
+    def gain(self, name: str) -> float:
+        """Over the clone, see `judge.gain`; of the clone 0."""
+        if name == CLONE:
+            return 0.0
+        usual = np.median([spread_of(difference) for difference in self._differences.values()])
+        return gain(self._differences[name], float(usual))
+
+    def judged(self) -> dict[str, dict[str, Any]]:
+        """Name -> the judge's numbers, and "gain"."""
+        return {name: each | {"gain": self.gain(name)} for name, each in self._judged.items()}
 
     def best(self, *, planner: bool = False) -> str:
         """The candidate that gains most; the first one wins ties.
@@ -194,10 +208,10 @@ class Comparison:
         Args:
           planner: whether the clone does not count.
         """
-        names = [name for name in self.judged if not (planner and name == CLONE)]
+        names = [name for name in self.changes if not (planner and name == CLONE)]
         best = names[0]
         for name in names[1:]:
-            if self.judged[name]["gain"] > self.judged[best]["gain"]:
+            if self.gain(name) > self.gain(best):
                 best = name
         return best
 
@@ -241,7 +255,7 @@ def choose_or_load(
 
     Returns:
       "chosen", the candidate that gains most over the clone, which stays where none surely gains;
-      "knobs", its changes; "changes" and "candidates", see `Comparison`.
+      "knobs", its changes; "changes", see `Comparison`; "candidates", see `judged`.
     """
     stage = record.stage(STAGE)
     if stage.complete:
@@ -264,7 +278,7 @@ def choose_or_load(
         "chosen": chosen,
         "knobs": comparison.changes[chosen],
         "changes": comparison.changes,
-        "candidates": comparison.judged,
+        "candidates": comparison.judged(),
     }
     return stage.finish(result, 0.0)  # the candidates' own stages have the time
 

@@ -96,7 +96,7 @@ class Judgement(NamedTuple):
         sqrt(s^2 (1 + 1/M) + e^2) with s the standard deviation of the models' means and e the standard
         error over the starts.
         """
-        return _spread(self.least)
+        return spread_of(self.least)
 
     @property
     def promise(self) -> float:
@@ -125,20 +125,21 @@ def promise_of(centre: float, spread: float, models: int) -> float:
     return centre - _STUDENT_95[models - 2] * spread
 
 
-def gain(one: Array, other: Array) -> float:
+def gain(difference: Array, usual: float = 0.0) -> float:
     """Lower bound of how much more one controller returns than another; one in five is lower.
 
     What models and starts have in common falls out, so it tells more than the difference of two
     promises.
 
     Args:
-      one, other: [M, E], `Judgement.least` of both, from the same starts.
+      difference: [M, E], of `Judgement.least` of both, from the same starts.
+      usual: the least that the spread counts for, see `spread_of`.
     """
-    difference = one - other
-    return float(difference.mean()) - _STUDENT_80[len(difference) - 2] * _spread(difference)
+    spread = max(spread_of(difference), usual)
+    return float(difference.mean()) - _STUDENT_80[len(difference) - 2] * spread
 
 
-def _spread(values: Array) -> float:
+def spread_of(values: Array) -> float:
     """[M, E] by model and start; see `Judgement.spread`."""
     models, starts = values.shape
     of_models = values.mean(axis=1).var(ddof=1) * (1.0 + 1.0 / models)

@@ -107,6 +107,21 @@ def test_more_settings_end_with_their_minutes(tmp_path, monkeypatch):
     assert list(comparison.changes) == ["clone", "max_q", "horizon_8"]
 
 
+def test_a_planner_that_the_models_agree_on_by_chance_is_not_chosen(tmp_path):
+    """max_q gains 5 in all models, but the two others show that they are usually 10 apart."""
+
+    def judge_one(knobs):
+        by_model = [5.0] * 3 if knobs.max_q and knobs.sigma_max == 0.2 else [-10.0, 0.0, 10.0]
+        by_model = [0.0] * 3 if knobs.plan == "never" else by_model
+        return {"promise": float(np.mean(by_model)), "least": [[x, x] for x in by_model]}
+
+    found = choice.choose_or_load(KNOBS, judge_one, toys.record(tmp_path))
+    assert found["chosen"] == "clone"
+    # The variance of 10 and a third of it, Student's 80 % with 2 degrees.
+    usual = np.sqrt(100 * (1 + 1 / 3))
+    np.testing.assert_allclose(found["candidates"]["max_q"]["gain"], 5.0 - 1.061 * usual)
+
+
 def test_whole_episodes_are_asked_of_the_chosen_one_once(tmp_path):
     seen = []
     judge_one = judge_with({"never": 5, (True, 0.1): 7}, seen)
