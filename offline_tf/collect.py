@@ -50,6 +50,11 @@ class CollectConfig:
         "Behaviour policy: a weight file of ours, a zip file of Stable-Baselines3, or the folder of a "
         "SavedModel; empty: the shipped one.",
     )
+    policy_normalizer: str = knob(
+        "",
+        "vecnormalize.pkl of a policy that was trained under VecNormalize; empty: that beside the zip "
+        "file, or in the folder of its name.",
+    )
     output: str = knob("", "HDF5 file; empty: ENV-PHYSICS-EXPLORATION-STEPS-seedN.hdf5 here.")
     threads: int = shared_knobs.threads_knob()
 
@@ -91,6 +96,7 @@ def main(config: CollectConfig) -> None:
         seed=config.seed,
         stochastic=config.behavior_actions == "stochastic",
         policy_path=pathlib.Path(config.policy) if config.policy else gaussian.shipped(config.env),
+        normalizer=pathlib.Path(config.policy_normalizer) if config.policy_normalizer else None,
         threads=config.threads or os.cpu_count() or 1,
     ).transitions
     seconds = time.monotonic() - began

@@ -1,8 +1,9 @@
 """Policies of other libraries, to make data with: SavedModels, and Stable-Baselines3's zip files.
 
 A zip file of PPO, A2C, SAC, TD3 or DDPG with an MLP is read without torch and without running anything
-in it: its weights are a pickle that may name tensors and nothing else. `save_mlp` keeps what acts in
-such a file, a tenth of its size, as an npz.
+in it: its weights are a pickle that may name tensors and nothing else. One that was trained under
+VecNormalize sees its observations as it did then. `save_mlp` keeps what acts in such a file, a tenth of
+its size, as an npz.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import numpy as np
 import tensorflow as tf
 
 from offline_tf.numerics.size_limits import check_size
+from offline_tf.policies import foreign_normalizer
 from offline_tf.policies import gaussian as policy_file
+from offline_tf.policies.foreign_normalizer import Normalizer
 from offline_tf.types import Array, TaskSpec, UserError
 
 _STORAGES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "LongStorage": np.int64}
@@ -43,13 +46,14 @@ class ForeignPolicy(Protocol):
 
 
 def load(
-    path: pathlib.Path, task: TaskSpec
+    path: pathlib.Path, task: TaskSpec, normalizer: pathlib.Path | None = None
 ) -> tuple[policy_file.NumpyPolicy | ForeignPolicy, dict[str, Any]]:
     """Reads a weight file of ours or of `save_mlp`, a zip file of SB3, or the folder of a SavedModel.
 
     Args:
       path: of the policy.
       task: dimensions and bounds.
+      normalizer: VecNormalize's file, of a zip file; None: see `foreign_normalizer.beside`.
 
     Returns:
       The policy, and what its file says of itself.
@@ -57,10 +61,14 @@ def load(
     Raises:
       UserError: it is none of these, is damaged, or does not fit the task.
     """
+    if normalizer is not None and path.suffix != ".zip":
+        raise UserError(
+            f"--policy_normalizer: expected a zip file of Stable-Baselines3 for --policy, got {path}"
+        )
     if path.is_dir():
         return SavedModelPolicy(path, task), {}
     if path.suffix == ".zip":
-        return read_sb3(path, task), {}
+        return read_sb3(path, task, normalizer), {}
     if is_mlp(path):
         return read_mlp(path, task)
     policy, about = policy_file.load(path)
@@ -118,6 +126,7 @@ class MlpPolicy:
         log_std: Array | tuple[Array, Array] | None,
         activation: str,
         bounds: tuple[Array, Array] | None,
+        normalizer: Normalizer | None = None,
     ) -> None:
         """Holds the weights.
 
@@ -127,7 +136,9 @@ class MlpPolicy:
           log_std: [A], or a layer, or None without noise.
           activation: torch's name of that of the hidden layers.
           bounds: low and high [A] that tanh is mapped to; None without tanh.
+          normalizer: of observations; None: it sees them as they are.
         """
+        self.normalizer = normalizer
         self._hidden = hidden
         self._mean = mean
         self._log_std = log_std
@@ -137,6 +148,8 @@ class MlpPolicy:
     def act(self, observations: Array, generator: np.random.Generator, stochastic: bool) -> Array:
         """See `ForeignPolicy`."""
         x = np.asarray(observations, np.float32)
+        if self.normalizer is not None:
+            x = self.normalizer.apply(x)
         for kernel, bias in self._hidden:
             x = _ACTIVATIONS[self._activation](x @ kernel + bias)
         action = x @ self._mean[0] + self._mean[1]
@@ -167,6 +180,8 @@ class MlpPolicy:
             named["log_std"] = self._log_std
         if self._bounds is not None:
             named |= {"low": self._bounds[0], "high": self._bounds[1]}
+        if self.normalizer is not None:
+            named |= {f"observation_{k}": v for k, v in self.normalizer._asdict().items()}
         return named
 
 
@@ -204,6 +219,12 @@ def read_mlp(path: pathlib.Path, task: TaskSpec) -> tuple[MlpPolicy, dict[str, A
         if "log_std_kernel" in named:
             log_std = named["log_std_kernel"], named["log_std_bias"]
         bounds = (named["low"], named["high"]) if "low" in named else None
+        normalizer = None
+        if "observation_mean" in named:
+            mean_, variance, epsilon, clip = (
+                named[f"observation_{field}"] for field in Normalizer._fields
+            )
+            normalizer = Normalizer(mean_, variance, float(epsilon), float(clip))
         activation = str(named["activation"])
         _ACTIVATIONS[activation]
         about = json.loads(str(named["about"]))
@@ -215,25 +236,31 @@ def read_mlp(path: pathlib.Path, task: TaskSpec) -> tuple[MlpPolicy, dict[str, A
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"--policy: {path} is no policy that can be read: {reason}") from None
     _check_widths(hidden, mean, task, path)
-    return MlpPolicy(hidden, mean, log_std, activation, bounds), about
+    return MlpPolicy(hidden, mean, log_std, activation, bounds, normalizer), about
 
 
-def read_sb3(path: pathlib.Path, task: TaskSpec) -> MlpPolicy:
+def read_sb3(
+    path: pathlib.Path, task: TaskSpec, normalizer: pathlib.Path | None = None
+) -> MlpPolicy:
     """Reads the actor of a Stable-Baselines3 zip file.
 
     Args:
       path: of the zip file.
       task: dimensions and bounds.
+      normalizer: VecNormalize's file; None: see `foreign_normalizer.beside`.
 
     Raises:
-      UserError: no such file, damaged, of a kind that is not read, or it does not fit the task.
+      UserError: no such file, damaged, of a kind that is not read, or it does not fit the task; or it
+        was trained under VecNormalize and that file is missing.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             check_size(sum(item.file_size for item in archive.infolist()), str(path), "policy")
             about = json.loads(archive.read("data"))
             weights = _tensors(archive.read("policy.pth"), str(path))
-        return _policy(weights, about, task, path)
+        policy = _policy(weights, about, task, path)
+        policy.normalizer = _normalizer(about, task, path, normalizer)
+        return policy
     except FileNotFoundError:
         raise UserError(f"--policy: expected a policy at {path}, found none") from None
     except UserError:
@@ -243,6 +270,44 @@ def read_sb3(path: pathlib.Path, task: TaskSpec) -> MlpPolicy:
         raise UserError(
             f"--policy: {path} is no zip file of Stable-Baselines3 that can be read: {reason}"
         ) from None
+
+
+def _normalizer(
+    about: dict[str, Any], task: TaskSpec, path: pathlib.Path, given: pathlib.Path | None
+) -> Normalizer | None:
+    """What the policy was trained under; a zip file keeps original observations beside its own."""
+    file = given or foreign_normalizer.beside(path)
+    if file is not None:
+        return foreign_normalizer.read(file, task.state_dim)
+    if about.get("_last_original_obs") is not None:
+        raise UserError(
+            f"--policy: {path} was trained under VecNormalize, and would act on other observations "
+            f"than it knows; put its {foreign_normalizer.FILE} beside it, or give --policy_normalizer"
+        )
+    return None
+
+
+def _check_spaces(
+    about: dict[str, Any], task: TaskSpec, path: pathlib.Path, squashed: bool
+) -> None:
+    """Raises a UserError where actions were of another kind, or a squashed policy's of other bounds."""
+    space = about.get("action_space") or {}
+    kind = str(space.get(":type:", "Box"))
+    if "Box" not in kind:
+        raise UserError(
+            f"--policy: {path} chooses among actions ({kind}); expected continuous ones"
+        )
+    for name, own in (("low", task.action_low), ("high", task.action_high)):
+        words = str(space.get(name, "")).strip("[]").split()
+        try:
+            trained = np.array([float(word) for word in words])
+        except ValueError:
+            continue
+        if squashed and trained.shape == own.shape and not np.allclose(trained, own, rtol=1e-3):
+            raise UserError(
+                f"--policy: {path} was trained with actions' {name} {space[name]}, --env={task.name} "
+                f"has {own.tolist()}"
+            )
 
 
 def _policy(
@@ -262,6 +327,8 @@ def _policy(
         )
         return [layer(f"{prefix}{number}") for number in numbers]
 
+    if any("features_extractor." in name for name in weights):
+        raise UserError(f"--policy: {path} has a features extractor of its own; not read")
     bounds = task.action_low, task.action_high
     log_std: Array | tuple[Array, Array] | None
     if "action_net.weight" in weights:
@@ -286,6 +353,7 @@ def _policy(
             f"got {activation}"
         )
     _check_widths(hidden, mean, task, path)
+    _check_spaces(about, task, path, squashed=limits is not None)
     return MlpPolicy(hidden, mean, log_std, activation, limits)
 
 

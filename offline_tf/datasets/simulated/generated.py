@@ -38,6 +38,7 @@ def make(
     stochastic: bool,
     policy_path: pathlib.Path,
     threads: int,
+    normalizer: pathlib.Path | None = None,
 ) -> collection.Collected:
     """Collects a data set and writes it to `path` in D4RL's layout.
 
@@ -45,7 +46,9 @@ def make(
       UserError: the behaviour policy is missing.
     """
     progress = Progress("making data")
-    policy, about = (None, {}) if exploration == "random" else foreign.load(policy_path, task)
+    policy, about = (
+        (None, {}) if exploration == "random" else foreign.load(policy_path, task, normalizer)
+    )
     collected = collection.collect(
         task,
         physics=physics,

@@ -71,6 +71,7 @@ def torch_file(monkeypatch, arrays):
 
 
 def sb3_file(path, monkeypatch, arrays, **about):
+    path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("data", json.dumps(about))
         file.writestr("policy.pth", torch_file(monkeypatch, arrays))
@@ -171,6 +172,15 @@ def _broken(kind, path, monkeypatch):
         sb3_file(path, monkeypatch, {"q_net.0.weight": np.zeros((2, S))})
     elif kind == "other width":
         sb3_file(path, monkeypatch, _weights(["actor.mu.0"], [(S + 1, A)]))
+    elif kind == "extractor":
+        sb3_file(path, monkeypatch, PPO | {"features_extractor.linear.weight": np.zeros((S, S))})
+    elif kind == "discrete":
+        space = {":type:": "<class 'gymnasium.spaces.discrete.Discrete'>"}
+        sb3_file(path, monkeypatch, PPO, action_space=space)
+    elif kind == "other bounds":
+        sb3_file(
+            path, monkeypatch, TD3, action_space={"low": "[-1. -1. -1.]", "high": "[2. 2. 2.]"}
+        )
     elif kind == "use_sde":
         sb3_file(path, monkeypatch, PPO, use_sde=True)
     elif kind == "activation":
@@ -192,6 +202,9 @@ def _broken(kind, path, monkeypatch):
         ("no zip", "no zip file"),
         ("other weights", "PPO, A2C, SAC, TD3 or DDPG"),
         ("other width", "observations of width 12"),
+        ("extractor", "a features extractor of its own"),
+        ("discrete", "Discrete.*expected continuous"),
+        ("other bounds", r"high \[2. 2. 2.\], --env=hopper has"),
         ("use_sde", "use_sde"),
         ("activation", "Mish"),
         ("code", "os.system"),
@@ -270,3 +283,81 @@ def test_a_small_file_that_does_not_fit_or_is_damaged_ends_in_a_line(tmp_path, m
     np.savez(path, **arrays)
     with pytest.raises(UserError, match="is no policy that can be read"):
         foreign.load(path, HOPPER)
+
+
+MEAN, VARIANCE = np.linspace(-1.0, 2.0, S), np.linspace(0.1, 5.0, S)
+
+
+def vecnormalize(path, monkeypatch, **changes):
+    """What VecNormalize.save writes, of what is read."""
+    made = {}
+    for module, name in (("sb3_running", "RunningMeanStd"), ("sb3_vec", "VecNormalize")):
+        monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
+        made[name] = type(name, (), {"__module__": module})
+        setattr(sys.modules[module], name, made[name])
+    statistics, whole = made["RunningMeanStd"](), made["VecNormalize"]()
+    state = {"mean": MEAN, "var": VARIANCE, "norm_obs": True, "clip_obs": 3.0, "epsilon": 1e-8}
+    state |= changes
+    vars(statistics).update(mean=state.pop("mean"), var=state.pop("var"), count=np.float64(7.0))
+    vars(whole).update(state, obs_rms=statistics, returns=np.zeros(4))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(whole))
+    for module in ("sb3_running", "sb3_vec"):
+        monkeypatch.delitem(sys.modules, module)
+    return path
+
+
+@pytest.mark.parametrize("place", ["vecnormalize.pkl", "p/vecnormalize.pkl", "elsewhere/other.pkl"])
+def test_a_policy_sees_observations_as_it_did_in_training(tmp_path, monkeypatch, place):
+    path = sb3_file(tmp_path / "p.zip", monkeypatch, PPO, _last_original_obs={":type:": "ndarray"})
+    file = vecnormalize(tmp_path / place, monkeypatch)
+    found, _ = foreign.load(path, HOPPER, file if place.startswith("elsewhere") else None)
+    plain = foreign.read_sb3(sb3_file(tmp_path / "q" / "plain.zip", monkeypatch, PPO), HOPPER)
+    seen = np.clip((STATES - MEAN) / np.sqrt(VARIANCE + 1e-8), -3.0, 3.0).astype(np.float32)
+    assert (np.abs(seen) == 3.0).any() and (np.abs(seen) < 3.0).any()
+    expected = plain.act(seen, np.random.default_rng(1), False)
+    np.testing.assert_allclose(act(found, False), expected, atol=1e-5)
+    foreign.save_mlp(tmp_path / "small.npz", found, {})
+    np.testing.assert_array_equal(
+        act(foreign.load(tmp_path / "small.npz", HOPPER)[0], True), act(found, True)
+    )
+
+
+def test_a_policy_that_was_trained_on_other_observations_is_refused_without_its_file(
+    tmp_path, monkeypatch
+):
+    path = sb3_file(tmp_path / "p.zip", monkeypatch, PPO, _last_original_obs={":type:": "ndarray"})
+    with pytest.raises(UserError, match="under VecNormalize.*--policy_normalizer"):
+        foreign.load(path, HOPPER)
+    vecnormalize(tmp_path / "vecnormalize.pkl", monkeypatch, norm_obs=False)  # rewards alone
+    assert foreign.load(path, HOPPER)[0].normalizer is None
+    sb3_file(path, monkeypatch, PPO, _last_original_obs=None)
+    (tmp_path / "vecnormalize.pkl").unlink()
+    assert foreign.load(path, HOPPER)[0].normalizer is None
+    with pytest.raises(UserError, match="expected a zip file of Stable-Baselines3 for --policy"):
+        foreign.load(tmp_path / "p.npz", HOPPER, path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mean": np.zeros(S + 1)}, r"of observations \(12,\), the policy takes \(11,\)"),
+        ({"var": np.full(S, np.nan)}, "not finite"),
+        ({"clip_obs": 0.0}, "not finite"),
+        ({"mean": {"a": MEAN}}, "VecNormalize of plain observations"),
+        (None, "VecNormalize of plain observations"),
+        (b"", "VecNormalize of plain observations"),
+        ("absent", "found none"),
+    ],
+)
+def test_a_normalizer_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, changes, words):
+    path, file = sb3_file(tmp_path / "p.zip", monkeypatch, PPO), tmp_path / "v.pkl"
+    if isinstance(changes, dict):
+        vecnormalize(file, monkeypatch, **changes)
+    elif changes is None:  # code
+        file.write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
+    elif changes == b"":
+        file.write_bytes(b"no pickle")
+    with pytest.raises(UserError, match=words) as caught:
+        foreign.load(path, HOPPER, file)
+    assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()

@@ -1,0 +1,116 @@
+"""What VecNormalize of Stable-Baselines3 does to observations, from its pickle; nothing in it is run.
+
+Source: VecNormalize.normalize_obs, clip((s - mean) / sqrt(var + epsilon), -clip, clip).
+"""
+
+from __future__ import annotations
+
+import pathlib
+import pickle
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from offline_tf.numerics.size_limits import check_size
+from offline_tf.types import Array, UserError
+
+FILE = "vecnormalize.pkl"
+_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
+_BUFFERS = ("numpy.core.numeric", "numpy._core.numeric")
+
+
+class Normalizer(NamedTuple):
+    """Statistics [S] of a policy's training, and its limits."""
+
+    mean: Array
+    variance: Array
+    epsilon: float
+    clip: float
+
+    def apply(self, observations: Array) -> Array:
+        """[B, S] -> [B, S] float32."""
+        standard = (observations - self.mean) / np.sqrt(self.variance + self.epsilon)
+        return np.clip(standard, -self.clip, self.clip).astype(np.float32)
+
+
+def beside(policy: pathlib.Path) -> pathlib.Path | None:
+    """The file of a policy's zip file: beside it, or in the folder of its name; None: there is none."""
+    places = (policy.with_name(FILE), policy.with_suffix("") / FILE)
+    return next((path for path in places if path.is_file()), None)
+
+
+def read(path: pathlib.Path, width: int) -> Normalizer | None:
+    """Reads a VecNormalize.
+
+    Args:
+      path: of the pickle.
+      width: S, of the policy's observations.
+
+    Returns:
+      The normalizer; None where it normalises rewards alone.
+
+    Raises:
+      UserError: no such file, damaged, of another kind, or for other observations.
+    """
+    try:
+        check_size(path.stat().st_size, str(path), "policy_normalizer")
+        with path.open("rb") as file:
+            state = vars(_DataOnly(file).load())
+        if not state["norm_obs"]:
+            return None
+        statistics = vars(state["obs_rms"])
+        found = Normalizer(
+            np.asarray(statistics["mean"], np.float64),
+            np.asarray(statistics["var"], np.float64),
+            float(state["epsilon"]),
+            float(state["clip_obs"]),
+        )
+    except FileNotFoundError:
+        raise UserError(f"--policy_normalizer: expected a file at {path}, found none") from None
+    except UserError:
+        raise
+    except Exception as error:  # a damaged pickle may raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"--policy_normalizer: expected Stable-Baselines3's VecNormalize of plain observations in "
+            f"{path}: {reason}"
+        ) from None
+    if found.mean.shape != (width,) or found.variance.shape != (width,):
+        raise UserError(
+            f"--policy_normalizer: {path} is of observations {found.mean.shape}, the policy takes "
+            f"({width},)"
+        )
+    sound = np.isfinite(found.mean).all() and (found.variance >= 0.0).all() and found.clip > 0.0
+    if not sound or not np.isfinite(found.variance).all() or not found.epsilon >= 0.0:
+        raise UserError(f"--policy_normalizer: the statistics in {path} are not finite")
+    return found
+
+
+class _Inert:
+    """Stands for any class of a pickle: it keeps a state, and does nothing."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        del arguments, named
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, tuple):  # what __slots__ hold comes second
+            state = {k: v for part in state if isinstance(part, dict) for k, v in part.items()}
+        self.__dict__.update(state if isinstance(state, dict) else {})
+
+
+class _DataOnly(pickle.Unpickler):
+    """Makes arrays, and inert objects of all else; nothing is imported."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        """Looks up a name that the pickle refers to."""
+        if module_name == "numpy" and global_name in ("ndarray", "dtype"):
+            return getattr(np, global_name)
+        if module_name in _MODULES and global_name == "_reconstruct":
+            return lambda subtype, shape, kind: np.ndarray((0,), "b")
+        if module_name in _MODULES and global_name == "scalar":
+            return lambda dtype, raw: np.frombuffer(raw, dtype)[0]
+        if module_name in _BUFFERS and global_name == "_frombuffer":
+            return lambda raw, dtype, shape, order: np.frombuffer(raw, dtype).reshape(
+                shape, order=order
+            )
+        return _Inert
