@@ -89,7 +89,7 @@ def grounds(
     """
     spread = verdict.spread_of(*verdict.mean_and_best_tenth(data_returns))
     found = [
-        *verdict.of_judgement(judged, data_returns, judge_error, {}, judged.get("worth")),
+        *verdict.of_judgement(judged, data_returns, judge_error, {}, judged.get("worth_centre")),
         verdict.below_clone(behind, spread, "leave --plan=always out"),
     ]
     if chosen == choice.CLONE or "kept_share" not in judged:

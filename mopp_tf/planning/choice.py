@@ -300,7 +300,8 @@ def promise_or_load(
       judge_clone: the same, with what its episodes earn beyond HALT.
 
     Returns:
-      The judge's numbers, and "worth" of the clone where it is the chosen one, see `clones.Chosen`.
+      The judge's numbers, and where the clone is chosen its "worth" and "worth_centre", see
+      `clones.Chosen`.
     """
     stage = record.stage(PROMISE)
     if stage.complete:
@@ -309,6 +310,8 @@ def promise_or_load(
     numbers = judge_one(planner)
     del numbers["least"]
     if judge_clone is not None and chosen["chosen"] == CLONE:
-        numbers["worth"] = judge_clone(planner)["promise"]
+        of_clone = judge_clone(planner)
+        numbers["worth"] = of_clone["promise"]
+        numbers["worth_centre"] = float(np.mean(of_clone["least"]))
     logging.info("promise: %.1f for whole episodes of %s", numbers["promise"], chosen["chosen"])
     return stage.finish(numbers)

@@ -69,11 +69,11 @@ def verdict_on(experiment: Experiment[Configs], learned: algorithm.Learned) -> V
         return None
     returns = good_episodes.known_returns(experiment.data, experiment.task.max_episode_steps)
     clone = learned.start["promises"][f"{learned.start['share']:g}"]
-    worth = learned.start.get("worth") if planned["kept_iteration"] == 0 else None
+    of_clone = learned.start.get("centre") if planned["kept_iteration"] == 0 else None
     spread = verdict.spread_of(*verdict.mean_and_best_tenth(returns))
     return verdict.of(
         [
-            *verdict.of_judgement(planned, returns, learned.judge.error, _ADVICE, worth),
+            *verdict.of_judgement(planned, returns, learned.judge.error, _ADVICE, of_clone),
             verdict.below_clone(clone - planned["promise"], spread, "deploy the clone"),
         ]
     )

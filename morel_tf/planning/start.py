@@ -24,7 +24,7 @@ class Start(NamedTuple):
     Attributes:
       cloned: the clone, with the noise that planning begins with.
       result: of the stage: "mse", "residual", "share" of the episodes, "promises" by share, "worth"
-        of the clone; see `clones.Chosen`.
+        of the clone and its "centre"; see `clones.Chosen`.
     """
 
     cloned: NumpyPolicy
@@ -81,8 +81,8 @@ def clone_or_load(
         residual = np.array(chosen.result["residual"], np.float32)
         policy.log_std.assign(log_std_of(residual, policy.units.output_scale, planner))
     promises = {f"{share:g}": promise for share, promise in chosen.promises.items()}
-    worth = chosen.worth.get(chosen.share)
-    kept = {**chosen.result, "share": chosen.share, "promises": promises, "worth": worth}
+    kept = {**chosen.result, "share": chosen.share, "promises": promises}
+    kept |= {"worth": chosen.worth.get(chosen.share), "centre": chosen.centres.get(chosen.share)}
     cloning.keep(policy, kept, stage)
     return Start(policy.numpy(), dict(stage.result))
 

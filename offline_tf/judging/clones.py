@@ -43,6 +43,7 @@ class Chosen(NamedTuple):
       result: of its fit, see `cloning.fit_or_load`.
       promises: by share; empty without a judge.
       worth: by share, a promise that pays what the episodes earned beyond HALT.
+      centres: by share, the middle of which that is the lower bound.
     """
 
     policy: NumpyPolicy
@@ -50,6 +51,7 @@ class Chosen(NamedTuple):
     result: dict[str, Any]
     promises: dict[float, float]
     worth: dict[float, float]
+    centres: dict[float, float]
 
 
 def choose(
@@ -104,19 +106,21 @@ def choose(
         )
         results[each] = stage.result
     if judge is None:
-        return Chosen(clones[shares[0]], shares[0], results[shares[0]], {}, {})
+        return Chosen(clones[shares[0]], shares[0], results[shares[0]], {}, {}, {})
     promises = {each: judge.policy(clone).promise for each, clone in clones.items()}
-    worth = {
-        each: judge.policy(clone, episodes_go_on(data, each, judge)).promise
+    judged = {
+        each: judge.policy(clone, episodes_go_on(data, each, judge))
         for each, clone in clones.items()
     }
+    worth = {each: judgement.promise for each, judgement in judged.items()}
+    centres = {each: judgement.centre for each, judgement in judged.items()}
     best = _best_of(worth)
     logging.info(
         "behaviour cloning: the best %g %% of the episodes; worth and promise of the clones: %s",
         100 * best,
         "; ".join(f"{100 * each:g} %: {worth[each]:.1f}, {promises[each]:.1f}" for each in clones),
     )
-    return Chosen(clones[best], best, results[best], promises, worth)
+    return Chosen(clones[best], best, results[best], promises, worth, centres)
 
 
 def _best_of(worth: dict[float, float]) -> float:

@@ -52,7 +52,7 @@ def of_judgement(
     data_returns: Sequence[float],
     model_error: float,
     advice: Mapping[str, str],
-    worth: float | None = None,
+    of_clone: float | None = None,
 ) -> list[Ground]:
     """What the judge's numbers say of a controller.
 
@@ -62,15 +62,16 @@ def of_judgement(
       model_error: held-out squared error of the judge's models, in standardised changes: 1 is that of
         predicting the mean change.
       advice: of the algorithm, by ground: what to try where it is not green.
-      worth: of a clone, see `clones.Chosen`; None: it is another controller. Beyond what the models
-        know a clone's episodes speak for it, so HALT alone is never bad.
+      of_clone: where it is a clone, the centre of what that is worth, see `clones.Chosen`. Beyond what
+        the models know its episodes speak for it, so it has not to be promised what they earned, and
+        HALT alone is never bad.
     """
     mean, of_best = mean_and_best_tenth(data_returns)
     spread = spread_of(mean, of_best)
     return [
         ground(
             "below_data",
-            (mean - (judged["promise"] if worth is None else worth)) / spread,
+            (mean - (judged["promise"] if of_clone is None else of_clone)) / spread,
             doubtful=0.0,
             bad=0.5,
             words="the promise lies below the mean return of the data, in units of its best tenth",
@@ -88,7 +89,7 @@ def of_judgement(
             "halted_share",
             judged["halted_share"],
             doubtful=0.2,
-            bad=0.6 if worth is None else _NEVER,
+            bad=0.6 if of_clone is None else _NEVER,
             words="share of the judge's episodes that leave what its models know",
             advice=advice.get("halted_share", _BETTER_JUDGE),
         ),

@@ -133,10 +133,8 @@ def test_whole_episodes_are_asked_of_the_chosen_one_once(tmp_path):
     clone = {"chosen": "clone", "knobs": {"plan": "never"}}
     other = toys.record(tmp_path / "clone")
     worth = judge_with({"never": 9})
-    assert choice.promise_or_load(KNOBS, judge_one, clone, other, worth) == {
-        "promise": 5,
-        "worth": 9,
-    }
+    found = choice.promise_or_load(KNOBS, judge_one, clone, other, worth)
+    assert found == {"promise": 5, "worth": 9, "worth_centre": 34.0}
     whole = choice.to_the_end(toy_judge(), 3)
     assert len(whole.starts) == 3 and whole.models.task.max_episode_steps == 50
 

@@ -38,6 +38,7 @@ class PrefersLeft:
         class Told:
             promise = -self.sees * float(policy.mean(np.zeros((1, 2), np.float32))[0, 0])
             promise += 0.0 if after_halt is None else 0.001 * float(after_halt[0])
+            centre = 2.0 * promise
 
         return Told()
 
@@ -70,6 +71,7 @@ def test_where_all_is_halt_what_the_episodes_earned_decides(tmp_path):
     assert found.result["share"] == 0.5  # the better half, and no smaller share earned more
     assert set(found.result["promises"].values()) == {0.0}
     assert found.result["worth"] == pytest.approx(0.001 * TASK.max_episode_steps)
+    assert found.result["centre"] == 2.0 * found.result["worth"]
 
 
 def test_without_a_judge_all_episodes_are_cloned(tmp_path):

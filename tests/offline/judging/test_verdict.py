@@ -11,11 +11,11 @@ RETURNS = [50.0] * 9 + [100.0]  # mean 55, best tenth 100
 ADVICE = {"halted_share": "plan less"}
 
 
-def on(clone=90.0, error=0.01, worth=None, **changes):
+def on(clone=90.0, error=0.01, of_clone=None, **changes):
     judged = GOOD | changes
     spread = verdict.spread_of(*verdict.mean_and_best_tenth(RETURNS))
     below = verdict.below_clone(clone - judged["promise"], spread, "deploy the clone")
-    return verdict.of([*verdict.of_judgement(judged, RETURNS, error, ADVICE, worth), below])
+    return verdict.of([*verdict.of_judgement(judged, RETURNS, error, ADVICE, of_clone), below])
 
 
 def test_a_promise_within_the_data_is_green():
@@ -53,13 +53,11 @@ def test_each_ground_alone_decides(changes, name, level):
 def test_episodes_speak_for_a_clone_where_the_models_know_nothing():
     unknown = {"promise": -5.0, "expected": 1.0, "models_apart": 0.0, "halted_share": 1.0}
     assert on(clone=-5.0, **unknown).level == "bad"
-    found = on(clone=-5.0, worth=60.0, **unknown).to_json()
+    found = on(clone=-5.0, of_clone=60.0, **unknown).to_json()
     assert found["level"] == "doubtful"
     assert found["grounds"]["halted_share"]["level"] == "doubtful"
     assert found["grounds"]["below_data"]["level"] == "green"
-    assert (
-        on(clone=-5.0, worth=20.0, **unknown).level == "bad"
-    )  # its clone is promised less than that
+    assert on(clone=-5.0, of_clone=20.0, **unknown).level == "bad"
 
 
 def test_words_name_number_and_advice():
