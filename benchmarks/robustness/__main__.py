@@ -16,6 +16,11 @@ from offline_tf.types import UserError
 
 WHAT = ("data", "baselines", "morel", "mopp", "peers")
 _TRAINING = {"morel": "morel_tf.train", "mopp": "mopp_tf.train"}
+# A decision of MOPP for many episodes at once takes long, and nobody looks at the pictures.
+_SHORTER = {
+    "morel": ["--final_episodes=50", "--noinspection"],
+    "mopp": ["--eval_episodes=10", "--noinspection"],
+}
 
 
 def chosen(split: str, names: str) -> list[DataSet]:
@@ -75,7 +80,7 @@ def planned(
         if what in wanted:
             physics = [] if data_set.kind == "plant" else [f"--physics={data_set.physics}"]
             words = [_TRAINING[what], f"--env={data_set.env}", *physics, f"--dataset={file}"]
-            words += [f"--seed={seed}", *shlex.split(flags)]
+            words += [f"--seed={seed}", *_SHORTER[what], *shlex.split(flags)]
             shown = [f"--variant={variant}"] if variant else []
             shown += [f"--flags={shlex.quote(flags)}"] if flags else []
             found.append(Planned(what, what, variant, words, shown, []))
