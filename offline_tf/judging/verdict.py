@@ -1,4 +1,8 @@
-"""Whether a run's result can be relied on, and on what grounds; nothing here saw a simulator."""
+"""Whether a run's result can be relied on, and on what grounds; nothing here saw a simulator.
+
+The limits were set by runs on the development half of benchmarks/robustness: what is kept there is good
+(docs/results/robustness.md).
+"""
 
 from __future__ import annotations
 
@@ -72,40 +76,40 @@ def of_judgement(
         ground(
             "below_data",
             (mean - (judged["promise"] if of_clone is None else of_clone)) / spread,
-            doubtful=0.0,
-            bad=0.5,
+            doubtful=0.25,
+            bad=1.5,
             words="the promise lies below the mean return of the data, in units of its best tenth",
             advice=advice.get("below_data", _MORE_DATA),
         ),
         ground(
             "above_best",
             (judged["promise"] - of_best) / spread,
-            doubtful=0.5,
-            bad=2.0,
+            doubtful=2.5,
+            bad=5.0,
             words="the promise lies above the best tenth of the episodes, in the same units",
             advice=advice.get("above_best", "try the controller with care"),
         ),
         ground(
             "halted_share",
             judged["halted_share"],
-            doubtful=0.2,
-            bad=0.6 if of_clone is None else _NEVER,
+            doubtful=0.5 if of_clone is None else 0.9,
+            bad=0.9 if of_clone is None else _NEVER,
             words="share of the judge's episodes that leave what its models know",
             advice=advice.get("halted_share", _BETTER_JUDGE),
         ),
         ground(
             "models_apart",
             judged["models_apart"] / max(abs(judged["expected"]), spread),
-            doubtful=0.25,
-            bad=0.75,
+            doubtful=0.5,
+            bad=1.5,
             words="how far the judge's models are apart, as a share of the expected return",
             advice=advice.get("models_apart", _BETTER_JUDGE),
         ),
         ground(
             "model_error",
             model_error,
-            doubtful=0.1,
-            bad=0.4,
+            doubtful=0.5,
+            bad=0.9,
             words="held-out error of the judge's models, where 1 is that of predicting the mean change",
             advice=advice.get("model_error", _BETTER_JUDGE),
         ),

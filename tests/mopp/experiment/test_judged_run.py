@@ -312,13 +312,18 @@ def test_a_verdict_names_what_speaks_against_the_choice():
     good |= {"kept_share": 1.0, "fallback": 1.0}  # of the clone's own path: no ground
     found = summary.grounds("clone", good, returns, 0.0, 0.05)
     assert {g.name for g in found} == OF_JUDGEMENT and {g.level for g in found} == {"green"}
-    planner = good | {"models_apart": 30.0, "halted_share": 0.7, "kept_share": 0.4, "fallback": 0.2}
+    planner = good | {
+        "models_apart": 60.0,
+        "halted_share": 0.95,
+        "kept_share": 0.4,
+        "fallback": 0.2,
+    }
     found = summary.grounds("planner", planner, returns, 9.0, 0.05)
     values = {g.name: (pytest.approx(g.value), g.level) for g in found if g.level != "green"}
     assert values == {
         "below_clone": (0.2, "doubtful"),
-        "models_apart": (0.3, "doubtful"),
-        "halted_share": (0.7, "bad"),
+        "models_apart": (0.6, "doubtful"),
+        "halted_share": (0.95, "bad"),
         "pruned_share": (0.6, "doubtful"),
     }
     assert {g.name for g in found} == OF_JUDGEMENT | {"pruned_share", "fallback"}

@@ -26,18 +26,18 @@ def test_a_promise_within_the_data_is_green():
 @pytest.mark.parametrize(
     ("changes", "name", "level"),
     [
-        ({"promise": 50.0}, "below_data", "doubtful"),
-        ({"promise": 10.0}, "below_data", "bad"),
-        ({"promise": 130.0}, "above_best", "doubtful"),
-        ({"promise": 200.0}, "above_best", "bad"),
-        ({"halted_share": 0.3}, "halted_share", "doubtful"),
-        ({"halted_share": 0.7}, "halted_share", "bad"),
-        ({"models_apart": 50.0}, "models_apart", "doubtful"),
-        ({"models_apart": 90.0}, "models_apart", "bad"),
+        ({"promise": 40.0}, "below_data", "doubtful"),
+        ({"promise": -20.0}, "below_data", "bad"),
+        ({"promise": 220.0}, "above_best", "doubtful"),
+        ({"promise": 330.0}, "above_best", "bad"),
+        ({"halted_share": 0.6}, "halted_share", "doubtful"),
+        ({"halted_share": 0.95}, "halted_share", "bad"),
+        ({"models_apart": 60.0}, "models_apart", "doubtful"),
+        ({"models_apart": 160.0}, "models_apart", "bad"),
         ({"clone": 100.0}, "below_clone", "doubtful"),
         ({"clone": 120.0}, "below_clone", "bad"),
-        ({"error": 0.2}, "model_error", "doubtful"),
-        ({"error": 0.5}, "model_error", "bad"),
+        ({"error": 0.6}, "model_error", "doubtful"),
+        ({"error": 1.0}, "model_error", "bad"),
         ({"promise": float("nan")}, "below_data", "bad"),
     ],
 )
@@ -57,10 +57,12 @@ def test_episodes_speak_for_a_clone_where_the_models_know_nothing():
     assert found["level"] == "doubtful"
     assert found["grounds"]["halted_share"]["level"] == "doubtful"
     assert found["grounds"]["below_data"]["level"] == "green"
-    assert on(clone=-5.0, of_clone=20.0, **unknown).level == "bad"
+    assert on(clone=-5.0, of_clone=-20.0, **unknown).level == "bad"
+    some = unknown | {"halted_share": 0.85}
+    assert on(clone=-5.0, of_clone=60.0, **some).level == "green"
 
 
 def test_words_name_number_and_advice():
-    assert on(halted_share=0.3).in_words() == (
-        "is doubtful: share of the judge's episodes that leave what its models know (0.30): plan less"
+    assert on(halted_share=0.6).in_words() == (
+        "is doubtful: share of the judge's episodes that leave what its models know (0.60): plan less"
     )
