@@ -46,7 +46,12 @@ class PlannerConfig:
         source="mopp_agent.py",
     )
     max_q: bool = knob(True, "Keep the best of the proposals by Q; off: one proposal, no Q.")
-    q_proposals: int = knob(10, "Proposals per step and candidate K_Q.", low=1, source="paper")
+    q_proposals: int = knob(
+        3,
+        "Proposals per step and candidate K_Q; the paper has 10.",
+        low=1,
+        source="a prototype fell with ten draws and one Q network, not with three and two",
+    )
     q_of_proposals: str = knob(
         "min",
         "Q of a proposal: the twins' minimum, their mean, or the first network (authors).",
@@ -114,7 +119,7 @@ class PlannerConfig:
         source="paper sec. 4.3; mopp_agent.py",
     )
     planner_precision: str = knob(
-        "float32",
+        "auto",
         "Products in planning and export: float32, bfloat16, or auto (bfloat16 where this CPU has "
         "it); an export for another machine may want float32.",
         choices=shared_knobs.PRECISIONS,

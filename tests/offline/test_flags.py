@@ -191,7 +191,7 @@ def test_every_robot_has_a_tuned_preset():
 )
 def test_a_data_sets_own_preset_comes_first(dataset, file):
     assert preset_files.preset_file("mopp", "authors", "hopper", dataset).stem == file
-    assert preset_files.preset_file("mopp", "default", "hopper", dataset).stem == "hopper"
+    assert preset_files.preset_file("mopp", "tuned", "hopper", dataset).stem == "hopper"
 
 
 def test_a_data_set_without_a_preset_is_named_with_those_there_are():
