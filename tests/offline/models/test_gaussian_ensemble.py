@@ -92,7 +92,8 @@ def test_errors_on_training_rows_are_not_called_held_out(tmp_path):
         seed=0,
         record=record,
     )
-    assert set(record.stage("dynamics").result) == {"training_rows", "split_seed", "statistics"}
+    found = set(record.stage("dynamics").result)
+    assert found == {"training_rows", "split_seed", "hidden", "statistics"}
     header = (tmp_path / "run" / "metrics" / "dynamics_fit.csv").read_text().splitlines()[0]
     assert header == "step,loss,training_rows_mse"
 
