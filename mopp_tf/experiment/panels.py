@@ -79,7 +79,7 @@ LAYOUT = Layout(
         Number("normalized_score", "D4RL score"),
         Number("bc_return", "Return, behaviour cloning"),
         Number("behavior_return", "Return in the data"),
-        Number("promise", "Promised by the judge, over its steps"),
+        Number("promise", "Promised by the judge, or more"),
         Number("kept_share", "Candidates kept (share)"),
         Number("fallback", "Fallback (share of decisions)"),
         Number("effective_sample_size", "Effective sample size"),

@@ -72,13 +72,14 @@ def of_judgement(
     """
     mean, of_best = mean_and_best_tenth(data_returns)
     spread = spread_of(mean, of_best)
+    what = "the promise" if of_clone is None else "what the clone is worth"
     return [
         ground(
             "below_data",
             (mean - (judged["promise"] if of_clone is None else of_clone)) / spread,
             doubtful=0.25,
             bad=3.0,
-            words="the promise lies below the mean return of the data, in units of its best tenth",
+            words=f"{what} lies below the mean return of the data, in units of its best tenth",
             advice=advice.get("below_data", _MORE_DATA),
         ),
         ground(

@@ -57,6 +57,7 @@ def test_episodes_speak_for_a_clone_where_the_models_know_nothing():
     assert found["level"] == "doubtful"
     assert found["grounds"]["halted_share"]["level"] == "doubtful"
     assert found["grounds"]["below_data"]["level"] == "green"
+    assert found["grounds"]["below_data"]["words"].startswith("what the clone is worth lies below")
     assert on(clone=-5.0, of_clone=-90.0, **unknown).level == "bad"
     some = unknown | {"halted_share": 0.85}
     assert on(clone=-5.0, of_clone=60.0, **some).level == "green"
