@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 
 from absl import logging
 
 from flags import schema
-from offline_tf.config import shared_knobs
-from offline_tf.config.knobs import check, knob
+from offline_tf.config.shared_knobs import TuneConfig
 
 USAGE = """
 usage: python -m mopp_tf.tune --workdir=RUN [--minutes=N]
@@ -18,21 +16,6 @@ Rolls planners with other settings out in the models of a finished run's judge, 
 time: horizon, temperature, value, proposals. They are ranked by what they surely gain over the clone.
 The table lies in RUN/tune.json, the flags of the best in RUN/tune.flags. Started again it goes on.
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class TuneConfig:
-    """Tuning."""
-
-    workdir: str = shared_knobs.run_folder_knob()
-    minutes: float = knob(
-        60.0, "No setting is begun that would end after so many minutes.", low=0.0
-    )
-
-    def __post_init__(self) -> None:
-        """Checks the bounds, and that there is a run."""
-        check(self)
-        shared_knobs.check_run_folder(self.workdir)
 
 
 def main(config: TuneConfig) -> None:

@@ -207,3 +207,18 @@ class InspectConfig:
         """Checks the bounds, and that there is a run."""
         check(self)
         check_run_folder(self.workdir)
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneConfig:
+    """Tuning."""
+
+    workdir: str = run_folder_knob()
+    minutes: float = knob(
+        60.0, "No setting is begun that would end after so many minutes.", low=0.0
+    )
+
+    def __post_init__(self) -> None:
+        """Checks the bounds, and that there is a run."""
+        check(self)
+        check_run_folder(self.workdir)
