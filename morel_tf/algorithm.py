@@ -218,7 +218,7 @@ def morel(
         evaluate=evaluate,
         keep_paths=keep_paths,
         judge=judge,
-        worth=begun.result.get("worth"),
+        clone=None if judge is None else lambda: start.worth_of(begun, data, judge),
     )
     return Learned(
         policy=policy,

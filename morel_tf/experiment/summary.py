@@ -54,7 +54,9 @@ def promises(planned: dict[str, float], worth: float | None) -> dict[str, float]
     """What the judge says of the final policy, and of the clone; empty without one."""
     if "promise" not in planned:
         return {}
+    gained = {"gain_over_clone": planned["gain"]} if "gain" in planned else {}
     return {
+        **gained,
         "promise": planned["promise"],
         "expected_return": planned["expected"],
         "promise_halt_share": planned["halted_share"],
@@ -68,15 +70,23 @@ def verdict_on(experiment: Experiment[Configs], learned: algorithm.Learned) -> V
     if "promise" not in planned or learned.judge is None:
         return None
     returns = good_episodes.known_returns(experiment.data, experiment.task.max_episode_steps)
-    clone = learned.start["promises"][f"{learned.start['share']:g}"]
     of_clone = learned.start.get("centre") if planned["kept_iteration"] == 0 else None
     spread = verdict.spread_of(*verdict.mean_and_best_tenth(returns))
     return verdict.of(
         [
             *verdict.of_judgement(planned, returns, learned.judge.error, _ADVICE, of_clone),
-            verdict.below_clone(clone - planned["promise"], spread, "deploy the clone"),
+            verdict.below_clone(_behind_clone(planned, learned.start), spread, "deploy the clone"),
         ]
     )
+
+
+def _behind_clone(planned: dict[str, float], start: dict[str, Any]) -> float:
+    """How far the policy may earn less than the clone does; negative where it surely earns more."""
+    if planned["kept_iteration"] == 0:
+        return 0.0
+    if "gain" in planned:
+        return -planned["gain"]
+    return start["promises"][f"{start['share']:g}"] - planned["promise"]  # of older runs
 
 
 def in_words(numbers: dict[str, Any]) -> str:

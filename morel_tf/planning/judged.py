@@ -7,7 +7,7 @@ import tensorflow as tf
 from absl import logging
 
 from morel_tf.config import PlannerConfig
-from offline_tf.judging.judge import Judge, promise_of
+from offline_tf.judging.judge import Judge, Judgement, gain, promise_of
 from offline_tf.policies.gaussian import GaussianPolicy
 
 
@@ -64,9 +64,13 @@ class Keeper:
         """Of the best policy; none is -inf."""
         return self._promised(float(self._centre), float(self._spread))
 
+    @property
+    def _usual(self) -> float:
+        """Spread of the judgements so far, in the mean square."""
+        return float(np.sqrt(float(self._squares) / max(int(self._looks), 1)))
+
     def _promised(self, centre: float, spread: float) -> float:
-        usual = np.sqrt(float(self._squares) / max(int(self._looks), 1))
-        return promise_of(centre, max(spread, float(usual)), int(self._models))
+        return promise_of(centre, max(spread, self._usual), int(self._models))
 
     def look(self, judge: Judge, done: int) -> dict[str, float]:
         """Judges the present policy, which may be kept, or be replaced by the best.
@@ -104,20 +108,38 @@ class Keeper:
         numbers = judgement.numbers() | {"promise": promise}
         return numbers | {"best_promise": self.promise, "kl_share": self.kl_share}
 
-    def take_best(self, least: float = -np.inf) -> int:
-        """Gives the policy its best weights; returns the updates that they had seen.
+    def take_best(self) -> int:
+        """Gives the policy its best weights; returns the updates that they had seen."""
+        for best, weight in zip(self._best, self._policy.weights, strict=True):
+            weight.assign(best)
+        return int(self._iteration)
+
+    def take_best_or_first(self, judge: Judge, first: Judgement) -> tuple[int, float]:
+        """Gives the policy its best weights, or those of the clone that planning began with.
+
+        Two policies are compared model by model and start by start: what a model gets wrong of both
+        falls out. So it takes less to prefer one than to promise what it earns. The clone is kept where
+        one comparison in five would show it to be no worse.
 
         Args:
-          least: with a lower promise it gets the weights that planning began with.
+          judge: of the best policy.
+          first: what the clone is worth, see `clones`: beyond HALT it earns what its episodes did.
+
+        Returns:
+          The updates that the weights had seen, and the lower bound of what the best policy gains over
+          the clone.
         """
-        if self.promise < least:
-            logging.info(
-                "planning: at most %.1f is promised, and the clone is worth %.1f by its episodes; the "
-                "clone is kept",
-                self.promise,
-                least,
-            )
-        weights = self._first if self.promise < least else self._best
-        for best, weight in zip(weights, self._policy.weights, strict=True):
-            weight.assign(best)
-        return 0 if weights is self._first else int(self._iteration)
+        iteration = self.take_best()
+        best = judge.policy(self._policy.numpy())
+        gained = gain(best.least - first.least, self._usual)
+        if not iteration or gained > 0.0:
+            return iteration, gained
+        logging.info(
+            "planning: the policy of iteration %d does not surely gain over the clone (%.1f or more); "
+            "the clone is kept",
+            iteration,
+            gained,
+        )
+        for weight, start in zip(self._policy.weights, self._first, strict=True):
+            weight.assign(start)
+        return 0, gained

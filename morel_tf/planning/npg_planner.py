@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from morel_tf.config import PlannerConfig
 from morel_tf.planning import pessimistic_mdp, policy_update
@@ -15,12 +16,14 @@ from morel_tf.planning.natural_gradient import NaturalGradient
 from morel_tf.planning.pessimistic_mdp import PessimisticMdp, RollOut
 from morel_tf.planning.policy_update import Paths
 from morel_tf.planning.value_baseline import ValueBaseline
+from morel_tf.planning.watch import Watch
 from offline_tf import tasks
-from offline_tf.judging.judge import Judge
+from offline_tf.judging.judge import Judge, Judgement
 from offline_tf.models import compilation
 from offline_tf.numerics import returns, seeds
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy, Units, data_units, raw_units
+from offline_tf.run_folder import stopping
 from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
@@ -214,7 +217,7 @@ def plan(
     evaluate: Callable[[NumpyPolicy, int], dict[str, float]],
     keep_paths: Callable[[RollOut, int], None] = lambda block, iteration: None,
     judge: Judge | None = None,
-    worth: float | None = None,
+    clone: Callable[[], Judgement] | None = None,
 ) -> dict[str, float]:
     """Improves the policy in the P-MDP; goes on from the stage's last checkpoint.
 
@@ -231,12 +234,13 @@ def plan(
       evaluate: (policy, iteration) -> numbers for the log, empty where nothing is due.
       keep_paths: (paths, iteration), told of every update's paths.
       judge: decides which policy is kept; None: the last one is.
-      worth: of the clone that planning begins with, see `clones.Chosen`; it is kept where no policy is
-        promised as much.
+      clone: what the clone is worth that planning begins with, see `start.worth_of`; it is kept where
+        no policy surely gains over it.
 
     Returns:
       Of the final policy: numbers of fresh paths in the P-MDP, see `path_statistics`; "iterations" that
-      were done; with a judge "kept_iteration" and its numbers, see `Judgement.numbers`.
+      were done; with a judge "kept_iteration" and its numbers, see `Judgement.numbers`; with a clone
+      the "gain" over it, see `Keeper.take_best_or_first`.
 
     Raises:
       UserError: an update is not finite; checkpoints from before are kept.
@@ -244,7 +248,7 @@ def plan(
     baseline = baseline_in(pmdp, config, seed)
     natural_gradient = new_natural_gradient(policy, config)
     sample = path_sampler(pmdp, policy, starts, all_states, seed)
-    keeper = Keeper(policy, config)
+    keeper, watched = Keeper(policy, config), Watch()
     stage.track([*policy.weights, *baseline.state, *(keeper.variables if judge else [])])
     first = stage.restore()
     if stage.complete:
@@ -284,17 +288,22 @@ def plan(
         report = update(block, iteration, kl)
         numbers = path_statistics(block) | dataclasses.asdict(report) | {"kl_target": kl}
         stage.log(done, numbers)
+        for words in watched.look(numbers | {"return_spread": float(path_returns(block).std())}):
+            logging.warning("%s: %s", stage.name, words)
         if true := evaluate(policy.numpy(), done):
             log_promise_beside_truth(stage, block, pmdp.ensemble.size, true, done)
         keep_paths(block, done)
         stage.progress(done, config.iterations, "iterations", _progress_note(numbers, true))
         if done % config.judge_every == 0 or done == config.iterations:
             look(done)
-        if done % _SAVE_EVERY == 0 or done == config.iterations:
+        if done % _SAVE_EVERY == 0 or done == config.iterations or stopping.asked():
             stage.save(done)
     final: dict[str, float] = {"iterations": done}
     if judge is not None:
-        final["kept_iteration"] = keeper.take_best(-np.inf if worth is None else worth)
+        if clone is None:
+            final["kept_iteration"] = keeper.take_best()
+        else:
+            final["kept_iteration"], final["gain"] = keeper.take_best_or_first(judge, clone())
         judged = judge.policy(policy.numpy()).numbers()
         final |= {name: judged[name] for name in ("expected", "models_apart", "halted_share")}
         is_first = final["kept_iteration"] == 0

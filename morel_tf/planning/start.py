@@ -8,7 +8,7 @@ import numpy as np
 
 from morel_tf.config import CloningConfig, PlannerConfig
 from offline_tf.judging import clones
-from offline_tf.judging.judge import Judge
+from offline_tf.judging.judge import Judge, Judgement
 from offline_tf.numerics.holdout import Split
 from offline_tf.policies import cloning
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
@@ -85,6 +85,17 @@ def clone_or_load(
     kept |= {"worth": chosen.worth.get(chosen.share), "centre": chosen.centres.get(chosen.share)}
     cloning.keep(policy, kept, stage)
     return Start(policy.numpy(), dict(stage.result))
+
+
+def worth_of(start: Start, data: Transitions, judge: Judge) -> Judgement:
+    """What the judge says of the clone, if beyond HALT it earns what its episodes did.
+
+    Args:
+      start: with the clone.
+      data: that it was fitted to.
+      judge: the judge.
+    """
+    return judge.policy(start.cloned, clones.episodes_go_on(data, start.result["share"], judge))
 
 
 def log_std_of(residual: Array, unit: Array, config: PlannerConfig) -> Array:

@@ -121,7 +121,7 @@ def below_clone(behind: float, spread: float, advice: str) -> Ground:
     """Whether the clone is promised more.
 
     Args:
-      behind: how far the controller's promise lies below the clone's, on the same terms.
+      behind: how much less the controller may earn than the clone, by the judge's models.
       spread: see `spread_of`.
       advice: what to try.
     """
@@ -130,7 +130,7 @@ def below_clone(behind: float, spread: float, advice: str) -> Ground:
         behind / spread,
         doubtful=0.05,
         bad=0.3,
-        words="the promise lies below that of the clone of the data, in the same units",
+        words="the controller may earn less than the clone of the data, in the same units",
         advice=advice,
     )
 

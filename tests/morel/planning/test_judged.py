@@ -58,12 +58,56 @@ def test_models_that_agree_by_chance_promise_no_more_than_they_usually_would():
     assert kept.take_best() == 10
 
 
-def test_the_clone_is_kept_where_nothing_is_promised_as_much_as_it_is_worth():
+def judged_as(*means, apart=0.0):
+    """A judgement of three models, which find these means of two starts, `apart` from each other."""
+    by_model = np.array([[-1.0], [0.0], [1.0]]) * apart
+    least = np.array([means]) + by_model
+    return Judgement(least, least, np.ones(least.shape), np.zeros(least.shape, bool))
+
+
+class JudgeOf:
+    """Says the same of every policy."""
+
+    def __init__(self, judgement):
+        self.policy = lambda policy: judgement
+
+
+def test_the_clone_is_kept_where_no_policy_surely_gains_over_it():
     policy, kept = keeper()
     for done, promise in ((0, 1.0), (10, 3.0), (20, 2.0)):
-        look(policy, kept, promise, done)
-    assert kept.take_best(least=3.0) == 10 and policy.weights[1].numpy() == 3.0
-    assert kept.take_best(least=3.1) == 0 and policy.weights[1].numpy() == 0.0
+        look(policy, kept, promise, done, apart=0.0)
+    # The models are far apart, but agree that the policy earns 1 more.
+    best = JudgeOf(judged_as(5.0, 5.0, apart=100.0))
+    iteration, gained = kept.take_best_or_first(best, judged_as(4.0, 4.0, apart=100.0))
+    assert (iteration, gained) == (10, 1.0) and policy.weights[1].numpy() == 3.0
+    # They do not agree on that.
+    iteration, gained = kept.take_best_or_first(best, judged_as(4.0, 4.0))
+    assert iteration == 0 and policy.weights[1].numpy() == 0.0
+    np.testing.assert_allclose(
+        gained, 1.0 - 1.061 * 100.0 * np.sqrt(4 / 3)
+    )  # Student, 80 %, 2 degrees
+    # They agree that it earns less.
+    iteration, gained = kept.take_best_or_first(best, judged_as(6.0, 6.0, apart=100.0))
+    assert (iteration, gained) == (0, -1.0)
+
+
+def test_a_gain_counts_no_spread_below_the_usual():
+    policy, kept = keeper()
+    look(policy, kept, 1.0, 0, apart=10.0)
+    look(policy, kept, 300.0, 10, apart=10.0)
+    usual = np.sqrt(1.5 * 10.0**2 / 2)  # of two models
+    best = JudgeOf(judged_as(300.0, 300.0))
+    _, gained = kept.take_best_or_first(best, judged_as(0.0, 0.0))
+    np.testing.assert_allclose(gained, 300.0 - 1.061 * usual)
+
+
+def test_the_clone_itself_may_be_the_best():
+    policy, kept = keeper()
+    look(policy, kept, 3.0, 0)
+    look(policy, kept, 2.0, 10)
+    best = JudgeOf(judged_as(3.0, 3.0))
+    assert kept.take_best_or_first(best, judged_as(9.0, 9.0))[0] == 0
+    assert policy.weights[1].numpy() == 3.0
 
 
 def test_without_progress_the_step_is_halved_from_the_best_then_planning_ends():
