@@ -66,7 +66,11 @@ class PlannerConfig:
         source="run_planning.sh",
     )
     inverse_temperature: float = knob(
-        3.0, "kappa of the weighted average.", low=0.0, source="paper sec. 4.4"
+        3.0,
+        "kappa of the weighted average; inf: the best candidate alone.",
+        low=0.0,
+        source="paper sec. 4.4",
+        infinite=True,
     )
     temperature_units: str = knob(
         "relative",

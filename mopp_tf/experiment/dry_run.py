@@ -16,6 +16,7 @@ from mopp_tf.mbop import learning
 from mopp_tf.models import rows as rows_
 from mopp_tf.models import training
 from offline_tf import tasks
+from offline_tf.config import knobs
 from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS
 from offline_tf.models import compilation, critics, fitting, networks
@@ -239,7 +240,8 @@ def plan(*stages: object) -> list[str]:
     folder = folder_of(configs)
     if run.dataset:
         sources.check(run.dataset, KINDS)
-    old = RunRecord.check_folder(folder, run.algorithm, configs.flat(), FREE_FLAGS)
+    defaults = knobs.defaults_of(configs)
+    old = RunRecord.check_folder(folder, run.algorithm, configs.flat(), FREE_FLAGS, defaults)
     rows = dry_run.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.models_from:

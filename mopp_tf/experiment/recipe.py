@@ -30,6 +30,7 @@ def _fits_something(configs: Configs, reused: RunRecord | None) -> bool:
 
 MOPP: pipeline.Algorithm[Configs] = pipeline.Algorithm(
     name=lambda configs: configs.run.algorithm,
+    module="mopp_tf.train",
     folder_of=folder_of,
     check=data.check_flags,
     load_data=data.load_data,

@@ -21,7 +21,7 @@ from offline_tf.types import Array, Tensor, UserError
 
 STEPS_PER_LOOK = 1000
 _PATIENCE = 5
-STEPS_PER_CALL = 200
+STEPS_PER_CALL = 50  # seconds pass in a call: a run can be stopped between two
 ROWS_PER_LOOK = 8192
 
 

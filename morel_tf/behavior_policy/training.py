@@ -14,12 +14,14 @@ from morel_tf.behavior_policy.sampler import OnlineSampler
 from morel_tf.config import BehaviorConfig, PlannerConfig
 from morel_tf.planning import npg_planner, policy_update
 from offline_tf import tasks
+from offline_tf.config import knobs
 from offline_tf.datasets.formats import d4rl
 from offline_tf.evaluation import policy_episodes
 from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.policies import gaussian as policy_file
 from offline_tf.policies.gaussian import raw_units
+from offline_tf.run_folder import stopping
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.tasks.simulator import Simulator
@@ -64,11 +66,13 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
         config.workdir or f"runs/behavior-{tasks.short_name(config.env)}-seed{config.seed}"
     )
     flags = dataclasses.asdict(config)
-    is_new = RunRecord.check_folder(folder, "behavior", flags, _FREE_FLAGS) is None
-    if is_new and config.save_transitions and pathlib.Path(config.save_transitions).exists():
+    defaults = knobs.defaults_of([config])
+    old = RunRecord.check_folder(folder, "behavior", flags, _FREE_FLAGS, defaults)
+    if old is None and config.save_transitions and pathlib.Path(config.save_transitions).exists():
         raise UserError(f"--save_transitions: {config.save_transitions} exists; it is not replaced")
     threads = compilation.use_threads(config.threads)
-    record = RunRecord.create_or_continue(folder, "behavior", flags, _FREE_FLAGS)
+    record = RunRecord.create_or_continue(folder, "behavior", flags, _FREE_FLAGS, defaults)
+    record.note(module="morel_tf.train_behavior")
     record.note_commit()
     if (folder / "summary.json").exists():
         logging.info("%s is finished", folder)
@@ -122,8 +126,11 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
         recent = float(np.mean(sampler.recent_returns)) if sampler.recent_returns else 0.0
         stage.log(done, {"return": recent, "steps": sampler.steps, **dataclasses.asdict(report)})
         stage.progress(done, updates, "updates", f"return {recent:.1f}")
-        if done % every == 0 or done == updates or _reached(config, sampler):
+        is_due = done % every == 0 or done == updates or _reached(config, sampler)
+        is_saved = is_due or stopping.asked()
+        if is_saved:
             state.save(done, sampler.state())
+        if is_due:
             about = _describe(
                 config,
                 task=task,
@@ -133,6 +140,7 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
                 threads=threads,
             )
             policy_file.save(folder / "policies" / f"{sampler.steps}.npz", policy.numpy(), about)
+        if is_saved:
             stage.save(done)
     return _finish(
         config,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from morel_tf.experiment.configs import Configs, from_manifest
+from morel_tf.experiment.configs import Configs, check, from_manifest
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS
@@ -11,6 +11,16 @@ from offline_tf.datasets.simulated import generated
 from offline_tf.pipeline import reuse
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import TaskSpec, Transitions
+
+
+def check_flags(configs: Configs) -> None:
+    """Checks, before any data are read or made, flags and that --dynamics_from names a run.
+
+    Raises:
+      UserError: they do not go together, or there is no run.
+    """
+    check(configs)
+    reuse.open_run(configs.run.dynamics_from, "dynamics_from")
 
 
 def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitions, str]:

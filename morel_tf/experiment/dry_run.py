@@ -13,6 +13,7 @@ from morel_tf.experiment.configs import Configs, check, folder_of
 from morel_tf.models import usad
 from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update
 from offline_tf import tasks
+from offline_tf.config import knobs
 from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS
 from offline_tf.judging import good_episodes, judge
@@ -253,7 +254,10 @@ def plan(*stages: object) -> list[str]:
     if run.dataset:
         sources.check(run.dataset, KINDS)
     selects = run.select == "offline"
-    old = None if selects else RunRecord.check_folder(folder, "morel", configs.flat(), FREE_FLAGS)
+    old = None
+    if not selects:
+        defaults = knobs.defaults_of(configs)
+        old = RunRecord.check_folder(folder, "morel", configs.flat(), FREE_FLAGS, defaults)
     makes = not run.dataset or run.dataset in KINDS
     rows = dry_run.rows_of(task, run.dataset, run.data_steps)
     done = set(RunRecord.open_existing(folder).results()) if old else set()

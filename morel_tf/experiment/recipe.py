@@ -10,7 +10,7 @@ from absl import logging
 
 from morel_tf import algorithm
 from morel_tf.experiment import data, evaluation, export_controller, inspection, panels
-from morel_tf.experiment.configs import Configs, check, folder_of
+from morel_tf.experiment.configs import Configs, folder_of
 from morel_tf.experiment.restore import controller_of
 from morel_tf.experiment.summary import summarize
 from offline_tf.pipeline import run as pipeline
@@ -21,8 +21,9 @@ _ROWS_VERIFIED = 256
 
 MOREL: pipeline.Algorithm[Configs] = pipeline.Algorithm(
     name=lambda configs: "morel",
+    module="morel_tf.train",
     folder_of=folder_of,
-    check=check,
+    check=data.check_flags,
     load_data=data.load_data,
     reused_run=data.reused_run,
     fits_something=lambda configs, reused: reused is None,

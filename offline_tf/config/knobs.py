@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from offline_tf.types import UserError
@@ -17,6 +19,7 @@ def knob(
     choices: tuple[str, ...] | None = None,
     source: str = "",
     repeated: bool = False,
+    infinite: bool = False,
 ) -> Any:
     """Declares a field of a stage dataclass.
 
@@ -27,6 +30,7 @@ def knob(
       choices: allowed words.
       source: paper section or authors' file.
       repeated: a tuple of words whose flag is given once for each.
+      infinite: whether a number may be infinite.
     """
     metadata = {
         "help": help,
@@ -35,6 +39,7 @@ def knob(
         "choices": choices,
         "source": source,
         "repeated": repeated,
+        "infinite": infinite,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -55,12 +60,19 @@ def check(config: Any) -> None:
             if isinstance(item, (int, float)) and not isinstance(item, bool):
                 low, high = meta.get("low"), meta.get("high")
                 inside = (low is None or item >= low) and (high is None or item <= high)
+                if math.isinf(item) and inside and not meta.get("infinite"):
+                    raise UserError(f"--{field.name}: expected a finite number, got {item}")
                 if not inside or item != item:
                     low_text = "-inf" if low is None else f"{low:g}"
                     high_text = "inf" if high is None else f"{high:g}"
                     raise UserError(
                         f"--{field.name}: expected a value in [{low_text}, {high_text}], got {item}"
                     )
+
+
+def defaults_of(configs: Iterable[Any]) -> dict[str, Any]:
+    """What the flags of some stage dataclasses are where none is given: name -> value."""
+    return {field.name: field.default for part in configs for field in dataclasses.fields(part)}
 
 
 def rebuild(cls: type, flags: dict[str, Any]) -> Any:

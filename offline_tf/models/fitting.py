@@ -125,12 +125,12 @@ class Fit(tf.Module):
         """
         return self._graph(arrays, rows, learning_rates)
 
-    def check_finite(self, name: str, losses: Sequence[float], done: str, rate: str = "") -> None:
+    def check_finite(self, name: str, losses: Sequence[Array], done: str, rate: str = "") -> None:
         """Checks, before a checkpoint is written, that the fit has not diverged.
 
         Args:
           name: of the fit.
-          losses: since the last check.
+          losses: [M] of each call since the last check.
           done: how far the fit is, with its unit.
           rate: flag of its learning rate.
 

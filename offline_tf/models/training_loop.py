@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from offline_tf.models import fitting
 from offline_tf.models.minibatches import Feed
+from offline_tf.run_folder import stopping
 from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array
 
@@ -94,11 +95,12 @@ def fit(
     rate_flag: str = "",
     is_over: Callable[[int], bool] = lambda done: False,
 ) -> int:
-    """Fits; goes on from the stage's last checkpoint.
+    """Fits; goes on from the stage's last checkpoint, or from where it was stopped after that.
 
     Args:
       optimiser: of a loss; the stage tracks its variables already.
-      feed: units done -> the data that the next block's rows are positions in.
+      feed: units done -> the data that the next block's rows are positions in; of nothing that
+        changes with the fit.
       schedule: see there.
       report: units done, mean losses [M] of each call since the last checkpoint -> the log's numbers.
       stage: where checkpoints and metrics go.
@@ -113,18 +115,23 @@ def fit(
       UserError: the fit diverged; checkpoints from before are kept.
     """
     done = stage.restore()
+    first, losses = stage.within_block()
     while done < schedule.total and not is_over(done):
         columns, (units, rows, rates) = feed(done), schedule.block(done)
-        losses = []
-        for start in range(0, len(rows), steps_per_call):
+        until = f"{done + units} {schedule.unit}"
+        for start in range(first, len(rows), steps_per_call):
             end = min(start + steps_per_call, len(rows))
             batches, positions = columns(rows[start:end])
             losses.append(optimiser.run(batches, positions, tf.constant(rates[start:end])).numpy())
             stage.progress(done + units * end / len(rows), schedule.total, schedule.unit)
+            if end < len(rows) and stopping.asked():  # a block may take minutes
+                optimiser.check_finite(stage.name, losses, until, rate_flag)
+                stage.stop_within_block(done, end, losses)
         done += units
-        optimiser.check_finite(stage.name, losses, f"{done} {schedule.unit}", rate_flag)
+        optimiser.check_finite(stage.name, losses, until, rate_flag)
         stage.log(done, report(done, losses))
         stage.save(done)
+        first, losses = 0, []
     return done
 
 

@@ -31,6 +31,7 @@ def open_run(
     algorithm: str,
     flags: dict[str, Any],
     free_flags: tuple[str, ...],
+    defaults: dict[str, Any],
     task: TaskSpec,
     load: Callable[[], tuple[Transitions, str]],
     reused_run: Callable[[Transitions, str], RunRecord | None],
@@ -38,7 +39,7 @@ def open_run(
     """Reads and checks the data, then opens the folder; bad input leaves it as it was.
 
     Args:
-      folder, algorithm, flags, free_flags: see `RunRecord.create_or_continue`.
+      folder, algorithm, flags, free_flags, defaults: see `RunRecord.create_or_continue`.
       task: that the data are of.
       load: reads or makes the data; returns them with their name.
       reused_run: (data, their hash) -> the run whose models are taken over, or None; raises
@@ -51,12 +52,12 @@ def open_run(
       UserError: bad input.
     """
     began = time.monotonic()
-    RunRecord.check_folder(folder, algorithm, flags, free_flags)
+    RunRecord.check_folder(folder, algorithm, flags, free_flags, defaults)
     data, name = load()
     findings = checks.before_training(data, task)
     data_hash = d4rl.content_hash(data)
     reused = reused_run(data, data_hash)
-    record = RunRecord.create_or_continue(folder, algorithm, flags, free_flags)
+    record = RunRecord.create_or_continue(folder, algorithm, flags, free_flags, defaults)
     if record.manifest.setdefault("data_hash", data_hash) != data_hash:
         raise UserError(
             f"--workdir: {folder} was trained on other data ({record.manifest['data_hash']}, now "

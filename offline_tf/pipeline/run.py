@@ -6,12 +6,13 @@ Each algorithm's `experiment/recipe.py` is the list of its stages; what both do 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from absl import logging
 
 from offline_tf import tasks
+from offline_tf.config import knobs
 from offline_tf.models import compilation, learned_task, networks
 from offline_tf.pipeline import opening
 from offline_tf.reports import report_layout, tensorboard
@@ -25,7 +26,7 @@ from offline_tf.types import TaskSpec, Transitions
 FREE_FLAGS = ("workdir", "data_dir", "threads", "inspection")
 
 
-class Configs(Protocol):
+class Configs(Iterable[Any], Protocol):
     """The stage dataclasses of a run, as each algorithm's `experiment/configs.py` has them."""
 
     @property
@@ -44,6 +45,7 @@ class Algorithm(NamedTuple, Generic[C]):
 
     Attributes:
       name: as in the manifest.
+      module: runs it: python -m MODULE.
       folder_of: where the run goes.
       check: raises UserError where flags do not go together; reads nothing.
       load_data: (configs, task, threads of simulators) -> the data and their name.
@@ -59,6 +61,7 @@ class Algorithm(NamedTuple, Generic[C]):
     """
 
     name: Callable[[C], str]
+    module: str
     folder_of: Callable[[C], pathlib.Path]
     check: Callable[[C], None]
     load_data: Callable[[C, TaskSpec, int], tuple[Transitions, str]]
@@ -124,6 +127,7 @@ def begin(algorithm: Algorithm[C], configs: C) -> Experiment[C]:
         algorithm=algorithm.name(configs),
         flags=configs.flat(),
         free_flags=FREE_FLAGS,
+        defaults=knobs.defaults_of(configs),
         task=task,
         load=lambda: algorithm.load_data(configs, task, threads),
         reused_run=lambda data, data_hash: algorithm.reused_run(configs, data, data_hash),
@@ -139,6 +143,7 @@ def begin(algorithm: Algorithm[C], configs: C) -> Experiment[C]:
     )
     logging.info("%s", compilation.in_words(threads, dtype))
     tensorboard.show_charts(opened.record, algorithm.charts)
+    opened.record.note(module=algorithm.module)
     report_layout.write(opened.record.folder, algorithm.report)
     task = learned_task.complete(
         task, opened.data, settings.seed, opened.record, reward=algorithm.learns_reward

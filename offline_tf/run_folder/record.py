@@ -19,7 +19,7 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -100,6 +100,7 @@ class RunRecord:
         algorithm: str,
         flags: dict[str, Any],
         ignored: Sequence[str] = (),
+        defaults: Mapping[str, Any] | None = None,
     ) -> RunRecord:
         """Opens the folder for a run with these flags.
 
@@ -108,13 +109,14 @@ class RunRecord:
           algorithm: such as "morel".
           flags: name -> value, everything that decides the result.
           ignored: flags that may differ when a run goes on.
+          defaults: what a flag counts as that the folder lacks, as it is younger than the run.
 
         Raises:
           UserError: the folder holds a run with other flags, or another process works in it; nothing
             is changed.
         """
         flags = {name: plain(value) for name, value in flags.items()}
-        manifest = cls.check_folder(folder, algorithm, flags, ignored)
+        manifest = cls.check_folder(folder, algorithm, flags, ignored, defaults)
         lock = _locked(folder)
         if manifest is not None:
             logging.info("continuing the run in %s", folder)
@@ -140,11 +142,12 @@ class RunRecord:
         algorithm: str,
         flags: dict[str, Any],
         ignored: Sequence[str] = (),
+        defaults: Mapping[str, Any] | None = None,
     ) -> dict[str, Any] | None:
         """Checks, changing nothing, that a run with these flags may go into the folder.
 
         Args:
-          folder, algorithm, flags, ignored: as in `create_or_continue`.
+          folder, algorithm, flags, ignored, defaults: as in `create_or_continue`.
 
         Returns:
           The manifest of the run to continue, or None for a new one.
@@ -171,7 +174,8 @@ class RunRecord:
         if manifest["algorithm"] != algorithm:
             differing = [f"algorithm is {manifest['algorithm']} there"]
         else:
-            old = manifest["flags"]
+            younger = {name: plain(value) for name, value in (defaults or {}).items()}
+            old = younger | manifest["flags"]
             flags = {name: plain(value) for name, value in flags.items()}
             differing = [
                 f"--{n} is {old.get(n)!r} there and {flags.get(n)!r} now"

@@ -6,10 +6,12 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -17,6 +19,8 @@ from offline_tf.run_folder import stopping
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.progress import Progress
 from offline_tf.types import Array, UserError
+
+_STOPPED = ".stopped"  # ends the folder of what was saved between two checkpoints
 
 
 class Stage:
@@ -40,8 +44,13 @@ class Stage:
         self._spent_before = 0.0
         self._progress = Progress(name)
         self._manager: tf.train.CheckpointManager | None = None
+        self._stopped: tf.train.CheckpointManager | None = None
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._spent = tf.Variable(0.0, dtype=tf.float64, trainable=False)
+        self._position = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self._losses = tf.Variable(  # [calls, members]
+            np.zeros((0, 0), np.float32), shape=(None, None), trainable=False
+        )
 
     @property
     def complete(self) -> bool:
@@ -64,10 +73,18 @@ class Stage:
           stopping.Stopped: the run was asked to stop; the stage is complete.
         """
         spent = self.seconds() if seconds is None else seconds
+        self._check_folder()
         write_json(self._file, {"result": result, "seconds": round(spent, 2)})
         logging.debug("%s: done in %.1f s", self.name, spent)
         stopping.check()
         return result
+
+    def _check_folder(self) -> None:
+        if not (self._folder / "manifest.json").exists():
+            raise UserError(
+                f"--workdir: {self._folder} has lost its manifest.json, or is gone; put the folder "
+                "back where it was, or train again"
+            )
 
     def seconds(self) -> float:
         """Wall-clock time spent on this stage, earlier tries up to their checkpoint included."""
@@ -85,11 +102,21 @@ class Stage:
         )
         folder = self._folder / "checkpoints" / self.name
         self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=2)
+        within = tf.train.Checkpoint(
+            variables=list(variables),
+            step=self._step,
+            spent=self._spent,
+            position=self._position,
+            losses=self._losses,
+        )
+        folder = folder.with_name(f"{self.name}{_STOPPED}")
+        self._stopped = tf.train.CheckpointManager(within, str(folder), max_to_keep=1)
 
     def restore(self) -> int:
         """Loads the newest checkpoint, if any; returns its step, or 0.
 
-        Where a power cut, say, has damaged it, the one before, unless the stage is complete.
+        Where a power cut, say, has damaged it, the one before, unless the stage is complete. A fit may
+        have been stopped later than that; see `within_block`.
 
         Raises:
           UserError: there are checkpoints and none can be read, or the stage is complete and its last
@@ -102,10 +129,12 @@ class Stage:
                 f"--workdir: expected the weights of {self.name} in {self._manager.directory}, found "
                 "none; copy the run's whole folder, or train again"
             )
-        if path is None:
+        if path is None and not self._read_stopped():
             self._truncate_metrics(0)
             return 0
-        self._read_newest()
+        if path is not None:
+            self._read_newest()
+            self._read_stopped()
         self._spent_before = float(self._spent)
         self._began = time.monotonic()
         self._progress = Progress(self.name)
@@ -115,9 +144,56 @@ class Stage:
             logging.info("%s: going on from step %d", self.name, step)
         return step
 
+    def _read_stopped(self) -> bool:
+        """Loads what `stop_within_block` has saved, unless it is older than what is loaded."""
+        assert self._stopped is not None
+        path = self._stopped.latest_checkpoint
+        if path is None or self.complete:
+            return False
+        try:
+            reader = tf.train.load_checkpoint(path)
+            saved = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+        except (tf.errors.OpError, IndexError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            logging.warning("%s: %s cannot be read (%s)", self.name, path, reason)
+            return False
+        if saved["step/.ATTRIBUTES/VARIABLE_VALUE"] < int(self._step):
+            return False
+        self._stopped.checkpoint.restore(path).assert_consumed()
+        return True
+
+    def within_block(self) -> tuple[int, list[Array]]:
+        """Where in its block of steps a fit was stopped, and the losses [members] of each call so far.
+
+        To be asked after `restore`; (0, []) where it was not.
+        """
+        return int(self._position), list(self._losses.numpy())
+
+    def stop_within_block(self, step: int, position: int, losses: Sequence[Array]) -> None:
+        """Saves a fit between two checkpoints, and stops.
+
+        Args:
+          step: at which the block began.
+          position: in the block.
+          losses: [members] of each call since the block began.
+
+        Raises:
+          stopping.Stopped: the run was asked to stop.
+        """
+        assert self._stopped is not None
+        self._check_folder()
+        self._step.assign(step)
+        self._spent.assign(self.seconds())
+        self._position.assign(position)
+        self._losses.assign(np.stack(losses))
+        self._stopped.save(checkpoint_number=step)
+        stopping.check()
+
     def _read_newest(self) -> None:
         assert self._manager is not None
-        paths = list(reversed(self._manager.checkpoints))
+        # Not the manager's `checkpoints`, which leaves out those that are older than its clock.
+        state = tf.train.get_checkpoint_state(self._manager.directory)
+        paths = list(reversed(state.all_model_checkpoint_paths)) if state else []
         for path in paths[:1] if self.complete else paths:
             try:
                 self._manager.checkpoint.restore(path).assert_consumed()
@@ -141,15 +217,23 @@ class Stage:
           stopping.Stopped: it was.
         """
         assert self._manager is not None
+        self._check_folder()
         self._step.assign(step)
         self._spent.assign(self.seconds())
         self._manager.save(checkpoint_number=step)
+        stopped = self._folder / "checkpoints" / f"{self.name}{_STOPPED}"
+        if stopped.exists():
+            shutil.rmtree(stopped)
         if may_stop:
             stopping.check()
 
     def _tables(self) -> list[pathlib.Path]:
         folder = self._folder / "metrics"
-        return [p for p in folder.glob(f"{self.name}*.csv") if p.stem.split(".")[0] == self.name]
+        own = [folder / f"{self.name}.csv"]
+        own += [
+            p for p in folder.glob(f"{self.name}.*.csv") if p.stem.rpartition(".")[0] == self.name
+        ]
+        return [path for path in own if path.exists()]
 
     def _truncate_metrics(self, step: int) -> None:
         """Drops rows of steps that will be done again."""
@@ -177,6 +261,7 @@ class Stage:
           metrics: name -> value; the same names at every call for one table.
           table: groups numbers that are logged at other steps than the rest.
         """
+        self._check_folder()
         path = self._folder / "metrics" / f"{self.name}{'.' + table if table else ''}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -32,6 +33,11 @@ _asked: Stopped | None = None
 _deadline = float("inf")
 
 
+def asked() -> bool:
+    """Whether the run is to stop, as somebody asked for it or the time is over."""
+    return _asked is not None or time.monotonic() > _deadline
+
+
 def check() -> None:
     """Does nothing, or stops.
 
@@ -42,6 +48,27 @@ def check() -> None:
         raise _asked
     if time.monotonic() > _deadline:
         raise Stopped("--max_hours are over", OUT_OF_TIME)
+
+
+def run_command(command: list[str]) -> int:
+    """Runs a command that keeps its state when it is asked to stop, as this process may be.
+
+    Returns:
+      Its exit status.
+
+    Raises:
+      Stopped: this process was asked to stop; so was the command, and it has ended.
+    """
+    with subprocess.Popen(command, start_new_session=True) as child:
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return child.wait(timeout=0.5)
+                check()
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
 
 
 def _on_signal(number: int, frame: object) -> None:

@@ -151,6 +151,20 @@ def test_nan_is_out_of_bounds():
         Toy(share=float("nan"))
 
 
+def test_numbers_are_finite_unless_a_knob_says_otherwise():
+    knobs = {
+        name: knob(1.0, "A number.", low=0.0, infinite=name == "far") for name in ("near", "far")
+    }
+    toy = dataclasses.make_dataclass(
+        "Toy",
+        [(name, float, field) for name, field in knobs.items()],
+        namespace={"__post_init__": check},
+    )
+    assert toy(far=float("inf")).far == float("inf")
+    with pytest.raises(UserError, match="^--near: expected a finite number, got inf$"):
+        toy(near=float("inf"))
+
+
 def test_a_stage_is_rebuilt_from_a_manifest_and_defaults():
     flags = json.loads(json.dumps(dataclasses.asdict(Toy(share=0.25, widths=(3,)))))
     assert rebuild(Toy, flags | {"of_another_stage": 1}) == Toy(share=0.25, widths=(3,))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import pathlib
 import shlex
-import subprocess
 import sys
 from typing import Any
 
@@ -247,24 +245,6 @@ def whole_episodes(data: Transitions, num_steps: int, seed: int) -> Transitions:
     return Transitions(**columns)
 
 
-def _run(command: list[str]) -> int:
-    """Runs a command that keeps its state when it is asked to stop, as this process may be.
-
-    Raises:
-      stopping.Stopped: this process was asked to; so was the command, and it has ended.
-    """
-    with subprocess.Popen(command, start_new_session=True) as child:
-        try:
-            while True:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    return child.wait(timeout=0.5)
-                stopping.check()
-        except BaseException:
-            child.terminate()
-            child.wait()
-            raise
-
-
 def _training_transitions(
     task: TaskSpec, physics: str, shipped: pathlib.Path, data_dir: str
 ) -> Transitions:
@@ -284,6 +264,6 @@ def _training_transitions(
         with locks.held(path.with_suffix(".lock")):
             if not path.exists():
                 logging.info("making %s: python %s", path, shlex.join(command))
-                if _run([sys.executable, *command]):
+                if stopping.run_command([sys.executable, *command]):
                     raise UserError(f"--dataset: python {shlex.join(command)} failed; see above")
     return d4rl.read(path, task.state_dim)

@@ -1,6 +1,7 @@
 """The one training loop: what it runs, what it logs, and what a kill or a divergence leaves."""
 
 import functools
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import toys
 
 from offline_tf.models import fitting, minibatches, training_loop
 from offline_tf.models.early_stopping import EarlyStopping
+from offline_tf.run_folder import stopping
 from offline_tf.types import UserError
 
 INPUTS = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
@@ -155,6 +157,58 @@ def test_a_fit_killed_again_and_again_ends_with_the_bits_of_an_unbroken_one(
     broken = toys.record(tmp_path / "broken")
     assert toys.bits(linear(broken.stage("x"), schedule)[0]) == expected
     assert metrics(broken) == metrics(whole)
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_fit_stopped_within_a_block_goes_on_from_there(tmp_path, monkeypatch, kind, killed):
+    """Asked to stop at every call, it takes up each where it was; killed after, it ends alike."""
+    whole = toys.record(tmp_path / "whole")
+    expected, done = linear(whole.stage("x"), SCHEDULES[kind], steps_per_call=2)
+    cut = toys.record(tmp_path / "cut")
+    starts, ran = [], fitting.Fit.run
+    calls = []
+
+    def run(self, arrays, rows, rates):
+        calls.append(len(rows))
+        return ran(self, arrays, rows, rates)
+
+    monkeypatch.setattr(fitting.Fit, "run", run)
+    for attempt in range(100):
+        monkeypatch.setattr(training_loop.stopping, "_asked", stopping.Stopped("now", 130))
+        if killed and attempt % 3 == 2:  # stopped nowhere, and lost after one call
+            monkeypatch.setattr(training_loop.stopping, "_asked", None)
+            monkeypatch.setattr(fitting.Fit, "run", lambda *_: 1 / 0)
+        try:
+            found, found_done = linear(cut.stage("x"), SCHEDULES[kind], steps_per_call=2)
+            break
+        except (stopping.Stopped, ZeroDivisionError):
+            starts.append(len(calls))
+            monkeypatch.setattr(fitting.Fit, "run", run)
+    assert found_done == done
+    assert toys.bits(found) == toys.bits(expected)
+    assert metrics(cut) == metrics(whole)
+    assert sum(calls) == 18 if kind == "steps" else sum(calls) == 4 * 6
+    assert not list((cut.folder / "checkpoints").glob("*.stopped"))
+
+
+def test_what_was_saved_within_a_block_is_left_alone_once_it_is_old(tmp_path, monkeypatch):
+    record = toys.record(tmp_path / "run")
+    schedule = SCHEDULES["steps"]
+    monkeypatch.setattr(training_loop.stopping, "_asked", stopping.Stopped("now", 130))
+    with pytest.raises(stopping.Stopped):
+        linear(record.stage("x"), schedule, steps_per_call=2)
+    within = record.folder / "checkpoints" / "x.stopped"
+    shutil.copytree(within, tmp_path / "kept")
+    monkeypatch.setattr(training_loop.stopping, "_asked", None)
+    expected, _ = linear(record.stage("x"), schedule, steps_per_call=2)
+    shutil.copytree(tmp_path / "kept", within)  # as if killed before it was taken away
+    found, _ = linear(record.stage("x"), schedule, steps_per_call=2)
+    assert toys.bits(found) == toys.bits(expected)
+    (data,) = within.glob("*.data*")
+    data.write_bytes(data.read_bytes()[:7])
+    found, _ = linear(record.stage("x"), schedule, steps_per_call=2)
+    assert toys.bits(found) == toys.bits(expected)
 
 
 def test_a_fit_that_diverges_keeps_the_checkpoint_before(tmp_path):

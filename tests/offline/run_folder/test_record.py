@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -70,6 +71,56 @@ def test_other_flags_are_refused_and_change_nothing(tmp_path):
     assert "--new is None there and 'x' now" in message
     assert "--seed" not in message and "\n" not in message
     assert snapshot(tmp_path) == before
+
+
+def test_a_flag_that_is_younger_than_the_run_counts_as_its_default(tmp_path):
+    RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
+    now, defaults = FLAGS | {"judge_hidden": (8,)}, {"judge_hidden": (8,), "seed": 99}
+    RunRecord.create_or_continue(tmp_path, "morel", now, defaults=defaults)
+    with pytest.raises(UserError, match=r"--judge_hidden is \[8\] there and \[9\] now"):
+        RunRecord.check_folder(tmp_path, "morel", FLAGS | {"judge_hidden": (9,)}, (), defaults)
+
+
+def test_a_folder_that_vanishes_ends_the_run(tmp_path):
+    record = RunRecord.create_or_continue(tmp_path / "run", "morel", FLAGS)
+    stage = record.stage("fit")
+    stage.track([tf.Variable(1.0)])
+    shutil.rmtree(tmp_path / "run")
+    for work in (
+        lambda: stage.log(1, {"loss": 1.0}),
+        lambda: stage.save(1),
+        lambda: stage.finish({}),
+    ):
+        with pytest.raises(UserError, match="run has lost its manifest.json, or is gone"):
+            work()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_clock_that_jumps_back_leaves_the_newest_checkpoint_the_newest(tmp_path, monkeypatch):
+    variable = tf.Variable(1.0)
+    stage = RunRecord.create_or_continue(tmp_path, "morel", FLAGS).stage("fit")
+    stage.track([variable])
+    now = time.time()
+    for step in range(1, 5):
+        monkeypatch.setattr(time, "time", lambda step=step: now - 86400.0 * step)
+        variable.assign(float(step))
+        stage.save(step)
+    monkeypatch.undo()
+    variable.assign(0.0)
+    again = RunRecord.create_or_continue(tmp_path, "morel", FLAGS).stage("fit")
+    again.track([variable])
+    assert again.restore() == 4 and float(variable) == 4.0
+
+
+def test_a_stage_with_a_dot_in_its_name_drops_rows_that_are_done_again(tmp_path):
+    record = RunRecord.create_or_continue(tmp_path, "morel", FLAGS)
+    for name in ("clone_0.1", "clone_0.1.look", "clone_0.15"):
+        record.stage(name.removesuffix(".look")).log(
+            1, {"x": 1.0}, "look" if "look" in name else ""
+        )
+    record.stage("clone_0.1").restart()
+    left = {path.name for path in (tmp_path / "metrics").iterdir()}
+    assert left == {"clone_0.15.csv"}
 
 
 def test_flags_that_only_the_run_has_differ(tmp_path):

@@ -23,7 +23,6 @@ from morel_tf.experiment import dry_run
 from morel_tf.experiment.configs import Configs, folder_of
 from offline_tf import tasks
 from offline_tf.datasets import sources
-from offline_tf.datasets.simulated import generated
 from offline_tf.pipeline import timing
 from offline_tf.run_folder import stopping
 from offline_tf.run_folder.record import RunRecord
@@ -248,9 +247,9 @@ def test_a_process_that_makes_data_stops_with_the_run(tmp_path):
 
     threading.Thread(target=ask).start()
     with pytest.raises(stopping.Stopped), stopping.allowed():
-        generated._run(made_here)
+        stopping.run_command(made_here)
     assert (tmp_path / "ended").exists()
-    assert generated._run([sys.executable, "-c", "import sys; sys.exit(3)"]) == 3
+    assert stopping.run_command([sys.executable, "-c", "import sys; sys.exit(3)"]) == 3
 
 
 @pytest.mark.slow
