@@ -31,6 +31,7 @@ predict             offline_tf.predict             actions for a file of observa
 serve               offline_tf.serve               an export over HTTP on localhost:8501
 # Many runs
 python              -                              runs a script; -m benchmarks.campaign LIST: a list of trainings
+repro               offline_tf.repro               makes a run again and says where it differs, if it does
 results             offline_tf.results             writes the tables of results from records
 # Develop
 doctor-environment  offline_tf.doctor_environment  versions, devices, memory, and what is wrong

@@ -14,9 +14,11 @@ HOW_TO_TAKE_OVER = (
 
 
 def flag_of(name: str, value: Any) -> str:
-    """As one would give it: --noprune, --horizon=8."""
+    """As one would give it: --noprune, --horizon=8, --q_hidden=256,256."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no{name}"
+    if isinstance(value, (list, tuple)):
+        value = ",".join(map(str, value))
     return f"--{name}={value}"
 
 

@@ -1,0 +1,153 @@
+"""Whether two run folders hold the same results, to the bit, and where they part.
+
+Seconds, paths, commands and commits are not compared, and nothing that changes from file to file
+without meaning: TensorBoard's events and the SavedModel's graph, whose nodes have names of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from offline_tf.types import UserError
+
+# Entries of summaries and stages' results that the same run has anew each time.
+_TIMES = ("seconds", "wall_seconds", "stages", "decision_ms", "decision_ms_median")
+_PLACES = ("command", "commit", "commits", "export", "workdir")
+_NOT_STATE = ("spent", "save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH")
+_FOLDERS = ("export", "inspection", "policies")
+_SKIPPED = ("saved_model.pb", "fingerprint.pb", "manifest.json")
+
+
+class Difference(NamedTuple):
+    """Where two runs part.
+
+    Attributes:
+      stage: whose result it is; a stage's fit counts to it.
+      what: file, and in it the name of what differs.
+    """
+
+    stage: str
+    what: str
+
+
+def parts_of(folder: pathlib.Path) -> list[str]:
+    """The stages of a finished run, and fits within them, in the order in which they ended.
+
+    Raises:
+      UserError: it is no finished run.
+    """
+    if not (folder / "summary.json").exists():
+        raise UserError(f"--workdir: expected a finished run with summary.json at {folder}")
+    ends: dict[str, int] = {}
+    files = {path: path.stem for path in (folder / "stages").glob("*.json")}
+    files |= {path: path.parent.name for path in (folder / "checkpoints").glob("*/checkpoint")}
+    for path, name in files.items():
+        ends[name] = max(ends.get(name, 0), path.stat().st_mtime_ns)
+    return sorted(ends, key=lambda name: ends[name])
+
+
+def differences(first: pathlib.Path, second: pathlib.Path) -> list[Difference]:
+    """What two finished runs do not share.
+
+    Args:
+      first, second: run folders.
+
+    Returns:
+      In the order of the first run's parts; none where they are equal to the bit.
+
+    Raises:
+      UserError: one of them is no finished run.
+    """
+    names = parts_of(first)
+    names += [name for name in parts_of(second) if name not in names]
+    tables = _files("metrics", first) | _files("metrics", second)
+    found = []
+    for name in names:
+        found += [Difference(name, what) for what in _of_weights(name, first, second)]
+        for table in sorted(tables):
+            if (stem := table.removesuffix(".csv")) == name or stem.rpartition(".")[0] == name:
+                wrong = _of_table(f"metrics/{table}", first, second)
+                found += [Difference(name, what) for what in wrong]
+        wrong = _of_json(f"stages/{name}.json", first, second)
+        found += [Difference(name, what) for what in wrong]
+    for name in _FOLDERS:
+        found += [Difference(name, what) for what in _of_files(name, first, second)]
+    found += [Difference("summary", what) for what in _of_json("summary.json", first, second)]
+    return found
+
+
+def _of_weights(name: str, first: pathlib.Path, second: pathlib.Path) -> list[str]:
+    where = f"checkpoints/{name}"
+    paths = [tf.train.latest_checkpoint(str(folder / where)) for folder in (first, second)]
+    if None in paths:
+        return [f"{where}: in one of them only"] if any(paths) else []
+    readers = [tf.train.load_checkpoint(path) for path in paths]
+    names = [
+        {key for key in reader.get_variable_to_shape_map() if not key.startswith(_NOT_STATE)}
+        for reader in readers
+    ]
+    if names[0] != names[1]:
+        return [f"{where}: other variables"]
+    for key in sorted(names[0]):
+        one, other = (reader.get_tensor(key) for reader in readers)
+        if np.asarray(one).tobytes() != np.asarray(other).tobytes():
+            return [f"{where}: {key.removesuffix('/.ATTRIBUTES/VARIABLE_VALUE')}"]
+    return []
+
+
+def _of_table(where: str, first: pathlib.Path, second: pathlib.Path) -> list[str]:
+    texts = [_text(folder / where) for folder in (first, second)]
+    rows = [[line.split(",") for line in text.splitlines()] for text in texts]
+    columns = [row[:1] for row in rows]
+    if columns[0] != columns[1] or len(rows[0]) != len(rows[1]):
+        return [f"{where}: other columns or rows"]
+    for one, other in zip(*rows, strict=True):
+        for column, a, b in zip(rows[0][0], one, other, strict=True):
+            if a != b and column not in _TIMES:
+                return [f"{where}: {column} at step {one[0]}"]
+    return []
+
+
+def _of_json(where: str, first: pathlib.Path, second: pathlib.Path) -> list[str]:
+    contents = [_text(folder / where) for folder in (first, second)]
+    if not all(contents):
+        return [f"{where}: in one of them only"] if any(contents) else []
+    one, other = (_leaves(json.loads(text)) for text in contents)
+    keys = [key for key in one | other if one.get(key) != other.get(key)]
+    return [f"{where}: {keys[0]}"] if keys else []
+
+
+def _leaves(content: Any, name: str = "") -> dict[str, str]:
+    """Every number and word under the path of its names; NaN equals NaN."""
+    if not isinstance(content, dict):
+        return {name: json.dumps(content)}
+    found: dict[str, str] = {}
+    for key, value in content.items():
+        if key not in _TIMES + _PLACES:
+            found |= _leaves(value, f"{name}.{key}" if name else key)
+    return found
+
+
+def _of_files(where: str, first: pathlib.Path, second: pathlib.Path) -> list[str]:
+    names = [_files(where, folder) for folder in (first, second)]
+    found = [f"{where}/{name}: in one of them only" for name in sorted(names[0] ^ names[1])]
+    for name in sorted(names[0] & names[1]):
+        one, other = first / where / name, second / where / name
+        if one.read_bytes() != other.read_bytes():
+            found.append(f"{where}/{name}")
+    return found
+
+
+def _files(where: str, folder: pathlib.Path) -> set[str]:
+    root = folder / where
+    paths = [path for path in root.rglob("*") if path.is_file() and path.name not in _SKIPPED]
+    return {path.relative_to(root).as_posix() for path in paths}
+
+
+def _text(path: pathlib.Path) -> str:
+    return path.read_text() if path.exists() else ""
