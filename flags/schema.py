@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import importlib.util
 import logging as stdlib_logging
 import os
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+from flags import endings
 from flags.definitions import define, help_text, read
 from flags.preset_files import expand
 from offline_tf import quiet_start
@@ -22,18 +22,6 @@ from offline_tf.run_folder import progress, stopping
 from offline_tf.types import UserError
 
 _COLOURS = {stdlib_logging.WARNING: "33", stdlib_logging.ERROR: "31"}  # yellow, red
-# What a path or a disk refuses, wherever a command comes upon it.
-_NOT_OURS = (
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EEXIST,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-)
 _PATHS = ("workdir", "export", "input")  # what a command reads
 
 
@@ -46,6 +34,7 @@ class CommonConfig:
     verbose: bool = knob(
         False, "Print more: every metric, stage, progress each second, TensorFlow's start."
     )
+    debug: bool = knob(False, "Show the traceback of an error.")
     max_hours: float = knob(
         0.0,
         "Stop after so many hours, a run at its next checkpoint, other commands at once; 0: never.",
@@ -59,10 +48,10 @@ class CommonConfig:
             raise UserError("--quiet, --verbose: expected one of them, got both")
 
 
-def refuse(message: str) -> NoReturn:
-    """Ends the process with one line and status 2."""
+def refuse(message: str, status: int = 2) -> NoReturn:
+    """Ends the process with one line."""
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def run(
@@ -79,7 +68,8 @@ def run(
 ) -> None:
     """Runs a binary: defines the flags, parses them, calls main(*configs).
 
-    Bad input ends in one line and status 2; Ctrl-C with 130, --max_hours with 75, both for resumable
+    Bad input ends in one line and status 2, a fault of ours in one line, a file to report and status 1;
+    --debug shows the traceback instead. Ctrl-C with 130, --max_hours with 75, both for resumable
     commands after the next checkpoint and with the command to go on; SIGTERM does so too there.
 
     Args:
@@ -108,6 +98,7 @@ def run(
         return arguments
 
     def body(_: list[str]) -> None:
+        debug = flags.FLAGS["debug"].value
         try:
             common = read(CommonConfig, flags.FLAGS)
             _speak(common)
@@ -117,26 +108,26 @@ def run(
             if common.dry_run:
                 lines = plan(*parsed) if plan else _intent(parsed, resumable)
                 print("\n".join(["nothing is done (--dry_run); this would be:", *lines]))
-            else:
-                hours = common.max_hours or float("inf")
-                with stopping.allowed(hours) if resumable else stopping.at_once(hours):
-                    try:
-                        main(*parsed)
-                    finally:
-                        progress.leave()
-        except UserError as error:
-            refuse(str(error))
-        except OSError as error:
-            if error.errno not in _NOT_OURS:
-                raise
-            where = f"{error.filename}: " if error.filename else ""
-            refuse(f"{where}{error.strerror}; choose another path, or mend this one")
+                return
+            hours = common.max_hours or float("inf")
+            with stopping.allowed(hours) if resumable else stopping.at_once(hours):
+                try:
+                    main(*parsed)
+                finally:
+                    progress.leave()
         except stopping.Stopped as stopped:
             logging.warning("%s; %s", stopped, _go_on(resumable))
             sys.exit(stopped.status)
         except KeyboardInterrupt:
             print(f"interrupted; {_go_on(resumable)}", file=sys.stderr)
             sys.exit(130)
+        except Exception as error:
+            if debug:
+                raise
+            line = endings.in_one_line(error, resumable)
+            if line is None:
+                refuse(endings.unforeseen(error), status=1)
+            refuse(line)
 
     app.run(body, flags_parser=parse)
 

@@ -27,16 +27,27 @@ def commit() -> str:
         return "unknown"
 
 
-_WATCHING = ("quiet", "verbose", "dry_run", "max_hours")  # they do not decide what is made
+_WATCHING = ("quiet", "verbose", "debug", "dry_run", "max_hours")  # they do not decide what is made
 
 
-_SWITCHES = ("inspection", "quiet", "verbose", "dry_run")  # those left out that take no value
+_SWITCHES = (
+    "inspection",
+    "quiet",
+    "verbose",
+    "debug",
+    "dry_run",
+)  # those left out that take no value
+
+
+def program() -> list[str]:
+    """How this process was started: python -m MODULE."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["python", *(["-m", spec.name] if spec else [])]
 
 
 def command(omitted: Sequence[str]) -> str:
     """This process as a command line, without the flags in `omitted` and those of how it is watched."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    words = ["python", *(["-m", spec.name] if spec else [])]
+    words = program()
     left_out = {no + name for name in (*omitted, *_WATCHING) for no in ("", "no")}
     arguments = iter(sys.argv[1:])
     for word in arguments:

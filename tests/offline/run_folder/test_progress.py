@@ -168,7 +168,7 @@ def test_a_line_is_no_longer_than_the_terminal_is_wide(columns):
 
 def test_an_error_begins_a_line_of_its_own():
     shown = screen(on_terminal(name="fails"))
-    assert shown[2] == "fit: 1 of 4 epochs" and shown[3].startswith("Traceback")
+    assert shown[2] == "fit: 1 of 4 epochs" and shown[3].startswith("error: ValueError: no")
 
 
 def test_quiet_shows_nothing_and_a_dumb_terminal_no_codes():
