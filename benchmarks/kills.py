@@ -24,19 +24,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from offline_tf.run_folder import comparison
+from offline_tf.run_folder import comparison, provenance
 from offline_tf.run_folder.files import write_json
 
 _RECORD = pathlib.Path("results", "tables", "kills.json")
 _DATASET = "hopper-medium-v2"
 _ROWS = 20_000
 _BYTES_PER_SECOND = 300_000  # of the download, so that it can be killed
-_START_UP = 3.0  # seconds from a process's start to its first work, at least
+_START_UP = 3.0  # seconds from a process's start to its first data, at least
+_WORKS = re.compile(rb"transitions, \d+ episodes|training: ")  # what a run prints once it works
 _LONG = 20.0  # a stage gets one more kill for so many seconds
 _SMALL_MODELS = ["--judge_steps=2000", "--data_steps=20000"]
 _PLANNERS = ["--dynamics_steps=2000", "--behavior_steps=2000", "--q_steps=2000"]
@@ -90,7 +91,7 @@ class Kill(NamedTuple):
 
     Attributes:
       stage: in which the process is killed.
-      delay: seconds after the stage began, or after the process did if that is later.
+      delay: seconds after the stage began, or after the process had its data if that is later.
     """
 
     stage: str
@@ -178,14 +179,22 @@ class Case:
         Returns:
           What was seen: how far the log was, which stages had checkpoints; None if the run ended first.
         """
-        process, place = self.start(run), self.folder / run
-        began = time.monotonic()
-        while process.poll() is None and before and not _stage(place, before).exists():
-            time.sleep(0.002)
-        since = time.monotonic()
-        until = max(since, began + _START_UP) + kill.delay
-        while process.poll() is None and time.monotonic() < until:
-            time.sleep(0.002)
+        log, place = self.log(run), self.folder / run
+        printed = log.stat().st_size if log.exists() else 0
+        process, began = self.start(run), time.monotonic()
+
+        def wait(until: Callable[[], bool]) -> None:
+            while process.poll() is None and not until():
+                time.sleep(0.005)
+
+        if kill.stage == "data":
+            wait(lambda: time.monotonic() > began + _START_UP)
+        else:
+            wait(lambda: _WORKS.search(log.read_bytes()[printed:]) is not None)
+        if before:
+            wait(_stage(place, before).exists)
+        until = time.monotonic() + kill.delay
+        wait(lambda: time.monotonic() > until)
         if process.poll() is not None:
             return None
         os.kill(process.pid, signal.SIGKILL)
@@ -193,7 +202,7 @@ class Case:
         return {
             "stage": kill.stage,
             "after_s": round(time.monotonic() - began, 1),
-            "log_bytes": self.log(run).stat().st_size,
+            "log_bytes": log.stat().st_size,
             "with_checkpoints": [
                 path.parent.name
                 for path in (place / "checkpoints").glob("*/checkpoint")
@@ -324,7 +333,8 @@ def main() -> int:
             )
             generator = np.random.default_rng([arguments.seed, number])
             count = arguments.kills // len(names) + (number < arguments.kills % len(names))
-            found = run_case(case, count, generator) | {"seed": arguments.seed}
+            found = run_case(case, count, generator)
+            found |= {"seed": arguments.seed, "commit": provenance.commit()}
             record.append(found)
             write_json(arguments.record, record)
             bad = found["differences"] or found["began_again"] or found["partial_files"]
