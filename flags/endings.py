@@ -71,7 +71,7 @@ def _refused(error: BaseException) -> str | None:
     """What a path or a disk refuses, in words; None where it is something else."""
     if isinstance(error, OSError) and error.errno in _NOT_OURS:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}"
+        return f"{where}{os.strerror(error.errno)}"  # HDF5's own words take lines
     if not isinstance(error, OSError) and not _is_of_tensorflow(error):
         return None
     found = _OF_A_DISK.search(str(error))

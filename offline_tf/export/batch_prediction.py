@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 
 from offline_tf.export import loaded, prediction_files
+from offline_tf.run_folder import files
 from offline_tf.types import Array, UserError
 
 _ROWS, _ROWS_PLANNED = 4096, 64
@@ -58,19 +59,19 @@ def predict_file(
     Raises:
       UserError: the file cannot be read, or has no rows.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f"{output.name}.{os.getpid()}.partial")
     size = batch_size or (_ROWS_PLANNED if "plan" in model.signatures else _ROWS)
     names, action_names = model.interface.observation_names, model.interface.action_names
     total = 0
-    with prediction_files.writing(partial, output.suffix.lower(), action_names) as write:
+    with (
+        files.whole(output, f".{os.getpid()}.partial") as partial,
+        prediction_files.writing(partial, output.suffix.lower(), action_names) as write,
+    ):
         for rows in prediction_files.observations(source, names, size):
             if len(rows):
                 write(predict(model, rows, guarded, (seed, total)))
                 total += len(rows)
         if not total:
             raise UserError(f"--input: expected rows of observations, {source} has none")
-    partial.replace(output)
     logging.info("%s: %d rows", output, total)
     return total
 

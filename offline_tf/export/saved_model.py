@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from offline_tf import quiet_start
 from offline_tf.export import loaded
-from offline_tf.run_folder.files import write_json
+from offline_tf.run_folder import files
 from offline_tf.types import Array, TaskSpec
 
 # Signature -> name of an input or output -> values.
@@ -59,16 +59,14 @@ def save(
       task: names and bounds for interface.json.
       readme: text of README.md.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    tf.saved_model.save(module, str(partial), signatures=dict(signatures))
-    (partial / "README.md").write_text(readme)
-    interface = loaded.Interface.of(task)
-    write_json(partial / loaded.INTERFACE, dataclasses.asdict(interface))
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.replace(folder)
+    with files.whole(folder) as partial:
+        shutil.rmtree(partial, ignore_errors=True)
+        tf.saved_model.save(module, str(partial), signatures=dict(signatures))
+        (partial / "README.md").write_text(readme)
+        interface = loaded.Interface.of(task)
+        files.write_json(partial / loaded.INTERFACE, dataclasses.asdict(interface))
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def save_lite(module: tf.Module, path: pathlib.Path, function: Any) -> None:
@@ -104,9 +102,8 @@ def save_constant_lite(
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    with files.whole(path) as partial:
+        partial.write_bytes(content)
 
 
 def run_in_fresh_process(path: pathlib.Path, given: Values) -> Values:

@@ -25,6 +25,7 @@ from offline_tf.numerics.size_limits import check_size
 from offline_tf.policies import foreign_normalizer
 from offline_tf.policies import gaussian as policy_file
 from offline_tf.policies.foreign_normalizer import Normalizer
+from offline_tf.run_folder import files
 from offline_tf.types import Array, TaskSpec, UserError
 
 _STORAGES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "LongStorage": np.int64}
@@ -187,10 +188,8 @@ class MlpPolicy:
 
 def save_mlp(path: pathlib.Path, policy: MlpPolicy, about: dict[str, Any]) -> None:
     """Writes a policy as a small npz; `about` says where it comes from (JSON types only)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial.npz")
-    np.savez_compressed(partial, about=json.dumps(about), **policy.arrays())
-    partial.replace(path)
+    with files.whole(path, ".partial.npz") as partial:
+        np.savez_compressed(partial, about=json.dumps(about), **policy.arrays())
 
 
 def is_mlp(path: pathlib.Path) -> bool:

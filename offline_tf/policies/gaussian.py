@@ -17,6 +17,7 @@ import tensorflow_probability as tfp
 from offline_tf.models import networks
 from offline_tf.numerics import standardize
 from offline_tf.numerics.standardize import Statistics
+from offline_tf.run_folder import files
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 tfd = tfp.distributions
@@ -205,10 +206,8 @@ def save(path: pathlib.Path, policy: NumpyPolicy, about: dict[str, Any]) -> None
     arrays = {**policy.units._asdict(), "log_std": policy.log_std}
     for index, (kernel, bias) in enumerate(policy.layers):
         arrays |= {f"kernel_{index}": kernel, f"bias_{index}": bias}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial.npz")
-    np.savez_compressed(partial, about=json.dumps(about), **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    with files.whole(path, ".partial.npz") as partial:
+        np.savez_compressed(partial, about=json.dumps(about), **arrays)  # type: ignore[arg-type]
 
 
 def load(path: pathlib.Path) -> tuple[NumpyPolicy, dict[str, Any]]:

@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from offline_tf.run_folder import locks
+from offline_tf.run_folder import files, locks
 from offline_tf.types import UserError
 
 _COLUMNS = "columns.csv"
@@ -52,9 +52,8 @@ def _add(path: pathlib.Path, summaries: list[dict[str, Any]], command: str) -> N
                 f"`{old['command']}`, got `{row['command']}`; use another record, or take that run out"
             )
         runs[key(row)] = row
-    partial = path.with_name(path.name + ".partial")  # a kill leaves the old record or the new one
-    partial.write_text(json.dumps([runs[name] for name in sorted(runs)], indent=1) + "\n")
-    partial.replace(path)
+    with files.whole(path) as partial:
+        partial.write_text(json.dumps([runs[name] for name in sorted(runs)], indent=1) + "\n")
 
 
 def key(run: dict[str, Any]) -> tuple[str, str, str, int]:

@@ -16,6 +16,7 @@ from offline_tf.inspection import figures, inspect_stage
 from offline_tf.reports import run_contents, run_curves
 from offline_tf.reports.report_layout import Layout
 from offline_tf.reports.run_contents import Run
+from offline_tf.run_folder import files
 
 _PAGE = pathlib.Path(__file__).with_name("report.css")
 _WIDE_INCHES = 7.0
@@ -70,9 +71,8 @@ def write(runs: Sequence[Run], path: pathlib.Path) -> int:
         f"<body><main>{''.join(body)}<footer>made {date} by offline_tf.report</footer></main>"
         "</body></html>"
     )
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    with files.whole(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     return len(drawn)
 
 

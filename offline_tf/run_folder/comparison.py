@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,8 @@ import tensorflow as tf
 from offline_tf.types import UserError
 
 # Entries of summaries and stages' results that the same run has anew each time.
-_TIMES = ("seconds", "wall_seconds", "stages", "decision_ms", "decision_ms_median")
-_PLACES = ("command", "commit", "commits", "export", "workdir")
+_TIMES = re.compile(r"(^|_)(seconds|ms)(_|$)")
+_PLACES = ("stages", "command", "commit", "commits", "export", "workdir")
 _NOT_STATE = ("spent", "save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH")
 _FOLDERS = ("export", "inspection", "policies")
 _SKIPPED = ("saved_model.pb", "fingerprint.pb", "manifest.json")
@@ -108,7 +109,7 @@ def _of_table(where: str, first: pathlib.Path, second: pathlib.Path) -> list[str
         return [f"{where}: other columns or rows"]
     for one, other in zip(*rows, strict=True):
         for column, a, b in zip(rows[0][0], one, other, strict=True):
-            if a != b and column not in _TIMES:
+            if a != b and not _TIMES.search(column):
                 return [f"{where}: {column} at step {one[0]}"]
     return []
 
@@ -128,7 +129,7 @@ def _leaves(content: Any, name: str = "") -> dict[str, str]:
         return {name: json.dumps(content)}
     found: dict[str, str] = {}
     for key, value in content.items():
-        if key not in _TIMES + _PLACES:
+        if key not in _PLACES and not _TIMES.search(key):
             found |= _leaves(value, f"{name}.{key}" if name else key)
     return found
 

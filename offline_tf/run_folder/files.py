@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import pathlib
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 from offline_tf.types import UserError
@@ -22,9 +26,51 @@ def check_writable(path: pathlib.Path, flag: str) -> None:
         raise UserError(f"--{flag}: {path} cannot be written, as {existing} takes no files")
 
 
+@contextlib.contextmanager
+def whole(path: pathlib.Path, ending: str = ".partial") -> Iterator[pathlib.Path]:
+    """Gives a name to write to; at the end it becomes the path, and on an error it is gone.
+
+    A kill leaves either what was there before or the new file.
+
+    Args:
+      path: of a file, or of a folder that is not there yet.
+      ending: of the name to write to.
+
+    Raises:
+      OSError: the disk is full, say; its filename is the path.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ending)
+    try:
+        yield partial
+        os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(str(partial)):
+            error.filename = str(path)
+        raise
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def check_space(path: pathlib.Path, needed: int) -> None:
+    """Checks that a disk has room; HDF5's library crashes where it comes upon a full one.
+
+    Args:
+      path: of the file.
+      needed: bytes of its content.
+
+    Raises:
+      OSError: it has not, with the words of a full disk.
+    """
+    existing = next(p for p in path.absolute().parents if p.exists())
+    if shutil.disk_usage(existing).free < needed + needed // 50 + 100_000:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes JSON so that a kill leaves either the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")
-    os.replace(partial, path)
+    with whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, sort_keys=False) + "\n")

@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from offline_tf.run_folder import locks, provenance
+from offline_tf.run_folder import files, locks, provenance
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, UserError
@@ -301,23 +301,20 @@ class RunRecord:
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Returns stage name -> {"result", "seconds"} of all complete stages."""
-        files = sorted((self.folder / "stages").glob("*.json"), key=lambda p: p.stat().st_mtime)
-        return {p.stem: json.loads(p.read_text()) for p in files}
+        paths = sorted((self.folder / "stages").glob("*.json"), key=lambda p: p.stat().st_mtime)
+        return {path.stem: json.loads(path.read_text()) for path in paths}
 
     def arrays(self, name: str, values: dict[str, Array]) -> None:
         """Keeps arrays as inspection/NAME.npz."""
         path = self.folder / "inspection" / f"{name}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
+        with files.whole(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **values)  # type: ignore[arg-type]
-        os.replace(partial, path)
 
     def image(self, name: str, png: bytes, step: int = 0) -> None:
         """Keeps a picture as inspection/NAME.png and shows it in TensorBoard."""
         path = self.folder / "inspection" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png)
+        with files.whole(path) as partial:
+            partial.write_bytes(png)
         with self.writer.as_default(step=step):
             tf.summary.image(f"inspection/{name}", tf.io.decode_png(png, channels=3)[None])
         self.writer.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import pathlib
 import shutil
 import time
@@ -15,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from offline_tf.run_folder import stopping
+from offline_tf.run_folder import files, stopping
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.progress import Progress
 from offline_tf.types import Array, UserError
@@ -249,9 +248,8 @@ class Stage:
                 if int(line.split(",")[0]) <= step
             ]
             if len(remaining) != len(lines):
-                partial = path.with_name(path.name + ".partial")
-                partial.write_text("".join(remaining))
-                os.replace(partial, path)
+                with files.whole(path) as partial:
+                    partial.write_text("".join(remaining))
 
     def log(self, step: int, metrics: dict[str, float], table: str = "") -> None:
         """Writes numbers to TensorBoard and to metrics/STAGE[.TABLE].csv.

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from offline_tf.datasets.formats import columns
+from offline_tf.run_folder import files
 from offline_tf.types import Array, Transitions, UserError
 
 _ABANDONED_SECONDS = 3600.0
@@ -47,21 +48,24 @@ def write(
         "infos/qvel": transitions.qvel,
         **(extra or {}),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
+    written = {
+        name: v for name, v in values_by_name.items() if v is not None and name not in left_out
+    }
+    files.check_space(path, sum(values.nbytes for values in written.values()))
     for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
         if (
             time.time() - leftover.stat().st_mtime > _ABANDONED_SECONDS
         ):  # by a process that was killed
             leftover.unlink(missing_ok=True)
     # Another process may be writing the same file: whoever is last leaves its own.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with h5py.File(partial, "w", track_order=True) as file:
-        for name, values in values_by_name.items():
-            if values is not None and name not in left_out:
-                file.create_dataset(name, data=values)
+    with (
+        files.whole(path, f".{os.getpid()}.partial") as partial,
+        h5py.File(partial, "w", track_order=True) as file,
+    ):
+        for name, values in written.items():
+            file.create_dataset(name, data=values)
         for name, value in (attributes or {}).items():
             file.attrs[name] = value
-    partial.replace(path)
 
 
 def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:

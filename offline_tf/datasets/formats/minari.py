@@ -17,6 +17,7 @@ from offline_tf import install_hints
 from offline_tf.datasets.formats import columns, d4rl, episodes
 from offline_tf.numerics import large_columns
 from offline_tf.numerics.size_limits import check_size
+from offline_tf.run_folder import files
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _MAIN = pathlib.Path("data", "main_data.hdf5")
@@ -142,42 +143,45 @@ def write(folder: pathlib.Path, data: Transitions, task: TaskSpec, dataset_id: s
             "observation (the first is row "
             f"{int(np.argmax(jumps))}); Minari's format cannot hold that, write D4RL's instead"
         )
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    (partial / "data").mkdir(parents=True)
-    with h5py.File(partial / _MAIN, "w") as file:
-        for number, rows in enumerate(data.episodes()):
-            group = file.create_group(f"episode_{number}")
-            last = rows.stop - 1
-            group["observations"] = np.concatenate(
-                [data.observations[rows], data.next_observations[last : last + 1]]
-            )
-            group["actions"] = data.actions[rows]
-            group["rewards"] = data.rewards[rows]
-            group["terminations"] = data.terminals[rows]
-            group["truncations"] = data.timeouts[rows]
-            for name in ("qpos", "qvel"):
-                values = getattr(data, name)
-                if values is not None:
-                    end = np.full_like(values[:1], np.nan)
-                    group[f"infos/{name}"] = np.concatenate([values[rows], end])
-            group.attrs["id"] = number
-            group.attrs["total_steps"] = rows.stop - rows.start
-    size = (partial / _MAIN).stat().st_size / 1e6
-    metadata = {
-        "dataset_id": dataset_id,
-        "data_format": "hdf5",
-        "minari_version": "0.5.4",
-        "total_episodes": len(data.episode_bounds()),
-        "total_steps": len(data),
-        "dataset_size": round(size, 1),
-        "observation_space": _box(
-            np.full(task.state_dim, -np.inf), np.full(task.state_dim, np.inf)
-        ),
-        "action_space": _box(task.action_low, task.action_high),
-    }
-    (partial / "data" / "metadata.json").write_text(json.dumps(metadata, indent=1))
-    partial.replace(folder)
+    columns_written = [data.observations, data.actions, data.rewards, data.qpos, data.qvel]
+    files.check_space(
+        folder, sum(values.nbytes for values in columns_written if values is not None)
+    )
+    with files.whole(folder) as partial:
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "data").mkdir(parents=True)
+        with h5py.File(partial / _MAIN, "w") as file:
+            for number, rows in enumerate(data.episodes()):
+                group = file.create_group(f"episode_{number}")
+                last = rows.stop - 1
+                group["observations"] = np.concatenate(
+                    [data.observations[rows], data.next_observations[last : last + 1]]
+                )
+                group["actions"] = data.actions[rows]
+                group["rewards"] = data.rewards[rows]
+                group["terminations"] = data.terminals[rows]
+                group["truncations"] = data.timeouts[rows]
+                for name in ("qpos", "qvel"):
+                    values = getattr(data, name)
+                    if values is not None:
+                        end = np.full_like(values[:1], np.nan)
+                        group[f"infos/{name}"] = np.concatenate([values[rows], end])
+                group.attrs["id"] = number
+                group.attrs["total_steps"] = rows.stop - rows.start
+        size = (partial / _MAIN).stat().st_size / 1e6
+        metadata = {
+            "dataset_id": dataset_id,
+            "data_format": "hdf5",
+            "minari_version": "0.5.4",
+            "total_episodes": len(data.episode_bounds()),
+            "total_steps": len(data),
+            "dataset_size": round(size, 1),
+            "observation_space": _box(
+                np.full(task.state_dim, -np.inf), np.full(task.state_dim, np.inf)
+            ),
+            "action_space": _box(task.action_low, task.action_high),
+        }
+        (partial / "data" / "metadata.json").write_text(json.dumps(metadata, indent=1))
 
 
 def _box(low: Array, high: Array) -> str:

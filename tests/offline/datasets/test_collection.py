@@ -462,7 +462,7 @@ def test_a_training_whose_transitions_were_deleted_gives_them_again(hopper, tmp_
     collected_here = collection.collect(
         hopper, physics="v2", policy=None, exploration="random", num_steps=300, seed=5, threads=1
     )
-    monkeypatch.setattr(generated, "_run", child)
+    monkeypatch.setattr(generated.stopping, "run_command", child)
     shipped = gaussian.shipped("hopper-medium")
     for _ in range(2):
         generated._training_transitions(hopper, "v2", shipped, str(tmp_path))

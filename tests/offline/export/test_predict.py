@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import pathlib
 import shutil
 from unittest import mock
 
@@ -239,12 +238,17 @@ def test_planners_are_given_fewer_rows_at_once(controller, planner, tmp_path, mo
     monkeypatch.setattr(
         batch_prediction, "predict", lambda model, rows, *_: seen.append(len(rows)) or {}
     )
-    monkeypatch.setattr(prediction_files, "writing", lambda *_: contextlib.nullcontext(mock.Mock()))
-    monkeypatch.setattr(pathlib.Path, "replace", lambda *_: None)
+
+    def writing(path, *_):
+        path.touch()
+        return contextlib.nullcontext(mock.Mock())
+
+    monkeypatch.setattr(prediction_files, "writing", writing)
     np.savez(tmp_path / "many.npz", observations=np.zeros((5000, 2), np.float32))
     _run(planner, tmp_path / "many.npz", tmp_path / "out.npz")
     assert set(seen) == {64, 5000 % 64}
     seen.clear()
+    (tmp_path / "out.npz").unlink()
     _run(controller, tmp_path / "many.npz", tmp_path / "out.npz")
     assert seen == [4096, 904]
 

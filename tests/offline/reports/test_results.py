@@ -1,4 +1,5 @@
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -180,7 +181,7 @@ def test_a_kill_while_a_record_is_written_keeps_the_old_one(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pathlib.Path, "replace", killed)
+        patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             campaign_record.add(path, [summary(1, 2.0)], "")
     assert path.read_bytes() == before
