@@ -6,7 +6,6 @@ import dataclasses
 import json
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,22 +15,13 @@ import tensorflow_probability as tfp
 
 from offline_tf.models import networks
 from offline_tf.numerics import standardize
+from offline_tf.numerics.size_limits import check_size
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.run_folder import files
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 tfd = tfp.distributions
 # AttributeError: Python 3.10 where a bare array stands in the file.
-_DAMAGES = (
-    AttributeError,
-    EOFError,
-    KeyError,
-    OSError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 _LOG_2PI = float(np.log(2.0 * np.pi))
 
 
@@ -217,6 +207,8 @@ def load(path: pathlib.Path) -> tuple[NumpyPolicy, dict[str, Any]]:
       UserError: no such file, or not a policy file.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            check_size(sum(item.file_size for item in archive.infolist()), str(path), "policy")
         with np.load(path, allow_pickle=False) as file:
             count = sum(name.startswith("kernel_") for name in file.files)
             layers = tuple((file[f"kernel_{i}"], file[f"bias_{i}"]) for i in range(count))
@@ -230,8 +222,11 @@ def load(path: pathlib.Path) -> tuple[NumpyPolicy, dict[str, Any]]:
             )
     except FileNotFoundError:
         raise UserError(f"policy: expected a weight file at {path}, found none") from None
-    except _DAMAGES as error:
-        raise UserError(f"policy: {path} is no policy weight file ({error})") from None
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive may raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"policy: {path} is no policy weight file ({reason})") from None
 
 
 def shipped(task_name: str) -> pathlib.Path:

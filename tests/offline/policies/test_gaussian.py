@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import zipfile
 
 import numpy as np
 import pytest
@@ -328,3 +329,16 @@ def test_no_epochs_leave_the_policy_random(tmp_path):
     assert stage.complete
     _, again, _ = clone(tmp_path / "run", 0)  # it has weights to be read
     assert_same_bits(again, fitted)
+
+
+def test_a_header_that_numpy_cannot_take_apart_is_refused(tmp_path):
+    """Found by benchmarks/fuzz: numpy's reader raises what its tokenizer does."""
+    path = tmp_path / "policy.npz"
+    gaussian.save(path, *gaussian.load(gaussian.shipped("hopper")))
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content.replace(b"{'descr'", b"(('descr'"))
+    with pytest.raises(UserError, match=r"policy\.npz is no policy weight file"):
+        gaussian.load(path)
