@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import pathlib
+import resource
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -21,12 +22,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from offline_tf.export import answers
 from offline_tf.export.answers import Answer, Refused, Served
 from offline_tf.types import UserError
 
 _BODY_SECONDS = 30.0
+_HEADER_SECONDS = 10.0
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -64,6 +67,66 @@ class _Metrics:
     def page(self) -> bytes:
         """Everything counted."""
         return prometheus_client.generate_latest(self._registry)
+
+
+class _Impatient(H11Protocol):
+    """Closes a connection whose next request does not begin in time; uvicorn waits for ever."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client is there; its first request has to come."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Something came, which may be a part of a request's head."""
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        super().connection_lost(exc)
+        self._stop_waiting()
+
+    def _wait(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+        elif self._late is None:
+            self._late = self.loop.call_later(_HEADER_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+def _allow_connections() -> None:
+    """Raises the number of files that this process may hold open as far as it may."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(limit, most), most))
+
+
+def settings_of(app: Starlette, grace_seconds: int) -> uvicorn.Config:
+    """How uvicorn serves an application.
+
+    Args:
+      app: see `application`.
+      grace_seconds: that open requests have when the server ends.
+    """
+    return uvicorn.Config(
+        app,
+        http=_Impatient,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=grace_seconds,
+    )
 
 
 async def _body(request: Request, limit: int) -> bytes:
@@ -241,16 +304,5 @@ def serve(
         address, port = listening.getsockname()[:2]
         url_host = f"[{address}]" if ":" in address else address
         logging.info("serving %s at http://%s:%d/v1/models/%s", export, url_host, port, name)
-        settings = uvicorn.Config(
-            app,
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=grace_seconds,
-        )
-        uvicorn.Server(settings).run(sockets=[listening])
+        _allow_connections()
+        uvicorn.Server(settings_of(app, grace_seconds)).run(sockets=[listening])

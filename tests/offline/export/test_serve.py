@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 
 import numpy as np
@@ -98,8 +99,7 @@ def _serving(model, workers=2, queue=8):
     app = http_server.application(
         model, "cart", max_body_bytes=MAX_BYTES, workers=workers, queue=queue
     )
-    settings = uvicorn.Config(app, lifespan="off", log_config=None, log_level="critical")
-    server = uvicorn.Server(settings)
+    server = uvicorn.Server(http_server.settings_of(app, grace_seconds=5))
     with http_server.listener("127.0.0.1", 0) as ear:
         ear.listen()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [ear]})
@@ -292,6 +292,57 @@ def test_a_client_that_leaves_in_the_middle_harms_nobody(port):
         client.sendall(b"POST /v1/models/cart:predict HTTP/1.1\r\nHost: x\r\n")
         client.sendall(b"Content-Length: 100\r\n\r\n{")
     assert _predict(port, instances=[[1, 2]])[0] == 200
+
+
+def _time_until_closed(port, send):
+    """Seconds until the server closes a connection on which `send` puts a byte every 50 ms."""
+    began = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.settimeout(0.05)
+        for number in range(400):
+            with contextlib.suppress(OSError):
+                client.sendall(send(number))
+            try:
+                if client.recv(1000) == b"":
+                    return time.monotonic() - began
+            except TimeoutError:
+                continue
+            except OSError:
+                return time.monotonic() - began
+    raise AssertionError("the server waits for ever")
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda number: b"",
+        lambda number: b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: "[number : number + 1] or b"y",
+    ],
+    ids=["silent", "slow"],
+)
+def test_a_client_that_never_finishes_its_head_is_left(model, monkeypatch, send):
+    monkeypatch.setattr(http_server, "_HEADER_SECONDS", 0.5)
+    with _serving(model) as port:
+        assert 0.4 < _time_until_closed(port, send) < 5.0
+        assert _predict(port, instances=[[1, 2]])[0] == 200
+
+
+def test_a_client_may_be_slow_between_requests_and_with_its_body(model, monkeypatch):
+    monkeypatch.setattr(http_server, "_HEADER_SECONDS", 0.5)
+    body = b'{"instances": [[1, 2]]}'
+    head = (
+        f"POST /v1/models/cart:predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with (
+        _serving(model) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=20) as client,
+    ):
+        for _ in range(2):
+            client.sendall(head.encode() + body[:5])
+            time.sleep(0.8)
+            client.sendall(body[5:])
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+            time.sleep(0.8)
 
 
 def test_status_health_and_metadata_have_tensorflow_servings_form(port):
