@@ -17,6 +17,14 @@ from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import Array, Tensor, next_known
 
 
+class _Untracked:
+    """Keeps networks out of exports: TensorFlow follows attributes and lists, but not this."""
+
+    def __init__(self, held: list[networks.keras.Model]) -> None:
+        """Holds them."""
+        self.networks = held
+
+
 class QFunction(tf.Module):
     """Twin networks Q_j(s, a), and their slow targets; actions come in units near 1.
 
@@ -49,7 +57,12 @@ class QFunction(tf.Module):
             )
             for j in range(4)
         ]
-        self.networks, self.targets = make[:2], make[2:]
+        self.networks, self._slow = make[:2], _Untracked(make[2:])
+
+    @property
+    def targets(self) -> list[networks.keras.Model]:
+        """The slow networks, which matter to a fit alone."""
+        return self._slow.networks
 
     @property
     def weights(self) -> list[tf.Variable]:

@@ -22,6 +22,7 @@ _PLACES = ("stages", "command", "commit", "commits", "export", "workdir")
 _NOT_STATE = ("spent", "save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH")
 _FOLDERS = ("export", "inspection", "policies")
 _SKIPPED = ("saved_model.pb", "fingerprint.pb", "manifest.json")
+_VARIABLES = "variables/variables"  # of a SavedModel: compared as tensors
 
 
 class Difference(NamedTuple):
@@ -66,7 +67,7 @@ def differences(first: pathlib.Path, second: pathlib.Path) -> list[Difference]:
     """
     names = parts_of(first)
     names += [name for name in parts_of(second) if name not in names]
-    tables = _files("metrics", first) | _files("metrics", second)
+    tables = files_in(first / "metrics") | files_in(second / "metrics")
     found = []
     for name in names:
         found += [Difference(name, what) for what in _of_weights(name, first, second)]
@@ -77,7 +78,8 @@ def differences(first: pathlib.Path, second: pathlib.Path) -> list[Difference]:
         wrong = _of_json(f"stages/{name}.json", first, second)
         found += [Difference(name, what) for what in wrong]
     for name in _FOLDERS:
-        found += [Difference(name, what) for what in _of_files(name, first, second)]
+        wrong = of_folder(first / name, second / name)
+        found += [Difference(name, f"{name}/{what}") for what in wrong]
     found += [Difference("summary", what) for what in _of_json("summary.json", first, second)]
     return found
 
@@ -87,6 +89,10 @@ def _of_weights(name: str, first: pathlib.Path, second: pathlib.Path) -> list[st
     paths = [tf.train.latest_checkpoint(str(folder / where)) for folder in (first, second)]
     if None in paths:
         return [f"{where}: in one of them only"] if any(paths) else []
+    return _of_tensors(where, paths)
+
+
+def _of_tensors(where: str, paths: list[str]) -> list[str]:
     readers = [tf.train.load_checkpoint(path) for path in paths]
     names = [
         {key for key in reader.get_variable_to_shape_map() if not key.startswith(_NOT_STATE)}
@@ -118,36 +124,43 @@ def _of_json(where: str, first: pathlib.Path, second: pathlib.Path) -> list[str]
     contents = [_text(folder / where) for folder in (first, second)]
     if not all(contents):
         return [f"{where}: in one of them only"] if any(contents) else []
-    one, other = (_leaves(json.loads(text)) for text in contents)
+    one, other = (leaves(json.loads(text)) for text in contents)
     keys = [key for key in one | other if one.get(key) != other.get(key)]
     return [f"{where}: {keys[0]}"] if keys else []
 
 
-def _leaves(content: Any, name: str = "") -> dict[str, str]:
-    """Every number and word under the path of its names; NaN equals NaN."""
+def leaves(content: Any, name: str = "") -> dict[str, str]:
+    """Every number and word of JSON under the path of its names, but times and places.
+
+    As text, so that NaN equals NaN.
+    """
     if not isinstance(content, dict):
         return {name: json.dumps(content)}
     found: dict[str, str] = {}
     for key, value in content.items():
         if key not in _PLACES and not _TIMES.search(key):
-            found |= _leaves(value, f"{name}.{key}" if name else key)
+            found |= leaves(value, f"{name}.{key}" if name else key)
     return found
 
 
-def _of_files(where: str, first: pathlib.Path, second: pathlib.Path) -> list[str]:
-    names = [_files(where, folder) for folder in (first, second)]
-    found = [f"{where}/{name}: in one of them only" for name in sorted(names[0] ^ names[1])]
+def of_folder(first: pathlib.Path, second: pathlib.Path) -> list[str]:
+    """Names of files in which two folders differ; an export's variables are compared as tensors."""
+    names = [files_in(folder) for folder in (first, second)]
+    found = [f"{name}: in one of them only" for name in sorted(names[0] ^ names[1])]
     for name in sorted(names[0] & names[1]):
-        one, other = first / where / name, second / where / name
-        if one.read_bytes() != other.read_bytes():
-            found.append(f"{where}/{name}")
+        if not name.startswith(_VARIABLES):
+            if (first / name).read_bytes() != (second / name).read_bytes():
+                found.append(name)
+        elif name.endswith(".index"):
+            paths = [str(folder / _VARIABLES) for folder in (first, second)]
+            found += _of_tensors(_VARIABLES, paths)
     return found
 
 
-def _files(where: str, folder: pathlib.Path) -> set[str]:
-    root = folder / where
-    paths = [path for path in root.rglob("*") if path.is_file() and path.name not in _SKIPPED]
-    return {path.relative_to(root).as_posix() for path in paths}
+def files_in(folder: pathlib.Path) -> set[str]:
+    """Paths of the files that are compared, relative to the folder."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name not in _SKIPPED]
+    return {path.relative_to(folder).as_posix() for path in paths}
 
 
 def _text(path: pathlib.Path) -> str:

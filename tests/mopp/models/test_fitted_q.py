@@ -127,6 +127,16 @@ def test_a_terminal_reward_counts_where_nobody_recorded_what_followed(
     assert np.isfinite(report["td_error"])
 
 
+def test_an_export_holds_no_targets(tmp_path):
+    """They matter to a fit alone, and a run that goes on after it does not have them."""
+    zeros = np.zeros(2, np.float32)
+    q = critics.QFunction(Statistics(zeros, zeros + 1), 1, (4,), 0)
+    assert len(q.target_weights) == len(q.weights) == 2 * 2 * 2
+    saved = tf.train.list_variables(tf.train.Checkpoint(q=q).write(str(tmp_path / "q")))
+    values = [name for name, _ in saved if name.endswith("VARIABLE_VALUE")]
+    assert len(values) == len(q.weights)
+
+
 def test_targets_start_as_copies_and_move_by_their_rate(tmp_path):
     config = QConfig(q_hidden=(4,))
     q = critics.QFunction(UNITS.states, 1, config.q_hidden, 3)

@@ -21,9 +21,10 @@ def run(folder):
         stage.log(1, {"loss": 0.5, "decision_ms": 3.0})
         stage.save(1)
         stage.finish({"loss": 0.5, "nested": {"x": float("nan")}})
-    (folder / "export" / "variables").mkdir(parents=True)
-    (folder / "export" / "variables" / "variables.data").write_bytes(b"weights")
-    (folder / "export" / "saved_model.pb").write_bytes(str(folder).encode())
+    module = tf.Module()
+    module.weights = tf.Variable([1.0, 2.0])
+    tf.saved_model.save(module, str(folder / "export"))
+    (folder / "export" / "policy.tflite").write_bytes(b"weights")
     (folder / "summary.json").write_text(json.dumps({"promise": 7.0, "wall_seconds": 1.0}))
     return folder
 
@@ -84,7 +85,7 @@ def test_a_weight_is_found_in_the_stage_that_it_is_of(two):
         ),
         ("stages/planning.json", "NaN", "1.0", "planning", "stages/planning.json: result.nested.x"),
         ("summary.json", "7.0", "8.0", "summary", "summary.json: promise"),
-        ("export/variables/variables.data", "w", "W", "export", "export/variables/variables.data"),
+        ("export/policy.tflite", "w", "W", "export", "export/policy.tflite"),
     ],
 )
 def test_a_difference_is_named(two, file, old, new, stage, what):
@@ -97,7 +98,14 @@ def test_what_one_run_lacks_is_named(two):
     (two[1] / "stages" / "planning.json").unlink()
     found = comparison.differences(*two)
     assert ("planning", "stages/planning.json: in one of them only") in found
-    assert ("export", "export/variables/variables.data: in one of them only") in found
+    assert ("export", "export/policy.tflite: in one of them only") in found
+
+
+def test_a_weight_of_an_export_is_found(two):
+    module = tf.Module()
+    module.weights = tf.Variable([1.0, np.nextafter(np.float32(2.0), np.float32(3.0))])
+    tf.saved_model.save(module, str(two[1] / "export"))
+    assert comparison.differences(*two) == [("export", "export/variables/variables: weights")]
 
 
 def test_an_unfinished_run_is_refused(two):
