@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import tensorflow as tf
 from absl import logging
@@ -9,6 +11,9 @@ from absl import logging
 from morel_tf.config import PlannerConfig
 from offline_tf.judging.judge import Judge, Judgement, gain, promise_of
 from offline_tf.policies.gaussian import GaussianPolicy
+from offline_tf.types import Array
+
+_MOSTLY = 0.5  # of the roll-outs; from there on the verdict doubts, too
 
 
 class Keeper:
@@ -110,28 +115,34 @@ class Keeper:
 
     def take_best(self) -> int:
         """Gives the policy its best weights; returns the updates that they had seen."""
-        for best, weight in zip(self._best, self._policy.weights, strict=True):
-            weight.assign(best)
+        self._take(self._best)
         return int(self._iteration)
 
-    def take_best_or_first(self, judge: Judge, first: Judgement) -> tuple[int, float]:
+    def take_best_or_first(self, judge: Judge, worth: Callable[[], Judgement]) -> tuple[int, float]:
         """Gives the policy its best weights, or those of the clone that planning began with.
 
         Two policies are compared model by model and start by start: what a model gets wrong of both
         falls out. So it takes less to prefer one than to promise what it earns. The clone is kept where
         one comparison in five would show it to be no worse.
 
+        Where most roll-outs of the best policy meet HALT, the models do not know what it earns, and the
+        clone's episodes speak for the clone: beyond HALT it earns what they did. Else HALT costs both
+        the same.
+
         Args:
           judge: of the best policy.
-          first: what the clone is worth, see `clones`: beyond HALT it earns what its episodes did.
+          worth: what the clone is worth by its episodes, see `clones`.
 
         Returns:
           The updates that the weights had seen, and the lower bound of what the best policy gains over
           the clone.
         """
+        self._take(self._first)
+        first = self._policy.numpy()
         iteration = self.take_best()
         best = judge.policy(self._policy.numpy())
-        gained = gain(best.least - first.least, self._usual)
+        clone = worth() if best.halted.mean() > _MOSTLY else judge.policy(first)
+        gained = gain(best.least - clone.least, self._usual)
         if not iteration or gained > 0.0:
             return iteration, gained
         logging.info(
@@ -140,6 +151,9 @@ class Keeper:
             iteration,
             gained,
         )
-        for weight, start in zip(self._policy.weights, self._first, strict=True):
-            weight.assign(start)
+        self._take(self._first)
         return 0, gained
+
+    def _take(self, weights: Sequence[Array | tf.Variable]) -> None:
+        for weight, value in zip(self._policy.weights, weights, strict=True):
+            weight.assign(value)

@@ -303,7 +303,7 @@ def plan(
         if clone is None:
             final["kept_iteration"] = keeper.take_best()
         else:
-            final["kept_iteration"], final["gain"] = keeper.take_best_or_first(judge, clone())
+            final["kept_iteration"], final["gain"] = keeper.take_best_or_first(judge, clone)
         judged = judge.policy(policy.numpy()).numbers()
         final |= {name: judged[name] for name in ("expected", "models_apart", "halted_share")}
         is_first = final["kept_iteration"] == 0

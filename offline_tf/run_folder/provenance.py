@@ -8,9 +8,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+_NO_CODE = (":!results", ":!docs", ":!*.md")
+
 
 def commit() -> str:
-    """Returns the commit of the code, with "+changes" where files differ, or "unknown"."""
+    """Returns the commit of the code, with "+changes" where files differ, or "unknown".
+
+    Records and pages are no code.
+    """
     root = pathlib.Path(__file__).resolve().parents[2]
     try:
         run = ["git", "-C", str(root)]
@@ -20,7 +25,9 @@ def commit() -> str:
         if head.returncode:
             return "unknown"
         status = subprocess.run(
-            [*run, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+            [*run, "status", "--porcelain", "--untracked-files=no", "--", ".", *_NO_CODE],
+            capture_output=True,
+            text=True,
         )
         return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
     except OSError:

@@ -66,29 +66,51 @@ def judged_as(*means, apart=0.0):
 
 
 class JudgeOf:
-    """Says the same of every policy."""
+    """Says one thing of the clone, whose bias is 0, and another of all other policies."""
 
-    def __init__(self, judgement):
-        self.policy = lambda policy: judgement
+    def __init__(self, best, clone):
+        self._best, self._clone = best, clone
+
+    def policy(self, policy):
+        return self._best if float(policy.layers[-1][1][0]) else self._clone
+
+
+def no_episodes():
+    raise AssertionError("the models know enough")
 
 
 def test_the_clone_is_kept_where_no_policy_surely_gains_over_it():
     policy, kept = keeper()
-    for done, promise in ((0, 1.0), (10, 3.0), (20, 2.0)):
+    for done, promise in ((0, 0.0), (10, 3.0), (20, 2.0)):
         look(policy, kept, promise, done, apart=0.0)
+    best = judged_as(5.0, 5.0, apart=100.0)
     # The models are far apart, but agree that the policy earns 1 more.
-    best = JudgeOf(judged_as(5.0, 5.0, apart=100.0))
-    iteration, gained = kept.take_best_or_first(best, judged_as(4.0, 4.0, apart=100.0))
-    assert (iteration, gained) == (10, 1.0) and policy.weights[1].numpy() == 3.0
+    judge = JudgeOf(best, judged_as(4.0, 4.0, apart=100.0))
+    assert kept.take_best_or_first(judge, no_episodes) == (10, 1.0)
+    assert policy.weights[1].numpy() == 3.0
     # They do not agree on that.
-    iteration, gained = kept.take_best_or_first(best, judged_as(4.0, 4.0))
+    judge = JudgeOf(best, judged_as(4.0, 4.0))
+    iteration, gained = kept.take_best_or_first(judge, no_episodes)
     assert iteration == 0 and policy.weights[1].numpy() == 0.0
     np.testing.assert_allclose(
         gained, 1.0 - 1.061 * 100.0 * np.sqrt(4 / 3)
     )  # Student, 80 %, 2 degrees
     # They agree that it earns less.
-    iteration, gained = kept.take_best_or_first(best, judged_as(6.0, 6.0, apart=100.0))
-    assert (iteration, gained) == (0, -1.0)
+    judge = JudgeOf(best, judged_as(6.0, 6.0, apart=100.0))
+    assert kept.take_best_or_first(judge, no_episodes) == (0, -1.0)
+
+
+def test_where_most_roll_outs_halt_the_clones_episodes_speak_for_it():
+    """By the models alone the policy gains 4; by what its episodes earned, the clone is 3 ahead."""
+    worth = judged_as(8.0, 8.0)
+    for halted, expected in ((3, (10, 4.0)), (4, (0, -3.0))):
+        policy, kept = keeper()
+        look(policy, kept, 0.0, 0)
+        look(policy, kept, 3.0, 10)
+        best = judged_as(5.0, 5.0)
+        best.halted.reshape(-1)[:halted] = True
+        judge = JudgeOf(best, judged_as(1.0, 1.0))
+        assert kept.take_best_or_first(judge, lambda: worth) == expected
 
 
 def test_a_gain_counts_no_spread_below_the_usual():
@@ -96,8 +118,9 @@ def test_a_gain_counts_no_spread_below_the_usual():
     look(policy, kept, 1.0, 0, apart=10.0)
     look(policy, kept, 300.0, 10, apart=10.0)
     usual = np.sqrt(1.5 * 10.0**2 / 2)  # of two models
-    best = JudgeOf(judged_as(300.0, 300.0))
-    _, gained = kept.take_best_or_first(best, judged_as(0.0, 0.0))
+    _, gained = kept.take_best_or_first(
+        JudgeOf(judged_as(300.0, 300.0), judged_as(0.0, 0.0)), no_episodes
+    )
     np.testing.assert_allclose(gained, 300.0 - 1.061 * usual)
 
 
@@ -105,8 +128,8 @@ def test_the_clone_itself_may_be_the_best():
     policy, kept = keeper()
     look(policy, kept, 3.0, 0)
     look(policy, kept, 2.0, 10)
-    best = JudgeOf(judged_as(3.0, 3.0))
-    assert kept.take_best_or_first(best, judged_as(9.0, 9.0))[0] == 0
+    judge = JudgeOf(judged_as(3.0, 3.0), judged_as(9.0, 9.0))
+    assert kept.take_best_or_first(judge, no_episodes)[0] == 0
     assert policy.weights[1].numpy() == 3.0
 
 
