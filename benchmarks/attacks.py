@@ -30,13 +30,18 @@ from offline_tf.run_folder.files import write_json
 _RECORD = pathlib.Path("results", "tables", "attacks.json")
 _CONNECTIONS = 10_000
 _SECONDS = 20.0  # of an attack
+_SIGNATURE = "serving_default"
 
 
 class Server:
     """The server as a process."""
 
     def __init__(self, export: str, port: int) -> None:
-        """Starts it and waits until it answers."""
+        """Starts it and waits until it answers.
+
+        Raises:
+          RuntimeError: it does not, or has no such signature.
+        """
         words = [f"--export={export}", f"--port={port}", "--name=model"]
         self.port = port
         self._process = subprocess.Popen(
@@ -48,12 +53,15 @@ class Server:
                 if self.ask("GET", "/healthz")[0] == 200:
                     break
             time.sleep(0.2)
-        metadata = json.loads(self.ask("GET", "/v1/models/model/metadata")[1])
-        signatures = metadata["metadata"]["signature_def"]["signature_def"]
-        inputs = signatures["act"]["inputs"]
-        ((name, spec),) = inputs.items()
+        try:
+            metadata = json.loads(self.ask("GET", "/v1/models/model/metadata")[1])
+            signatures = metadata["metadata"]["signature_def"]["signature_def"]
+            ((name, spec),) = signatures[_SIGNATURE]["inputs"].items()
+        except (OSError, KeyError, ValueError) as error:
+            self.close()
+            raise RuntimeError(f"no answer from a server of {export}: {error!r}") from error
         width = int(spec["tensor_shape"]["dim"][-1]["size"])
-        self.body = json.dumps({"signature_name": "act", "inputs": {name: [[0.1] * width]}})
+        self.body = json.dumps({"signature_name": _SIGNATURE, "inputs": {name: [[0.1] * width]}})
 
     def ask(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
         """One request over a new connection."""
@@ -74,7 +82,7 @@ class Server:
         """Whether it still runs."""
         return self._process.poll() is None
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Stops it."""
         self._process.terminate()
         self._process.wait()
@@ -197,8 +205,8 @@ def main() -> int:
     arguments = parser.parse_args()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    server, found = Server(arguments.export, arguments.port), []
-    try:
+    found = []
+    with contextlib.closing(Server(arguments.export, arguments.port)) as server:
         for name, attack in ATTACKS.items():
             answers: list[tuple[int, float]] = []
             over, before = threading.Event(), server.megabytes()
@@ -221,8 +229,6 @@ def main() -> int:
                 }
             )
             print(found[-1], flush=True)
-    finally:
-        server.end()
     write_json(arguments.record, {"commit": provenance.commit(), "attacks": found})
     return sum(run["honest_answers"] < run["honest_requests"] for run in found)
 

@@ -12,6 +12,8 @@ from offline_tf.pipeline import reuse
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import TaskSpec, Transitions
 
+_LEAST_SPREADS, _MOST_SPREADS = 1.0, 5000.0
+
 
 def check_flags(configs: Configs) -> None:
     """Checks, before any data are read or made, flags and that --dynamics_from names a run.
@@ -47,6 +49,29 @@ def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitio
     )
     # Velocities that somebody else recorded may be of other states.
     return data if run.dataset in KINDS else checks.with_own_states(data, task), name
+
+
+def halt_out_of_scale(configs: Configs, data: Transitions) -> str:
+    """What to say where HALT costs next to nothing, or all that there is, beside the data's rewards.
+
+    --halt_offset is in reward units, and 50 suits rewards that spread by about 1.
+
+    Args:
+      configs: all knobs.
+      data: the data set.
+
+    Returns:
+      Words; empty where nothing is wrong.
+    """
+    if configs.pmdp.halt != "absorbing" or configs.usad.threshold_rule == "none":
+        return ""
+    spread, offset = float(data.rewards.std()), configs.pmdp.halt_offset
+    if not spread or _LEAST_SPREADS <= offset / spread <= _MOST_SPREADS:
+        return ""
+    return (
+        f"HALT costs {offset:g} below the least reward, and rewards spread by {spread:.2g}; give "
+        f"--halt_offset={50 * spread:.2g}, or rewards in another unit"
+    )
 
 
 def reused_run(configs: Configs, data: Transitions, data_hash: str) -> RunRecord | None:

@@ -50,6 +50,8 @@ def run(configs: Configs) -> dict[str, Any]:
     """
     experiment = within_the_time_limit(pipeline.begin(MOREL, configs))
     experiment.record.note(least_reward=float(experiment.data.rewards.min()))
+    if words := data.halt_out_of_scale(configs, experiment.data):
+        logging.warning("--halt_offset: %s", words)
     prepared = algorithm.prepare(
         experiment.task,
         experiment.data,

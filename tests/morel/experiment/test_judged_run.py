@@ -20,6 +20,7 @@ from morel_tf.experiment import (
     restore,
     selection,
 )
+from morel_tf.experiment import data as experiment_data
 from morel_tf.experiment.configs import Configs, from_manifest
 from morel_tf.planning import npg_planner
 from offline_tf import tasks
@@ -233,3 +234,26 @@ def test_the_judges_knobs_decide_whether_it_is_taken_over(tmp_path, file):
     other = RunRecord.open_existing(tmp_path / "run")
     assert judge._has_judge(other, run.judge)
     assert not judge._has_judge(other, dataclasses.replace(run.judge, judge_steps=100))
+
+
+@pytest.mark.parametrize(
+    ("scale", "changes", "says"),
+    [
+        (1.0, {}, ""),
+        (1e6, {}, "HALT costs 50 below the least reward"),
+        (1e-6, {}, "give --halt_offset="),
+        (1e6, {"halt": "truncate"}, ""),
+        (1e6, {"threshold_rule": "none"}, ""),
+        (0.0, {}, ""),
+    ],
+)
+def test_a_halt_that_does_not_suit_the_rewards_is_told(tmp_path, scale, changes, says):
+    data = toys.transitions((50,) * 4)
+    scaled = dataclasses.replace(data, rewards=(scale * data.rewards).astype(np.float32))
+    words = experiment_data.halt_out_of_scale(configs(tmp_path, "x", **changes), scaled)
+    assert says in words and bool(words) == bool(says)
+    if words:
+        offset = float(words.partition("--halt_offset=")[2].partition(",")[0])
+        assert offset == pytest.approx(50 * scaled.rewards.std(), rel=0.05)
+        again = configs(tmp_path, "x", **changes, halt_offset=offset)
+        assert not experiment_data.halt_out_of_scale(again, scaled)
