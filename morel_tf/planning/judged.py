@@ -142,7 +142,7 @@ class Keeper:
         iteration = self.take_best()
         best = judge.policy(self._policy.numpy())
         clone = worth() if best.halted.mean() > _MOSTLY else judge.policy(first)
-        gained = gain(best.least - clone.least, self._usual)
+        gained = gain(best.least - clone.least)
         if not iteration or gained > 0.0:
             return iteration, gained
         logging.info(

@@ -113,17 +113,6 @@ def test_where_most_roll_outs_halt_the_clones_episodes_speak_for_it():
         assert kept.take_best_or_first(judge, lambda: worth) == expected
 
 
-def test_a_gain_counts_no_spread_below_the_usual():
-    policy, kept = keeper()
-    look(policy, kept, 1.0, 0, apart=10.0)
-    look(policy, kept, 300.0, 10, apart=10.0)
-    usual = np.sqrt(1.5 * 10.0**2 / 2)  # of two models
-    _, gained = kept.take_best_or_first(
-        JudgeOf(judged_as(300.0, 300.0), judged_as(0.0, 0.0)), no_episodes
-    )
-    np.testing.assert_allclose(gained, 300.0 - 1.061 * usual)
-
-
 def test_the_clone_itself_may_be_the_best():
     policy, kept = keeper()
     look(policy, kept, 3.0, 0)
