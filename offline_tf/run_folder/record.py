@@ -57,7 +57,8 @@ def _read_manifest(path: pathlib.Path, flag: str) -> dict[str, Any]:
         manifest = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"--{flag}: {path} cannot be read: {error}") from None
-    if not isinstance(manifest, dict) or not {"algorithm", "flags"} <= manifest.keys():
+    is_ours = isinstance(manifest, dict) and "algorithm" in manifest
+    if not is_ours or not isinstance(manifest.get("flags"), dict):
         raise UserError(f"--{flag}: expected a run's manifest at {path}, got another file")
     return manifest
 

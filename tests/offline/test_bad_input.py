@@ -143,7 +143,7 @@ def make_files(folder):
     (folder / "full" / "notes.txt").write_text("mine")
     run_folder(folder / "unfinished")
     run_folder(folder / "planner", algorithm="mopp")
-    run_folder(folder / "flagless", flags={})
+    run_folder(folder / "listed", flags=["env"])
     (folder / "damaged").mkdir()
     (folder / "damaged" / "manifest.json").write_text("{")
     (folder / "foreign").mkdir()
@@ -266,6 +266,10 @@ CASES = {
     "a folder of other files": ((TRAIN, "--workdir=full"), "holds other files"),
     "a damaged manifest": ((TRAIN, "--workdir=damaged"), "cannot be read"),
     "another program's manifest": ((TRAIN, "--workdir=foreign"), "expected a run's manifest"),
+    "a manifest whose flags are a list": (
+        (TRAIN, "--workdir=listed"),
+        "expected a run's manifest",
+    ),
     "another algorithm's run": ((TRAIN, "--workdir=planner"), "algorithm is mopp there"),
     "a run with other flags": (
         (TRAIN, "--workdir=unfinished", "--seed=4"),

@@ -361,3 +361,15 @@ def test_a_normalizer_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, cha
     with pytest.raises(UserError, match=words) as caught:
         foreign.load(path, HOPPER, file)
     assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
+def test_an_archive_whose_names_are_no_text_is_no_small_file(tmp_path):
+    """Found by benchmarks/fuzz: zipfile raises what its decoder does."""
+    path = tmp_path / "policy.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("kernel_ä.npy", b"")
+    damaged = path.read_bytes().replace("ä".encode(), b"\xd8\x20")
+    path.write_bytes(damaged)
+    with pytest.raises(UnicodeDecodeError), zipfile.ZipFile(path) as archive:
+        archive.namelist()
+    assert not foreign.is_mlp(path)
