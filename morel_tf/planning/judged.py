@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,20 @@ from offline_tf.policies.gaussian import GaussianPolicy
 from offline_tf.types import Array
 
 _MOSTLY = 0.5  # of the roll-outs; from there on the verdict doubts, too
+
+
+class Kept(NamedTuple):
+    """What planning ends with.
+
+    Attributes:
+      iteration: updates that the weights had seen; 0: the clone's.
+      gain: lower bound of what the best policy earns more than the clone.
+      judgement: of the policy that is kept.
+    """
+
+    iteration: int
+    gain: float
+    judgement: Judgement
 
 
 class Keeper:
@@ -118,7 +133,7 @@ class Keeper:
         self._take(self._best)
         return int(self._iteration)
 
-    def take_best_or_first(self, judge: Judge, worth: Callable[[], Judgement]) -> tuple[int, float]:
+    def take_best_or_first(self, judge: Judge, worth: Callable[[], Judgement]) -> Kept:
         """Gives the policy its best weights, or those of the clone that planning began with.
 
         Two policies are compared model by model and start by start: what a model gets wrong of both
@@ -134,17 +149,17 @@ class Keeper:
           worth: what the clone is worth by its episodes, see `clones`.
 
         Returns:
-          The updates that the weights had seen, and the lower bound of what the best policy gains over
-          the clone.
+          A Kept.
         """
         self._take(self._first)
         first = self._policy.numpy()
         iteration = self.take_best()
         best = judge.policy(self._policy.numpy())
-        clone = worth() if best.halted.mean() > _MOSTLY else judge.policy(first)
-        gained = gain(best.least - clone.least)
+        clone = judge.policy(first)
+        by_episodes = best.halted.mean() > _MOSTLY
+        gained = gain(best.least - (worth() if by_episodes else clone).least)
         if not iteration or gained > 0.0:
-            return iteration, gained
+            return Kept(iteration, gained, best)
         logging.info(
             "planning: the policy of iteration %d does not surely gain over the clone (%.1f or more); "
             "the clone is kept",
@@ -152,7 +167,7 @@ class Keeper:
             gained,
         )
         self._take(self._first)
-        return 0, gained
+        return Kept(0, gained, clone)
 
     def _take(self, weights: Sequence[Array | tf.Variable]) -> None:
         for weight, value in zip(self._policy.weights, weights, strict=True):

@@ -302,9 +302,11 @@ def plan(
     if judge is not None:
         if clone is None:
             final["kept_iteration"] = keeper.take_best()
+            judged = judge.policy(policy.numpy()).numbers()
         else:
-            final["kept_iteration"], final["gain"] = keeper.take_best_or_first(judge, clone)
-        judged = judge.policy(policy.numpy()).numbers()
+            kept = keeper.take_best_or_first(judge, clone)
+            final |= {"kept_iteration": kept.iteration, "gain": kept.gain}
+            judged = kept.judgement.numbers()
         final |= {name: judged[name] for name in ("expected", "models_apart", "halted_share")}
         is_first = final["kept_iteration"] == 0
         final["promise"] = judged["promise"] if is_first else keeper.promise

@@ -85,7 +85,7 @@ def update(
       An UpdateReport.
 
     Raises:
-      FloatingPointError: rewards, say, are NaN; the policy is as before.
+      FloatingPointError: rewards, say, are NaN (the policy is as before), or the baseline became NaN.
     """
     steps, count, state_dim = paths.observations.shape
     mask = paths.valid  # [T, K]
@@ -117,6 +117,8 @@ def update(
     rewards = paths.rewards + np.where(cut, discount * next_values, 0.0)  # [T, K]
     targets = returns.discounted_returns(np.where(mask, rewards, 0.0), paths.ended, discount)[mask]
     explained = baseline.fit(observations, paths.times[mask], targets, generator)
+    if np.isnan(explained):  # before it gets into a checkpoint
+        raise FloatingPointError("the value baseline is not a number")
     return UpdateReport(
         float(report.kl),
         float(report.share),

@@ -86,18 +86,18 @@ def test_the_clone_is_kept_where_no_policy_surely_gains_over_it():
     best = judged_as(5.0, 5.0, apart=100.0)
     # The models are far apart, but agree that the policy earns 1 more.
     judge = JudgeOf(best, judged_as(4.0, 4.0, apart=100.0))
-    assert kept.take_best_or_first(judge, no_episodes) == (10, 1.0)
+    assert kept.take_best_or_first(judge, no_episodes) == (10, 1.0, best)
     assert policy.weights[1].numpy() == 3.0
     # They do not agree on that.
     judge = JudgeOf(best, judged_as(4.0, 4.0))
-    iteration, gained = kept.take_best_or_first(judge, no_episodes)
-    assert iteration == 0 and policy.weights[1].numpy() == 0.0
+    iteration, gained, judged = kept.take_best_or_first(judge, no_episodes)
+    assert iteration == 0 and policy.weights[1].numpy() == 0.0 and judged.centre == 4.0
     np.testing.assert_allclose(
         gained, 1.0 - 1.061 * 100.0 * np.sqrt(4 / 3)
     )  # Student, 80 %, 2 degrees
     # They agree that it earns less.
     judge = JudgeOf(best, judged_as(6.0, 6.0, apart=100.0))
-    assert kept.take_best_or_first(judge, no_episodes) == (0, -1.0)
+    assert kept.take_best_or_first(judge, no_episodes)[:2] == (0, -1.0)
 
 
 def test_where_most_roll_outs_halt_the_clones_episodes_speak_for_it():
@@ -110,7 +110,7 @@ def test_where_most_roll_outs_halt_the_clones_episodes_speak_for_it():
         best = judged_as(5.0, 5.0)
         best.halted.reshape(-1)[:halted] = True
         judge = JudgeOf(best, judged_as(1.0, 1.0))
-        assert kept.take_best_or_first(judge, lambda: worth) == expected
+        assert kept.take_best_or_first(judge, lambda: worth)[:2] == expected
 
 
 def test_the_clone_itself_may_be_the_best():

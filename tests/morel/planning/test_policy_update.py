@@ -259,3 +259,18 @@ def test_an_update_that_is_no_number_ends_the_run_before_the_baseline_learns_fro
             generator=np.random.default_rng(0),
         )
     assert not recorder.of("fit")
+
+
+def test_a_baseline_that_is_no_number_ends_the_run():
+    recorder = _Recorder()
+    recorder.fit = lambda *_: float("nan")
+    with pytest.raises(FloatingPointError, match="^the value baseline is not a number"):
+        policy_update.update(
+            MIXED,
+            natural_gradient=recorder,
+            baseline=recorder,
+            discount=DISCOUNT,
+            gae_lambda=LAMBDA,
+            kl_per_update=0.02,
+            generator=np.random.default_rng(0),
+        )
