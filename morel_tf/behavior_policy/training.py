@@ -21,7 +21,7 @@ from offline_tf.models import compilation
 from offline_tf.numerics import seeds
 from offline_tf.policies import gaussian as policy_file
 from offline_tf.policies.gaussian import raw_units
-from offline_tf.run_folder import stopping
+from offline_tf.run_folder import files, stopping
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.tasks.simulator import Simulator
@@ -77,10 +77,10 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
     if (folder / "summary.json").exists():
         logging.info("%s is finished", folder)
         if config.save_transitions and not pathlib.Path(config.save_transitions).exists():
-            finished = json.loads((folder / "summary.json").read_text())
+            finished = files.read_json(folder / "summary.json", "workdir")
             transitions = _Blocks(folder / "transitions").joined()
             d4rl.write(pathlib.Path(config.save_transitions), transitions, None, finished)
-        return json.loads((folder / "summary.json").read_text())
+        return files.read_json(folder / "summary.json", "workdir")
     units = raw_units(task, settings.policy_velocity_scale)
     policy = npg_planner.new_policy(units, settings, config.seed)
     baseline = npg_planner.new_baseline(raw_units(task), settings, config.seed)
@@ -243,8 +243,7 @@ class _StateFile:
         partial.replace(self._folder / f"{update}.npz")
 
     def load(self, update: int) -> dict[str, Array]:
-        with np.load(self._folder / f"{update}.npz") as file:
-            return {name: file[name] for name in file.files}
+        return files.read_arrays(self._folder / f"{update}.npz", "workdir")
 
 
 class _Blocks:
@@ -283,10 +282,11 @@ class _Blocks:
 
     def joined(self) -> Transitions:
         """All steps of simulator 0, then of simulator 1, ...; a piece cut at the end is a timeout."""
-        files = [np.load(path) for path in sorted(self._folder.glob("*.npz"))]
+        paths = sorted(self._folder.glob("*.npz"))
+        blocks = [files.read_arrays(path, "workdir") for path in paths]
         columns = {}
-        for name in files[0].files:
-            block = np.concatenate([file[name] for file in files])
+        for name in blocks[0]:
+            block = np.concatenate([arrays[name] for arrays in blocks])
             columns[name] = np.ascontiguousarray(np.swapaxes(block, 0, 1))
         columns["timeouts"][:, -1] |= ~columns["terminals"][:, -1]
         return Transitions(**{k: v.reshape(-1, *v.shape[2:]) for k, v in columns.items()})

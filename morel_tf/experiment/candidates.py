@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from absl import logging
 
 from morel_tf.experiment.configs import Configs, from_manifest
 from offline_tf.pipeline import tuning
+from offline_tf.run_folder import files
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
 
@@ -114,7 +114,7 @@ def changed(configs: Configs, flags: dict[str, Any], models: RunRecord | None = 
 
 def _candidate(flags: dict[str, Any], why: str, record: RunRecord) -> Candidate:
     planned = record.stage("planning").result
-    summary = json.loads((record.folder / "summary.json").read_text())
+    summary = files.read_json(record.folder / "summary.json", "workdir")
     return Candidate(
         flags=flags,
         why=why,

@@ -6,7 +6,6 @@ run of its own under RUN/candidates. The best one becomes the run in RUN. No sim
 
 from __future__ import annotations
 
-import json
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from absl import logging
 from morel_tf.experiment import candidates
 from morel_tf.experiment.configs import Configs, folder_of
 from offline_tf.pipeline.run import FREE_FLAGS
+from offline_tf.run_folder import files
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord, plain
 from offline_tf.types import UserError
@@ -44,13 +44,13 @@ def run(configs: Configs, run_one: Callable[[Configs], dict[str, Any]]) -> dict[
         raise UserError("--select: expected a judge, got --judge_members=0; or give --select=none")
     asked = {k: plain(v) for k, v in configs.flat().items() if k not in FREE_FLAGS}
     if (folder / NAME).exists():
-        known = json.loads((folder / NAME).read_text())["asked"]
+        known = files.read_json(folder / NAME, "workdir")["asked"]
         if differing := [name for name in asked if known.get(name) != asked[name]]:
             raise UserError(
                 f"--workdir: {folder} holds a selection with other flags ({', '.join(differing)}); "
                 "choose another --workdir"
             )
-        return json.loads((folder / "summary.json").read_text())
+        return files.read_json(folder / "summary.json", "workdir")
     if (folder / "manifest.json").exists() and not (folder / "candidates").exists():
         raise UserError(
             f"--workdir: {folder} holds a run without --select; choose another --workdir, or rank its "
@@ -79,9 +79,9 @@ def run(configs: Configs, run_one: Callable[[Configs], dict[str, Any]]) -> dict[
 def _hand_over(best: pathlib.Path, folder: pathlib.Path, configs: Configs) -> dict[str, Any]:
     """Copies a candidate's run to where the run was asked for, under the flags that made it."""
     shutil.copytree(best, folder, ignore=_NOT_COPIED, dirs_exist_ok=True)
-    manifest = json.loads((best / "manifest.json").read_text())
+    manifest = files.read_json(best / "manifest.json", "workdir")
     manifest["flags"] |= {"workdir": configs.run.workdir, "inspection": configs.run.inspection}
-    summary = json.loads((best / "summary.json").read_text())
+    summary = files.read_json(best / "summary.json", "workdir")
     summary["export"] = str(folder / "export")
     write_json(folder / "manifest.json", manifest)
     write_json(folder / "export" / "manifest.json", manifest)

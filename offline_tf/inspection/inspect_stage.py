@@ -15,6 +15,7 @@ from offline_tf.inspection import figures, measures
 from offline_tf.inspection.measures import Rows, View
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
+from offline_tf.run_folder import files
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec
 
@@ -130,10 +131,7 @@ def inspect(
 def load(folder: pathlib.Path, name: str) -> dict[str, Array]:
     """inspection/NAME.npz of a run; empty where there is none."""
     path = folder / "inspection" / f"{name}.npz"
-    if not path.exists():
-        return {}
-    with np.load(path) as file:
-        return dict(file)
+    return files.read_arrays(path, "workdir") if path.exists() else {}
 
 
 def _under(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:

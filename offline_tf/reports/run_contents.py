@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 
 from offline_tf.reports import report_layout
 from offline_tf.reports.report_layout import Layout
+from offline_tf.run_folder import files
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, UserError
 
@@ -57,7 +57,7 @@ def read(folder: pathlib.Path) -> Run:
         folder=folder,
         name=folder.resolve().name,
         manifest=record.manifest,
-        summary=json.loads(summary_file.read_text()) if summary_file.exists() else {},
+        summary=files.read_json(summary_file, "workdir") if summary_file.exists() else {},
         stages=stages,
         tables=tables,
         layout=report_layout.read(folder),
@@ -65,17 +65,27 @@ def read(folder: pathlib.Path) -> Run:
 
 
 def _table_of(path: pathlib.Path) -> Array | None:
-    """A table of metrics by column; a row that a kill cut short is left out, an empty table is None."""
-    with path.open(newline="") as file:
-        rows = list(csv.reader(file))
-    if len(rows) < 2:
-        return None
-    complete_rows = [row for row in rows[1:] if len(row) == len(rows[0])]
-    kinds = [(name, np.float64) for name in rows[0]]
+    """A table of metrics by column; a row that a kill cut short is left out, an empty table is None.
+
+    Raises:
+      UserError: it is damaged.
+    """
     try:
-        return np.array([tuple(float(cell) for cell in row) for row in complete_rows], kinds)
-    except ValueError:  # cut within a number
-        return np.array([tuple(float(cell) for cell in row) for row in complete_rows[:-1]], kinds)
+        with path.open(newline="") as file:
+            rows = list(csv.reader(file))
+        if len(rows) < 2:
+            return None
+        complete_rows = [row for row in rows[1:] if len(row) == len(rows[0])]
+        kinds = [(name, np.float64) for name in rows[0]]
+        try:
+            return np.array([tuple(float(cell) for cell in row) for row in complete_rows], kinds)
+        except ValueError:  # cut within a number
+            del complete_rows[-1]
+            return np.array([tuple(float(cell) for cell in row) for row in complete_rows], kinds)
+    except (ValueError, csv.Error) as error:
+        raise UserError(
+            f"--workdir: expected a table of numbers in {path} ({error}); delete it to see the rest"
+        ) from None
 
 
 def named_apart(runs: Sequence[Run]) -> list[Run]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from offline_tf.run_folder import checkpoints
 from offline_tf.types import UserError
 
 # Entries of summaries and stages' results that the same run has anew each time.
@@ -86,10 +87,10 @@ def differences(first: pathlib.Path, second: pathlib.Path) -> list[Difference]:
 
 def _of_weights(name: str, first: pathlib.Path, second: pathlib.Path) -> list[str]:
     where = f"checkpoints/{name}"
-    paths = [tf.train.latest_checkpoint(str(folder / where)) for folder in (first, second)]
-    if None in paths:
-        return [f"{where}: in one of them only"] if any(paths) else []
-    return _of_tensors(where, paths)
+    found = [checkpoints.in_folder(folder / where)[:1] for folder in (first, second)]
+    if [] in found:
+        return [f"{where}: in one of them only"] if any(found) else []
+    return _of_tensors(where, [paths[0] for paths in found])
 
 
 def _of_tensors(where: str, paths: list[str]) -> list[str]:

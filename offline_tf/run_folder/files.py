@@ -11,7 +11,9 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-from offline_tf.types import UserError
+import numpy as np
+
+from offline_tf.types import Array, UserError
 
 
 def check_writable(path: pathlib.Path, flag: str) -> None:
@@ -68,6 +70,37 @@ def check_space(path: pathlib.Path, needed: int) -> None:
     existing = next(p for p in path.absolute().parents if p.exists())
     if shutil.disk_usage(existing).free < needed + needed // 50 + 100_000:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def read_json(path: pathlib.Path, flag: str, advice: str = "train again") -> dict[str, Any]:
+    """Reads a JSON file of ours that holds names and values.
+
+    Args:
+      path: of the file.
+      flag: what named the folder that it lies in, for the error.
+      advice: what to do where it is damaged.
+
+    Raises:
+      UserError: it is gone, or damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--{flag}: {path} cannot be read ({reason}); {advice}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--{flag}: expected names and values in {path}, got others; {advice}")
+    return content
+
+
+def read_arrays(path: pathlib.Path, flag: str, advice: str = "train again") -> dict[str, Array]:
+    """Reads an npz file of ours; arguments and errors as in `read_json`."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # a damaged archive may raise anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"--{flag}: {path} cannot be read ({reason}); {advice}") from None
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

@@ -15,7 +15,6 @@ Layout of a run folder:
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -28,7 +27,7 @@ from absl import logging
 
 from offline_tf.run_folder import files, locks, provenance
 from offline_tf.run_folder.files import write_json
-from offline_tf.run_folder.stage import Stage
+from offline_tf.run_folder.stage import Stage, read_result
 from offline_tf.types import Array, TaskSpec, UserError
 
 _PACKAGES = ("tensorflow", "tensorflow-probability", "keras", "gymnasium", "mujoco", "numpy")
@@ -53,12 +52,8 @@ def _read_manifest(path: pathlib.Path, flag: str) -> dict[str, Any]:
     Raises:
       UserError: it is somebody else's, or damaged.
     """
-    try:
-        manifest = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"--{flag}: {path} cannot be read: {error}") from None
-    is_ours = isinstance(manifest, dict) and "algorithm" in manifest
-    if not is_ours or not isinstance(manifest.get("flags"), dict):
+    manifest = files.read_json(path, flag)
+    if "algorithm" not in manifest or not isinstance(manifest.get("flags"), dict):
         raise UserError(f"--{flag}: expected a run's manifest at {path}, got another file")
     return manifest
 
@@ -301,9 +296,13 @@ class RunRecord:
         return stage.finish(result, seconds)
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """Returns stage name -> {"result", "seconds"} of all complete stages."""
+        """Returns stage name -> {"result", "seconds"} of all complete stages.
+
+        Raises:
+          UserError: a file of them is damaged.
+        """
         paths = sorted((self.folder / "stages").glob("*.json"), key=lambda p: p.stat().st_mtime)
-        return {path.stem: json.loads(path.read_text()) for path in paths}
+        return {path.stem: read_result(path) for path in paths}
 
     def arrays(self, name: str, values: dict[str, Array]) -> None:
         """Keeps arrays as inspection/NAME.npz."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import pathlib
 import shutil
 import time
@@ -14,12 +13,32 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from offline_tf.run_folder import files, stopping
+from offline_tf.run_folder import checkpoints, files, stopping
 from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.progress import Progress
 from offline_tf.types import Array, UserError
 
 _STOPPED = ".stopped"  # ends the folder of what was saved between two checkpoints
+
+
+def read_result(path: pathlib.Path) -> dict[str, Any]:
+    """The "result" and the "seconds" that `Stage.finish` wrote.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    advice = "delete it and start the run again, which does this stage again"
+    content = files.read_json(path, "workdir", advice)
+    if not {"result", "seconds"} <= content.keys():
+        raise UserError(f"--workdir: expected result and seconds in {path}, got others; {advice}")
+    return content
+
+
+def _step_of(line: bytes) -> float:
+    """Of a line of metrics; infinity where a kill or damage left no whole one."""
+    number = line.split(b",")[0]
+    is_whole = line.endswith(b"\n") and number.isdigit() and len(number) < 19
+    return int(number) if is_whole else np.inf
 
 
 class Stage:
@@ -42,8 +61,9 @@ class Stage:
         self._began = time.monotonic()
         self._spent_before = 0.0
         self._progress = Progress(name)
+        self._checkpoint: tf.train.Checkpoint | None = None
+        self._within: tf.train.Checkpoint | None = None
         self._manager: tf.train.CheckpointManager | None = None
-        self._stopped: tf.train.CheckpointManager | None = None
         self._step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._spent = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         self._position = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -58,8 +78,12 @@ class Stage:
 
     @property
     def result(self) -> Any:
-        """What `finish` stored."""
-        return json.loads(self._file.read_text())["result"]
+        """What `finish` stored.
+
+        Raises:
+          UserError: its file is damaged.
+        """
+        return read_result(self._file)["result"]
 
     def finish(self, result: Any, seconds: float | None = None) -> Any:
         """Marks the stage complete; returns the result.
@@ -96,20 +120,25 @@ class Stage:
 
     def track(self, variables: Sequence[tf.Variable]) -> None:
         """Names the variables that checkpoints of this stage hold."""
-        checkpoint = tf.train.Checkpoint(
+        self._checkpoint = tf.train.Checkpoint(
             variables=list(variables), step=self._step, spent=self._spent
         )
-        folder = self._folder / "checkpoints" / self.name
-        self._manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=2)
-        within = tf.train.Checkpoint(
+        self._within = tf.train.Checkpoint(
             variables=list(variables),
             step=self._step,
             spent=self._spent,
             position=self._position,
             losses=self._losses,
         )
-        folder = folder.with_name(f"{self.name}{_STOPPED}")
-        self._stopped = tf.train.CheckpointManager(within, str(folder), max_to_keep=1)
+        self._manager = None
+
+    @property
+    def _checkpoints(self) -> pathlib.Path:
+        return self._folder / "checkpoints" / self.name
+
+    @property
+    def _stopped(self) -> pathlib.Path:
+        return self._folder / "checkpoints" / f"{self.name}{_STOPPED}"
 
     def restore(self) -> int:
         """Loads the newest checkpoint, if any; returns its step, or 0.
@@ -121,19 +150,17 @@ class Stage:
           UserError: there are checkpoints and none can be read, or the stage is complete and its last
             one cannot; nothing in the folder is changed.
         """
-        assert self._manager is not None
-        path = self._manager.latest_checkpoint
-        if path is None and self.complete:
+        has_checkpoints = bool(checkpoints.in_folder(self._checkpoints))
+        if not has_checkpoints and self.complete:
             raise UserError(
-                f"--workdir: expected the weights of {self.name} in {self._manager.directory}, found "
-                "none; copy the run's whole folder, or train again"
+                f"--workdir: expected the weights of {self.name} in {self._checkpoints}, found none; "
+                "copy the run's whole folder, or train again"
             )
-        if path is None and not self._read_stopped():
+        if has_checkpoints:
+            self._read_newest()
+        if not self._read_stopped() and not has_checkpoints:
             self._truncate_metrics(0)
             return 0
-        if path is not None:
-            self._read_newest()
-            self._read_stopped()
         self._spent_before = float(self._spent)
         self._began = time.monotonic()
         self._progress = Progress(self.name)
@@ -145,21 +172,30 @@ class Stage:
 
     def _read_stopped(self) -> bool:
         """Loads what `stop_within_block` has saved, unless it is older than what is loaded."""
-        assert self._stopped is not None
-        path = self._stopped.latest_checkpoint
-        if path is None or self.complete:
+        assert self._within is not None
+        paths = checkpoints.in_folder(self._stopped)
+        if not paths or self.complete:
             return False
         try:
-            reader = tf.train.load_checkpoint(path)
+            reader = tf.train.load_checkpoint(paths[0])
             saved = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-        except (tf.errors.OpError, IndexError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            logging.warning("%s: %s cannot be read (%s)", self.name, path, reason)
+            step = int(saved["step/.ATTRIBUTES/VARIABLE_VALUE"])
+        except checkpoints.DAMAGED as error:
+            self._tell_damage(paths[0], error)
             return False
-        if saved["step/.ATTRIBUTES/VARIABLE_VALUE"] < int(self._step):
+        if step < int(self._step):
             return False
-        self._stopped.checkpoint.restore(path).assert_consumed()
+        try:
+            self._within.restore(paths[0]).assert_consumed()
+        except checkpoints.DAMAGED as error:
+            raise UserError(
+                f"--workdir: {paths[0]} does not fit the run ({checkpoints.reason(error)}); delete "
+                f"{self._stopped} to go on from the checkpoint before"
+            ) from None
         return True
+
+    def _tell_damage(self, path: str, error: Exception) -> None:
+        logging.warning("%s: %s cannot be read (%s)", self.name, path, checkpoints.reason(error))
 
     def within_block(self) -> tuple[int, list[Array]]:
         """Where in its block of steps a fit was stopped, and the losses [members] of each call so far.
@@ -179,30 +215,28 @@ class Stage:
         Raises:
           stopping.Stopped: the run was asked to stop.
         """
-        assert self._stopped is not None
+        assert self._within is not None
         self._check_folder()
         self._step.assign(step)
         self._spent.assign(self.seconds())
         self._position.assign(position)
         self._losses.assign(np.stack(losses))
-        self._stopped.save(checkpoint_number=step)
+        manager = checkpoints.manager(self._within, self._stopped, keep=1)
+        manager.save(checkpoint_number=step)
         stopping.check()
 
     def _read_newest(self) -> None:
-        assert self._manager is not None
-        # Not the manager's `checkpoints`, which leaves out those that are older than its clock.
-        state = tf.train.get_checkpoint_state(self._manager.directory)
-        paths = list(reversed(state.all_model_checkpoint_paths)) if state else []
+        assert self._checkpoint is not None
+        paths = checkpoints.in_folder(self._checkpoints)
         for path in paths[:1] if self.complete else paths:
             try:
-                self._manager.checkpoint.restore(path).assert_consumed()
+                self._checkpoint.restore(path).assert_consumed()
                 return
-            except (tf.errors.OpError, IndexError) as error:  # IndexError: too few bytes
-                reason = str(error).strip().splitlines()[0]
-                logging.warning("%s: %s cannot be read (%s)", self.name, path, reason)
+            except checkpoints.DAMAGED as error:
+                self._tell_damage(path, error)
         raise UserError(
             f"--workdir: expected a checkpoint of {self.name} that can be read in "
-            f"{self._manager.directory}, found none; copy the run's whole folder, or train again"
+            f"{self._checkpoints}, found none; copy the run's whole folder, or train again"
         )
 
     def save(self, step: int, may_stop: bool = True) -> None:
@@ -215,14 +249,15 @@ class Stage:
         Raises:
           stopping.Stopped: it was.
         """
-        assert self._manager is not None
+        assert self._checkpoint is not None
         self._check_folder()
+        if self._manager is None:
+            self._manager = checkpoints.manager(self._checkpoint, self._checkpoints, keep=2)
         self._step.assign(step)
         self._spent.assign(self.seconds())
         self._manager.save(checkpoint_number=step)
-        stopped = self._folder / "checkpoints" / f"{self.name}{_STOPPED}"
-        if stopped.exists():
-            shutil.rmtree(stopped)
+        if self._stopped.exists():
+            shutil.rmtree(self._stopped)
         if may_stop:
             stopping.check()
 
@@ -237,19 +272,14 @@ class Stage:
     def _truncate_metrics(self, step: int) -> None:
         """Drops rows of steps that will be done again."""
         for path in self._tables():
-            lines = path.read_text().splitlines(keepends=True)
-            if step == 0 or not lines or not lines[0].endswith("\n"):
+            lines = path.read_bytes().splitlines(keepends=True)  # bytes: damage may be no text
+            if step == 0 or not lines or not lines[0].endswith(b"\n"):
                 path.unlink()
                 continue
-            remaining = [lines[0]] + [
-                line
-                for line in lines[1:]
-                if line.endswith("\n") and line.split(",")[0].isdigit()
-                if int(line.split(",")[0]) <= step
-            ]
+            remaining = [lines[0]] + [line for line in lines[1:] if _step_of(line) <= step]
             if len(remaining) != len(lines):
                 with files.whole(path) as partial:
-                    partial.write_text("".join(remaining))
+                    partial.write_bytes(b"".join(remaining))
 
     def log(self, step: int, metrics: dict[str, float], table: str = "") -> None:
         """Writes numbers to TensorBoard and to metrics/STAGE[.TABLE].csv.
@@ -289,6 +319,6 @@ class Stage:
         Raises:
           stopping.Stopped: the run was asked to stop, and this stage has no checkpoints to wait for.
         """
-        if self._manager is None:
+        if self._checkpoint is None:
             stopping.check()
         self._progress.tell(done, total, unit, note)

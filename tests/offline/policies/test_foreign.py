@@ -1,16 +1,15 @@
 import io
-import json
 import pickle
 import sys
 import types
 import zipfile
-from collections import OrderedDict
 
 import numpy as np
 import pytest
 import tensorflow as tf
 import toys
 
+from benchmarks.fuzz import torch_files
 from offline_tf import collect, tasks
 from offline_tf.datasets.formats import d4rl
 from offline_tf.policies import foreign
@@ -18,64 +17,6 @@ from offline_tf.types import UserError
 
 HOPPER = tasks.get("hopper")
 S, A = HOPPER.state_dim, HOPPER.action_dim
-
-
-class _Tensor:
-    def __init__(self, values, key):
-        self.values, self.key = values, key
-
-
-def torch_file(monkeypatch, arrays):
-    """What torch.save writes for a dictionary of tensors, without torch."""
-    names = ("torch", "torch._utils")
-    for name in names:
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    storage = type("FloatStorage", (), {"__module__": "torch"})
-    sys.modules["torch"].FloatStorage = storage
-
-    def rebuild():
-        pass
-
-    rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
-    sys.modules["torch._utils"]._rebuild_tensor_v2 = rebuild
-
-    class Storage:
-        def __init__(self, tensor):
-            self.tensor = tensor
-
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, value):
-            if isinstance(value, Storage):
-                count = value.tensor.values.size
-                return ("storage", storage, value.tensor.key, "cpu", count)
-            return None
-
-        def reducer_override(self, value):
-            if isinstance(value, _Tensor):
-                stride = tuple(x // 4 for x in value.values.strides)
-                size = value.values.shape
-                return rebuild, (Storage(value), 0, size, stride, False, OrderedDict())
-            return NotImplemented
-
-    arrays = {k: np.ascontiguousarray(v, np.float32) for k, v in arrays.items()}
-    tensors = OrderedDict((k, _Tensor(v, str(i))) for i, (k, v) in enumerate(arrays.items()))
-    index = io.BytesIO()
-    Pickler(index, protocol=2).dump(tensors)
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as file:
-        file.writestr("archive/data.pkl", index.getvalue())
-        file.writestr("archive/byteorder", "little")
-        for key, values in enumerate(arrays.values()):
-            file.writestr(f"archive/data/{key}", values.tobytes())
-    return out.getvalue()
-
-
-def sb3_file(path, monkeypatch, arrays, **about):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("data", json.dumps(about))
-        file.writestr("policy.pth", torch_file(monkeypatch, arrays))
-    return path
 
 
 def _weights(names, sizes, seed=0):
@@ -122,8 +63,8 @@ def act(policy, stochastic):
     return policy.act(STATES, np.random.default_rng(1), stochastic)
 
 
-def test_ppo_is_a_tanh_network_with_constant_noise(tmp_path, monkeypatch):
-    found = foreign.read_sb3(sb3_file(tmp_path / "p.zip", monkeypatch, PPO), HOPPER)
+def test_ppo_is_a_tanh_network_with_constant_noise(tmp_path):
+    found = foreign.read_sb3(torch_files.write_sb3(tmp_path / "p.zip", PPO), HOPPER)
     names = ["mlp_extractor.policy_net.0", "mlp_extractor.policy_net.2", "action_net"]
     mean = _mlp(PPO, names, np.tanh)
     np.testing.assert_allclose(act(found, False), mean, atol=1e-5)
@@ -132,10 +73,9 @@ def test_ppo_is_a_tanh_network_with_constant_noise(tmp_path, monkeypatch):
     np.testing.assert_allclose(noise.mean(axis=0), 0.0, atol=0.25)
 
 
-def test_the_activation_that_the_file_names_is_used(tmp_path, monkeypatch):
-    path = sb3_file(
+def test_the_activation_that_the_file_names_is_used(tmp_path):
+    path = torch_files.write_sb3(
         tmp_path / "p.zip",
-        monkeypatch,
         PPO,
         policy_kwargs={"activation_fn": "<class 'torch.nn.modules.activation.ReLU'>"},
     )
@@ -144,8 +84,8 @@ def test_the_activation_that_the_file_names_is_used(tmp_path, monkeypatch):
     np.testing.assert_allclose(act(found, False), _mlp(PPO, names, relu), atol=1e-5)
 
 
-def test_sac_is_squashed_with_noise_of_the_state(tmp_path, monkeypatch):
-    found = foreign.read_sb3(sb3_file(tmp_path / "p.zip", monkeypatch, SAC), HOPPER)
+def test_sac_is_squashed_with_noise_of_the_state(tmp_path):
+    found = foreign.read_sb3(torch_files.write_sb3(tmp_path / "p.zip", SAC), HOPPER)
     hidden = ["actor.latent_pi.0", "actor.latent_pi.2"]
     mean, log_std = (_mlp(SAC, [*hidden, last], relu) for last in ("actor.mu", "actor.log_std"))
     np.testing.assert_allclose(act(found, False), np.tanh(mean), atol=1e-5)
@@ -154,8 +94,8 @@ def test_sac_is_squashed_with_noise_of_the_state(tmp_path, monkeypatch):
     np.testing.assert_allclose(act(found, True), expected, atol=1e-4)
 
 
-def test_td3_is_squashed_into_the_bounds_without_noise(tmp_path, monkeypatch):
-    path = sb3_file(tmp_path / "p.zip", monkeypatch, TD3, policy_kwargs=None)
+def test_td3_is_squashed_into_the_bounds_without_noise(tmp_path):
+    path = torch_files.write_sb3(tmp_path / "p.zip", TD3, policy_kwargs=None)
     task = toys.dataclasses.replace(HOPPER, action_high=np.full(A, 3.0, np.float32))
     found = foreign.read_sb3(path, task)
     expected = 1.0 + 2.0 * np.tanh(_mlp(TD3, ["actor.mu.0", "actor.mu.2"], relu))
@@ -163,28 +103,28 @@ def test_td3_is_squashed_into_the_bounds_without_noise(tmp_path, monkeypatch):
     np.testing.assert_array_equal(act(found, True), act(found, False))
 
 
-def _broken(kind, path, monkeypatch):
+def _broken(kind, path):
     if kind == "absent":
         return path
     if kind == "no zip":
         path.write_bytes(b"not a zip")
     elif kind == "other weights":
-        sb3_file(path, monkeypatch, {"q_net.0.weight": np.zeros((2, S))})
+        torch_files.write_sb3(path, {"q_net.0.weight": np.zeros((2, S))})
     elif kind == "other width":
-        sb3_file(path, monkeypatch, _weights(["actor.mu.0"], [(S + 1, A)]))
+        torch_files.write_sb3(path, _weights(["actor.mu.0"], [(S + 1, A)]))
     elif kind == "extractor":
-        sb3_file(path, monkeypatch, PPO | {"features_extractor.linear.weight": np.zeros((S, S))})
+        torch_files.write_sb3(path, PPO | {"features_extractor.linear.weight": np.zeros((S, S))})
     elif kind == "discrete":
         space = {":type:": "<class 'gymnasium.spaces.discrete.Discrete'>"}
-        sb3_file(path, monkeypatch, PPO, action_space=space)
+        torch_files.write_sb3(path, PPO, action_space=space)
     elif kind == "other bounds":
-        sb3_file(
-            path, monkeypatch, TD3, action_space={"low": "[-1. -1. -1.]", "high": "[2. 2. 2.]"}
+        torch_files.write_sb3(
+            path, TD3, action_space={"low": "[-1. -1. -1.]", "high": "[2. 2. 2.]"}
         )
     elif kind == "use_sde":
-        sb3_file(path, monkeypatch, PPO, use_sde=True)
+        torch_files.write_sb3(path, PPO, use_sde=True)
     elif kind == "activation":
-        sb3_file(path, monkeypatch, PPO, policy_kwargs={"activation_fn": "<class 'x.Mish'>"})
+        torch_files.write_sb3(path, PPO, policy_kwargs={"activation_fn": "<class 'x.Mish'>"})
     else:
         with zipfile.ZipFile(path, "w") as file, io.BytesIO() as inner:
             with zipfile.ZipFile(inner, "w") as tensors:
@@ -210,8 +150,8 @@ def _broken(kind, path, monkeypatch):
         ("code", "os.system"),
     ],
 )
-def test_what_cannot_be_read_is_one_line_and_runs_nothing(tmp_path, monkeypatch, kind, words):
-    path = _broken(kind, tmp_path / "p.zip", monkeypatch)
+def test_what_cannot_be_read_is_one_line_and_runs_nothing(tmp_path, kind, words):
+    path = _broken(kind, tmp_path / "p.zip")
     with pytest.raises(UserError, match=words) as caught:
         foreign.read_sb3(path, HOPPER)
     assert "\n" not in str(caught.value)
@@ -251,8 +191,8 @@ def test_a_saved_model_makes_data(tmp_path):
         foreign.load(tmp_path, HOPPER)
 
 
-def test_a_zip_file_makes_data_with_noise_on_top(tmp_path, monkeypatch):
-    path = sb3_file(tmp_path / "p.zip", monkeypatch, TD3)
+def test_a_zip_file_makes_data_with_noise_on_top(tmp_path):
+    path = torch_files.write_sb3(tmp_path / "p.zip", TD3)
     out = tmp_path / "made.hdf5"
     collect.main(
         collect.CollectConfig(
@@ -263,8 +203,8 @@ def test_a_zip_file_makes_data_with_noise_on_top(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("weights", [PPO, SAC, TD3], ids=["ppo", "sac", "td3"])
-def test_a_small_file_acts_as_the_zip_file_does(weights, tmp_path, monkeypatch):
-    zipped = foreign.read_sb3(sb3_file(tmp_path / "p.zip", monkeypatch, weights), HOPPER)
+def test_a_small_file_acts_as_the_zip_file_does(weights, tmp_path):
+    zipped = foreign.read_sb3(torch_files.write_sb3(tmp_path / "p.zip", weights), HOPPER)
     foreign.save_mlp(tmp_path / "p.npz", zipped, {"seed": 3})
     small, about = foreign.load(tmp_path / "p.npz", HOPPER)
     assert about == {"seed": 3}
@@ -272,8 +212,8 @@ def test_a_small_file_acts_as_the_zip_file_does(weights, tmp_path, monkeypatch):
         np.testing.assert_array_equal(act(small, stochastic), act(zipped, stochastic))
 
 
-def test_a_small_file_that_does_not_fit_or_is_damaged_ends_in_a_line(tmp_path, monkeypatch):
-    zipped = foreign.read_sb3(sb3_file(tmp_path / "p.zip", monkeypatch, TD3), HOPPER)
+def test_a_small_file_that_does_not_fit_or_is_damaged_ends_in_a_line(tmp_path):
+    zipped = foreign.read_sb3(torch_files.write_sb3(tmp_path / "p.zip", TD3), HOPPER)
     path = tmp_path / "p.npz"
     foreign.save_mlp(path, zipped, {})
     with pytest.raises(UserError, match="maps observations of width 11 .* has 17 and 6"):
@@ -309,10 +249,10 @@ def vecnormalize(path, monkeypatch, **changes):
 
 @pytest.mark.parametrize("place", ["vecnormalize.pkl", "p/vecnormalize.pkl", "elsewhere/other.pkl"])
 def test_a_policy_sees_observations_as_it_did_in_training(tmp_path, monkeypatch, place):
-    path = sb3_file(tmp_path / "p.zip", monkeypatch, PPO, _last_original_obs={":type:": "ndarray"})
+    path = torch_files.write_sb3(tmp_path / "p.zip", PPO, _last_original_obs={":type:": "ndarray"})
     file = vecnormalize(tmp_path / place, monkeypatch)
     found, _ = foreign.load(path, HOPPER, file if place.startswith("elsewhere") else None)
-    plain = foreign.read_sb3(sb3_file(tmp_path / "q" / "plain.zip", monkeypatch, PPO), HOPPER)
+    plain = foreign.read_sb3(torch_files.write_sb3(tmp_path / "q" / "plain.zip", PPO), HOPPER)
     seen = np.clip((STATES - MEAN) / np.sqrt(VARIANCE + 1e-8), -3.0, 3.0).astype(np.float32)
     assert (np.abs(seen) == 3.0).any() and (np.abs(seen) < 3.0).any()
     expected = plain.act(seen, np.random.default_rng(1), False)
@@ -326,12 +266,12 @@ def test_a_policy_sees_observations_as_it_did_in_training(tmp_path, monkeypatch,
 def test_a_policy_that_was_trained_on_other_observations_is_refused_without_its_file(
     tmp_path, monkeypatch
 ):
-    path = sb3_file(tmp_path / "p.zip", monkeypatch, PPO, _last_original_obs={":type:": "ndarray"})
+    path = torch_files.write_sb3(tmp_path / "p.zip", PPO, _last_original_obs={":type:": "ndarray"})
     with pytest.raises(UserError, match="under VecNormalize.*--policy_normalizer"):
         foreign.load(path, HOPPER)
     vecnormalize(tmp_path / "vecnormalize.pkl", monkeypatch, norm_obs=False)  # rewards alone
     assert foreign.load(path, HOPPER)[0].normalizer is None
-    sb3_file(path, monkeypatch, PPO, _last_original_obs=None)
+    torch_files.write_sb3(path, PPO, _last_original_obs=None)
     (tmp_path / "vecnormalize.pkl").unlink()
     assert foreign.load(path, HOPPER)[0].normalizer is None
     with pytest.raises(UserError, match="expected a zip file of Stable-Baselines3 for --policy"):
@@ -351,7 +291,7 @@ def test_a_policy_that_was_trained_on_other_observations_is_refused_without_its_
     ],
 )
 def test_a_normalizer_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, changes, words):
-    path, file = sb3_file(tmp_path / "p.zip", monkeypatch, PPO), tmp_path / "v.pkl"
+    path, file = torch_files.write_sb3(tmp_path / "p.zip", PPO), tmp_path / "v.pkl"
     if isinstance(changes, dict):
         vecnormalize(file, monkeypatch, **changes)
     elif changes is None:  # code
