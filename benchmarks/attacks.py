@@ -11,11 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
-import json
 import pathlib
 import resource
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -24,68 +22,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.server_process import Server
 from offline_tf.run_folder import provenance
 from offline_tf.run_folder.files import write_json
 
 _RECORD = pathlib.Path("results", "tables", "attacks.json")
 _CONNECTIONS = 10_000
 _SECONDS = 20.0  # of an attack
-_SIGNATURE = "serving_default"
-
-
-class Server:
-    """The server as a process."""
-
-    def __init__(self, export: str, port: int) -> None:
-        """Starts it and waits until it answers.
-
-        Raises:
-          RuntimeError: it does not, or has no such signature.
-        """
-        words = [f"--export={export}", f"--port={port}", "--name=model"]
-        self.port = port
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "offline_tf.serve", *words], stderr=subprocess.DEVNULL
-        )
-        until = time.monotonic() + 120
-        while time.monotonic() < until:
-            with contextlib.suppress(OSError):
-                if self.ask("GET", "/healthz")[0] == 200:
-                    break
-            time.sleep(0.2)
-        try:
-            metadata = json.loads(self.ask("GET", "/v1/models/model/metadata")[1])
-            signatures = metadata["metadata"]["signature_def"]["signature_def"]
-            ((name, spec),) = signatures[_SIGNATURE]["inputs"].items()
-        except (OSError, KeyError, ValueError) as error:
-            self.close()
-            raise RuntimeError(f"no answer from a server of {export}: {error!r}") from error
-        width = int(spec["tensor_shape"]["dim"][-1]["size"])
-        self.body = json.dumps({"signature_name": _SIGNATURE, "inputs": {name: [[0.1] * width]}})
-
-    def ask(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
-        """One request over a new connection."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            connection.request(method, path, body)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    def megabytes(self) -> float:
-        """Resident memory."""
-        pages = int(pathlib.Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
-        return pages * resource.getpagesize() / 1e6
-
-    def alive(self) -> bool:
-        """Whether it still runs."""
-        return self._process.poll() is None
-
-    def close(self) -> None:
-        """Stops it."""
-        self._process.terminate()
-        self._process.wait()
 
 
 def honest(server: Server, over: threading.Event, answers: list[tuple[int, float]]) -> None:

@@ -47,16 +47,20 @@ def repeat(source: pathlib.Path, rows: int, path: pathlib.Path) -> int:
     return size
 
 
+def resident(pid: int) -> dict[str, int]:
+    """Kilobytes that a process holds now: its own (RssAnon), and with pages of mapped files (VmRSS)."""
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return {name: int(size) for name, size in re.findall(r"(RssAnon|VmRSS):\s+(\d+) kB", status)}
+
+
 def peak(command: list[str], environment: dict[str, str]) -> dict[str, float]:
     """Runs a command; returns peak resident GiB and its seconds."""
     began = time.monotonic()
     highest = {"RssAnon": 0, "VmRSS": 0}
     with subprocess.Popen(command, env=os.environ | environment) as process:
-        status = pathlib.Path(f"/proc/{process.pid}/status")
         while process.poll() is None:
-            for name, kilobytes in re.findall(r"(\w+):\s+(\d+) kB", status.read_text()):
-                if name in highest:
-                    highest[name] = max(highest[name], int(kilobytes))
+            for name, kilobytes in resident(process.pid).items():
+                highest[name] = max(highest[name], kilobytes)
             time.sleep(0.05)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed")
