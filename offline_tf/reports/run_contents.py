@@ -73,19 +73,24 @@ def _table_of(path: pathlib.Path) -> Array | None:
     try:
         with path.open(newline="") as file:
             rows = list(csv.reader(file))
-        if len(rows) < 2:
+        whole = [row for row in rows[1:] if len(row) == len(rows[0])]
+        if whole and not _are_numbers(whole[-1]):  # cut within a number
+            whole.pop()
+        if not whole:
             return None
-        complete_rows = [row for row in rows[1:] if len(row) == len(rows[0])]
         kinds = [(name, np.float64) for name in rows[0]]
-        try:
-            return np.array([tuple(float(cell) for cell in row) for row in complete_rows], kinds)
-        except ValueError:  # cut within a number
-            del complete_rows[-1]
-            return np.array([tuple(float(cell) for cell in row) for row in complete_rows], kinds)
+        return np.array([tuple(float(cell) for cell in row) for row in whole], kinds)
     except (ValueError, csv.Error) as error:
         raise UserError(
             f"--workdir: expected a table of numbers in {path} ({error}); delete it to see the rest"
         ) from None
+
+
+def _are_numbers(cells: Sequence[str]) -> bool:
+    try:
+        return bool([float(cell) for cell in cells])
+    except ValueError:
+        return False
 
 
 def named_apart(runs: Sequence[Run]) -> list[Run]:
