@@ -391,7 +391,7 @@ def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *autograd_state:
     if not isinstance(storage, np.ndarray) or min((offset, *size, *stride, 0)) < 0:
         raise pickle.UnpicklingError("a tensor that is none")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if math.prod(size) and last >= len(storage):
+    if math.prod(size) and (last >= len(storage) or math.prod(size) > len(storage)):
         raise pickle.UnpicklingError("a tensor beyond its storage")
     strides = [step * storage.itemsize for step in stride]
     view = np.lib.stride_tricks.as_strided(storage[offset:], size, strides, writeable=False)

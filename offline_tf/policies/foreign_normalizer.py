@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from offline_tf.numerics import pickled_arrays
 from offline_tf.numerics.size_limits import check_size
 from offline_tf.types import Array, UserError
 
 FILE = "vecnormalize.pkl"
-_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-_BUFFERS = ("numpy.core.numeric", "numpy._core.numeric")
 
 
 class Normalizer(NamedTuple):
@@ -60,10 +59,10 @@ def read(path: pathlib.Path, width: int) -> Normalizer | None:
             return None
         statistics = vars(state["obs_rms"])
         found = Normalizer(
-            np.asarray(statistics["mean"], np.float64),
-            np.asarray(statistics["var"], np.float64),
-            float(state["epsilon"]),
-            float(state["clip_obs"]),
+            np.asarray(pickled_arrays.resolved(statistics["mean"]), np.float64),
+            np.asarray(pickled_arrays.resolved(statistics["var"]), np.float64),
+            float(pickled_arrays.resolved(state["epsilon"])),
+            float(pickled_arrays.resolved(state["clip_obs"])),
         )
     except FileNotFoundError:
         raise UserError(f"--policy_normalizer: expected a file at {path}, found none") from None
@@ -103,14 +102,4 @@ class _DataOnly(pickle.Unpickler):
 
     def find_class(self, module_name: str, global_name: str) -> Any:
         """Looks up a name that the pickle refers to."""
-        if module_name == "numpy" and global_name in ("ndarray", "dtype"):
-            return getattr(np, global_name)
-        if module_name in _MODULES and global_name == "_reconstruct":
-            return lambda subtype, shape, kind: np.ndarray((0,), "b")
-        if module_name in _MODULES and global_name == "scalar":
-            return lambda dtype, raw: np.frombuffer(raw, dtype)[0]
-        if module_name in _BUFFERS and global_name == "_frombuffer":
-            return lambda raw, dtype, shape, order: np.frombuffer(raw, dtype).reshape(
-                shape, order=order
-            )
-        return _Inert
+        return pickled_arrays.STAND_INS.get((module_name, global_name), _Inert)

@@ -14,7 +14,16 @@ import tensorflow as tf
 _LIST = "checkpoint"
 _NAME = re.compile(r"ckpt-(\d{1,18})")
 # What TensorFlow raises where bytes are wrong. AssertionError: variables are missing.
-DAMAGED = (tf.errors.OpError, IndexError, ValueError, KeyError, AssertionError, TypeError)
+# MemoryError: an index that promises more than there is.
+DAMAGED = (
+    tf.errors.OpError,
+    IndexError,
+    ValueError,
+    KeyError,
+    AssertionError,
+    TypeError,
+    MemoryError,
+)
 
 
 def reason(error: Exception) -> str:

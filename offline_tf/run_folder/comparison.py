@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from offline_tf.run_folder import checkpoints
+from offline_tf.run_folder import checkpoints, files
 from offline_tf.types import UserError
 
 # Entries of summaries and stages' results that the same run has anew each time.
@@ -23,6 +23,7 @@ _PLACES = ("stages", "command", "commit", "commits", "export", "workdir")
 _NOT_STATE = ("spent", "save_counter", "_CHECKPOINTABLE_OBJECT_GRAPH")
 _FOLDERS = ("export", "inspection", "policies")
 _SKIPPED = ("saved_model.pb", "fingerprint.pb", "manifest.json")
+_ABOUT = "about"  # JSON in a policy file
 _VARIABLES = "variables/variables"  # of a SavedModel: compared as tensors
 
 
@@ -149,13 +150,32 @@ def of_folder(first: pathlib.Path, second: pathlib.Path) -> list[str]:
     names = [files_in(folder) for folder in (first, second)]
     found = [f"{name}: in one of them only" for name in sorted(names[0] ^ names[1])]
     for name in sorted(names[0] & names[1]):
-        if not name.startswith(_VARIABLES):
+        if name.endswith(".npz"):
+            found += _of_arrays(name, first, second)
+        elif not name.startswith(_VARIABLES):
             if (first / name).read_bytes() != (second / name).read_bytes():
                 found.append(name)
         elif name.endswith(".index"):
             paths = [str(folder / _VARIABLES) for folder in (first, second)]
             found += _of_tensors(_VARIABLES, paths)
     return found
+
+
+def _of_arrays(where: str, first: pathlib.Path, second: pathlib.Path) -> list[str]:
+    """An npz file's arrays; what a policy's says of itself as `leaves`: it may name another commit."""
+    one, other = (files.read_arrays(folder / where, "workdir") for folder in (first, second))
+    if one.keys() != other.keys():
+        return [f"{where}: other arrays"]
+    for name in one:
+        values = [arrays[name] for arrays in (one, other)]
+        if name == _ABOUT:
+            alike = len({str(leaves(json.loads(str(value)))) for value in values}) == 1
+        else:
+            kinds = {(value.dtype, value.shape, value.tobytes()) for value in values}
+            alike = len(kinds) == 1
+        if not alike:
+            return [f"{where}: {name}"]
+    return []
 
 
 def files_in(folder: pathlib.Path) -> set[str]:

@@ -5,66 +5,19 @@ from __future__ import annotations
 import pathlib
 import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from offline_tf.datasets.formats import columns, episodes
+from offline_tf.datasets.formats import columns, episodes, synonyms
+from offline_tf.numerics import pickled_arrays
 from offline_tf.numerics.size_limits import check_size
-from offline_tf.types import Array, Transitions, UserError
-
-
-class _Placeholder:
-    """Stands for numpy.ndarray where a pickle names it; calling it is an error."""
-
-
-def _empty_array(kind: Any, shape: Any, code: Any) -> Array:
-    """What numpy's _reconstruct makes before the contents are set; its arguments are always these."""
-    del kind, shape, code
-    return np.empty(0)
-
-
-def _dtype(name: Any, *flags: Any) -> np.dtype:
-    del flags
-    # A copy: its byte order is set afterwards.
-    dtype = np.dtype(name, False, True) if isinstance(name, str) else None
-    if dtype is None or dtype.kind not in "biufSUO" or dtype.itemsize > 64:
-        raise pickle.UnpicklingError(f"array of type {name!r}")
-    return dtype
-
-
-def _from_buffer(buffer: Any, dtype: Any, shape: Any, order: Any = "C") -> Array:
-    return np.frombuffer(buffer, dtype).reshape(shape, order=order)
-
-
-def _scalar(dtype: Any, data: Any = b"") -> Any:
-    if not isinstance(dtype, np.dtype) or dtype.kind == "O" or not isinstance(data, bytes):
-        raise pickle.UnpicklingError("a scalar that is no number")
-    return np.frombuffer(data, dtype, count=1)[0]
-
-
-def _latin1(text: Any, encoding: Any = "latin1") -> bytes:
-    """Bytes in old pickles: _codecs.encode(text, 'latin1')."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("text in an encoding other than latin1")
-    return text.encode("latin1")
-
+from offline_tf.types import Transitions, UserError
 
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _Placeholder(),
-    ("numpy", "dtype"): _dtype,
-    ("_codecs", "encode"): _latin1,
+    **pickled_arrays.STAND_INS,
     ("collections", "OrderedDict"): OrderedDict,
-    **{
-        (f"numpy.{core}.{module}", name): replacement
-        for core in ("core", "_core")
-        for module, name, replacement in (
-            ("multiarray", "_reconstruct", _empty_array),
-            ("multiarray", "scalar", _scalar),
-            ("numeric", "_frombuffer", _from_buffer),
-        )
-    },
 }
 
 
@@ -94,13 +47,13 @@ def unpickle(path: pathlib.Path) -> Any:
     check_size(path.stat().st_size, str(path))
     try:
         with path.open("rb") as file:
-            return _ArraysOnly(file, encoding="latin1").load()
+            return pickled_arrays.resolved(_ArraysOnly(file, encoding="latin1").load())
     except Exception as error:  # a damaged pickle may raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"--dataset: {path} is no pickle of numpy arrays: {reason}") from None
 
 
-def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
+def read(path: pathlib.Path, state_dim: int | None = None, keys: Sequence[str] = ()) -> Transitions:
     """Reads a pickled list of episodes, or a pickled dict of D4RL's columns.
 
     Raises:
@@ -109,7 +62,7 @@ def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
     content, source = unpickle(path), str(path)
     if isinstance(content, Mapping):
         try:
-            named = {name: np.asarray(values) for name, values in episodes.renamed(content).items()}
+            named = {name: np.asarray(values) for name, values in synonyms.renamed(content).items()}
         except ValueError:
             raise UserError(
                 f"--dataset: {source}: expected a dict of arrays with a row per step, got lists of "
@@ -121,4 +74,4 @@ def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
             f"--dataset: {source}: expected a list of episodes or a dict of arrays, "
             f"got {type(content).__name__}"
         )
-    return episodes.join(content, source, state_dim)
+    return episodes.join(content, source, state_dim, keys)

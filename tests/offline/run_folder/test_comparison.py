@@ -25,8 +25,15 @@ def run(folder):
     module.weights = tf.Variable([1.0, 2.0])
     tf.saved_model.save(module, str(folder / "export"))
     (folder / "export" / "policy.tflite").write_bytes(b"weights")
+    policy(folder, np.arange(3.0), "abc")
     (folder / "summary.json").write_text(json.dumps({"promise": 7.0, "wall_seconds": 1.0}))
     return folder
+
+
+def policy(folder, kernel, commit, seed=0):
+    (folder / "policies").mkdir(exist_ok=True)
+    about = json.dumps({"seed": seed, "commit": commit, "command": f"train in {folder}"})
+    np.savez(folder / "policies" / "20480.npz", kernel=kernel, about=about, name="relu")
 
 
 @pytest.fixture
@@ -57,7 +64,23 @@ def test_what_may_differ_is_not_told(two):
     (second / "export" / "saved_model.pb").write_bytes(b"other names of nodes")
     content = json.loads((second / "stages" / "planning.json").read_text())
     (second / "stages" / "planning.json").write_text(json.dumps(content | {"seconds": 99.0}))
+    policy(second, np.arange(3.0), "def")
     assert comparison.differences(*two) == []
+
+
+@pytest.mark.parametrize(
+    ("kernel", "seed", "what"),
+    [
+        (np.array([0.0, 1.0, np.nextafter(2.0, 3.0)]), 0, "kernel"),
+        (np.arange(3), 0, "kernel"),
+        (np.arange(4.0), 0, "kernel"),
+        (np.arange(3.0), 1, "about"),
+    ],
+)
+def test_a_policy_that_differs_is_named(two, kernel, seed, what):
+    policy(two[1], kernel, "abc", seed)
+    ((stage, found),) = comparison.differences(*two)
+    assert (stage, found) == ("policies", f"policies/20480.npz: {what}")
 
 
 def test_a_weight_is_found_in_the_stage_that_it_is_of(two):
