@@ -39,6 +39,8 @@ class RunConfig:
     seed: int = shared_knobs.seed_knob()
     workdir: str = knob("", "Run folder; empty: runs/ALGORITHM-ENV-DATASET-PRESET-seedN.")
     dataset: str = shared_knobs.dataset_knob("medium-ours")
+    columns: tuple[str, ...] = shared_knobs.columns_knob()
+    observation_keys: tuple[str, ...] = shared_knobs.observation_keys_knob()
     data_steps: int = shared_knobs.data_steps_knob(twice_for="medium-expert")
     data_dir: str = shared_knobs.data_dir_knob()
     models_from: str = knob(

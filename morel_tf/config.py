@@ -33,6 +33,8 @@ class RunConfig:
         "runs/morel-ENV-DATA-PRESET-seedN; naive_mbrl instead of morel without a detector.",
     )
     dataset: str = shared_knobs.dataset_knob("", if_empty="make --exploration's")
+    columns: tuple[str, ...] = shared_knobs.columns_knob()
+    observation_keys: tuple[str, ...] = shared_knobs.observation_keys_knob()
     exploration: str = knob(
         "pure",
         "Kind of data to make when --dataset is empty: the paper's five, and random.",

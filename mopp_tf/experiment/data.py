@@ -8,6 +8,7 @@ from mopp_tf.mbop.learning import rows_with_value
 from mopp_tf.models import training
 from offline_tf import tasks
 from offline_tf.datasets import sources
+from offline_tf.datasets.names import Reading
 from offline_tf.pipeline import reuse
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import TaskSpec, Transitions
@@ -42,6 +43,7 @@ def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitio
         seed=run.seed,
         data_dir=run.data_dir,
         threads=threads,
+        reading=Reading(run.columns, run.observation_keys),
     )
 
 

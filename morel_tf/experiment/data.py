@@ -5,7 +5,7 @@ from __future__ import annotations
 from morel_tf.experiment.configs import Configs, check, from_manifest
 from offline_tf import tasks
 from offline_tf.datasets import sources
-from offline_tf.datasets.names import KINDS
+from offline_tf.datasets.names import KINDS, Reading
 from offline_tf.datasets.quality import checks
 from offline_tf.datasets.simulated import generated
 from offline_tf.pipeline import reuse
@@ -46,6 +46,7 @@ def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitio
         seed=run.seed,
         data_dir=run.data_dir,
         threads=threads,
+        reading=Reading(run.columns, run.observation_keys),
     )
     # Velocities that somebody else recorded may be of other states.
     return data if run.dataset in KINDS else checks.with_own_states(data, task), name

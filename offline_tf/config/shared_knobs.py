@@ -57,8 +57,27 @@ def dataset_knob(default: str, if_empty: str = "") -> Any:
     return knob(
         default,
         "Logged data: an HDF5 file with D4RL's keys, a D4RL name, a Minari id or folder, tfds:NAME, "
-        "a pickle of episodes, npz, CSV; or data that is made here: random-ours, medium-ours, "
+        "a pickle of episodes, npz, CSV or Parquet (a file, a folder, a pattern), a LeRobot folder; or "
+        "data that is made here: random-ours, medium-ours, "
         f"mixed-ours, expert-ours, medium-expert-ours{if_empty and f'; empty: {if_empty}'}.",
+    )
+
+
+def columns_knob() -> Any:
+    """--columns: names of a table's columns."""
+    return knob(
+        (),
+        "Names of a table's columns in order, where it has no line of names; observation:N, action:N "
+        "and next_observation:N stand for the task's, as in observation:2,action:1,reward,terminal.",
+    )
+
+
+def observation_keys_knob() -> Any:
+    """--observation_keys: which parts of an observation that is a dict."""
+    return knob(
+        (),
+        "Where observations are a dict of arrays (Minari, RLDS, LeRobot): those that are joined, in "
+        "this order.",
     )
 
 

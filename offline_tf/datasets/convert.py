@@ -11,7 +11,7 @@ from flags import schema
 from offline_tf import tasks
 from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
-from offline_tf.datasets.names import FORMS
+from offline_tf.datasets.names import FORMS, Reading
 from offline_tf.run_folder import files
 from offline_tf.types import UserError
 
@@ -28,6 +28,8 @@ class ConvertConfig:
     """Conversion."""
 
     dataset: str = knob("", "What to read.")
+    columns: tuple[str, ...] = shared_knobs.columns_knob()
+    observation_keys: tuple[str, ...] = shared_knobs.observation_keys_knob()
     env: str = shared_knobs.env_knob()
     output: str = knob("", "HDF5 file, or folder of the Minari data set; must not exist.")
     form: str = knob("d4rl", "What to write.", choices=("d4rl", "minari"))
@@ -52,7 +54,9 @@ def main(config: ConvertConfig) -> None:
     if path.exists():
         raise UserError(f"--output: {path} exists; it is not replaced")
     files.check_writable(path, "output")
-    data, name = sources.load(config.dataset, task)
+    data, name = sources.load(
+        config.dataset, task, Reading(config.columns, config.observation_keys)
+    )
     if config.form == "d4rl":
         d4rl.write(path, data, None, {"task": task.name, "converted_from": name})
     else:

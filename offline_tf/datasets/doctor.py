@@ -12,7 +12,7 @@ from flags import schema
 from offline_tf import tasks
 from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
-from offline_tf.datasets.names import FORMS
+from offline_tf.datasets.names import FORMS, Reading
 from offline_tf.types import UserError
 
 USAGE = """
@@ -30,6 +30,8 @@ class DoctorConfig:
     """Doctor."""
 
     dataset: str = knob("", "What to look at; everything that training takes.")
+    columns: tuple[str, ...] = shared_knobs.columns_knob()
+    observation_keys: tuple[str, ...] = shared_knobs.observation_keys_knob()
     env: str = shared_knobs.env_knob()
     output: str = knob(
         "", "Folder for the report, doctor-NAME.txt and .json; empty: it is printed only."
@@ -58,7 +60,9 @@ def run(config: DoctorConfig) -> int:
         files.check_writable(folder / "doctor.json", "output")
     threads = compilation.use_threads(config.threads)
     task = tasks.get(config.env)
-    data, name = sources.load(config.dataset, task)
+    data, name = sources.load(
+        config.dataset, task, Reading(config.columns, config.observation_keys)
+    )
     report = examination.examine(data, task, config.replay, config.seed, threads)
     text = overview.in_words(report, name)
     print(text, flush=True)

@@ -1,11 +1,29 @@
-"""Names that --dataset and --exploration take, for checks and messages."""
+"""Names that --dataset and --exploration take, for checks and messages, and how files are read."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 EXPLORATIONS = ("pure", "eps1", "eps3", "gauss1", "gauss3", "random")
 # D4RL's kinds of data, made here; the names say that they are not D4RL's own files.
 KINDS = ("random-ours", "medium-ours", "mixed-ours", "expert-ours", "medium-expert-ours")
 FORMS = (
     "an HDF5 file with D4RL's keys, a Minari id or folder, a D4RL name (walker2d-medium-v2), "
-    "tfds:NAME, a pickle of episodes, an npz archive, a CSV table"
+    "tfds:NAME, a pickle of episodes, an npz archive, a CSV or Parquet table or a folder of them, a "
+    "LeRobot folder"
 )
+
+
+class Reading(NamedTuple):
+    """What a file does not say of itself.
+
+    Attributes:
+      columns: names of a table's columns in order, see `table_rows.named`; empty: it has names.
+      observation_keys: where observations are a dict, those that are joined, in this order.
+    """
+
+    columns: tuple[str, ...] = ()
+    observation_keys: tuple[str, ...] = ()
+
+
+AS_NAMED = Reading()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -9,15 +10,18 @@ import h5py
 import numpy as np
 
 from offline_tf.datasets.formats import (
-    csv_tables,
     d4rl,
     d4rl_download,
     episodes,
+    lerobot,
     minari,
+    npz,
     pickled_episodes,
     rlds,
+    table_rows,
+    tables,
 )
-from offline_tf.datasets.names import FORMS, KINDS
+from offline_tf.datasets.names import AS_NAMED, FORMS, KINDS, Reading
 from offline_tf.datasets.simulated import generated
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
@@ -25,12 +29,13 @@ _PAIRS = 5000
 _HDF5, _PICKLES = (".hdf5", ".h5", ".hdf"), (".pkl", ".pickle")
 
 
-def load(name: str, task: TaskSpec) -> tuple[Transitions, str]:
+def load(name: str, task: TaskSpec, reading: Reading = AS_NAMED) -> tuple[Transitions, str]:
     """Loads a data set by its path, id or name.
 
     Args:
       name: see FORMS.
-      task: dimensions, names of CSV columns, and which ends are time limits.
+      task: dimensions, names of a table's columns, and which ends are time limits.
+      reading: what the file does not say of itself.
 
     Returns:
       The transitions and a short name.
@@ -38,7 +43,7 @@ def load(name: str, task: TaskSpec) -> tuple[Transitions, str]:
     Raises:
       UserError: there is no such data set, it is damaged, or it does not fit the task.
     """
-    data, short = _read(name, task)
+    data, short = _read(name, task, reading)
     if data.actions.shape[1] != task.action_dim:
         raise UserError(
             f"--dataset: {name} has actions of width {data.actions.shape[1]}, --env={task.name} has "
@@ -59,7 +64,7 @@ def check(name: str, kinds: tuple[str, ...] = ()) -> None:
     """
     path = pathlib.Path(name)
     elsewhere = name.startswith(rlds.PREFIX) or d4rl_download.is_name(name) or minari.is_id(name)
-    if name in kinds or path.exists() or elsewhere:
+    if name in kinds or path.exists() or elsewhere or _matches(name):
         return
     if not path.suffix:
         ours = f", or one of {', '.join(kinds)}" if kinds else ""
@@ -67,27 +72,46 @@ def check(name: str, kinds: tuple[str, ...] = ()) -> None:
     raise UserError(f"--dataset: expected a file at {path}, found none")
 
 
-def _read(name: str, task: TaskSpec) -> tuple[Transitions, str]:
+def _matches(name: str) -> list[pathlib.Path]:
+    """Tables that a pattern such as logs/*.csv names, in the order of their names."""
+    if not any(sign in name for sign in "*?["):
+        return []
+    return [path for path in map(pathlib.Path, sorted(glob.glob(name))) if tables.is_table(path)]
+
+
+def _read(name: str, task: TaskSpec, reading: Reading) -> tuple[Transitions, str]:
     path = pathlib.Path(name)
     if path.is_dir():
-        main_file = minari.holds(path)
-        if main_file is None:
-            raise UserError(
-                f"--dataset: expected a Minari folder with data/main_data.hdf5 at {path}, found none"
-            )
-        return minari.read(main_file, task.state_dim), path.name
+        return _read_folder(path, task, reading), path.name
     if not path.exists():
+        width, keys = task.state_dim, reading.observation_keys
         if name.startswith(rlds.PREFIX):
-            return rlds.read(name, task.state_dim), name.removeprefix(rlds.PREFIX)
+            return rlds.read(name, width, keys), name.removeprefix(rlds.PREFIX)
         if d4rl_download.is_name(name):
-            return d4rl.read(d4rl_download.find(name), task.state_dim), name
+            return d4rl.read(d4rl_download.find(name), width), name
         if minari.is_id(name):
-            return minari.read(minari.find(name), task.state_dim), name
+            return minari.read(minari.find(name), width, keys), name
+        if paths := _matches(name):
+            return table_rows.read(paths, task, reading.columns), paths[0].parent.name
         check(name)
-    return read_file(path, task), path.name
+    return read_file(path, task, reading), path.name
 
 
-def read_file(path: pathlib.Path, task: TaskSpec) -> Transitions:
+def _read_folder(path: pathlib.Path, task: TaskSpec, reading: Reading) -> Transitions:
+    main_file = minari.holds(path)
+    if main_file is not None:
+        return minari.read(main_file, task.state_dim, reading.observation_keys)
+    if lerobot.holds(path):
+        return lerobot.read(path, reading.observation_keys, task.state_dim)
+    if paths := sorted(file for file in path.iterdir() if tables.is_table(file)):
+        return table_rows.read(paths, task, reading.columns)
+    raise UserError(
+        f"--dataset: expected a folder of Minari (data/main_data.hdf5), of LeRobot (meta/info.json), "
+        f"or of tables at {path}, found none of them"
+    )
+
+
+def read_file(path: pathlib.Path, task: TaskSpec, reading: Reading = AS_NAMED) -> Transitions:
     """Reads a file by its ending.
 
     Raises:
@@ -100,13 +124,15 @@ def read_file(path: pathlib.Path, task: TaskSpec) -> Transitions:
                 grouped = minari.is_minari(file)
         except Exception:  # damaged; the reader says how
             grouped = False
-        return (minari if grouped else d4rl).read(path, task.state_dim)
+        if grouped:
+            return minari.read(path, task.state_dim, reading.observation_keys)
+        return d4rl.read(path, task.state_dim)
     if suffix in _PICKLES:
-        return pickled_episodes.read(path, task.state_dim)
+        return pickled_episodes.read(path, task.state_dim, reading.observation_keys)
     if suffix == ".npz":
-        return csv_tables.read_npz(path, task.state_dim)
-    if suffix == ".csv":
-        return csv_tables.read_csv(path, task)
+        return npz.read(path, task.state_dim)
+    if tables.is_table(path):
+        return table_rows.read([path], task, reading.columns)
     raise UserError(f"--dataset: expected {FORMS}, got {path}")
 
 
@@ -119,12 +145,14 @@ def load_named(
     seed: int,
     data_dir: str,
     threads: int,
+    reading: Reading = AS_NAMED,
 ) -> tuple[Transitions, str]:
     """Loads one of names.KINDS, made here where it is missing, or whatever else `sources` can read.
 
     Args:
       name: of the data.
       task, physics, steps, seed, data_dir, threads: see `generated.load_or_make_kind`.
+      reading: what a file does not say of itself.
     """
     if name in KINDS:
         return generated.load_or_make_kind(
@@ -137,7 +165,7 @@ def load_named(
             threads=threads,
         )
     check(name, KINDS)
-    return load(name, task)
+    return load(name, task, reading)
 
 
 def pairs_of(
@@ -149,6 +177,7 @@ def pairs_of(
     seed: int,
     data_dir: str,
     threads: int,
+    reading: Reading = AS_NAMED,
     states_of: Callable[[Transitions], Array] = lambda data: data.observations,
 ) -> dict[str, tuple[Array, Array]]:
     """Data set -> (states, actions) of evenly spaced rows, to hold beside other data.
@@ -156,6 +185,7 @@ def pairs_of(
     Args:
       names: of data sets.
       task, physics, steps, seed, data_dir, threads: see `generated.load_or_make_kind`.
+      reading: what files do not say of themselves.
       states_of: what the models see of a data set, [N, S].
     """
     pairs = {}
@@ -168,6 +198,7 @@ def pairs_of(
             seed=seed,
             data_dir=data_dir,
             threads=threads,
+            reading=reading,
         )
         rows = np.linspace(0, len(data) - 1, min(len(data), _PAIRS)).astype(np.int64)
         pairs[title if title not in pairs else name] = (states_of(data)[rows], data.actions[rows])

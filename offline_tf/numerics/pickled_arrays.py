@@ -45,7 +45,7 @@ class Dtype:
         is_plain = is_plain and state[0] in _VERSIONS and state[2:5] == (None, None, None)
         if not is_plain or not isinstance(state[1], str) or state[1] not in tuple(_ORDERS):
             raise pickle.UnpicklingError(f"array of a type with the state {state!r:.50}")
-        self.numpy = self.numpy.newbyteorder(state[1])
+        self.numpy = self.numpy.newbyteorder(state[1])  # type: ignore[arg-type]
 
 
 class PickledArray:
@@ -87,9 +87,10 @@ def _array(contents: Any, kind: Any, shape: Any, order: Any) -> Array:
         contents = contents.encode("latin1")
     if not isinstance(contents, bytes | bytearray | memoryview | pickle.PickleBuffer):
         raise pickle.UnpicklingError("an array without bytes")
-    if math.prod(shape) * dtype.itemsize > len(memoryview(contents).cast("B")):
+    raw = memoryview(contents).cast("B")
+    if math.prod(shape) * dtype.itemsize > len(raw):
         raise pickle.UnpicklingError("an array of fewer bytes than its shape takes")
-    return np.frombuffer(contents, dtype, math.prod(shape)).reshape(shape, order=order)
+    return np.frombuffer(raw, dtype, math.prod(shape)).reshape(shape, order=order)
 
 
 def _from_buffer(contents: Any, kind: Any, shape: Any, order: Any = "C") -> Array:

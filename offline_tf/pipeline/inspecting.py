@@ -11,6 +11,7 @@ from absl import logging
 
 from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.datasets import sources
+from offline_tf.datasets.names import Reading
 from offline_tf.models import compilation
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Transitions
@@ -56,6 +57,7 @@ def pairs_beside(
         seed=run.seed,
         data_dir=run.data_dir,
         threads=threads,
+        reading=Reading(run.columns, run.observation_keys),
         states_of=states_of,
     )
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from offline_tf.datasets.formats import csv_tables
+from offline_tf.datasets.formats import table_rows
 
 PATH = pathlib.Path(__file__).parents[2] / "examples" / "tank.py"
 
@@ -30,7 +30,7 @@ class Constant(tf.Module):
 
 def test_the_tanks_log_holds_what_its_equations_say(tank, tmp_path):
     tank.main(tmp_path / "tank.csv", batches=3)
-    data = csv_tables.read_csv(tmp_path / "tank.csv", tank.TANK)
+    data = table_rows.read([tmp_path / "tank.csv"], tank.TANK)
     demand = data.next_observations[:, 2]
     for row in range(0, len(data), 37):
         following = tank.step(data.observations[row], float(data.actions[row, 0]), 0.0)

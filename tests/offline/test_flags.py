@@ -50,7 +50,7 @@ def other_value(field, kind=None):
     if meta["choices"]:
         value = next(x for x in meta["choices"] if x != default)
     elif isinstance(default, tuple):
-        value = (*default, 7)
+        value = (*default, "x" if kind is str else 7)
     elif isinstance(default, bool):
         value = not default
     elif isinstance(default, int):

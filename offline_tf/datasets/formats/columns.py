@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from offline_tf.datasets.formats import ends
 from offline_tf.numerics.large_columns import (
     ColumnWriter,
     blocks,
@@ -19,7 +20,8 @@ from offline_tf.numerics.large_columns import (
 from offline_tf.numerics.size_limits import check_size
 from offline_tf.types import Array, Transitions, UserError
 
-REQUIRED = ("observations", "actions", "rewards", "terminals")
+_FLAGS = ("terminals", "timeouts", "dones")
+REQUIRED = ("observations", "actions", "rewards")
 DTYPES: dict[str, Any] = {
     "observations": np.float32,
     "actions": np.float32,
@@ -73,8 +75,8 @@ def from_columns(
     Without next_observations, the next row's observation is taken inside an episode. An episode's last
     row has none: where it is terminal it stays, with NaN there (`types.next_known`); where the episode
     was cut it is dropped, because its value goes on from an observation that is not known. A log says
-    how many rows that are. Columns of shape (N, 1) and any numeric type are accepted. Data with neither
-    timeouts nor any terminal are refused.
+    how many rows that are. Columns of shape (N, 1) and any numeric type are accepted. Where episodes
+    end: see `ends.find`.
 
     Args:
       columns: by D4RL's names.
@@ -89,7 +91,8 @@ def from_columns(
         if key not in columns:
             raise UserError(
                 f"--dataset: {source} lacks {key!r}; expected D4RL's keys observations, actions, "
-                f"rewards, terminals, timeouts, got {', '.join(sorted(columns)) or 'none'}"
+                f"rewards, terminals, timeouts, or others' names for them, got "
+                f"{', '.join(sorted(columns)) or 'none'}"
             )
     _check_shapes(columns, source)
     count, logged_width = columns["observations"].shape
@@ -100,7 +103,7 @@ def from_columns(
             f"this task has {width}; check --env"
         )
     _check_room(columns, count, source)
-    terminals, timeouts = _end_flags(columns, source)
+    terminals, timeouts = ends.find(columns, source)
     kept = np.ones(count, bool)
     if "next_observations" in columns:
         next_observations = _read(columns["next_observations"], np.float32, kept, width)
@@ -173,7 +176,7 @@ def _check_shapes(columns: Mapping[str, Any], source: str) -> None:
             f"--dataset: {source}: expected observations of shape (rows, width), got {shape}"
         )
     count = shape[0]
-    for name in (*REQUIRED, "next_observations", "timeouts", "infos/qpos", "infos/qvel"):
+    for name in (*REQUIRED, *_FLAGS, "next_observations", "infos/qpos", "infos/qvel"):
         if name not in columns:
             continue
         column_shape = getattr(columns[name], "shape", (0,))
@@ -182,7 +185,7 @@ def _check_shapes(columns: Mapping[str, Any], source: str) -> None:
                 f"--dataset: {source} has {count} rows in observations but {column_shape[:1]} in "
                 f"{name}; the file is damaged or mixes data sets"
             )
-        if name in ("rewards", "terminals", "timeouts") and int(np.prod(column_shape)) != count:
+        if name in ("rewards", *_FLAGS) and int(np.prod(column_shape)) != count:
             raise UserError(
                 f"--dataset: {source}: expected one number per row in {name}, got shape {column_shape}"
             )
@@ -214,23 +217,6 @@ def _check_room(columns: Mapping[str, Any], count: int, source: str) -> None:
     }
     sizes.setdefault("next_observations", sizes["observations"])
     check_scratch(sizes.values(), source)
-
-
-def _end_flags(columns: Mapping[str, Any], source: str) -> tuple[Array, Array]:
-    """Terminals and timeouts, each [N] bool.
-
-    Raises:
-      UserError: episodes cannot be told apart.
-    """
-    terminals = _whole(columns["terminals"], "terminals", source).reshape(-1)
-    if "timeouts" in columns:
-        return terminals, _whole(columns["timeouts"], "timeouts", source).reshape(-1)
-    if not terminals.any():
-        raise UserError(
-            f"--dataset: {source} has no timeouts and no terminals, so episodes cannot be told "
-            "apart; add a boolean column 'timeouts' that is true on each episode's last row"
-        )
-    return terminals, np.zeros(len(terminals), bool)
 
 
 def _read(values: Any, dtype: Any, kept: Array, width: int | None = None) -> Array:
@@ -268,17 +254,6 @@ def _following(observations: Any, kept: Array, next_known: Array, width: int) ->
         part[~next_known[rows]] = np.nan
         writer.append(part[kept[rows]])
     return writer.finish()
-
-
-def _whole(values: Any, name: str, source: str) -> Array:
-    """A column of flags."""
-    parts = []
-    for rows in blocks(len(values), _rows_per_block(values)):
-        part = np.asarray(values[rows])
-        if part.dtype.kind == "f" and not np.isfinite(part).all():
-            raise UserError(f"--dataset: {source}: expected flags in {name!r}, got NaN or infinity")
-        parts.append(np.asarray(part, DTYPES[name]))
-    return np.concatenate(parts)
 
 
 def _rows_per_block(values: Any) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from offline_tf.datasets.formats import columns
+from offline_tf.datasets.formats import columns, synonyms
 from offline_tf.run_folder import files
 from offline_tf.types import Array, Transitions, UserError
 
@@ -82,7 +82,10 @@ def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
         raise UserError(f"--dataset: expected an HDF5 file at {path}, found none")
     try:
         with h5py.File(path, "r") as file:
-            return columns.from_columns(hdf5_columns(file, str(path)), str(path), state_dim)
+            datasets = hdf5_columns(file, str(path))
+            synonyms.tell(datasets, str(path))
+            named = synonyms.renamed(datasets)
+            return columns.from_columns(named or datasets, str(path), state_dim)
     except UserError:
         raise
     except Exception as error:  # h5py raises many kinds for a damaged file

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from offline_tf.datasets.formats import columns
+from offline_tf.datasets.formats import columns, synonyms
 from offline_tf.numerics.large_columns import ColumnWriter, scratch_bytes, selected
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
-# D4RL's name of a column, then what mjrl, decision-transformer, CS285, imitation, Gymnasium call it.
-ALIASES: dict[str, tuple[str, ...]] = {
-    "observations": ("observations", "observation", "obs", "states", "state"),
-    "actions": ("actions", "action", "acts"),
-    "rewards": ("rewards", "reward", "rews"),
-    "next_observations": ("next_observations", "next_observation", "next_obs", "next_states"),
-    "terminals": ("terminals", "terminal", "terminated", "terminations", "dones", "done"),
-    "timeouts": ("timeouts", "timeout", "truncated", "truncations"),
-    "infos/qpos": ("infos/qpos",),
-    "infos/qvel": ("infos/qvel",),
-}
-
-
-def renamed(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the known columns of a mapping under D4RL's names."""
-    present = {name: [a for a in aliases if a in mapping] for name, aliases in ALIASES.items()}
-    return {name: mapping[aliases[0]] for name, aliases in present.items() if aliases}
+_PLACE = ("episodes", "starts")  # where in a file an episode lies says nothing within it
 
 
 def join(
-    episodes: Iterable[Mapping[str, Any]], source: str, state_dim: int | None = None
+    episodes: Iterable[Mapping[str, Any]],
+    source: str,
+    state_dim: int | None = None,
+    keys: Sequence[str] = (),
 ) -> Transitions:
     """Joins episodes; each ends where its arrays end, whatever its flags say.
 
@@ -43,19 +30,20 @@ def join(
     without flags counts as cut. Steps after an end inside an episode are refused.
 
     Args:
-      episodes: arrays by one of ALIASES' names.
+      episodes: arrays by D4RL's names or those of `synonyms.SYNONYMS`.
       source: what to name in errors.
       state_dim: S of the task, checked when given.
+      keys: where observations are a dict of arrays, those that are joined, in this order.
 
     Raises:
-      UserError: a column is missing, or lengths do not fit.
+      UserError: a column is missing, lengths do not fit, or a dict lacks such keys.
     """
-    writers = {name: ColumnWriter() for name in ALIASES}
-    counts, sizes = dict.fromkeys(ALIASES, 0), dict.fromkeys(ALIASES, 0)
+    writers = {name: ColumnWriter() for name in columns.DTYPES}
+    counts, sizes = dict.fromkeys(columns.DTYPES, 0), dict.fromkeys(columns.DTYPES, 0)
     episode_count = left_out = 0
     allowed = scratch_bytes()
     for number, mapping in enumerate(episodes):
-        part, dropped = _episode(mapping, f"{source}, episode {number}")
+        part, dropped = _episode(mapping, f"{source}, episode {number}", keys)
         left_out += dropped
         if part is None:
             continue
@@ -80,7 +68,9 @@ def join(
     return columns.from_columns(joined, source, state_dim, left_out)
 
 
-def _episode(mapping: Mapping[str, Any], source: str) -> tuple[dict[str, Array] | None, int]:
+def _episode(
+    mapping: Mapping[str, Any], source: str, keys: Sequence[str]
+) -> tuple[dict[str, Array] | None, int]:
     """One episode's columns, all of one length, with flags; None if nothing of it can be used.
 
     Beside them, how many rows are left out because it is not known where they led.
@@ -89,7 +79,11 @@ def _episode(mapping: Mapping[str, Any], source: str) -> tuple[dict[str, Array] 
         raise UserError(
             f"--dataset: {source}: expected a dict of arrays, got {type(mapping).__name__}"
         )
-    arrays = {name: _numbers(values, name, source) for name, values in renamed(mapping).items()}
+    named = {
+        name: _joined(values, keys, source) if isinstance(values, Mapping) else values
+        for name, values in synonyms.renamed(mapping).items()
+    }
+    arrays = {name: _numbers(named[name], name, source) for name in named if name not in _PLACE}
     for name in ("observations", "actions", "rewards"):
         if name not in arrays:
             names = ", ".join(sorted(map(str, mapping))) or "none"
@@ -113,8 +107,10 @@ def _episode(mapping: Mapping[str, Any], source: str) -> tuple[dict[str, Array] 
         arrays["next_observations"] = observations[1:]
         arrays["observations"] = observations[:-1]
     flags = {
-        name: _flags(arrays.get(name), steps, name, source) for name in ("terminals", "timeouts")
+        name: _flags(arrays.pop(name, None), steps, name, source)
+        for name in ("terminals", "timeouts", "dones")
     }
+    flags["terminals"] |= flags.pop("dones") & ~flags["timeouts"]
     arrays |= flags
     if steps and not flags["terminals"][-1]:
         arrays["timeouts"][-1] = True
@@ -140,6 +136,25 @@ def _episode(mapping: Mapping[str, Any], source: str) -> tuple[dict[str, Array] 
                 f"got {len(values)}"
             )
     return (arrays if steps else None), dropped
+
+
+def _joined(parts: Mapping[str, Any], keys: Sequence[str], source: str) -> Array:
+    """Arrays [n, ...] of a dict of observations, side by side."""
+    missing = [key for key in keys if key not in parts]
+    if missing or not keys:
+        lacking = f" without {', '.join(missing)}" if missing else ""
+        raise UserError(
+            f"--dataset: {source}: observations are a dict{lacking} ({', '.join(parts)}); say which "
+            f"of them are joined, in which order, such as --observation_keys={','.join(parts)}"
+        )
+    arrays = [_numbers(parts[key], key, source) for key in keys]
+    lengths = {key: array.shape[:1] for key, array in zip(keys, arrays, strict=True)}
+    if len(set(lengths.values())) != 1 or () in lengths.values():
+        raise UserError(
+            f"--dataset: {source}: expected observations of one length, got "
+            + ", ".join(f"{key} {array.shape}" for key, array in zip(keys, arrays, strict=True))
+        )
+    return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
 
 
 def _numbers(values: Any, name: str, source: str) -> Array:

@@ -8,7 +8,8 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
@@ -76,40 +77,43 @@ def is_minari(file: h5py.File) -> bool:
     return "episode_0" in file or (len(file) > 0 and all(n.startswith("episode_") for n in file))
 
 
-def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
+def read(path: pathlib.Path, state_dim: int | None = None, keys: Sequence[str] = ()) -> Transitions:
     """Reads main_data.hdf5: groups episode_N with T + 1 observations and T of the rest.
 
+    Args:
+      path: of the file.
+      state_dim: S of the task, checked when given.
+      keys: where observations are a dict, those of its arrays that are joined, in this order.
+
     Raises:
-      UserError: the file is damaged, or observations are not one array per episode.
+      UserError: the file is damaged, or observations are a dict without such keys.
     """
     try:
         with h5py.File(path, "r") as file:
-            return episodes.join(_episodes(file, path), str(path), state_dim)
+            return episodes.join(_episodes(file, path, keys), str(path), state_dim, keys)
     except UserError:
         raise
     except Exception as error:  # h5py raises many kinds for a damaged file
         raise UserError(columns.unreadable(path, "HDF5 file", error)) from None
 
 
-def _episodes(file: h5py.File, path: pathlib.Path) -> Iterator[dict[str, Array]]:
+def _episodes(file: h5py.File, path: pathlib.Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
     names = [name for name in file if re.fullmatch(r"episode_\d+", name)]
     for name in sorted(names, key=lambda n: int(n.rpartition("_")[2])):
         if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
             raise UserError(f"--dataset: {path}: {name} lies in another file; refused")
         group = file[name]
-        if isinstance(group, h5py.Group) and isinstance(group.get("observations"), h5py.Group):
-            parts = ", ".join(group["observations"])
-            raise UserError(
-                f"--dataset: {path}: observations are a dict ({parts}); expected one array. Flatten "
-                "them with minari first"
-            )
         datasets = d4rl.hdf5_columns(group, f"{path}, {name}")
         check_size(sum(column.nbytes for column in datasets.values()), f"{path}, {name}")
         for key in ("qpos", "qvel"):
             # T + 1 of them, like the observations.
             if f"infos/{key}" in datasets:
                 datasets[f"infos/{key}"] = datasets[f"infos/{key}"][: len(group["rewards"])]
-        yield {key: values[()] for key, values in datasets.items()}
+        arrays = {key: values[()] for key, values in datasets.items()}
+        if isinstance(group.get("observations"), h5py.Group):
+            parts = d4rl.hdf5_columns(group["observations"], f"{path}, {name}")
+            arrays["observations"] = {key: parts[key][()] for key in keys or parts if key in parts}
+        yield arrays
 
 
 def write(folder: pathlib.Path, data: Transitions, task: TaskSpec, dataset_id: str) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from offline_tf import install_hints
 from offline_tf.datasets.formats import episodes
-from offline_tf.types import Array, Transitions, UserError
+from offline_tf.types import Transitions, UserError
 
 PREFIX = "tfds:"
 
 
-def read(name: str, state_dim: int | None = None) -> Transitions:
+def read(name: str, state_dim: int | None = None, keys: Sequence[str] = ()) -> Transitions:
     """Reads a data set such as "tfds:d4rl_mujoco_hopper/v2-medium".
 
     Raises:
@@ -34,7 +34,7 @@ def read(name: str, state_dim: int | None = None) -> Transitions:
     except Exception as error:  # the library raises many kinds
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--dataset: tensorflow-datasets could not load {name}: {reason}") from None
-    return from_episodes(tfds.as_numpy(dataset), name, name.startswith("d4rl"), state_dim)
+    return from_episodes(tfds.as_numpy(dataset), name, name.startswith("d4rl"), state_dim, keys)
 
 
 def from_episodes(
@@ -42,6 +42,7 @@ def from_episodes(
     source: str,
     last_is_wrong: bool,
     state_dim: int | None = None,
+    keys: Sequence[str] = (),
 ) -> Transitions:
     """Makes Transitions of RLDS episodes.
 
@@ -56,9 +57,10 @@ def from_episodes(
         builder of tensorflow-datasets 4.9 puts the data set's last row there, or zeros); where the
         step before it led is then not known.
       state_dim: S of the task, checked when given.
+      keys: where observations are a dict, those of its arrays that are joined, in this order.
     """
     return episodes.join(
-        (_episode(_steps(episode), last_is_wrong) for episode in found), source, state_dim
+        (_episode(_steps(episode), last_is_wrong) for episode in found), source, state_dim, keys
     )
 
 
@@ -69,12 +71,15 @@ def _steps(episode: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
         raise _not_rlds(error) from None
 
 
-def _episode(steps: Iterable[Mapping[str, Any]], last_is_wrong: bool) -> dict[str, Array]:
+def _episode(steps: Iterable[Mapping[str, Any]], last_is_wrong: bool) -> dict[str, Any]:
     rows = list(_rows(steps))
-    observations = np.array([row[0] for row in rows])
     used = max(len(rows) - 1, 0)
+    shown = rows[: used + (not last_is_wrong)] if used else []
+    observations: Any = np.array([row[0] for row in shown])
+    if shown and isinstance(shown[0][0], Mapping):
+        observations = {key: np.array([row[0][key] for row in shown]) for key in shown[0][0]}
     return {
-        "observations": observations[: used + (not last_is_wrong)] if used else observations[:0],
+        "observations": observations,
         "actions": np.array([row[1] for row in rows[:used]]),
         "rewards": np.array([row[2] for row in rows[:used]]),
         "terminals": np.array([bool(rows and rows[-1][3])]),

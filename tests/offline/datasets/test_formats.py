@@ -618,7 +618,7 @@ def test_episodes_of_minari_come_in_the_order_of_their_numbers(tmp_path):
         ("x,v\n1,2\n", "lacks the columns force of --env=cart, got x, v"),
         ("x,v,force\n1,2,3\n1,oops,3\n", "line 3: expected a number, got v='oops'"),
         ("x,v,force\n1,2\n", "line 2: expected a number, got force='nothing'"),
-        ("x,v,force,timeout\n1,2,3,nan\n", "expected flags in 'timeout', got NaN"),
+        ("x,v,force,timeout\n1,2,3,nan\n", "expected flags in 'timeouts', got NaN"),
         ("x,v,force\n", "expected rows under the header, found none"),
         ("x,v,force,v\n1,2,3,4\n", "has several columns called v; name each once"),
         ("", "got an empty file"),
@@ -751,12 +751,12 @@ def test_without_a_network_the_error_says_where_to_put_the_file(tmp_path, monkey
 
 
 def test_what_cannot_be_loaded_is_named(tmp_path):
-    (tmp_path / "data.txt").write_text("x")
+    (tmp_path / "data.docx").write_text("x")
     for name, message in (
-        (str(tmp_path / "data.txt"), "expected an HDF5 file with D4RL's keys, a Minari id"),
+        (str(tmp_path / "data.docx"), "expected an HDF5 file with D4RL's keys, a Minari id"),
         (str(tmp_path / "none.hdf5"), "expected a file at"),
-        ("medium", "a CSV table, got 'medium'"),
-        (str(tmp_path), "expected a Minari folder"),
+        ("medium", "a LeRobot folder, got 'medium'"),
+        (str(tmp_path), "expected a folder of Minari"),
     ):
         with pytest.raises(UserError, match=message):
             sources.load(name, TASK)
