@@ -22,6 +22,7 @@ inspect             morel_tf.inspect               what the models know: errors,
 mopp-inspect        mopp_tf.inspect                the same for MOPP
 # Check data
 doctor              offline_tf.datasets.doctor     what is in a data set, and what is wrong with it
+describe            offline_tf.datasets.describe   a first plant.toml from a table with time stamps
 convert             offline_tf.datasets.convert    any format to D4RL's or Minari's
 collect             offline_tf.collect             makes data in the simulator, with a policy of yours too
 # Deploy

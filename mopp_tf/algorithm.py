@@ -115,7 +115,7 @@ def prepare(
     scale = rows.reward_scale(data.rewards, knobs.dynamics.reward_scaling)
     table = rows.prepare(task, data, scale, knobs.behavior.return_weighting)
     models_seed = seed if models_from is None else load_units(models_from).models_seed
-    split = split_of(data, knobs, models_seed)
+    split = split_of(task, data, knobs, models_seed)
     normalizer = rows.fit_normalizer(table, knobs.dynamics.targets, knobs.model.normalize)
     change = dynamics.change_scale(table)
     stage = record.stage("units")
@@ -170,10 +170,11 @@ def prepare(
     )
 
 
-def split_of(data: Transitions, knobs: Knobs, models_seed: int) -> holdout.Split:
+def split_of(task: TaskSpec, data: Transitions, knobs: Knobs, models_seed: int) -> holdout.Split:
     """Which episodes are held out from all fits."""
     share = holdout.share_of(knobs.model.holdout_share, len(data))
-    return holdout.split_episodes(data.episode_bounds(), share, models_seed)
+    by_time = task.log is not None
+    return holdout.split_episodes(data.episode_bounds(), share, models_seed, by_time)
 
 
 def load_units(record: RunRecord) -> Prepared:

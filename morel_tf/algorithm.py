@@ -98,7 +98,7 @@ def prepare(
     # Models that are taken over have seen the rows that their own run trained on.
     split_seed = seed if dynamics_from is None else gaussian_ensemble.split_seed(dynamics_from)
     share = holdout.share_of(knobs.dynamics.holdout_share, len(data))
-    split = holdout.split_episodes(bounds, share, split_seed)
+    split = holdout.split_episodes(bounds, share, split_seed, by_time=task.log is not None)
     known = data.next_known
     return Prepared(states, next_states, bounds, split.where(known), split, known)
 

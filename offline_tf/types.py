@@ -162,6 +162,49 @@ class EnvironmentSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class Signal:
+    """A measurement or a command in a plant's log.
+
+    Attributes:
+      name: in the task, and in expressions.
+      column: of the table.
+      resample: how samples become one value a step: "mean", "last" or "linear".
+      hold_seconds: how old a sample may be; a longer silence ends an episode.
+    """
+
+    name: str
+    column: str
+    resample: str
+    hold_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSpec:
+    """How a plant's log becomes steps of a task.
+
+    Attributes:
+      time: column of the time stamps.
+      time_format: "seconds", "iso", or as in strptime.
+      observations, actions: signals, in the task's order.
+      max_gap_seconds: between rows, above which an episode ends.
+      idle_seconds: stretches in which no action moves for so long are left out; infinity: none are.
+      reward: column that is averaged over a step; empty: rewards come from the task, or are 0.
+      history: rows that an observation holds, the current one included.
+      time_of_day: whether an observation holds sine and cosine of the time of day.
+    """
+
+    time: str
+    time_format: str
+    observations: tuple[Signal, ...]
+    actions: tuple[Signal, ...]
+    max_gap_seconds: float
+    idle_seconds: float = float("inf")
+    reward: str = ""
+    history: int = 1
+    time_of_day: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskSpec:
     """A control task: what is observed, what is paid, when it ends.
 
@@ -183,6 +226,7 @@ class TaskSpec:
         derivative of that observed position.
       reference_returns: (random, expert) returns of D4RL that scores 0 and 100 stand for, or None.
       simulation: how to simulate it, or None where no simulator exists.
+      log: how tables of time stamps become steps, or None where a row is a step.
     """
 
     name: str
@@ -201,6 +245,7 @@ class TaskSpec:
     finite_difference: tuple[tuple[int, int], ...] = ()
     reference_returns: tuple[float, float] | None = None
     simulation: SimulationSpec | EnvironmentSpec | None = None
+    log: LogSpec | None = None
 
     @property
     def state_dim(self) -> int:

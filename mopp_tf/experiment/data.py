@@ -9,6 +9,7 @@ from mopp_tf.models import training
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.names import Reading
+from offline_tf.judging import judge
 from offline_tf.pipeline import reuse
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import TaskSpec, Transitions
@@ -35,7 +36,7 @@ def check_flags(configs: Configs) -> None:
 def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
     """Loads --dataset: a file, or data made here under one of its names."""
     run = configs.run
-    return sources.load_named(
+    data, name = sources.load_named(
         run.dataset,
         task=task,
         physics=run.physics,
@@ -45,6 +46,8 @@ def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitio
         threads=threads,
         reading=Reading(run.columns, run.observation_keys),
     )
+    judge.check_episodes(configs.judge, data)
+    return data, name
 
 
 def reused_run(configs: Configs, data: Transitions, data_hash: str) -> RunRecord | None:
@@ -53,9 +56,10 @@ def reused_run(configs: Configs, data: Transitions, data_hash: str) -> RunRecord
     Raises:
       UserError: the other run's models were not fitted as this run would, or rows are missing.
     """
+    task = tasks.get(configs.run.env, configs.run.simulator)
     other = reuse.open_run(configs.run.models_from, "models_from")
     if other is None:
-        _check_rows(configs, data)
+        _check_rows(configs, task, data)
         return None
     q_again = fits_q_again(configs, from_manifest(other.manifest))
     reuse.check_fits(
@@ -63,15 +67,15 @@ def reused_run(configs: Configs, data: Transitions, data_hash: str) -> RunRecord
         flag="models_from",
         differences=_differences(configs, other),
         data_hash=data_hash,
-        task=tasks.get(configs.run.env, configs.run.simulator),
+        task=task,
         fits=[name for name in FITS if not (q_again and name == "q")],
     )
     return other
 
 
-def _check_rows(configs: Configs, data: Transitions) -> None:
+def _check_rows(configs: Configs, task: TaskSpec, data: Transitions) -> None:
     knobs = configs.knobs
-    split = algorithm.split_of(data, knobs, configs.run.seed)
+    split = algorithm.split_of(task, data, knobs, configs.run.seed)
     training.check_patience(knobs.model, split.where(data.next_known))  # the dynamics models'
     if configs.run.algorithm == "mbop":
         split = rows_with_value(data, split, knobs.planner.horizon)

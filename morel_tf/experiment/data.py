@@ -8,6 +8,7 @@ from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS, Reading
 from offline_tf.datasets.quality import checks
 from offline_tf.datasets.simulated import generated
+from offline_tf.judging import judge
 from offline_tf.pipeline import reuse
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import TaskSpec, Transitions
@@ -48,6 +49,7 @@ def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitio
         threads=threads,
         reading=Reading(run.columns, run.observation_keys),
     )
+    judge.check_episodes(configs.judge, data)
     # Velocities that somebody else recorded may be of other states.
     return data if run.dataset in KINDS else checks.with_own_states(data, task), name
 

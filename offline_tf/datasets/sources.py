@@ -17,6 +17,7 @@ from offline_tf.datasets.formats import (
     minari,
     npz,
     pickled_episodes,
+    plant_logs,
     rlds,
     table_rows,
     tables,
@@ -92,7 +93,7 @@ def _read(name: str, task: TaskSpec, reading: Reading) -> tuple[Transitions, str
         if minari.is_id(name):
             return minari.read(minari.find(name), width, keys), name
         if paths := _matches(name):
-            return table_rows.read(paths, task, reading.columns), paths[0].parent.name
+            return _read_tables(paths, task, reading), paths[0].parent.name
         check(name)
     return read_file(path, task, reading), path.name
 
@@ -104,11 +105,17 @@ def _read_folder(path: pathlib.Path, task: TaskSpec, reading: Reading) -> Transi
     if lerobot.holds(path):
         return lerobot.read(path, reading.observation_keys, task.state_dim)
     if paths := sorted(file for file in path.iterdir() if tables.is_table(file)):
-        return table_rows.read(paths, task, reading.columns)
+        return _read_tables(paths, task, reading)
     raise UserError(
         f"--dataset: expected a folder of Minari (data/main_data.hdf5), of LeRobot (meta/info.json), "
         f"or of tables at {path}, found none of them"
     )
+
+
+def _read_tables(paths: Sequence[pathlib.Path], task: TaskSpec, reading: Reading) -> Transitions:
+    if task.log is not None:
+        return plant_logs.read(paths, task)
+    return table_rows.read(paths, task, reading.columns)
 
 
 def read_file(path: pathlib.Path, task: TaskSpec, reading: Reading = AS_NAMED) -> Transitions:
@@ -132,7 +139,7 @@ def read_file(path: pathlib.Path, task: TaskSpec, reading: Reading = AS_NAMED) -
     if suffix == ".npz":
         return npz.read(path, task.state_dim)
     if tables.is_table(path):
-        return table_rows.read([path], task, reading.columns)
+        return _read_tables([path], task, reading)
     raise UserError(f"--dataset: expected {FORMS}, got {path}")
 
 

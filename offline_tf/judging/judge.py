@@ -29,7 +29,7 @@ from offline_tf.models.disagreement import (
 from offline_tf.numerics import holdout, large_columns, seeds
 from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.run_folder.record import RunRecord
-from offline_tf.types import Array, TaskSpec, Tensor, Transitions
+from offline_tf.types import Array, TaskSpec, Tensor, Transitions, UserError
 
 STAGE, _MODELS = "judge", "judge_models"
 # 95 % quantiles of Student's distribution with 1 to 15 degrees of freedom.
@@ -207,6 +207,21 @@ class Judge:
         return Judgement(*(x.reshape(shape) for x in (returns, least, lengths, halted)))
 
 
+def check_episodes(config: JudgeConfig, data: Transitions) -> None:
+    """Checks, before anything is fitted, that data have episodes to judge by.
+
+    Raises:
+      UserError: most of them have one step, as those of shuffled rows.
+    """
+    bounds = data.episode_bounds()
+    if config.judge_members and np.median(bounds[:, 1] - bounds[:, 0]) < 2:
+        raise UserError(
+            "--judge_members: the judge compares controllers over whole episodes, and most of the "
+            "data's have one step; give the rows in the order in which they were recorded, or "
+            "--judge_members=0"
+        )
+
+
 def fit_or_load(
     task: TaskSpec,
     *,
@@ -238,7 +253,8 @@ def fit_or_load(
     if other is not None:
         own_seed = gaussian_ensemble.split_seed(other, _MODELS)
     known = data.next_known
-    split = holdout.split_episodes(bounds, holdout.share_of(None, len(data)), own_seed)
+    share = holdout.share_of(None, len(data))
+    split = holdout.split_episodes(bounds, share, own_seed, by_time=task.log is not None)
     split = split.where(known)
     settings = settings_of(config)
     statistics = gaussian_ensemble.data_statistics(

@@ -78,7 +78,7 @@ def of_judgement(
             "below_data",
             (mean - (judged["promise"] if of_clone is None else of_clone)) / spread,
             doubtful=0.25,
-            bad=3.0,
+            bad=3.5,
             words=f"{what} lies below the mean return of the data, in units of its best tenth",
             advice=advice.get("below_data", _MORE_DATA),
         ),

@@ -47,7 +47,7 @@ def share_of(share: float | None, rows: int) -> float:
     return min(max(_LEAST_SHARE, _ROWS_WANTED / rows), _MOST_SHARE)
 
 
-def split_episodes(bounds: Array, share: float, seed: int) -> Split:
+def split_episodes(bounds: Array, share: float, seed: int, by_time: bool = False) -> Split:
     """Holds out whole episodes until `share` of the rows is reached.
 
     An episode that would take more than twice the share is passed over; where all would, the
@@ -57,11 +57,15 @@ def split_episodes(bounds: Array, share: float, seed: int) -> Split:
       bounds: [E, 2] first and one past last row of each episode.
       share: of the rows, in [0, 0.5]; 0 or a single episode holds out nothing.
       seed: of the choice.
+      by_time: whether the last ones are held out, whatever the seed. Episodes that are pieces of one
+        long log resemble their neighbours, so that pieces drawn at random would be judged too well.
     """
     rows = int(bounds[-1, 1])
     is_held_out, count = np.zeros(rows, bool), 0
     if share > 0 and len(bounds) > 1:
         order = seeds.generator(seed, "dynamics/split").permutation(len(bounds))
+        if by_time:
+            order = np.arange(len(bounds))[::-1]
         lengths = bounds[order, 1] - bounds[order, 0]
         for (start, end), length in zip(bounds[order[:-1]], lengths[:-1], strict=True):
             if count + length > 2.0 * share * rows:

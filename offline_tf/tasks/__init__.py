@@ -16,7 +16,10 @@ import numpy as np
 
 from offline_tf.types import TaskSpec, UserError
 
-ENV_HELP = "Task: hopper, walker2d, halfcheetah, ant, FILE.py:NAME, or a Gymnasium id."
+ENV_HELP = (
+    "Task: hopper, walker2d, halfcheetah, ant, FILE.py:NAME, a plant.toml (`./run.sh describe`), or a "
+    "Gymnasium id."
+)
 SIMULATOR_HELP = (
     "What runs the robots: mujoco, or mujoco_py, OpenAI Gym's -v2 environments (Python 3.10 and "
     "requirements-original.txt)."
@@ -62,6 +65,9 @@ def get(name: str, simulator: str = "mujoco") -> TaskSpec:
 def _named(name: str) -> TaskSpec:
     if ".py:" in name:
         return _from_file(name)
+    if name.endswith(".toml"):
+        plant_file = importlib.import_module("offline_tf.tasks.plants.plant_file")
+        return plant_file.read(pathlib.Path(name))
     if name in _registered:
         return _registered[name]
     if name in ROBOTS:
@@ -83,7 +89,12 @@ def _named(name: str) -> TaskSpec:
 
 
 def short_name(name: str) -> str:
-    """What a value of --env is called in names of files: what follows a colon, in lower case."""
+    """What a value of --env is called in names of files: what follows a colon, in lower case.
+
+    Of a plant.toml, the file's name without its folder and ending.
+    """
+    if name.endswith(".toml"):
+        return pathlib.Path(name).stem.lower()
     return name.rpartition(":")[2].lower().replace("/", "-")
 
 

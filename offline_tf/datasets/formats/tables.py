@@ -22,6 +22,7 @@ from offline_tf.types import Array, UserError
 _TEXT, _PARQUET = (".csv", ".tsv", ".txt", ".dat"), (".parquet", ".pq")
 _PACKED = (".gz", ".bz2", ".xz")
 _BLOCK_BYTES, _BLOCK_ROWS = 1 << 22, 65_536
+_SAMPLE = 1000
 _FLAGS = {"True": 1.0, "true": 1.0, "TRUE": 1.0, "False": 0.0, "false": 0.0, "FALSE": 0.0}
 # Cells in which nothing was measured, as logs of plants have them.
 MISSING = ("", "NaN", "nan", "NA", "N/A", "#N/A", "null", "NULL", "None", "none", "-", "Bad", "bad")
@@ -108,6 +109,24 @@ class Table:
         except Exception as error:  # as in __init__
             bad_cell = self._bad_cell(numbers, MISSING if allow_missing else ())
             raise UserError(bad_cell or self._unreadable(error)) from None
+
+    def sample(self) -> dict[str, list[str]]:
+        """The first cells of each column, as text; empty where a cell of Parquet is."""
+        if self.dialect is not None:
+            rows = self._sample
+            return {
+                name: [row[at].strip() for row in rows if at < len(row)]
+                for at, name in enumerate(self.names)
+            }
+        found: dict[str, list[str]] = {name: [] for name in self.names}
+        for batch in self._batches(
+            {name: i for i, name in enumerate(self.names)}, frozenset(), True
+        ):
+            for name, array in zip(self.names, batch.columns, strict=True):
+                cells = array.slice(0, _SAMPLE).to_pylist()
+                found[name] = ["" if cell is None else str(cell) for cell in cells]
+            break
+        return found
 
     def _batches(
         self, wanted: dict[str, int], words: frozenset[str], allow_missing: bool

@@ -52,14 +52,28 @@ def long_episodes(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
 
 
 def one_step_episodes(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
-    """End flags on most rows."""
+    """End flags on most rows; of rows that do not follow each other, that is right."""
     del task
     lengths = _lengths(data)
-    if len(lengths) > 3 and (lengths == 1).mean() > 0.5:
+    if not (len(lengths) > 3 and (lengths == 1).mean() > 0.5):
+        return
+    seen = f"{100 * (lengths == 1).mean():.0f} % of the episodes have one step"
+    differs = _differs(data.next_observations[:-1], data.observations[1:], _spread(data))
+    if differs.mean() > 0.5:
+        yield Finding(
+            "single_transitions",
+            "warning",
+            f"{seen}, and rows do not follow each other",
+            "models, detector and Q can be fitted; returns of the data, their better part and errors "
+            "over many steps mean nothing, so that no judge can be asked",
+            "give the rows in the order in which they were recorded, if that is known; else train with "
+            "--judge_members=0",
+        )
+    else:
         yield Finding(
             "one_step_episodes",
             "error",
-            f"{100 * (lengths == 1).mean():.0f} % of the episodes have one step",
+            seen,
             "the end flags are set on most rows, so no value is ever carried on",
             "check what the recorder wrote as terminals and timeouts (one of them inverted?)",
         )
@@ -146,7 +160,8 @@ def continuity(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
 
 def next_of_other_episode(data: Transitions, task: TaskSpec) -> Iterator[Finding]:
     """Last observations of cut episodes, against the first ones of the next episodes."""
-    del task
+    if task.log is not None:  # its episodes are pieces of one log
+        return
     last = _last_rows(data)
     cut = last[(data.timeouts[last] & ~data.terminals[last]) & (last < len(data) - 1)]
     promised, following = data.next_observations[cut], data.observations[cut + 1]

@@ -1,0 +1,246 @@
+"""A plant's log, rows with time stamps, as steps of equal length; see `types.LogSpec`.
+
+A step k lasts from t_k to t_k + dt. Its observation is what was measured until t_k, its action what
+was commanded on average during the step, and its next observation what was measured until t_k + dt. A
+log is cut where it is silent for too long.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from offline_tf.datasets.formats import timestamps
+from offline_tf.datasets.formats.tables import Table
+from offline_tf.numerics import resampling
+from offline_tf.numerics.large_columns import ColumnWriter, blocks
+from offline_tf.types import Array, LogSpec, Signal, TaskSpec, Transitions, UserError
+
+_DAY = 86_400.0
+
+
+def read(paths: Sequence[pathlib.Path], task: TaskSpec) -> Transitions:
+    """Reads tables of one log.
+
+    Args:
+      paths: of the files; their rows are put in the order of their time stamps.
+      task: with a log.
+
+    Raises:
+      UserError: a column is missing, a cell is neither number nor missing, stamps cannot be read, or
+        not two steps follow each other.
+    """
+    assert task.log is not None
+    log, source = task.log, str(paths[0])
+    times, columns = _samples(paths, log, source)
+    count = int((times[-1] - times[0]) // task.dt)
+    if count < 2:
+        raise UserError(
+            f"--dataset: {source}: expected a log of several steps of {task.dt:g} s, got "
+            f"{times[-1] - times[0]:g} s"
+        )
+    grid = times[0] + task.dt * np.arange(count + 1)  # [G + 1]
+    known = resampling.age(times, grid) <= log.max_gap_seconds
+    observed, commanded = [], []
+    for signal in log.observations:
+        values, is_known = _measured(times, columns[signal.column], signal, grid, task.dt)
+        observed.append(values)
+        known &= is_known
+    for signal in log.actions:
+        values, is_known = _commanded(times, columns[signal.column], signal, grid)
+        commanded.append(values)
+        known[:-1] &= is_known
+    if log.time_of_day:
+        phase = 2.0 * np.pi * (grid % _DAY) / _DAY
+        observed += [np.sin(phase), np.cos(phase)]
+    states = np.stack(observed, axis=1).astype(np.float32)  # [G + 1, S']
+    actions = np.stack(commanded, axis=1).astype(np.float32)  # [G, A]
+    rewards = np.zeros(count, np.float32)
+    if log.reward:
+        paid, is_known = _commanded(times, columns[log.reward], _paid(log), grid)
+        rewards, known[:-1] = paid.astype(np.float32), known[:-1] & is_known
+    moving = _moving(actions, log.idle_seconds / task.dt)
+    steps = known[:-1] & known[1:] & moving  # [G] both ends of the step are known
+    data = _transitions(states, actions, rewards, steps, log.history, task, source)
+    _tell(data, count, int((~moving).sum()), source)
+    return data
+
+
+def _samples(
+    paths: Sequence[pathlib.Path], log: LogSpec, source: str
+) -> tuple[Array, dict[str, Array]]:
+    """Rising times [n] and each column's values [n] float64, NaN where nothing was measured."""
+    names = [signal.column for signal in (*log.observations, *log.actions)]
+    names = list(dict.fromkeys([*names, *([log.reward] if log.reward else [])]))
+    stamps, writers = ColumnWriter(), {name: ColumnWriter() for name in names}
+    for path in paths:
+        table = Table(path)
+        if missing := [name for name in (log.time, *names) if name not in table.names]:
+            raise UserError(
+                f"--dataset: {path} lacks the columns {', '.join(missing)}, got "
+                f"{', '.join(table.names)}"
+            )
+        for block in table.blocks(names, [log.time], allow_missing=True):
+            stamps.append(timestamps.seconds(block[log.time], log.time_format, str(path)))
+            for name in names:
+                writers[name].append(block[name])
+    times = stamps.finish()
+    if not len(times):
+        raise UserError(f"--dataset: {source}: expected rows under the header, found none")
+    if not np.isfinite(times).all():
+        raise UserError(f"--dataset: {source}: expected a time stamp in each row")
+    columns = {name: writer.finish() for name, writer in writers.items()}
+    if (np.diff(times) > 0).all():
+        return times, columns
+    order = np.argsort(times, kind="stable")
+    # Of rows with one stamp the last one counts.
+    order = order[np.append(np.diff(times[order]) > 0, True)]
+    logging.warning(
+        "--dataset: %s: rows are not in the order of their time stamps, or stamps occur twice: they "
+        "are sorted, and %d of %d rows left out",
+        source,
+        len(times) - len(order),
+        len(times),
+    )
+    return times[order], {name: values[order] for name, values in columns.items()}
+
+
+def _of_signal(times: Array, values: Array, signal: Signal) -> tuple[Array, Array]:
+    """The samples in which a signal was measured.
+
+    Raises:
+      UserError: there is none.
+    """
+    measured = np.isfinite(values)
+    if not measured.any():
+        raise UserError(f"--dataset: the column {signal.column!r} holds no number at all")
+    return times[measured], values[measured]
+
+
+def _measured(
+    times: Array, values: Array, signal: Signal, grid: Array, step: float
+) -> tuple[Array, Array]:
+    """A measurement at each grid time, of what was seen until then, and whether it is known."""
+    times, values = _of_signal(times, values, signal)
+    is_known = resampling.age(times, grid) <= signal.hold_seconds
+    if signal.resample == "mean":
+        found = resampling.mean(times, values, grid - step, grid)
+        # A first step has no whole stretch before it.
+        found = np.where(np.isnan(found), resampling.last(times, values, grid), found)
+    elif signal.resample == "last":
+        found = resampling.last(times, values, grid)
+    else:
+        found = resampling.linear(times, values, grid)
+    return found, is_known & np.isfinite(found)
+
+
+def _commanded(times: Array, values: Array, signal: Signal, grid: Array) -> tuple[Array, Array]:
+    """A command during each step [g - 1], and whether it is known."""
+    times, values = _of_signal(times, values, signal)
+    is_known = resampling.age(times, grid[:-1]) <= signal.hold_seconds
+    if signal.resample == "mean":
+        found = resampling.mean(times, values, grid[:-1], grid[1:])
+    elif signal.resample == "last":
+        found = resampling.last(times, values, grid[:-1])
+    else:
+        found = resampling.linear(times, values, grid[:-1])
+    return found, is_known & np.isfinite(found)
+
+
+def _paid(log: LogSpec) -> Signal:
+    return Signal("reward", log.reward, "mean", log.max_gap_seconds)
+
+
+def _moving(actions: Array, limit: float) -> Array:
+    """[g] whether some action of [g, A] moves within so many steps before or after a step."""
+    if not np.isfinite(limit):
+        return np.ones(len(actions), bool)
+    moves = np.flatnonzero(np.append(False, (np.diff(actions, axis=0) != 0).any(axis=1)))
+    if not len(moves):
+        return np.zeros(len(actions), bool)
+    rows = np.arange(len(actions))
+    at = np.searchsorted(moves, rows)
+    to_next = np.where(at < len(moves), moves[np.minimum(at, len(moves) - 1)] - rows, np.inf)
+    since_last = np.where(at > 0, rows - moves[np.maximum(at - 1, 0)], np.inf)
+    return np.minimum(to_next, since_last) <= limit
+
+
+def _transitions(
+    states: Array,
+    actions: Array,
+    rewards: Array,
+    steps: Array,
+    history: int,
+    task: TaskSpec,
+    source: str,
+) -> Transitions:
+    """Steps with their history, in episodes of at most the task's time limit.
+
+    Args:
+      states: [G + 1, S'] at grid times.
+      actions, rewards: [G] of steps.
+      steps: [G] whether a step is known.
+      history: rows in an observation.
+      task: rewards and ends.
+      source: for the error.
+    """
+    # A step with its history: it and the history - 1 before it are known.
+    usable = steps.copy()
+    for lag in range(1, history):
+        usable[lag:] &= steps[:-lag]
+        usable[:lag] = False
+    rows = np.flatnonzero(usable)
+    if not len(rows):
+        raise UserError(
+            f"--dataset: {source}: found no {history} steps of {task.dt:g} s in a row in which all "
+            "signals are known; raise max_gap_seconds or hold_seconds"
+        )
+
+    def observation(at: Array) -> Array:
+        parts = [states[at]]
+        measured = len(task.log.observations) if task.log else states.shape[1]
+        for lag in range(1, history):
+            parts += [states[at - lag, :measured], actions[at - lag]]
+        return np.concatenate(parts, axis=1)
+
+    observations, next_observations = observation(rows), observation(rows + 1)
+    taken = actions[rows]
+    paid = rewards[rows]
+    terminals = np.zeros(len(rows), bool)
+    for part in blocks(len(rows)):
+        arrays = [tf.constant(x[part]) for x in (observations, taken, next_observations)]
+        if task.reward is not None:
+            paid[part] = task.reward(arrays[0], arrays[1], arrays[2], "").numpy()
+        if task.termination is not None:
+            terminals[part] = task.termination(arrays[2]).numpy()
+    # What follows an end within the log is another episode.
+    begins = np.append(True, (np.diff(rows) > 1) | terminals[:-1])
+    number = np.arange(len(rows)) - np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
+    limit = (number + 1) % task.max_episode_steps == 0
+    ends = np.append(begins[1:], True) | limit
+    return Transitions(
+        observations=observations,
+        actions=taken,
+        rewards=paid,
+        next_observations=next_observations,
+        terminals=terminals,
+        timeouts=ends & ~terminals,
+    )
+
+
+def _tell(data: Transitions, count: int, idle: int, source: str) -> None:
+    episodes = len(data.episode_bounds())
+    logging.info(
+        "--dataset: %s: %d steps in %d episodes; %d of the log's %d steps are left out: signals are "
+        "not known in them, they lack their history%s",
+        source,
+        len(data),
+        episodes,
+        count - len(data),
+        count,
+        f", or no action moves ({idle})" if idle else "",
+    )

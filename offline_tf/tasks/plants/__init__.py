@@ -1,0 +1,1 @@
+"""Tasks that are described by a file plant.toml: no Python is needed, and none is run."""

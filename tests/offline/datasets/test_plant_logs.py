@@ -1,0 +1,340 @@
+"""A plant's log, from time stamps to steps; expectations are worked out by hand or by loops."""
+
+import datetime
+
+import numpy as np
+import pytest
+
+from offline_tf import tasks
+from offline_tf.datasets import describe, sources
+from offline_tf.datasets.formats import timestamps
+from offline_tf.datasets.quality import table_facts
+from offline_tf.tasks.plants import draft, plant_file
+from offline_tf.types import UserError
+
+DESCRIPTION = """
+name = "tank"
+step_seconds = 10
+max_episode_steps = 100
+history = {history}
+time_of_day = {time_of_day}
+[log]
+time = "time"
+time_format = "{form}"
+max_gap_seconds = 25
+idle_seconds = {idle}
+[[observations]]
+name = "level"
+column = "Level [m]"
+resample = "{resample}"
+[[actions]]
+name = "valve"
+low = 0
+high = 1
+{extra}
+"""
+
+
+def described(folder, **changes):
+    values = {
+        "history": 1,
+        "time_of_day": "false",
+        "form": "seconds",
+        "idle": 0,
+        "resample": "last",
+        "extra": "",
+    }
+    path = folder / "plant.toml"
+    path.write_text(DESCRIPTION.format(**values | changes))
+    return tasks.get(str(path))
+
+
+def log(folder, rows, name="log.csv"):
+    """Writes (time, level, valve) rows."""
+    path = folder / name
+    lines = ["time,Level [m],valve", *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+REGULAR = [(10 * k, k, 0.1 * (k % 3)) for k in range(8)]
+
+
+def test_rows_at_the_sampling_time_are_steps(tmp_path):
+    data, _ = sources.load(log(tmp_path, REGULAR), described(tmp_path))
+    np.testing.assert_allclose(data.observations[:, 0], np.arange(7))
+    np.testing.assert_allclose(data.next_observations[:, 0], np.arange(1, 8))
+    np.testing.assert_allclose(data.actions[:, 0], [row[2] for row in REGULAR[:-1]], atol=1e-6)
+    np.testing.assert_array_equal(data.timeouts, np.arange(7) == 6)
+    assert not data.terminals.any() and not data.rewards.any()
+
+
+def test_an_action_is_the_mean_over_its_step_and_a_measurement_what_was_seen_before(tmp_path):
+    rows = [(0, 1, 0.0), (5, 3, 1.0), (10, 7, 0.5), (20, 9, 0.5), (30, 9, 0.5)]
+    data, _ = sources.load(log(tmp_path, rows), described(tmp_path, resample="mean"))
+    np.testing.assert_allclose(data.actions[:, 0], [0.5, 0.5, 0.5])
+    # Level was 1 for five seconds, then 3 for five, before the first whole step ended.
+    np.testing.assert_allclose(data.observations[:, 0], [1.0, 2.0, 7.0])
+    np.testing.assert_allclose(data.next_observations[:, 0], [2.0, 7.0, 9.0])
+
+
+def test_a_long_silence_cuts_the_log(tmp_path):
+    rows = [*REGULAR, *((300 + 10 * k, 100 + k, 0.5) for k in range(4))]
+    data, _ = sources.load(log(tmp_path, rows), described(tmp_path))
+    bounds = data.episode_bounds()
+    assert len(bounds) == 2 and data.observations[bounds[1, 0], 0] == 100.0
+    # Two samples may be missing (25 s); within them the last value holds.
+    assert data.next_observations[bounds[0, 1] - 1, 0] == 7.0
+    assert bounds[0, 1] == 9
+
+
+def test_missing_cells_hold_the_last_value_for_so_long(tmp_path):
+    rows = [list(row) for row in REGULAR]
+    rows[3][1] = ""
+    data, _ = sources.load(log(tmp_path, rows), described(tmp_path))
+    np.testing.assert_allclose(data.observations[:, 0], [0, 1, 2, 2, 4, 5, 6])
+    for row in rows[3:7]:
+        row[1] = "Bad"
+    data, _ = sources.load(log(tmp_path, rows), described(tmp_path))
+    np.testing.assert_allclose(data.observations[:, 0], [0, 1, 2, 2])
+
+
+def test_history_holds_earlier_rows_and_actions(tmp_path):
+    task = described(tmp_path, history=3)
+    assert task.observation_names == ("level", "level@-1", "valve@-1", "level@-2", "valve@-2")
+    data, _ = sources.load(log(tmp_path, REGULAR), task)
+    k = np.arange(2, 7)
+    valve = np.array([row[2] for row in REGULAR])
+    expected = np.stack([k, k - 1, valve[k - 1], k - 2, valve[k - 2]], axis=1)
+    np.testing.assert_allclose(data.observations, expected, atol=1e-6)
+    np.testing.assert_allclose(data.next_observations[:-1], expected[1:], atol=1e-6)
+    np.testing.assert_allclose(data.actions[:, 0], valve[k], atol=1e-6)
+
+
+def test_reward_and_end_follow_from_expressions(tmp_path):
+    extra = """[reward]
+    expression = "level - 10*abs(valve - before(valve)) + before(level)"
+    [termination]
+    expression = "level >= 5"
+    """
+    data, _ = sources.load(log(tmp_path, REGULAR), described(tmp_path, history=2, extra=extra))
+    k = np.arange(1, 7)
+    valve = np.array([row[2] for row in REGULAR])
+    np.testing.assert_allclose(
+        data.rewards, (k + 1) - 10 * abs(valve[k] - valve[k - 1]) + k, rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_array_equal(data.terminals, k + 1 >= 5)
+
+
+def test_a_column_may_be_the_reward(tmp_path):
+    extra = '[reward]\ncolumn = "Level [m]"'
+    data, _ = sources.load(log(tmp_path, REGULAR), described(tmp_path, extra=extra))
+    np.testing.assert_allclose(data.rewards, np.arange(7))
+
+
+def test_stretches_without_a_moving_action_are_left_out(tmp_path):
+    rows = [(10 * k, k, 0.5 if k > 5 else 0.1) for k in range(30)]
+    data, _ = sources.load(log(tmp_path, rows), described(tmp_path, idle=30))
+    np.testing.assert_allclose(data.observations[:, 0], np.arange(3, 10))
+
+
+def test_the_time_of_day_turns_once_a_day(tmp_path):
+    rows = [(3600 * 6 - 10 + 10 * k, 1, 0.5) for k in range(4)]
+    task = described(tmp_path, time_of_day="true")
+    assert task.observation_names[1:] == plant_file.TIME_OF_DAY
+    data, _ = sources.load(log(tmp_path, rows), task)
+    np.testing.assert_allclose(data.observations[1, 1:], [1.0, 0.0], atol=1e-6)
+
+
+def test_files_are_put_in_the_order_of_their_stamps_and_doubles_left_out(tmp_path):
+    (tmp_path / "logs").mkdir()
+    log(tmp_path / "logs", REGULAR[4:], "a.csv")
+    log(tmp_path / "logs", [(0, 99, 0.0), *REGULAR[:5]], "b.csv")  # stamps 0 and 40 twice
+    data, _ = sources.load(str(tmp_path / "logs"), described(tmp_path))
+    np.testing.assert_allclose(data.observations[:, 0], np.arange(7))
+
+
+def test_the_last_episodes_are_held_out(tmp_path):
+    from offline_tf.numerics import holdout
+
+    bounds = np.array([[0, 40], [40, 80], [80, 100]])
+    for seed in range(3):
+        split = holdout.split_episodes(bounds, 0.2, seed, by_time=True)
+        np.testing.assert_array_equal(split.held_out, np.arange(80, 100))
+
+
+# --- stamps ---
+
+MOMENT = datetime.datetime(2024, 3, 13, 14, 5, 6, tzinfo=datetime.UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("words", "form", "seconds"),
+    [
+        (["2024-03-13T14:05:06"], "iso", MOMENT),
+        (["2024-03-13 14:05:06"], "iso", MOMENT),
+        (["2024-03-13 14:05:06.500"], "iso", MOMENT + 0.5),
+        (["2024-03-13T15:05:06+01:00"], "iso", MOMENT),
+        (["2024-03-13T14:05:06Z"], "iso", MOMENT),
+        (["13.03.2024 14:05:06"], "%d.%m.%Y %H:%M:%S", MOMENT),
+        (["13.03.2024 14:05"], "%d.%m.%Y %H:%M", MOMENT - 6),
+        (["03/13/2024 14:05:06"], "%m/%d/%Y %H:%M:%S", MOMENT),
+        (["13/03/2024 14:05:06"], "%d/%m/%Y %H:%M:%S", MOMENT),
+        (["12.5"], "seconds", 12.5),
+        (["12,5"], "seconds", 12.5),
+    ],
+)
+def test_stamps_are_recognised(words, form, seconds):
+    assert timestamps.guess(words) == form
+    found = timestamps.seconds(np.array(words, object), form, "log.csv")
+    np.testing.assert_allclose(found, [seconds])
+
+
+@pytest.mark.parametrize("words", [[], [""], ["monday"], ["2024-03-13 14:05:06", "later"]])
+def test_what_is_no_stamp_is_none(words):
+    assert timestamps.guess(words) == ""
+
+
+# --- the description ---
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("step_seconds = 10", "step_second = 10"), "unknown key 'step_second'; did you mean"),
+        (("step_seconds = 10", "step_seconds = 0"), "step_seconds: expected more than 0"),
+        (("step_seconds = 10", 'step_seconds = "10"'), "expected a number for step_seconds"),
+        (("step_seconds = 10", ""), "expected step_seconds, found none"),
+        (("history = 1", "history = 0"), "history of 1 to 100"),
+        (("history = 1", "history = true"), "expected a whole number for history"),
+        (('time = "time"', ""), r"\[log\]: expected time, found none"),
+        (('resample = "last"', 'resample = "mode"'), "expected resample as one of mean, last"),
+        (('name = "level"', 'name = "the level"'), "expected a name of letters, digits and _"),
+        (('name = "level"', 'name = "valve"'), "several signals are called valve"),
+        (("low = 0\n", ""), "expected low and high"),
+        (("high = 1", "high = 0"), "expected low and high"),
+        (("high = 1", "high = inf"), "expected a number for high"),
+        (("[[actions]]", "[actions]"), "expected a table for actions"),
+        (
+            ("# end", '[reward]\nexpression = "x"\ncolumn = "y"'),
+            "expected an expression or a column",
+        ),
+        (("# end", '[reward]\nexpression = "pressure"'), "unknown names pressure"),
+        (("# end", '[reward]\nexpression = "before(valve)"'), "set history = 2 or more"),
+        (("# end", '[termination]\nexpression = "valve > 1"'), "unknown names valve"),
+        (("# end", '[termination]\nexpression = "before(level) > 1"'), "by what was reached"),
+        (("# end", "name = 3"), "is no TOML|unknown key|Cannot"),
+    ],
+)
+def test_a_description_that_is_wrong_is_named(tmp_path, change, message):
+    described(tmp_path, extra="# end")
+    path = tmp_path / "plant.toml"
+    text = path.read_text()
+    assert change[0] in text
+    path.write_text(text.replace(*change))
+    with pytest.raises(UserError, match=f"^--env: .*plant.toml.*({message})"):
+        tasks.get(str(path))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "expected rows under the header"),
+        ([(0, 1, 1)], "expected a log of several steps"),
+        ([(0, 1, ""), (10, 1, ""), (100, "", 1), (110, "", 1)], "found no 1 steps of 10 s in a"),
+        ([(10 * k, "", 1) for k in range(9)], r"column 'Level \[m\]' holds no number"),
+        ([(10 * k, "x", 1) for k in range(9)], r"line 2: expected a number, got Level \[m\]='x'"),
+        ([("now", 1, 1)], "expected time stamps of the form 'seconds'"),
+    ],
+)
+def test_a_log_that_gives_no_steps_is_named(tmp_path, rows, message):
+    with pytest.raises(UserError, match=message):
+        sources.load(log(tmp_path, rows), described(tmp_path))
+
+
+# --- describe ---
+
+
+def historian(folder, days=0.5):
+    """A tank as a historian logs it: irregular rows, a gap, decimal commas, a slow answer."""
+    generator = np.random.default_rng(1)
+    lines = ["Zeit;Füllstand [m];Ventil SP [%];Pumpe;Notiz"]
+    seconds, level, valve, past = 0.0, 1.0, 50.0, [50.0] * 6
+    while seconds < 86_400 * days:
+        seconds += 10.0 + generator.uniform(-1, 1)
+        if len(lines) == 1000:
+            seconds += 3600
+        if generator.random() < 0.02:
+            valve = float(generator.choice([30, 40, 50, 60, 70]))
+        past = [*past[1:], valve]
+        level += 0.05 * (past[0] / 50 - level) + 0.001 * generator.normal()
+        stamp = datetime.datetime(2024, 3, 13) + datetime.timedelta(seconds=round(seconds))
+        cells = [f"{stamp:%d.%m.%Y %H:%M:%S}", f"{level:.4f}", f"{valve:.1f}", "1", "ok"]
+        lines.append(";".join(cells[:1] + [cell.replace(".", ",") for cell in cells[1:]]))
+    path = folder / "tank.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="cp1252")
+    return path
+
+
+def test_a_table_is_described_with_its_evidence(tmp_path):
+    facts = table_facts.find(historian(tmp_path))
+    assert facts.dialect == "semicolons between columns, decimal commas, text in cp1252"
+    assert (facts.time, facts.time_format) == ("Zeit", "%d.%m.%Y %H:%M:%S")
+    assert [c.name for c in facts.of_kind("observation")] == ["Füllstand [m]"]
+    assert [c.name for c in facts.of_kind("action")] == ["Ventil SP [%]"]
+    assert [c.name for c in facts.of_kind("constant")] == ["Pumpe"]
+    assert facts.left_out == ["Notiz"]
+    assert len(facts.gaps) == 1 and abs(facts.gaps[0][1] - 3610) < 5
+    facts = table_facts.find(historian(tmp_path), step_seconds=10.0)
+    (delay,) = facts.delays
+    assert 5 <= delay.steps <= 7 and delay.correlation > 0.3
+
+
+def test_a_draft_is_a_task_whose_log_can_be_read(tmp_path):
+    path, output = historian(tmp_path), tmp_path / "plant.toml"
+    describe.main(describe.DescribeConfig(table=str(path), output=str(output), step_seconds=10.0))
+    task = tasks.get(str(output))
+    assert task.action_names == ("ventil_sp",) and task.observation_names[0] == "fuellstand"
+    np.testing.assert_array_equal([task.action_low, task.action_high], [[0.0], [100.0]])
+    assert task.log.history >= 6
+    data, name = sources.load(str(path), task)
+    assert name == "tank.csv" and len(data) > 3000 and len(data.episode_bounds()) >= 2
+    with pytest.raises(UserError, match="exists; it is not replaced"):
+        describe.main(describe.DescribeConfig(table=str(path), output=str(output)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a,b\n1,2\n2,3\n", "found no time stamps in any column"),
+        ("time,a,b\n1,2,3\n", "expected ten rows"),
+        (
+            "time,a,b\n" + "".join(f"{k},1,2\n" for k in range(20)),
+            "two columns of numbers that change",
+        ),
+        (
+            "time,a\n" + "".join(f"{k},{k}\n" for k in range(20)),
+            "two columns of numbers that change",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_described_is_named(tmp_path, content, message):
+    path = tmp_path / "log.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"^--table: .*{message}"):
+        table_facts.find(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("Level [m]", "level"),
+        ("T1 (°C)", "t1"),
+        ("Füllstand Größe", "fuellstand_groesse"),
+        ("2nd flow", "x_2nd_flow"),
+        ("[m]", "x"),
+        ("Débit d'eau", "debit_d_eau"),
+    ],
+)
+def test_columns_get_names_for_expressions(name, found):
+    assert draft.identifier(name) == found
