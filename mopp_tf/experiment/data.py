@@ -36,7 +36,7 @@ def check_flags(configs: Configs) -> None:
 def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
     """Loads --dataset: a file, or data made here under one of its names."""
     run = configs.run
-    data, name = sources.load_named(
+    return sources.load_named(
         run.dataset,
         task=task,
         physics=run.physics,
@@ -46,8 +46,6 @@ def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitio
         threads=threads,
         reading=Reading(run.columns, run.observation_keys),
     )
-    judge.check_episodes(configs.judge, data)
-    return data, name
 
 
 def reused_run(configs: Configs, data: Transitions, data_hash: str) -> RunRecord | None:
@@ -56,6 +54,7 @@ def reused_run(configs: Configs, data: Transitions, data_hash: str) -> RunRecord
     Raises:
       UserError: the other run's models were not fitted as this run would, or rows are missing.
     """
+    judge.check_episodes(configs.judge, data)
     task = tasks.get(configs.run.env, configs.run.simulator)
     other = reuse.open_run(configs.run.models_from, "models_from")
     if other is None:

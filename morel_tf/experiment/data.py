@@ -49,7 +49,6 @@ def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitio
         threads=threads,
         reading=Reading(run.columns, run.observation_keys),
     )
-    judge.check_episodes(configs.judge, data)
     # Velocities that somebody else recorded may be of other states.
     return data if run.dataset in KINDS else checks.with_own_states(data, task), name
 
@@ -81,9 +80,9 @@ def reused_run(configs: Configs, data: Transitions, data_hash: str) -> RunRecord
     """Opens --dynamics_from and checks that its models were fitted as this run would.
 
     Raises:
-      UserError: they were not.
+      UserError: they were not, or the judge has no episodes to judge by.
     """
-    del data
+    judge.check_episodes(configs.judge, data)
     other = reuse.open_run(configs.run.dynamics_from, "dynamics_from")
     if other is None:
         return None

@@ -46,10 +46,10 @@ class DescribeConfig:
 
 def main(config: DescribeConfig) -> None:
     """Looks, and writes."""
+    from offline_tf.datasets.description import draft, table_facts
     from offline_tf.datasets.formats import tables  # here: --help needs no TensorFlow
-    from offline_tf.datasets.quality import table_facts
     from offline_tf.run_folder import files
-    from offline_tf.tasks.plants import draft, plant_file
+    from offline_tf.tasks.plants import plant_file
 
     path, output = pathlib.Path(config.table), pathlib.Path(config.output)
     if not path.is_file() or not tables.is_table(path):

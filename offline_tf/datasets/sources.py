@@ -27,6 +27,7 @@ from offline_tf.datasets.simulated import generated
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _PAIRS = 5000
+_NOTES = (".txt", ".dat")  # in a folder of tables they are something else
 _HDF5, _PICKLES = (".hdf5", ".h5", ".hdf"), (".pkl", ".pickle")
 
 
@@ -104,7 +105,8 @@ def _read_folder(path: pathlib.Path, task: TaskSpec, reading: Reading) -> Transi
         return minari.read(main_file, task.state_dim, reading.observation_keys)
     if lerobot.holds(path):
         return lerobot.read(path, reading.observation_keys, task.state_dim)
-    if paths := sorted(file for file in path.iterdir() if tables.is_table(file)):
+    files = [file for file in path.iterdir() if tables.is_table(file)]
+    if paths := sorted(file for file in files if file.suffix.lower() not in _NOTES):
         return _read_tables(paths, task, reading)
     raise UserError(
         f"--dataset: expected a folder of Minari (data/main_data.hdf5), of LeRobot (meta/info.json), "

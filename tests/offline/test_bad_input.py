@@ -81,6 +81,30 @@ PLANTS = {
 }
 
 
+DESCRIPTION = """name = "p"
+step_seconds = 1
+[log]
+time = "time"
+time_format = "seconds"
+[[observations]]
+name = "x"
+[[actions]]
+name = "u"
+low = 0
+high = 2
+[reward]
+expression = "-x**2"
+"""
+DESCRIPTIONS = {
+    "plant.toml": ("", ""),
+    "typo.toml": ("step_seconds", "step_secnds"),
+    "no_toml.toml": ("[log]", "[log"),
+    "code.toml": ("-x**2", "__import__('os').system('touch opened')"),
+    "other_names.toml": ('name = "x"', 'name = "pressure"'),
+    "dates.toml": ('"seconds"', '"iso"'),
+}
+
+
 def make_files(folder):
     """Everything that the cases name."""
     folder.mkdir()
@@ -92,7 +116,7 @@ def make_files(folder):
     whole = (folder / "good.hdf5").read_bytes()
     (folder / "cut.hdf5").write_bytes(whole[: len(whole) // 2])
     hdf5(folder / "no_actions.hdf5", actions=None)
-    hdf5(folder / "no_ends.hdf5", terminals=None, timeouts=None)
+    hdf5(folder / "no_ends.hdf5", terminals=None, timeouts=None, next_observations=None)
     hdf5(folder / "walker.hdf5", state=17, action=6)
     hdf5(folder / "wide_actions.hdf5", action=4)
     hdf5(folder / "short_rewards.hdf5", rewards=np.zeros(39, np.float32))
@@ -135,6 +159,14 @@ def make_files(folder):
     names = ",".join(("rootz", "rooty"))
     (folder / "no_columns.csv").write_text(f"{names}\n1,2\n")
     (folder / "empty.csv").write_text("")
+    (folder / "nameless.csv").write_text("1;2;3\n4;5;6\n")
+    (folder / "log.csv").write_text("time,x,u\n" + "".join(f"{k},{k},1\n" for k in range(20)))
+    (folder / "empty.parquet").write_bytes(b"PAR1")
+    (folder / "lerobot" / "meta").mkdir(parents=True)
+    (folder / "lerobot" / "meta" / "info.json").write_text("{}")
+    for name, (old, new) in DESCRIPTIONS.items():
+        assert old in DESCRIPTION
+        (folder / name).write_text(DESCRIPTION.replace(old, new, 1))
     (folder / "binary.csv").write_bytes(bytes(range(256)))
     (folder / "minari").mkdir()
     (folder / "minari" / "data").mkdir()
@@ -225,7 +257,7 @@ CASES = {
     "text": (data("text.hdf5"), "text.hdf5"),
     "a file cut short": (data("cut.hdf5"), "cut.hdf5"),
     "no actions": (data("no_actions.hdf5"), "lacks 'actions'"),
-    "no ends": (data("no_ends.hdf5"), "lacks"),
+    "no ends": (data("no_ends.hdf5"), "cannot be told apart"),
     "another robot's": (data("walker.hdf5"), "width 17"),
     "too many actions": (data("wide_actions.hdf5"), "width 4"),
     "columns of two lengths": (data("short_rewards.hdf5"), "rewards"),
@@ -257,6 +289,35 @@ CASES = {
     "a table without the columns": (data("no_columns.csv"), "lacks the columns"),
     "an empty table": (data("empty.csv"), "empty.csv"),
     "a binary table": (data("binary.csv"), "binary.csv"),
+    "a table without names": (data("nameless.csv"), "such as --columns=observation:2"),
+    "names for other columns": (data("nameless.csv", "--columns=a,b"), "--columns: expected names"),
+    "a broken Parquet file": (data("empty.parquet"), "no readable Parquet file"),
+    "a LeRobot folder without features": (data("lerobot"), "info.json"),
+    "a pattern that names nothing": (data("nowhere*.csv"), "--dataset: expected a file"),
+    "a plant with a typo": (
+        on("--dataset=log.csv", env="typo.toml"),
+        "did you mean 'step_seconds'",
+    ),
+    "a plant that is no TOML": (on("--dataset=log.csv", env="no_toml.toml"), "is no TOML"),
+    "a plant with code": (on("--dataset=log.csv", env="code.toml"), "[reward]: the function"),
+    "a plant of other names": (on("--dataset=log.csv", env="other_names.toml"), "unknown names x"),
+    "a plant with other stamps": (
+        on("--dataset=log.csv", env="dates.toml"),
+        "expected time stamps",
+    ),
+    "a plant without a file": (on("--dataset=log.csv", env="nowhere.toml"), "./run.sh describe"),
+    "a description of nothing": (
+        ("offline_tf.datasets.describe", "--table=nowhere.csv"),
+        "--table",
+    ),
+    "a description of a table without stamps": (
+        ("offline_tf.datasets.describe", "--table=no_columns.csv", "--output=new.toml"),
+        "found no time stamps",
+    ),
+    "a description where one is": (
+        ("offline_tf.datasets.describe", "--table=log.csv", "--output=plant.toml"),
+        "it is not replaced",
+    ),
     "a broken Minari folder": (data("minari"), "minari"),
     "no such kind of data": (data("great-ours"), "--dataset: expected"),
     "no such D4RL set": (data("hopper-medium-v7"), "--dataset"),

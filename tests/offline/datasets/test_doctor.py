@@ -112,6 +112,7 @@ BROKEN = {
     "one_episode": {"timeouts": np.zeros_like(D.timeouts)},
     "long_episodes": {"timeouts": put(D.timeouts, 49, False)},
     "one_step_episodes": {"timeouts": ~D.timeouts},
+    "single_transitions": shuffled(D) | {"timeouts": np.ones_like(D.timeouts)},
     "limit_as_terminal": {"timeouts": np.zeros_like(D.timeouts), "terminals": D.timeouts},
     "both_flags": {"terminals": put(D.terminals, 49, True)},
     "terminals_unfounded": {"terminals": D.timeouts, "timeouts": np.zeros_like(D.timeouts)},

@@ -7,9 +7,9 @@ import pytest
 
 from offline_tf import tasks
 from offline_tf.datasets import describe, sources
+from offline_tf.datasets.description import draft, table_facts
 from offline_tf.datasets.formats import timestamps
-from offline_tf.datasets.quality import table_facts
-from offline_tf.tasks.plants import draft, plant_file
+from offline_tf.tasks.plants import plant_file
 from offline_tf.types import UserError
 
 DESCRIPTION = """

@@ -127,3 +127,12 @@ def test_rewards_after_halt_are_low_ones_of_the_data_and_no_gain(tmp_path):
 def test_one_model_cannot_disagree():
     with pytest.raises(UserError, match="^--judge_members: expected 0, or 2 models or more"):
         JudgeConfig(judge_members=1)
+
+
+def test_rows_that_were_shuffled_have_no_judge():
+    data = toys.transitions()
+    steps = dataclasses.replace(data, timeouts=~data.terminals)
+    judging.check_episodes(JudgeConfig(), data)
+    judging.check_episodes(JudgeConfig(judge_members=0), steps)
+    with pytest.raises(UserError, match="^--judge_members: .*or --judge_members=0"):
+        judging.check_episodes(JudgeConfig(), steps)

@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 
-from offline_tf.datasets.quality.table_facts import Column, Facts
+from offline_tf.datasets.description.table_facts import Column, Facts
 
 _UNIT = re.compile(r"[\[(]\s*([^\])]*?)\s*[\])]")
 _MOST_GAPS = 5

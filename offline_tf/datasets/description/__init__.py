@@ -1,0 +1,1 @@
+"""A first plant.toml from what a table looks like."""
