@@ -51,7 +51,8 @@ def run(config: DoctorConfig) -> int:
     """Examines, prints, and writes where --output says; returns the exit code."""
     # Imported here, so that --help needs no TensorFlow.
     from offline_tf.datasets import sources
-    from offline_tf.datasets.quality import examination, findings, overview
+    from offline_tf.datasets.formats import plant_logs
+    from offline_tf.datasets.quality import examination, findings, log_checks, overview
     from offline_tf.models import compilation
     from offline_tf.run_folder import files
 
@@ -60,10 +61,13 @@ def run(config: DoctorConfig) -> int:
         files.check_writable(folder / "doctor.json", "output")
     threads = compilation.use_threads(config.threads)
     task = tasks.get(config.env)
+    of_log = []
+    if task.log is not None and (paths := sources.tables_of(config.dataset)):
+        of_log = log_checks.find(*plant_logs.samples(paths, task.log), task)
     data, name = sources.load(
         config.dataset, task, Reading(config.columns, config.observation_keys)
     )
-    report = examination.examine(data, task, config.replay, config.seed, threads)
+    report = examination.examine(data, task, config.replay, config.seed, threads, of_log)
     text = overview.in_words(report, name)
     print(text, flush=True)
     if folder is not None:

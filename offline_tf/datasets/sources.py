@@ -74,6 +74,17 @@ def check(name: str, kinds: tuple[str, ...] = ()) -> None:
     raise UserError(f"--dataset: expected a file at {path}, found none")
 
 
+def tables_of(name: str) -> list[pathlib.Path]:
+    """The tables that a data set's name stands for, in their order; none where it is no table."""
+    path = pathlib.Path(name)
+    if path.is_dir():
+        files = [file for file in path.iterdir() if tables.is_table(file)]
+        return sorted(file for file in files if file.suffix.lower() not in _NOTES)
+    if path.exists():
+        return [path] if tables.is_table(path) else []
+    return _matches(name)
+
+
 def _matches(name: str) -> list[pathlib.Path]:
     """Tables that a pattern such as logs/*.csv names, in the order of their names."""
     if not any(sign in name for sign in "*?["):
@@ -105,8 +116,7 @@ def _read_folder(path: pathlib.Path, task: TaskSpec, reading: Reading) -> Transi
         return minari.read(main_file, task.state_dim, reading.observation_keys)
     if lerobot.holds(path):
         return lerobot.read(path, reading.observation_keys, task.state_dim)
-    files = [file for file in path.iterdir() if tables.is_table(file)]
-    if paths := sorted(file for file in files if file.suffix.lower() not in _NOTES):
+    if paths := tables_of(str(path)):
         return _read_tables(paths, task, reading)
     raise UserError(
         f"--dataset: expected a folder of Minari (data/main_data.hdf5), of LeRobot (meta/info.json), "

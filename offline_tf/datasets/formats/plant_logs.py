@@ -36,7 +36,7 @@ def read(paths: Sequence[pathlib.Path], task: TaskSpec) -> Transitions:
     """
     assert task.log is not None
     log, source = task.log, str(paths[0])
-    times, columns = _samples(paths, log, source)
+    times, columns = _in_order(*samples(paths, log), source)
     count = int((times[-1] - times[0]) // task.dt)
     if count < 2:
         raise UserError(
@@ -70,10 +70,20 @@ def read(paths: Sequence[pathlib.Path], task: TaskSpec) -> Transitions:
     return data
 
 
-def _samples(
-    paths: Sequence[pathlib.Path], log: LogSpec, source: str
-) -> tuple[Array, dict[str, Array]]:
-    """Rising times [n] and each column's values [n] float64, NaN where nothing was measured."""
+def samples(paths: Sequence[pathlib.Path], log: LogSpec) -> tuple[Array, dict[str, Array]]:
+    """What tables hold of a log, row by row as they stand.
+
+    Args:
+      paths: of the files.
+      log: names the columns.
+
+    Returns:
+      Times [n] in seconds, and each column's values [n] float64, NaN where nothing was measured.
+
+    Raises:
+      UserError: a column is missing, a cell is neither number nor missing, stamps cannot be read, or
+        there are no rows.
+    """
     names = [signal.column for signal in (*log.observations, *log.actions)]
     names = list(dict.fromkeys([*names, *([log.reward] if log.reward else [])]))
     stamps, writers = ColumnWriter(), {name: ColumnWriter() for name in names}
@@ -90,14 +100,19 @@ def _samples(
                 writers[name].append(block[name])
     times = stamps.finish()
     if not len(times):
-        raise UserError(f"--dataset: {source}: expected rows under the header, found none")
+        raise UserError(f"--dataset: {paths[0]}: expected rows under the header, found none")
     if not np.isfinite(times).all():
-        raise UserError(f"--dataset: {source}: expected a time stamp in each row")
-    columns = {name: writer.finish() for name, writer in writers.items()}
+        raise UserError(f"--dataset: {paths[0]}: expected a time stamp in each row")
+    return times, {name: writer.finish() for name, writer in writers.items()}
+
+
+def _in_order(
+    times: Array, columns: dict[str, Array], source: str
+) -> tuple[Array, dict[str, Array]]:
+    """Rows with rising stamps; of those with one stamp the last one."""
     if (np.diff(times) > 0).all():
         return times, columns
     order = np.argsort(times, kind="stable")
-    # Of rows with one stamp the last one counts.
     order = order[np.append(np.diff(times[order]) > 0, True)]
     logging.warning(
         "--dataset: %s: rows are not in the order of their time stamps, or stamps occur twice: they "

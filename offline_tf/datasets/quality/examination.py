@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from offline_tf.datasets.quality import checks, overview, physics_replay
-from offline_tf.datasets.quality.findings import Finding
+from offline_tf.datasets.quality.findings import SEVERITIES, Finding
 from offline_tf.types import TaskSpec, Transitions
 
 
 def examine(
-    data: Transitions, task: TaskSpec, with_replay: bool, seed: int, threads: int
+    data: Transitions,
+    task: TaskSpec,
+    with_replay: bool,
+    seed: int,
+    threads: int,
+    of_log: Sequence[Finding] = (),
 ) -> dict[str, Any]:
-    """Returns the report as in the JSON file."""
-    findings = checks.thorough(data, task)
+    """Returns the report as in the JSON file.
+
+    Args:
+      data: the data set.
+      task: the task.
+      with_replay: whether transitions are replayed in the simulator.
+      seed: which.
+      threads: of the simulator.
+      of_log: what `log_checks` have found in the rows that became steps.
+    """
+    findings = [*of_log, *checks.thorough(data, task)]
     finite = not any(f.code.startswith("not_finite") for f in findings)
     report: dict[str, Any] = {"env": task.name, **overview.overview(data, task)}
     replayed = None
@@ -43,5 +58,6 @@ def examine(
                     "check --env, the order of the observation, and noise; or judge offline only",
                 )
             )
+    findings.sort(key=lambda finding: -SEVERITIES.index(finding.severity))
     report["findings"] = overview.as_json(findings)
     return report
