@@ -19,9 +19,10 @@ USAGE = """
 usage: python -m offline_tf.datasets.doctor --env=hopper --dataset=FILE [flags]
 
 Prints a report: sizes, returns, coverage, and faults with what they mean for training and what to
-do. With --output=FOLDER it is written there, too. For robots, transitions are replayed in the simulator
-to find the physics they were recorded in. Exit code: 0 all well, 1 warnings, 2 errors, or a file that
-cannot be read.
+do. With --output=FOLDER it is written there, too, and with --output=FILE.html as a page with pictures.
+For robots, transitions are replayed in the simulator to find the physics they were recorded in. A
+plant's log is looked at before it becomes steps. Exit code: 0 all well, 1 warnings, 2 errors, or a file
+that cannot be read.
 """
 
 
@@ -34,7 +35,9 @@ class DoctorConfig:
     observation_keys: tuple[str, ...] = shared_knobs.observation_keys_knob()
     env: str = shared_knobs.env_knob()
     output: str = knob(
-        "", "Folder for the report, doctor-NAME.txt and .json; empty: it is printed only."
+        "",
+        "Folder for the report, doctor-NAME.txt and .json, or FILE.html for a page with pictures; "
+        "empty: it is printed only.",
     )
     replay: bool = knob(True, "Replay transitions in the simulator.")
     seed: int = knob(0, "Which transitions are replayed.", low=0)
@@ -54,11 +57,13 @@ def run(config: DoctorConfig) -> int:
     from offline_tf.datasets.formats import plant_logs
     from offline_tf.datasets.quality import examination, findings, log_checks, overview
     from offline_tf.models import compilation
+    from offline_tf.reports import doctor_page
     from offline_tf.run_folder import files
 
-    folder = pathlib.Path(config.output) if config.output else None
-    if folder is not None:
-        files.check_writable(folder / "doctor.json", "output")
+    output = pathlib.Path(config.output) if config.output else None
+    is_page = output is not None and output.suffix.lower() in (".html", ".htm")
+    if output is not None:
+        files.check_writable(output if is_page else output / "doctor.json", "output")
     threads = compilation.use_threads(config.threads)
     task = tasks.get(config.env)
     of_log = []
@@ -70,11 +75,14 @@ def run(config: DoctorConfig) -> int:
     report = examination.examine(data, task, config.replay, config.seed, threads, of_log)
     text = overview.in_words(report, name)
     print(text, flush=True)
-    if folder is not None:
+    if output is not None and is_page:
+        doctor_page.write(output, report, name, data, task)
+        logging.info("%s: the report with pictures", output)
+    elif output is not None:
         stem = f"doctor-{pathlib.PurePath(name.replace('/', '-')).stem}"
-        files.write_json(folder / f"{stem}.json", report)
-        (folder / f"{stem}.txt").write_text(text + "\n", encoding="utf-8")
-        logging.info("%s: %s.txt and .json", folder, stem)
+        files.write_json(output / f"{stem}.json", report)
+        (output / f"{stem}.txt").write_text(text + "\n", encoding="utf-8")
+        logging.info("%s: %s.txt and .json", output, stem)
     ranks = (findings.SEVERITIES.index(finding["severity"]) for finding in report["findings"])
     return max(ranks, default=0)
 

@@ -45,7 +45,7 @@ _STYLE: Any = {
 }
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Gives everything that a function draws the style above."""
 
     @functools.wraps(draw)
@@ -56,7 +56,7 @@ def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return styled
 
 
-def _new(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
+def new(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, Any]:
     """A figure of so many inches, and its axes [rows, columns]."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -91,11 +91,11 @@ def svg(figure: Figure, label: str) -> str:
     return text.replace(_INK, "currentColor")
 
 
-@_styled
+@styled
 def errors(names: Sequence[str], error: Array, member_error: Array) -> Figure:
     """Held-out one-step errors by dimension; see `inspection.errors`."""
     order = np.argsort(error)[-_MOST_BARS:]
-    figure, axes = _new(6.4, 1.0 + 0.22 * len(order))
+    figure, axes = new(6.4, 1.0 + 0.22 * len(order))
     axis, at = axes[0, 0], np.arange(len(order))
     axis.barh(at, error[order], color=COLOURS[0], height=0.66, label="members' mean")
     for member in member_error:
@@ -113,10 +113,10 @@ def errors(names: Sequence[str], error: Array, member_error: Array) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def calibration(level: Array, coverage: Array) -> Figure:
     """Coverage of the models' intervals; see `inspection.calibration`."""
-    figure, axes = _new(4.2, 3.6)
+    figure, axes = new(4.2, 3.6)
     axis = axes[0, 0]
     axis.plot([0, 1], [0, 1], color=_GRID, linestyle="--", label="calibrated")
     axis.plot(level, coverage, color=COLOURS[0], alpha=0.25, linewidth=0.8)
@@ -129,12 +129,12 @@ def calibration(level: Array, coverage: Array) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def open_loop(predicted: Array, recorded: Array, drift: Array, names: Sequence[str]) -> Figure:
     """Predictions over many steps; see `inspection.open_loop`."""
     steps = np.arange(len(drift))
     dimensions = np.argsort(-recorded[:, 0].std(axis=0) / _spread(recorded))[:5]
-    figure, axes = _new(9.0, 4.8, 2, 3)
+    figure, axes = new(9.0, 4.8, 2, 3)
     axis = axes[0, 0]
     low, middle, high = np.quantile(drift, [0.25, 0.5, 0.75], axis=1)
     axis.fill_between(steps, low, high, color=COLOURS[0], alpha=0.25, linewidth=0)
@@ -165,10 +165,10 @@ def _spread(recorded: Array) -> Array:
     return np.maximum(recorded.reshape(-1, recorded.shape[-1]).std(axis=0), 1e-8)
 
 
-@_styled
+@styled
 def separation(groups: dict[str, Array], limit: float, numbers: dict[str, float]) -> Figure:
     """Disagreement of known and unknown pairs; see `measures.separation`."""
-    figure, axes = _new(6.4, 3.4)
+    figure, axes = new(6.4, 3.4)
     axis = axes[0, 0]
     positive = np.concatenate([values[values > 0] for values in groups.values()])
     if not len(positive):
@@ -195,7 +195,7 @@ def separation(groups: dict[str, Array], limit: float, numbers: dict[str, float]
     return figure
 
 
-@_styled
+@styled
 def known_map(
     x: Array,
     *,
@@ -214,7 +214,7 @@ def known_map(
       paths: (label, [.., n, 2] places; NaN where a path is over), drawn in order.
       limited: whether there is a limit, so that a ratio of 1 means something.
     """
-    figure, axes = _new(6.8, 4.8)
+    figure, axes = new(6.8, 4.8)
     axis = axes[0, 0]
     log_ratio = np.clip(np.log10(np.maximum(ratio, 1e-6)), -1.5, 1.5)
     mesh = axis.pcolormesh(
@@ -255,7 +255,7 @@ def known_map(
     return figure
 
 
-@_styled
+@styled
 def candidates(
     states: Array, keep: Array, weights: Array, names: Sequence[str], titles: Sequence[str]
 ) -> Figure:
@@ -268,7 +268,7 @@ def candidates(
       names: of the S dimensions.
       titles: of the D decisions.
     """
-    figure, axes = _new(2.9 * len(states), 4.8, 2, len(states))
+    figure, axes = new(2.9 * len(states), 4.8, 2, len(states))
     scale = np.maximum(states[:, :, 0].std(axis=(0, 1)), 1e-8)
     for column, (paths, keep_mask, weight) in enumerate(zip(states, keep, weights, strict=True)):
         dimensions = np.argsort(-paths[:, -1].std(axis=0) / scale)[:2]
@@ -295,7 +295,7 @@ def candidates(
     return figure
 
 
-@_styled
+@styled
 def curves(
     series: Sequence[tuple[str, Array, Array, Array | None]],
     title: str,
@@ -310,7 +310,7 @@ def curves(
       title, x_label, y_label: words.
       always_legend: whether a single line has a legend too.
     """
-    figure, axes = _new(4.6, 2.9)
+    figure, axes = new(4.6, 2.9)
     axis = axes[0, 0]
     for number, (label, steps, values, half) in enumerate(series):
         colour = COLOURS[number % len(COLOURS)]

@@ -63,17 +63,27 @@ def write(runs: Sequence[Run], path: pathlib.Path) -> int:
     if curves:
         body.append(f'<section><h2>Curves</h2><div class="grid">{"".join(curves)}</div></section>')
     body += [_run_section(run, picture, len(runs) > 1) for run in runs]
-    date = datetime.date.today().isoformat()
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_PAGE.read_text()}</style></head>"
-        f"<body><main>{''.join(body)}<footer>made {date} by offline_tf.report</footer></main>"
-        "</body></html>"
-    )
+    page = document(title, "".join(body), "offline_tf.report")
     with files.whole(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return len(drawn)
+
+
+def document(title: str, body: str, made_by: str) -> str:
+    """A whole page.
+
+    Args:
+      title: as text.
+      body: as HTML.
+      made_by: command that the last line names.
+    """
+    date = datetime.date.today().isoformat()
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{_PAGE.read_text()}</style></head>"
+        f"<body><main>{body}<footer>made {date} by {made_by}</footer></main></body></html>"
+    )
 
 
 def _number(value: Any) -> str:

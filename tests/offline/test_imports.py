@@ -24,7 +24,8 @@ FLOORS = (
     ("machine", "numerics", "run_folder", "tasks"),
     ("config", "export", "models"),
     ("inspection", "policies"),
-    ("datasets", "evaluation", "rendering", "reports"),
+    ("evaluation", "rendering", "reports"),
+    ("datasets",),
     ("judging",),
     ("pipeline",),
 )
