@@ -25,6 +25,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,17 +46,22 @@ _MEMORY = 2 << 30  # bytes, of an input
 class Inputs:
     """Input N, for any N."""
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: pathlib.Path, forms: Sequence[Format]) -> None:
         """Writes a sound file of each format, in a process of its own: TensorFlow's threads stay there.
+
+        Args:
+          folder: scratch.
+          forms: input N is of form N modulo their number.
 
         Raises:
           RuntimeError: one could not be made.
         """
-        paths = [folder / f"sound-{form.name}{form.suffix}" for form in FORMATS]
+        self._forms = forms
+        paths = [folder / f"sound-{form.name}{form.suffix}" for form in forms]
         child = os.fork()
         if not child:
             try:
-                for form, path in zip(FORMATS, paths, strict=True):
+                for form, path in zip(forms, paths, strict=True):
                     form.make(path)
                 os._exit(0)
             except BaseException:
@@ -68,8 +74,8 @@ class Inputs:
     def make(self, number: int) -> tuple[Format, bytes]:
         """The format and the content of an input."""
         generator = np.random.default_rng([7, number])
-        place, other = number % len(FORMATS), int(generator.integers(len(FORMATS)))
-        content, form = self._sound[place], FORMATS[place]
+        place, other = number % len(self._forms), int(generator.integers(len(self._forms)))
+        content, form = self._sound[place], self._forms[place]
         if content[:2] == b"PK" and generator.random() < form.members:
             return form, mutate_members(content, self._sound[other], generator)
         return form, mutate(content, self._sound[other], generator)
@@ -174,10 +180,19 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no batch after")
     parser.add_argument("--only", type=int, help="read this one here, with its traceback")
+    parser.add_argument(
+        "--formats", default="", help="names of formats; default: the record's, or all"
+    )
     parser.add_argument("--record", type=pathlib.Path, default=_RECORD)
     arguments = parser.parse_args()
+    record: dict[str, Any] = {"inputs": 0, "faults": []}
+    if arguments.record.exists():
+        record = json.loads(arguments.record.read_text())
+    chosen = arguments.formats.split(",") if arguments.formats else [form.name for form in FORMATS]
+    names = record.setdefault("formats", chosen)
+    forms = [form for name in names for form in FORMATS if form.name == name]
     with tempfile.TemporaryDirectory() as scratch:
-        inputs = Inputs(pathlib.Path(scratch))
+        inputs = Inputs(pathlib.Path(scratch), forms)
         if arguments.only is not None:
             form, content = inputs.make(arguments.only)
             print(f"{form.name}, {len(content)} bytes")
@@ -187,9 +202,6 @@ def main() -> int:
             except Exception:
                 traceback.print_exc()
             return 0
-        record: dict[str, Any] = {"inputs": 0, "faults": []}
-        if arguments.record.exists():
-            record = json.loads(arguments.record.read_text())
         began, before = time.monotonic(), record["inputs"]
         while (
             record["inputs"] < arguments.inputs

@@ -8,23 +8,29 @@ import pathlib
 import pickle
 import shutil
 import tempfile
+import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import tensorflow as tf
 
 from benchmarks.fuzz import torch_files
 from offline_tf import tasks
 from offline_tf.datasets import sources
-from offline_tf.datasets.formats import d4rl, minari
+from offline_tf.datasets.description import draft, table_facts
+from offline_tf.datasets.formats import d4rl, minari, plant_logs
+from offline_tf.datasets.quality import log_checks
 from offline_tf.export import prediction_files
 from offline_tf.inspection import inspect_stage
 from offline_tf.policies import foreign, foreign_normalizer, gaussian
 from offline_tf.reports import report_layout, run_contents
 from offline_tf.run_folder.record import RunRecord
+from offline_tf.tasks.plants import plant_file
 from offline_tf.types import TaskSpec, Transitions, UserError
 
 MARK = "code_ran"  # a file that hostile ones would make
@@ -120,6 +126,87 @@ def _csv(path: pathlib.Path) -> None:
     rows = np.concatenate([data.observations, data.actions, data.rewards[:, None], ends], axis=1)
     lines = [",".join(map(str, row)) for row in rows]
     path.write_text("\n".join([",".join(names), *lines]) + "\n")
+
+
+def _table(names: Sequence[str]) -> pa.Table:
+    data = _transitions()
+    rows = np.concatenate([data.observations, data.actions, data.rewards[:, None]], axis=1)
+    columns = dict(zip((*names, "reward"), rows.T, strict=True))
+    return pa.table(columns | {"timeout": data.timeouts, "episode": np.arange(_ROWS) // 20})
+
+
+def _parquet(path: pathlib.Path) -> None:
+    task = _task()
+    names = (*task.observation_names, *task.action_names)
+    pyarrow.parquet.write_table(_table(names), path, row_group_size=25)
+
+
+def _lerobot(path: pathlib.Path) -> None:
+    data = _transitions()
+    columns = {
+        "observation.state": list(data.observations),
+        "action": list(data.actions),
+        "next.reward": data.rewards,
+        "next.done": data.timeouts,
+        "episode_index": np.arange(_ROWS) // 20,
+    }
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pa.table(columns), file)
+    features = {name: {"dtype": "float32"} for name in columns}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("arm/meta/info.json", json.dumps({"features": features}))
+        archive.writestr("arm/data/chunk-000/file-000.parquet", file.getvalue())
+
+
+def _read_lerobot(path: pathlib.Path) -> None:
+    folder = path.with_suffix("")
+    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+        archive.extractall(folder)
+    try:
+        sources.load(str(folder / "arm"), _task())
+    finally:
+        shutil.rmtree(folder)
+
+
+_PLANT = """name = "p"
+step_seconds = 10
+history = 2
+[log]
+time = "time"
+time_format = "%d.%m.%Y %H:%M:%S"
+[[observations]]
+name = "level"
+column = "Level [m]"
+[[actions]]
+name = "valve"
+low = 0
+high = 1
+[reward]
+expression = "-(level - 1.5)**2 - 0.1 * abs(valve - before(valve))"
+[termination]
+expression = "level > 4 and not level < 1"
+"""
+
+
+def _plant_log(path: pathlib.Path) -> None:
+    lines = ["time;Level [m];valve;note"]
+    for step in range(_ROWS):
+        minute, second = divmod(10 * step, 60)
+        level = str(round(1 + 0.1 * np.sin(step), 3)).replace(".", ",")
+        lines.append(f"13.03.2024 10:{minute:02d}:{second:02d};{level};{step // 7 % 2};ok")
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _read_plant_log(path: pathlib.Path) -> None:
+    task = plant_file.task_of(tomllib.loads(_PLANT), "plant.toml")
+    log_checks.find(*plant_logs.samples([path], task.log), task)
+    sources.load(str(path), task)
+
+
+def _read_plant(path: pathlib.Path) -> None:
+    log = path.with_suffix(".csv")
+    _plant_log(log)
+    sources.load(str(log), plant_file.read(path))
 
 
 def _policy(path: pathlib.Path) -> None:
@@ -245,4 +332,11 @@ FORMATS = (
     Format("observations_csv", ".csv", _observations, _predicted),
     Format("observations_npz", ".npz", _observations, _predicted),
     Format("run_folder", ".zip", _run_folder, _read_run, members=1.0),
+    Format("parquet", ".parquet", _parquet, _load),
+    Format("lerobot", ".zip", _lerobot, _read_lerobot, members=1.0),
+    Format("plant_log", ".csv", _plant_log, _read_plant_log),
+    Format("plant_toml", ".toml", lambda path: path.write_text(_PLANT), _read_plant),
+    Format(
+        "described", ".csv", _plant_log, lambda path: draft.write(table_facts.find(path), "p", 0)
+    ),
 )

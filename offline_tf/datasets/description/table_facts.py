@@ -254,9 +254,10 @@ def _delays(
     times: Array, values: dict[str, Array], columns: list[Column], step: float
 ) -> list[Delay]:
     """After how many steps a measurement's change goes with an action's change, by correlation."""
-    grid = np.arange(times[0] + step, times[-1], step)
-    if len(grid) < 4 * _LONGEST_LAG:
+    count = min(int((times[-1] - times[0]) / step), MOST_ROWS)
+    if count < 4 * _LONGEST_LAG:
         return []
+    grid = times[0] + step * np.arange(1, count)
 
     def changes(name: str) -> Array:
         known = np.isfinite(values[name])

@@ -21,6 +21,7 @@ from offline_tf.numerics.large_columns import ColumnWriter, blocks
 from offline_tf.types import Array, LogSpec, Signal, TaskSpec, Transitions, UserError
 
 _DAY = 86_400.0
+_MOST_STEPS, _STEPS_PER_ROW = 1_000_000, 100
 
 
 def read(paths: Sequence[pathlib.Path], task: TaskSpec) -> Transitions:
@@ -43,6 +44,7 @@ def read(paths: Sequence[pathlib.Path], task: TaskSpec) -> Transitions:
             f"--dataset: {source}: expected a log of several steps of {task.dt:g} s, got "
             f"{times[-1] - times[0]:g} s"
         )
+    _check_span(times, count, task.dt, source)
     grid = times[0] + task.dt * np.arange(count + 1)  # [G + 1]
     known = resampling.age(times, grid) <= log.max_gap_seconds
     observed, commanded = [], []
@@ -68,6 +70,22 @@ def read(paths: Sequence[pathlib.Path], task: TaskSpec) -> Transitions:
     data = _transitions(states, actions, rewards, steps, log.history, task, source)
     _tell(data, count, int((~moving).sum()), source)
     return data
+
+
+def _check_span(times: Array, count: int, step: float, source: str) -> None:
+    """Refuses a log in which a stamp far off would make millions of empty steps.
+
+    Raises:
+      UserError: it has so many more steps than rows.
+    """
+    if count <= max(_MOST_STEPS, _STEPS_PER_ROW * len(times)):
+        return
+    at = int(np.argmax(np.diff(times)))
+    raise UserError(
+        f"--dataset: {source}: {len(times):,} rows span {count:,} steps of {step:g} s; between the "
+        f"rows {at + 1:,} and {at + 2:,} in time lie {times[at + 1] - times[at]:,.0f} s. Is a stamp "
+        "wrong, or step_seconds too short?"
+    )
 
 
 def samples(paths: Sequence[pathlib.Path], log: LogSpec) -> tuple[Array, dict[str, Array]]:

@@ -340,7 +340,7 @@ def _held(rows: Rows, values: Array) -> Array:
     times, known = _known(rows.times, values)
     unique = np.append(np.diff(times) > 0, True)
     first, last = float(np.min(rows.times)), float(np.max(rows.times))
-    count = min(int((last - first) / rows.task.dt), _MOST_ROWS)
+    count = min(max(int((last - first) / rows.task.dt), 1), _MOST_ROWS)
     grid = first + rows.task.dt * np.arange(count)
     held = resampling.last(times[unique], known[unique], grid)
     return np.where(resampling.age(times[unique], grid) <= rows.log.max_gap_seconds, held, np.nan)

@@ -245,6 +245,7 @@ def test_a_description_that_is_wrong_is_named(tmp_path, change, message):
         ([(10 * k, "", 1) for k in range(9)], r"column 'Level \[m\]' holds no number"),
         ([(10 * k, "x", 1) for k in range(9)], r"line 2: expected a number, got Level \[m\]='x'"),
         ([("now", 1, 1)], "expected time stamps of the form 'seconds'"),
+        ([(0, 1, 1), (10, 1, 1), (1e11, 1, 1)], "rows 2 and 3 in time lie .*Is a stamp wrong"),
     ],
 )
 def test_a_log_that_gives_no_steps_is_named(tmp_path, rows, message):
