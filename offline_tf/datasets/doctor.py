@@ -66,12 +66,12 @@ def run(config: DoctorConfig) -> int:
         files.check_writable(output if is_page else output / "doctor.json", "output")
     threads = compilation.use_threads(config.threads)
     task = tasks.get(config.env)
-    of_log = []
-    if task.log is not None and (paths := sources.tables_of(config.dataset)):
-        of_log = log_checks.find(*plant_logs.samples(paths, task.log), task)
     data, name = sources.load(
         config.dataset, task, Reading(config.columns, config.observation_keys)
     )
+    of_log = []
+    if task.log is not None and (paths := sources.tables_of(config.dataset)):
+        of_log = log_checks.find(*plant_logs.samples(paths, task.log), task)
     report = examination.examine(data, task, config.replay, config.seed, threads, of_log)
     text = overview.in_words(report, name)
     print(text, flush=True)

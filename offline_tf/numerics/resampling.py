@@ -21,21 +21,38 @@ def linear(times: Array, values: Array, grid: Array) -> Array:
     return np.interp(grid, times, values, left=np.nan, right=np.nan)
 
 
-def mean(times: Array, values: Array, begins: Array, ends: Array) -> Array:
-    """[g] the mean of the held signal over [begin, end), weighted by time; NaN before the first sample.
+def sample_mean(times: Array, values: Array, begins: Array, ends: Array) -> Array:
+    """[g] the mean of the samples in (begin, end]; where there is none, the newest value before.
 
     Args:
       times, values: of the samples.
-      begins, ends: [g], of each stretch; ends > begins.
+      begins, ends: [g], of each stretch.
     """
-    integral = np.concatenate([[0.0], np.cumsum(values[:-1] * np.diff(times))])  # [n] up to each
+    first = np.searchsorted(times, begins, side="right")
+    beyond = np.searchsorted(times, ends, side="right")
+    # Sums of each stretch alone: one absurd value spoils no other.
+    marks = np.stack([first, beyond], axis=1).reshape(-1)
+    sums = np.add.reduceat(np.append(values, 0.0), marks)[::2]
+    count = np.maximum(beyond - first, 1)
+    return np.where(beyond > first, sums / count, last(times, values, ends))
 
-    def up_to(moments: Array) -> Array:
-        at = np.clip(np.searchsorted(times, moments, side="right") - 1, 0, None)
-        return integral[at] + values[at] * (moments - times[at])
 
-    found = (up_to(ends) - up_to(begins)) / (ends - begins)
-    return np.where(begins >= times[0], found, np.nan)
+def held_mean(times: Array, values: Array, edges: Array) -> Array:
+    """[g - 1] the mean of the held signal between neighbouring edges, weighted by time.
+
+    Args:
+      times, values: of the samples.
+      edges: [g], rising.
+
+    Returns:
+      NaN before the first sample.
+    """
+    moments = np.concatenate([edges, times[(times > edges[0]) & (times < edges[-1])]])
+    order = np.argsort(moments, kind="stable")
+    moments = moments[order]
+    held = last(times, values, moments[:-1]) * np.diff(moments)
+    begins = np.flatnonzero(order < len(edges))[:-1]
+    return np.add.reduceat(held, begins) / np.diff(edges)
 
 
 def age(times: Array, grid: Array) -> Array:

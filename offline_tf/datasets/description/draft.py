@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import keyword
 import math
 import re
 import unicodedata
@@ -16,6 +17,7 @@ _SPELLED = str.maketrans(
     {"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue"}
 )
 _PERCENT = "%"
+_COST = re.compile(r"cost|loss|penalty", re.I)
 
 
 def identifier(name: str) -> str:
@@ -23,6 +25,8 @@ def identifier(name: str) -> str:
     plain = _UNIT.sub("", name).translate(_SPELLED)
     plain = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
     plain = re.sub(r"\W+", "_", plain).strip("_").lower()
+    if keyword.iskeyword(plain):
+        return f"{plain}_"
     return plain if plain and not plain[0].isdigit() else f"x_{plain}".rstrip("_")
 
 
@@ -80,10 +84,8 @@ def write(facts: Facts, name: str, history: int) -> str:
     for column in facts.of_kind("action"):
         lower, upper = _bounds(column)
         lines += ["", "[[actions]]", *_signal(column, names)]
-        lines.append(
-            f"low = {_number(lower)}  # logged: {_number(column.low)} to {_number(column.high)}"
-        )
-        lines.append(f"high = {_number(upper)}")
+        lines.append(f"low = {lower!r}  # logged: {_number(column.low)} to {_number(column.high)}")
+        lines.append(f"high = {upper!r}")
     lines += ["", *_reward(facts, names), ""]
     lines += ["# When an episode is over for good; without it nothing ends.", "# [termination]"]
     lines.append('# expression = "level > 4.5"')
@@ -135,7 +137,15 @@ def _bounds(column: Column) -> tuple[float, float]:
 
 def _reward(facts: Facts, names: dict[str, str]) -> list[str]:
     if rewards := facts.of_kind("reward"):
-        return ["[reward]", f"column = {_text(rewards[0].name)}  # {rewards[0].why}"]
+        lines = [
+            "# A reward is raised: for a column of costs, leave [reward] out or turn its sign."
+        ]
+        for number, column in enumerate(rewards):
+            is_taken = number == 0 and not _COST.search(column.name)
+            lines += ["[reward]"] if is_taken else ["# [reward]"]
+            entry = f"column = {_text(column.name)}  # {column.why}"
+            lines.append(entry if is_taken else f"# {entry}")
+        return lines
     measured = [names[column.name] for column in facts.of_kind("observation")] or ["x"]
     return [
         "# What is wanted, as arithmetic over the names above; before(x) is x before the step.",

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from offline_tf.datasets.formats import timestamps
+from offline_tf.datasets.formats.dialects import FLAGS, MISSING, as_number
 from offline_tf.datasets.formats.tables import Table
 from offline_tf.numerics import resampling
 from offline_tf.types import Array, UserError
@@ -164,14 +165,10 @@ def _time_column(table: Table, samples: dict[str, list[str]], given: str) -> tup
 
 
 def _is_numeric(cells: list[str]) -> bool:
-    """Whether most cells of a sample are numbers; the others may be missing."""
-    numbers = 0
-    for cell in cells:
-        try:
-            numbers += np.isfinite(float(cell.replace(",", ".")))
-        except ValueError:
-            continue
-    return numbers > 0.5 * len(cells)
+    """Whether most cells of a sample that are not missing are numbers or flags."""
+    known = [cell for cell in cells if cell not in MISSING]
+    values = [cell in FLAGS or as_number(cell, ",") is not None for cell in known]
+    return sum(values) > 0.5 * len(known)
 
 
 def _read(
@@ -190,6 +187,8 @@ def _read(
             break
     if not count:
         raise UserError(f"--table: expected rows under the header of {table.path}, found none")
+    if not all(np.isfinite(part).all() for part in stamps):
+        raise UserError(f"--table: expected a time stamp in each row of {table.path}")
     return (
         np.concatenate(stamps),
         {name: np.concatenate(part) for name, part in parts.items()},
@@ -200,7 +199,7 @@ def _read(
 def _step(low: float, middle: float, high: float) -> float:
     """Regular rows: their distance. Others: a round number of some rows."""
     if high <= 1.05 * low:
-        return round(middle, 3)
+        return float(f"{middle:.6g}")
     return float(next((step for step in _STEPS if step >= 4.0 * middle), _STEPS[-1]))
 
 

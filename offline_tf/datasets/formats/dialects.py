@@ -13,6 +13,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
+FLAGS = {"True": 1.0, "true": 1.0, "TRUE": 1.0, "False": 0.0, "false": 0.0, "FALSE": 0.0}
+# Cells in which nothing was measured, as logs of plants have them.
+MISSING = ("", "NaN", "nan", "NA", "N/A", "#N/A", "null", "NULL", "None", "none", "-", "Bad", "bad")
 _DELIMITERS = (",", ";", "\t", "|")
 _WORDS_OF_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _SAMPLE_CHARACTERS, _SAMPLE_LINES = 1 << 18, 1000
@@ -34,12 +37,16 @@ class Dialect(NamedTuple):
       decimal: the sign in numbers, a point or a comma.
       has_header: whether the first line holds names.
       encoding: of the text, as Python calls it.
+      lines_before: lines up to the first row of data, the header's among them.
+      has_quotes: whether cells stand in quotes, and may hold ends of lines.
     """
 
     delimiter: str
     decimal: str
     has_header: bool
     encoding: str
+    lines_before: int = 0
+    has_quotes: bool = False
 
     def in_words(self) -> str:
         """What is unusual about it; empty for commas, decimal points and UTF-8."""
@@ -90,10 +97,39 @@ def sniff(path: pathlib.Path) -> tuple[Dialect, list[list[str]]]:
         lines = lines[:-1] or lines  # the last one may be cut
     lines = lines[:_SAMPLE_LINES]
     delimiter = max(_DELIMITERS, key=lambda sign: _fit(lines, sign))
-    rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    reader = csv.reader(lines, delimiter=delimiter)
+    rows: list[list[str]] = []
+    lines_before = 0
+    for row in reader:
+        if row and not rows:
+            lines_before = reader.line_num
+        if row:
+            rows.append(row)
     decimal = "," if delimiter != "," and _has_decimal_commas(rows[1:] or rows) else "."
-    has_header = bool(rows) and any(as_number(cell, decimal) is None for cell in rows[0])
-    return Dialect(delimiter, decimal, has_header, encoding), rows
+    has_header = _is_header(rows, decimal)
+    before = lines_before if has_header else 0
+    return Dialect(delimiter, decimal, has_header, encoding, before, '"' in text), rows
+
+
+def _is_header(rows: Sequence[Sequence[str]], decimal: str) -> bool:
+    """Whether the first row holds names: one stands where the second row has a number.
+
+    A table of one row, or of text alone, has a header unless that row is numbers and flags.
+    """
+    if not rows:
+        return False
+    first = [_is_value(cell, decimal) for cell in rows[0]]
+    if len(rows) > 1:
+        second = [_is_value(cell, decimal) for cell in rows[1]]
+        if any(second):
+            return any(b and not a for a, b in zip(first, second, strict=False))
+    return not all(first)
+
+
+def _is_value(cell: str, decimal: str) -> bool:
+    """Whether a cell is a number, a flag or a missing value."""
+    cell = cell.strip()
+    return cell in FLAGS or cell in MISSING or as_number(cell, decimal) is not None
 
 
 def _encoding(path: pathlib.Path) -> str:

@@ -18,7 +18,8 @@ _SHUFFLED = 0.9  # share of rows that the next one does not follow, above which 
 def find(columns: Mapping[str, Any], source: str) -> tuple[Array, Array]:
     """Terminals and timeouts of rows, from a file's columns.
 
-    "dones" are ends of either kind: terminal where they are no timeouts. What the columns say of cuts
+    "dones" are ends of either kind: cuts where terminals are known, else terminal where they are no
+    timeouts. What the columns say of cuts
     is taken in this order: timeouts; episodes (an episode ends where the next row's name is another)
     and starts; next_observations (it ends where they are not the next row's observations); terminals
     alone. Where hardly any row follows the one before, the rows are shuffled, and each is an episode
@@ -42,16 +43,22 @@ def find(columns: Mapping[str, Any], source: str) -> tuple[Array, Array]:
     if "timeouts" in columns:
         timeouts = flags(columns["timeouts"], "timeouts", source)
     if "dones" in columns:
-        terminals |= flags(columns["dones"], "dones", source) & ~timeouts
+        dones = flags(columns["dones"], "dones", source)
+        if "terminals" in columns:  # what ended otherwise was cut
+            timeouts |= dones & ~terminals
+        else:
+            terminals |= dones & ~timeouts
     named = [name for name in ("episodes", "starts") if name in columns]
+    if "starts" in named and _are_row_numbers(columns["starts"], count):
+        named.remove("starts")
     if named:
         for name in named:
             cut = _before_others if name == "episodes" else _before_starts
             timeouts |= cut(columns[name], count, source) & ~terminals
         timeouts[-1] |= not terminals[-1]
     elif "timeouts" not in columns and "next_observations" in columns:
-        timeouts = _where_rows_do_not_follow(columns, terminals, source)
-    elif "timeouts" not in columns and not terminals.any():
+        timeouts |= _where_rows_do_not_follow(columns, terminals, source)
+    elif "timeouts" not in columns and not (terminals | timeouts).any():
         raise UserError(
             f"--dataset: {source} has no timeouts and no terminals, so episodes cannot be told "
             "apart; add a boolean column 'timeouts' that is true on each episode's last row, or "
@@ -83,6 +90,13 @@ def _before_others(names: Any, count: int, source: str) -> Array:
             f"--dataset: {source} has {count} observations but {len(values)} names of episodes"
         )
     return np.append(values[1:] != values[:-1], True)
+
+
+def _are_row_numbers(values: Any, count: int) -> bool:
+    """Whether a column numbers the rows, as pandas' index does."""
+    if len(values) != count or count < 2:
+        return False
+    return bool((np.asarray(values[:]).reshape(-1) == np.arange(count)).all())
 
 
 def _before_starts(starts: Any, count: int, source: str) -> Array:

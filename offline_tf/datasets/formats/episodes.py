@@ -110,7 +110,11 @@ def _episode(
         name: _flags(arrays.pop(name, None), steps, name, source)
         for name in ("terminals", "timeouts", "dones")
     }
-    flags["terminals"] |= flags.pop("dones") & ~flags["timeouts"]
+    dones = flags.pop("dones")
+    if "terminals" in named:  # what ended otherwise was cut
+        flags["timeouts"] |= dones & ~flags["terminals"]
+    else:
+        flags["terminals"] |= dones & ~flags["timeouts"]
     arrays |= flags
     if steps and not flags["terminals"][-1]:
         arrays["timeouts"][-1] = True

@@ -59,7 +59,7 @@ class _Member:
             self._whole = flat.reshape(self.shape[::-1]).T
         if self._whole is not None:
             return self._whole[rows]
-        start, stop = min(rows.start, len(self)), min(rows.stop, len(self))
+        start, stop, _ = rows.indices(len(self))
         self._file.seek(self._start + self._row * start)
         part = self._file.read(self._row * (stop - start))
         if len(part) < self._row * (stop - start):

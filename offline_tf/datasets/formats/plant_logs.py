@@ -1,8 +1,9 @@
 """A plant's log, rows with time stamps, as steps of equal length; see `types.LogSpec`.
 
-A step k lasts from t_k to t_k + dt. Its observation is what was measured until t_k, its action what
-was commanded on average during the step, and its next observation what was measured until t_k + dt. A
-log is cut where it is silent for too long.
+A step k lasts from t_k to t_k + dt. Its observation is what was measured until t_k: the mean of the
+samples since t_k - dt, that at t_k among them, or the last one. Its action is what was commanded on
+average during the step, its next observation what was measured until t_k + dt. A log is cut where it
+is silent for too long.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from offline_tf.numerics.large_columns import ColumnWriter, blocks
 from offline_tf.types import Array, LogSpec, Signal, TaskSpec, Transitions, UserError
 
 _DAY = 86_400.0
+_ROUNDING = 1e-3  # of a step
 _MOST_STEPS, _STEPS_PER_ROW = 1_000_000, 100
 
 
@@ -38,7 +40,7 @@ def read(paths: Sequence[pathlib.Path], task: TaskSpec) -> Transitions:
     assert task.log is not None
     log, source = task.log, str(paths[0])
     times, columns = _in_order(*samples(paths, log), source)
-    count = int((times[-1] - times[0]) // task.dt)
+    count = int((times[-1] - times[0]) / task.dt + _ROUNDING)
     if count < 2:
         raise UserError(
             f"--dataset: {source}: expected a log of several steps of {task.dt:g} s, got "
@@ -46,6 +48,7 @@ def read(paths: Sequence[pathlib.Path], task: TaskSpec) -> Transitions:
         )
     _check_span(times, count, task.dt, source)
     grid = times[0] + task.dt * np.arange(count + 1)  # [G + 1]
+    times = _snapped(times, times[0], task.dt)
     known = resampling.age(times, grid) <= log.max_gap_seconds
     observed, commanded = [], []
     for signal in log.observations:
@@ -127,23 +130,24 @@ def samples(paths: Sequence[pathlib.Path], log: LogSpec) -> tuple[Array, dict[st
 def _in_order(
     times: Array, columns: dict[str, Array], source: str
 ) -> tuple[Array, dict[str, Array]]:
-    """Rows with rising stamps; of those with one stamp the last one."""
-    if (np.diff(times) > 0).all():
+    """Rows in the order of their stamps."""
+    if (np.diff(times) >= 0).all():
         return times, columns
     order = np.argsort(times, kind="stable")
-    order = order[np.append(np.diff(times[order]) > 0, True)]
     logging.warning(
-        "--dataset: %s: rows are not in the order of their time stamps, or stamps occur twice: they "
-        "are sorted, and %d of %d rows left out",
-        source,
-        len(times) - len(order),
-        len(times),
+        "--dataset: %s: rows are not in the order of their time stamps; they are sorted", source
     )
     return times[order], {name: values[order] for name, values in columns.items()}
 
 
+def _snapped(times: Array, start: float, step: float) -> Array:
+    """Times that are those of the grid but for rounding, made equal to them."""
+    nearest = start + step * np.round((times - start) / step)
+    return np.where(np.abs(times - nearest) < _ROUNDING * step, nearest, times)
+
+
 def _of_signal(times: Array, values: Array, signal: Signal) -> tuple[Array, Array]:
-    """The samples in which a signal was measured.
+    """The samples in which a signal was measured; of those with one stamp the last one.
 
     Raises:
       UserError: there is none.
@@ -151,19 +155,23 @@ def _of_signal(times: Array, values: Array, signal: Signal) -> tuple[Array, Arra
     measured = np.isfinite(values)
     if not measured.any():
         raise UserError(f"--dataset: the column {signal.column!r} holds no number at all")
-    return times[measured], values[measured]
+    times, values = times[measured], values[measured]
+    newest = np.append(np.diff(times) > 0, True)
+    return times[newest], values[newest]
 
 
 def _measured(
     times: Array, values: Array, signal: Signal, grid: Array, step: float
 ) -> tuple[Array, Array]:
-    """A measurement at each grid time, of what was seen until then, and whether it is known."""
+    """A measurement at each grid time, of what was seen until then, and whether it is known.
+
+    "linear" looks ahead, to the next sample.
+    """
     times, values = _of_signal(times, values, signal)
     is_known = resampling.age(times, grid) <= signal.hold_seconds
     if signal.resample == "mean":
-        found = resampling.mean(times, values, grid - step, grid)
-        # A first step has no whole stretch before it.
-        found = np.where(np.isnan(found), resampling.last(times, values, grid), found)
+        begins = np.append(grid[0] - step, grid[:-1])
+        found = resampling.sample_mean(times, values, begins, grid)
     elif signal.resample == "last":
         found = resampling.last(times, values, grid)
     else:
@@ -176,7 +184,7 @@ def _commanded(times: Array, values: Array, signal: Signal, grid: Array) -> tupl
     times, values = _of_signal(times, values, signal)
     is_known = resampling.age(times, grid[:-1]) <= signal.hold_seconds
     if signal.resample == "mean":
-        found = resampling.mean(times, values, grid[:-1], grid[1:])
+        found = resampling.held_mean(times, values, grid)
     elif signal.resample == "last":
         found = resampling.last(times, values, grid[:-1])
     else:

@@ -189,6 +189,8 @@ def _append(
             with np.errstate(over="ignore"):  # beyond float32 is infinite; the doctor names it
                 writers[name].append((part[:, 0] if name in _OF_A_ROW else part).astype(np.float32))
         count = len(block[numbers[0]])
+        if not count:
+            continue
         begins = np.zeros(count, np.int32)
         if name_of_episode:
             words = block[name_of_episode]

@@ -16,16 +16,17 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from offline_tf.datasets.formats import columns, dialects
-from offline_tf.datasets.formats.dialects import Dialect
+from offline_tf.datasets.formats.dialects import FLAGS, MISSING, Dialect
 from offline_tf.types import Array, UserError
 
 _TEXT, _PARQUET = (".csv", ".tsv", ".txt", ".dat"), (".parquet", ".pq")
 _PACKED = (".gz", ".bz2", ".xz")
 _BLOCK_BYTES, _BLOCK_ROWS = 1 << 22, 65_536
 _SAMPLE = 1000
-_FLAGS = {"True": 1.0, "true": 1.0, "TRUE": 1.0, "False": 0.0, "false": 0.0, "FALSE": 0.0}
-# Cells in which nothing was measured, as logs of plants have them.
-MISSING = ("", "NaN", "nan", "NA", "N/A", "#N/A", "null", "NULL", "None", "none", "-", "Bad", "bad")
+# As pyarrow compares them, with blanks around.
+_MISSING = [
+    f"{before}{word}{after}" for word in MISSING for before in ("", " ") for after in ("", " ")
+]
 
 
 def is_table(path: pathlib.Path) -> bool:
@@ -119,13 +120,12 @@ class Table:
                 for at, name in enumerate(self.names)
             }
         found: dict[str, list[str]] = {name: [] for name in self.names}
-        for batch in self._batches(
-            {name: i for i, name in enumerate(self.names)}, frozenset(), True
-        ):
-            for name, array in zip(self.names, batch.columns, strict=True):
-                cells = array.slice(0, _SAMPLE).to_pylist()
-                found[name] = ["" if cell is None else str(cell) for cell in cells]
-            break
+        try:
+            batches = self._batches({n: i for i, n in enumerate(self.names)}, frozenset(), True)
+            for name, array in zip(self.names, next(batches, pa.table({})).columns, strict=False):
+                found[name] = [cell or "" for cell in _words(array.slice(0, _SAMPLE))]
+        except Exception as error:  # as in __init__
+            raise UserError(self._unreadable(error)) from None
         return found
 
     def _batches(
@@ -147,15 +147,18 @@ class Table:
         }
         read_options = pyarrow.csv.ReadOptions(
             column_names=[str(at) for at in range(len(self.names))],
-            skip_rows=int(self.dialect.has_header),
+            skip_rows=self.dialect.lines_before,
             block_size=_BLOCK_BYTES,
             encoding=self.dialect.encoding.removesuffix("-sig"),
         )
-        parse_options = pyarrow.csv.ParseOptions(delimiter=self.dialect.delimiter)
+        parse_options = pyarrow.csv.ParseOptions(
+            delimiter=self.dialect.delimiter, newlines_in_values=self.dialect.has_quotes
+        )
         convert_options = pyarrow.csv.ConvertOptions(
             include_columns=keys,
             column_types=kinds,
-            null_values=list(MISSING) if allow_missing else [],
+            null_values=_MISSING if allow_missing else [],
+            strings_can_be_null=allow_missing,
             decimal_point=self.dialect.decimal,
         )
         with (
@@ -167,7 +170,8 @@ class Table:
     def _is_flag(self, at: int) -> bool:
         """Whether the first cells of a column are True and False."""
         cells = [row[at].strip() for row in self._sample if at < len(row)]
-        return bool(cells) and all(cell in _FLAGS for cell in cells)
+        cells = [cell for cell in cells if cell not in MISSING]
+        return bool(cells) and all(cell in FLAGS for cell in cells)
 
     def _bad_cell(self, numbers: Sequence[str], missing: Sequence[str]) -> str:
         """The line that says which cell of a text table is no number; empty where none is seen."""
@@ -182,7 +186,7 @@ class Table:
                     for name in numbers if row else ():
                         at = self.names.index(name)
                         cell = row[at].strip() if at < len(row) else "nothing"
-                        if cell in missing or (cell in _FLAGS and self._is_flag(at)):
+                        if cell in missing or (cell in FLAGS and self._is_flag(at)):
                             continue
                         if dialects.as_number(cell, self.dialect.decimal) is None:
                             return (
@@ -213,11 +217,18 @@ def _numbers(array: pa.Array) -> Array:
             raise ValueError("a column of lists has lists of several lengths")
         return _numbers(array.flatten()).reshape(len(array), -1)
     if pa.types.is_string(kind):
-        flags = [_FLAGS.get(cell.strip(), cell) for cell in array.to_pylist()]
+        cells = [None if cell is None else cell.strip() for cell in array.to_pylist()]
+        flags = [np.nan if cell is None else FLAGS.get(cell, cell) for cell in cells]
         return np.array([float(flag) for flag in flags], np.float64)
-    return pc.cast(array, pa.float64()).to_numpy(zero_copy_only=False)
+    return pc.cast(array, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 
 def _words(array: pa.Array) -> Array:
     """[n] of str; None where there is no cell."""
+    if isinstance(array, pa.DictionaryArray):
+        array = array.dictionary_decode()
+    if pa.types.is_timestamp(array.type):  # to digits that can be read back
+        array = array.cast(pa.timestamp("us", array.type.tz), safe=False)
+    if pa.types.is_nested(array.type) or pa.types.is_binary(array.type):
+        return np.full(len(array), "", object)
     return pc.cast(array, pa.string()).to_numpy(zero_copy_only=False)

@@ -234,6 +234,8 @@ def clipped(rows: Rows) -> Iterator[Finding]:
             answer = _held(rows, measured)
             both = np.isfinite(command) & np.isfinite(answer)
             asked, seen = command[both], answer[both]
+            if len(asked) < _LEAST_ROWS:
+                continue
             inner = (asked > np.quantile(asked, 0.2)) & (asked < np.quantile(asked, 0.8))
             if inner.sum() < 50 or min(asked[inner].std(), seen[inner].std()) == 0.0:
                 continue
@@ -343,7 +345,12 @@ def _held(rows: Rows, values: Array) -> Array:
     count = min(max(int((last - first) / rows.task.dt), 1), _MOST_ROWS)
     grid = first + rows.task.dt * np.arange(count)
     held = resampling.last(times[unique], known[unique], grid)
-    return np.where(resampling.age(times[unique], grid) <= rows.log.max_gap_seconds, held, np.nan)
+    hold = next(
+        signal.hold_seconds
+        for signal in (*rows.log.observations, *rows.log.actions)
+        if rows.signals[signal.name] is values
+    )
+    return np.where(resampling.age(times[unique], grid) <= hold, held, np.nan)
 
 
 def _shifted(values: Array) -> Array:

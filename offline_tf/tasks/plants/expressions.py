@@ -20,6 +20,7 @@ import tensorflow as tf
 from offline_tf.types import Tensor, UserError
 
 _DEEPEST = 100
+_LARGEST = 1e38  # of float32
 _CONSTANTS = {"pi": math.pi}
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: lambda a, b: a + b,
@@ -102,7 +103,7 @@ def parse(text: str, known: Collection[str], where: str) -> Expression:
         _collect(body, after, before)
     except _Refused as error:
         raise UserError(f"{where}: {error} in {text[:100]!r}") from None
-    unknown = sorted((after | before) - set(known) - set(_CONSTANTS))
+    unknown = sorted((after - set(_CONSTANTS) | before) - set(known))
     if unknown:
         raise UserError(
             f"{where}: unknown names {', '.join(unknown)} in {text[:100]!r}; known are "
@@ -129,7 +130,8 @@ def _collect(node: ast.AST, after: set[str], before: set[str]) -> None:
         after.add(node.id)
         return
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        if not math.isfinite(float(str(node.value))):
+        number: Any = node.value
+        if not abs(number) < _LARGEST:
             raise _Refused("a number that is not finite")
         return
     if isinstance(node, ast.Call):

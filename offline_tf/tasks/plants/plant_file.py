@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import difflib
+import keyword
 import math
 import pathlib
 import re
@@ -91,6 +92,12 @@ def task_of(content: Mapping[str, Any], where: str) -> TaskSpec:
     observations = _signals(top["observations"], _SIGNAL, "observations", gap, where)
     actions = _signals(top["actions"], _ACTION, "actions", gap, where)
     names = [signal.name for signal in (*observations, *actions)]
+    if any(signal.column == log["time"] for signal in (*observations, *actions)):
+        raise UserError(
+            f"{where}: the column {log['time']!r} holds the time stamps, and is no signal"
+        )
+    if log.get("idle_seconds", 0.0) < 0:
+        raise UserError(f"{where}: idle_seconds: expected 0 or more, got {log['idle_seconds']}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{where}: several signals are called {', '.join(twice)}; name each once")
     history = top.get("history", 1)
@@ -160,7 +167,7 @@ def _checked(
         kind = kinds[key]
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         good = is_number if kind is float else type(value) is kind
-        if not good or (is_number and not math.isfinite(value)):
+        if not good or (is_number and not abs(value) < 1e300):
             raise UserError(
                 f"{where}: expected {_WORDS.get(kind, 'a table')} for {key}, got {value!r:.50}"
             )
@@ -182,7 +189,7 @@ def _signals(
         place = f"{where}: [[{kind}]] {number + 1}"
         values = _checked(part, kinds, place, needed=("name",))
         name = values["name"]
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) or keyword.iskeyword(name) or name in TIME_OF_DAY:
             raise UserError(
                 f"{place}: expected a name of letters, digits and _ for expressions, got {name!r}; "
                 "what the table calls it goes to 'column'"

@@ -35,6 +35,18 @@ def test_an_end_of_either_kind_is_terminal_where_it_is_no_timeout():
     np.testing.assert_array_equal(timeouts, [0, 0, 1, 0, 0, 0])
 
 
+def test_other_ends_are_cuts_where_terminals_are_known():
+    terminals, timeouts = found(dones=LAST, terminals=np.array([0, 0, 1, 0, 0, 0]))
+    np.testing.assert_array_equal(terminals, [0, 0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(timeouts, [0, 0, 0, 1, 0, 1])
+
+
+def test_numbers_of_rows_start_no_episodes():
+    terminals, timeouts = found(starts=np.arange(6), next_observations=following())
+    assert not terminals.any()
+    np.testing.assert_array_equal(timeouts, LAST)
+
+
 @pytest.mark.parametrize(
     "others",
     [

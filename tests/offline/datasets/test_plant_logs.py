@@ -73,9 +73,38 @@ def test_an_action_is_the_mean_over_its_step_and_a_measurement_what_was_seen_bef
     rows = [(0, 1, 0.0), (5, 3, 1.0), (10, 7, 0.5), (20, 9, 0.5), (30, 9, 0.5)]
     data, _ = sources.load(log(tmp_path, rows), described(tmp_path, resample="mean"))
     np.testing.assert_allclose(data.actions[:, 0], [0.5, 0.5, 0.5])
-    # Level was 1 for five seconds, then 3 for five, before the first whole step ended.
-    np.testing.assert_allclose(data.observations[:, 0], [1.0, 2.0, 7.0])
-    np.testing.assert_allclose(data.next_observations[:, 0], [2.0, 7.0, 9.0])
+    # Until ten seconds, 3 and 7 were seen; then 9 alone.
+    np.testing.assert_allclose(data.observations[:, 0], [1.0, 5.0, 9.0])
+    np.testing.assert_allclose(data.next_observations[:, 0], [5.0, 9.0, 9.0])
+
+
+@pytest.mark.parametrize(
+    ("start", "step"), [(1704103200.3, 0.1), (1704103212.34, 0.05), (0.0, 0.3)]
+)
+def test_rounding_of_stamps_moves_no_sample(tmp_path, start, step):
+    rows = [(repr(round(start + step * k, 6)), k, k % 2) for k in range(200)]
+    path = log(tmp_path, rows)
+    for resample in ("last", "mean"):
+        text = DESCRIPTION.replace("step_seconds = 10", f"step_seconds = {step}").replace("25", "1")
+        values = {"history": 1, "time_of_day": "false", "form": "seconds", "idle": 0, "extra": ""}
+        (tmp_path / "plant.toml").write_text(text.format(**values, resample=resample))
+        data, _ = sources.load(path, tasks.get(str(tmp_path / "plant.toml")))
+        np.testing.assert_allclose(data.observations[:, 0], np.arange(199))
+        np.testing.assert_allclose(data.actions[:, 0], np.arange(199) % 2, atol=1e-4)
+
+
+def test_a_measurement_after_a_silence_is_of_after_it(tmp_path):
+    rows = [(0, 1, 0), (10, 1, 0), (20, 1, 0), (100, 9, 0), (110, 9, 0), (120, 9, 0)]
+    data, _ = sources.load(log(tmp_path, rows), described(tmp_path, resample="mean"))
+    after = data.observations[data.episode_bounds()[1, 0] :, 0]
+    np.testing.assert_array_equal(after, [9.0, 9.0])
+
+
+def test_rows_of_one_stamp_fill_each_other(tmp_path):
+    rows = [part for k in range(6) for part in ((10 * k, k, ""), (10 * k, "", 0.1 * k))]
+    data, _ = sources.load(log(tmp_path, rows), described(tmp_path))
+    np.testing.assert_allclose(data.observations[:, 0], np.arange(5))
+    np.testing.assert_allclose(data.actions[:, 0], 0.1 * np.arange(5), rtol=1e-6)
 
 
 def test_a_long_silence_cuts_the_log(tmp_path):

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from offline_tf.datasets import sources
-from offline_tf.datasets.formats import dialects, table_rows, tables
+from offline_tf.datasets.formats import dialects, table_rows, tables, timestamps
 from offline_tf.datasets.names import Reading
 from offline_tf.types import TaskSpec, UserError
 
@@ -183,6 +183,68 @@ def test_missing_cells_are_nan_where_they_are_allowed(tmp_path):
     assert block["time"].tolist() == ["1", "2", "3", "4"]
     with pytest.raises(UserError, match="line 3: expected a number, got p=''"):
         list(table.blocks(["p"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "first"),
+    [
+        ("\n\na,b\n1,2\n3,4\n", ("a", "b"), 1.0),
+        ('"a\nnote",b\n1,2\n', ("a\nnote", "b"), 1.0),
+        ('a,b\n1,"one\nnote"\n3,x\n', ("a", "b"), 1.0),
+        ("1,False,\n2,True,3\n", None, 1.0),
+        ("batch 1,2\nbatch 2,3\n", None, 2.0),
+    ],
+)
+def test_the_first_row_of_data_is_found(tmp_path, content, names, first):
+    table = tables.Table(write(tmp_path / "log.csv", content))
+    assert table.has_names == (names is not None)
+    if names:
+        assert table.names == names
+    column = table.names[1 if content.startswith("batch") else 0]
+    (block, *_) = table.blocks([column], allow_missing=True)
+    assert block[column][0] == first
+
+
+def test_flags_may_be_missing(tmp_path):
+    path = write(tmp_path / "log.csv", "on,p\nTrue,1\n,2\nFalse, Bad\nTrue,  \n")
+    (block,) = tables.Table(path).blocks(["on", "p"], allow_missing=True)
+    np.testing.assert_array_equal(block["on"], [1.0, np.nan, 0.0, 1.0])
+    np.testing.assert_array_equal(block["p"], [1.0, 2.0, np.nan, np.nan])
+
+
+def test_columns_of_parquet_are_read_whatever_their_types(tmp_path):
+    stamps = [1_710_338_706_123_456_789, 1_710_338_707_000_000_000]
+    columns = {
+        "time": pa.array(stamps, pa.timestamp("ns", "UTC")),
+        "tag": pa.array([2**60, 1]),
+        "part": pa.array([{"a": 1}, None]),
+        "raw": pa.array([b"\xff", None]),
+        "p": pa.array([None, 2], pa.int32()),
+    }
+    pyarrow.parquet.write_table(pa.table(columns), tmp_path / "log.parquet")
+    table = tables.Table(tmp_path / "log.parquet")
+    assert table.sample()["p"] == ["", "2"] and table.sample()["part"] == ["", ""]
+    (block,) = table.blocks(["tag", "p"], ["time"])
+    np.testing.assert_array_equal(block["tag"], [2.0**60, 1.0])
+    np.testing.assert_array_equal(block["p"], [np.nan, 2.0])
+    assert timestamps.guess(block["time"].tolist()) == "iso"
+    seconds = timestamps.seconds(block["time"], "iso", "x")
+    np.testing.assert_allclose(seconds, [1710338706.123456, 1710338707.0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["episodes", "index", "is_first"])
+def test_episodes_of_an_archive_may_be_numbered(tmp_path, name):
+    columns = {
+        "observations": np.array([row[1:3] for row in ROWS]),
+        "actions": np.array([row[3:4] for row in ROWS]),
+        "rewards": np.array([row[4] for row in ROWS]),
+        "terminals": np.array([row[5] for row in ROWS]),
+    }
+    numbers = np.array([row[0] for row in ROWS])
+    starts = np.append(True, np.diff(numbers) != 0)
+    columns[name] = {"episodes": numbers, "index": np.flatnonzero(starts), "is_first": starts}[name]
+    np.savez(tmp_path / "log.npz", **columns)
+    is_the_log(sources.load(str(tmp_path / "log.npz"), PLANT)[0])
 
 
 # --- LeRobot ---
