@@ -27,7 +27,8 @@ def test_a_promise_within_the_data_is_green():
     ("changes", "name", "level"),
     [
         ({"promise": 40.0}, "below_data", "doubtful"),
-        ({"promise": -90.0}, "below_data", "bad"),
+        ({"promise": -90.0}, "below_data", "doubtful"),
+        ({"promise": -120.0}, "below_data", "bad"),
         ({"promise": 220.0}, "above_best", "doubtful"),
         ({"promise": 330.0}, "above_best", "bad"),
         ({"halted_share": 0.6}, "halted_share", "doubtful"),
@@ -58,7 +59,7 @@ def test_episodes_speak_for_a_clone_where_the_models_know_nothing():
     assert found["grounds"]["halted_share"]["level"] == "doubtful"
     assert found["grounds"]["below_data"]["level"] == "green"
     assert found["grounds"]["below_data"]["words"].startswith("what the clone is worth lies below")
-    assert on(clone=-5.0, of_clone=-90.0, **unknown).level == "bad"
+    assert on(clone=-5.0, of_clone=-120.0, **unknown).level == "bad"
     some = unknown | {"halted_share": 0.85}
     assert on(clone=-5.0, of_clone=60.0, **some).level == "green"
 
