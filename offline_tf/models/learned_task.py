@@ -224,7 +224,9 @@ def _fit(
             int(data.terminals.sum()),
         )
     by_time = task.log is not None
-    split = holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed, by_time).where(known)
+    split = holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed, by_time).where(
+        known
+    )
     rewards = learned._units.rewards.normalize(data.rewards[:, None])[:, 0]
     terminals = data.terminals.astype(np.float32)
 
