@@ -90,14 +90,14 @@ def read(path: pathlib.Path, state_dim: int | None = None, keys: Sequence[str] =
     """
     try:
         with h5py.File(path, "r") as file:
-            return episodes.join(_episodes(file, path, keys), str(path), state_dim, keys)
+            return episodes.join(_episodes(file, path), str(path), state_dim, keys)
     except UserError:
         raise
     except Exception as error:  # h5py raises many kinds for a damaged file
         raise UserError(columns.unreadable(path, "HDF5 file", error)) from None
 
 
-def _episodes(file: h5py.File, path: pathlib.Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _episodes(file: h5py.File, path: pathlib.Path) -> Iterator[dict[str, Any]]:
     names = [name for name in file if re.fullmatch(r"episode_\d+", name)]
     for name in sorted(names, key=lambda n: int(n.rpartition("_")[2])):
         if isinstance(file.get(name, getlink=True), h5py.ExternalLink):
@@ -111,8 +111,8 @@ def _episodes(file: h5py.File, path: pathlib.Path, keys: Sequence[str]) -> Itera
                 datasets[f"infos/{key}"] = datasets[f"infos/{key}"][: len(group["rewards"])]
         arrays = {key: values[()] for key, values in datasets.items()}
         if isinstance(group.get("observations"), h5py.Group):
-            parts = d4rl.hdf5_columns(group["observations"], f"{path}, {name}")
-            arrays["observations"] = {key: parts[key][()] for key in keys or parts if key in parts}
+            where = f"{path}, {name}"  # read where they are joined
+            arrays["observations"] = d4rl.hdf5_columns(group["observations"], where)
         yield arrays
 
 

@@ -30,6 +30,7 @@ from offline_tf.datasets.formats import (
     pickled_episodes,
     rlds,
 )
+from offline_tf.datasets.names import Reading
 from offline_tf.numerics import size_limits
 from offline_tf.types import UserError
 
@@ -823,3 +824,19 @@ def test_nothing_is_replaced(tmp_path):
     path = write_d4rl(tmp_path, logged())
     with pytest.raises(UserError, match="exists; it is not replaced"):
         convert.main(convert.ConvertConfig(dataset=str(path), output=str(path), env=TASK.name))
+
+
+def test_observations_that_are_a_dict_are_joined_in_the_order_that_is_asked_for(tmp_path):
+    wanted = expected(logged(0, (3, 4)))
+    path = write_minari(tmp_path, logged(0, (3, 4)))
+    with h5py.File(next(path.rglob("*.hdf5")), "a") as file:
+        for group in file.values():
+            whole = group["observations"][()]
+            del group["observations"]
+            group["observations/position"], group["observations/speed"] = whole[:, :1], whole[:, 1:]
+    keys = Reading(observation_keys=("position", "speed"))
+    assert_transitions(sources.load(str(path), TASK, keys)[0], wanted)
+    data, _ = sources.load(str(path), TASK, Reading(observation_keys=("speed", "position")))
+    np.testing.assert_array_equal(data.observations, wanted["observations"][:, ::-1])
+    with pytest.raises(UserError, match="a dict without force .position, speed.; say which"):
+        sources.load(str(path), TASK, Reading(observation_keys=("force",)))
