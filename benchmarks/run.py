@@ -200,6 +200,7 @@ def make_npg(precision: str) -> Npg:
         weights=np.ones(s, np.float32),
         threshold=np.inf,
         least_reward=0.0,
+        mean_reward=0.0,
         config=pmdp_knobs,
     )
     units = npg_planner.units_of(task, knobs, ensemble.inputs)

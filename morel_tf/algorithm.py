@@ -176,6 +176,7 @@ def morel(
         weights=weights,
         threshold=threshold,
         least_reward=float(data.rewards.min()),
+        mean_reward=float(data.rewards.mean(dtype="float64")),
         config=knobs.pmdp,
     )
 

@@ -182,7 +182,8 @@ class PmdpConfig:
 
     halt: str = knob(
         "absorbing",
-        "At an unknown pair: absorbing (pay once, terminate), or truncate (the authors' code: no "
+        "At an unknown pair: absorbing (pay once, and the data's mean cost for the steps left; "
+        "terminate), or truncate (the authors' code: no "
         "penalty, and where there is a detector no termination flag, for HALT and for falls).",
         choices=("absorbing", "truncate"),
         source="paper sec. 4; model_based_npg.py",

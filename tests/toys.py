@@ -146,12 +146,20 @@ def pessimistic(
     ensemble: GaussianEnsemble,
     threshold: float = np.inf,
     halt_reward: float = -7.0,
+    halted_reward: float = 0.0,
     **config: Any,
 ) -> PessimisticMdp:
     """A P-MDP of the cart, with unit weights."""
     weights = np.ones(task.state_dim, np.float32)
     return PessimisticMdp(
-        task, "v2", ensemble, weights, threshold, halt_reward, PmdpConfig(**config)
+        task,
+        "v2",
+        ensemble,
+        weights,
+        threshold=threshold,
+        halt_reward=halt_reward,
+        halted_reward=halted_reward,
+        config=PmdpConfig(**config),
     )
 
 

@@ -181,6 +181,7 @@ def _iteration(
         weights=np.ones(task.state_dim, np.float32),
         threshold=np.inf,
         least_reward=0.0,
+        mean_reward=0.0,
         config=dataclasses.replace(configs.pmdp, horizon=tried),
     )
     members = tf.constant(np.arange(count, dtype=np.int32) % ensemble.size)

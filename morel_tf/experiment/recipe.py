@@ -49,7 +49,10 @@ def run(configs: Configs) -> dict[str, Any]:
       UserError: bad input; the run folder is as before.
     """
     experiment = within_the_time_limit(pipeline.begin(MOREL, configs))
-    experiment.record.note(least_reward=float(experiment.data.rewards.min()))
+    rewards = experiment.data.rewards
+    experiment.record.note(
+        least_reward=float(rewards.min()), mean_reward=float(rewards.mean(dtype=np.float64))
+    )
     if words := data.halt_out_of_scale(configs, experiment.data):
         logging.warning("--halt_offset: %s", words)
     prepared = algorithm.prepare(

@@ -97,6 +97,7 @@ def load_controller(record: RunRecord, fallback: str = "cloning") -> Controller:
         weights=weights,
         threshold=calibrations["planning"].threshold,
         least_reward=record.manifest["least_reward"],
+        mean_reward=record.manifest.get("mean_reward", 0.0),  # HALT cost nothing later before it
         config=configs.pmdp,
     )
     safe = export_controller.fallback_of(task, fallback, cloned.numpy())

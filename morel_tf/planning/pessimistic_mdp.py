@@ -29,6 +29,8 @@ class PessimisticMdp(NamedTuple):
       weights: [S], the detector's space.
       threshold: of the disagreement.
       halt_reward: min_D(r) - offset, paid once; not with halt="truncate".
+      halted_reward: what each step after HALT costs until the horizon: the data's mean reward where that
+        is below 0, else 0. Without it HALT would be cheaper than going on where rewards are costs.
       config: the knobs.
     """
 
@@ -38,6 +40,7 @@ class PessimisticMdp(NamedTuple):
     weights: Array
     threshold: float
     halt_reward: float
+    halted_reward: float
     config: PmdpConfig
 
 
@@ -49,11 +52,20 @@ def make(
     weights: Array,
     threshold: float,
     least_reward: float,
+    mean_reward: float,
     config: PmdpConfig,
 ) -> PessimisticMdp:
-    """Builds the P-MDP; least_reward is min_D(r), the rest as in `PessimisticMdp`."""
-    halt_reward = least_reward - config.halt_offset
-    return PessimisticMdp(task, physics, ensemble, weights, threshold, halt_reward, config)
+    """Builds the P-MDP; rewards are the data's, the rest as in `PessimisticMdp`."""
+    return PessimisticMdp(
+        task=task,
+        physics=physics,
+        ensemble=ensemble,
+        weights=weights,
+        threshold=threshold,
+        halt_reward=least_reward - config.halt_offset,
+        halted_reward=min(0.0, mean_reward),
+        config=config,
+    )
 
 
 class Step(NamedTuple):
@@ -130,13 +142,15 @@ def step(
     actions: Tensor,
     halted: Tensor,
     noise: Tensor | None,
+    remaining: Tensor | int = 0,
 ) -> Step:
     """Advances K paths by one step.
 
-    At the first unknown (s, a) the step's reward becomes the HALT reward, once, and the path is over;
-    a halted path pays 0 for ever.
+    At the first unknown (s, a) the step's reward becomes the HALT reward, what the remaining steps cost
+    in HALT is added, and the path is over; a halted path pays 0 for ever.
 
-    Differs: the paper's HALT goes on paying -kappa; with a terminated path that is one payment. With
+    Differs: the paper's HALT goes on paying -kappa. Here that is one payment, and -kappa is no more than
+    the data's mean cost; where the data's mean reward is above 0, HALT costs nothing after it. With
     halt="truncate" (the authors' code) neither HALT nor, where there is a detector, a fall counts as
     termination, so the planner bootstraps there. What the models say of the unknown pair enters
     nothing: its reward is that of staying, and the planner bootstraps from the last known state, as in
@@ -153,6 +167,7 @@ def step(
       actions: [K, A], within the bounds.
       halted: [K] bool.
       noise: [K, S] standard normal draws, or None for the mean.
+      remaining: steps after this one until the horizon.
 
     Returns:
       A Step.
@@ -174,7 +189,8 @@ def step(
     fallen = compilation.of_task(task.termination)(proposed) & ~halted  # [K]
     rewards = compilation.of_task(task.reward)(states, actions, proposed, pmdp.physics)
     if pmdp.config.halt == "absorbing":
-        rewards = tf.where(unknown, pmdp.halt_reward, rewards)
+        rest = tf.cast(remaining, tf.float32) * pmdp.halted_reward
+        rewards = tf.where(unknown, pmdp.halt_reward + rest, rewards)
         terminated = unknown | fallen
     elif math.isinf(pmdp.threshold):  # without a detector the authors' flag says what it should
         terminated = fallen
@@ -242,6 +258,7 @@ def roll_out(
             actions=actions,
             halted=halted,
             noise=noise,
+            remaining=horizon - 1 - t,
         )
         row = RollOut(
             observations,

@@ -43,6 +43,7 @@ def _controller(limit=None, scale=None, observation=0.5, history=0.5, fallback="
             weights=weights,
             threshold=0.5,
             least_reward=-1.0,
+            mean_reward=0.0,
             config=PmdpConfig(halt_offset=50.0, **pmdp),
         ),
     )

@@ -157,6 +157,26 @@ def test_unknown_means_strictly_above_the_threshold(x, unknown):
     assert bool(_step(pmdp, [[x, 0.0]], [[0.0]]).unknown) is unknown
 
 
+@pytest.mark.parametrize(
+    ("mean_reward", "paid"), [(-2.0, -8.0 + 9 * -2.0), (0.0, -8.0), (3.0, -8.0)]
+)
+def test_halt_is_no_way_out_of_what_the_other_steps_cost(mean_reward, paid):
+    """The horizon is 10: nine steps remain after the first one, at the data's mean cost."""
+    cart = toys.cart()
+    pmdp = pessimistic_mdp.make(
+        cart,
+        physics="v2",
+        ensemble=toys.hinged_ensemble(cart),
+        weights=np.ones(2, np.float32),
+        threshold=0.0,
+        least_reward=-3.0,
+        mean_reward=mean_reward,
+        config=PmdpConfig(horizon=10, halt_offset=5.0),
+    )
+    block = _roll_out(pmdp, IDLE, [[2.0, 1.0]])
+    assert block.rewards.tolist() == [[paid]]
+
+
 def test_a_three_step_return_by_hand():
     """From x = 0.8, v = 2 with force 0.4; disc = max(|x| - 1, 0), threshold 0.1, HALT pays -7."""
     pmdp = toys.pessimistic(
