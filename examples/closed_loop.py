@@ -160,7 +160,8 @@ def run(task: TaskSpec, plants: Sequence[Plant], controller: Controller) -> Judg
         rows.acted(action)
         measured = np.stack([plant.measured() for plant in plants])
         following = rows.observe(measured)
-        paid = task.reward(*(tf.constant(x) for x in (observation, action, following)), "").numpy()
+        before, taken, after = map(tf.constant, (observation, action, following))
+        paid = task.reward(before, taken, after, "").numpy()
         returns += np.where(alive, paid, 0.0)
         alive &= ~np.array([plant.tripped for plant in plants])
         observation = following

@@ -1,4 +1,4 @@
-"""An electric drive with three commissioning engineers' trials in its log; gym-electric-motor is the plant.
+"""An electric drive with three engineers' trials in its log; gym-electric-motor is the plant.
 
 ./run.sh python -m examples.drive log drive.csv              writes the log, as a recorder would
 ./run.sh python -m examples.drive judge RUN [RUN ...]        exports beside the engineers and a PI
@@ -158,8 +158,8 @@ class Engineer:
 def write_log(path: pathlib.Path, seconds: float = 160.0, seed: int = 0) -> int:
     """Writes the log, and returns how often the converter tripped.
 
-    A row each millisecond. Trials take 8 s; between two of them the recorder is off for a while. After a
-    trip the drive stands for 0.2 s.
+    A row each millisecond. Trials take 8 s; between two of them the recorder is off for a while.
+    After a trip the drive stands for 0.2 s.
     """
     generator, clock, trips = np.random.default_rng(seed), 0.0, 0
     trials = int(seconds / 8.0)
@@ -197,8 +197,8 @@ def write_log(path: pathlib.Path, seconds: float = 160.0, seed: int = 0) -> int:
 class Cascade:
     """The textbook's speed controller: a PI asks for a current, which becomes a voltage.
 
-    The current's bound is 38 A. Gain and reset time are SIMC's (Skogestad 2003) of an integrating process
-    with dead time: the motor's inertia, and one and a half control steps.
+    The current's bound is 38 A. Gain and reset time are SIMC's (Skogestad 2003) of an integrating
+    process with dead time: the motor's inertia, and one and a half control steps.
     """
 
     DEAD_STEPS, MOST_AMPS = 1.5, 38.0

@@ -172,7 +172,7 @@ def write_log(path: pathlib.Path, days: float = 7.0, seed: int = 0) -> int:
             ["Timestamp", "Shift", "AIC-101 Concentration [mol/L]", "AIC-101 SP [mol/L]"]
             + ["TI-102 Reactor temperature [K]", "TI-103 Feed temperature [K]", "TIC-104 SP [K]"]
         )
-        for step in range(int(days * 86400 / STEP_SECONDS)):
+        for _ in range(int(days * 86400 / STEP_SECONDS)):
             on_shift = shifts[int(seconds // 28800) % 3]
             if on_shift is not operator:
                 operator = on_shift

@@ -15,6 +15,7 @@ from offline_tf.numerics import resampling
 from offline_tf.types import Array, UserError
 
 MOST_ROWS = 1_000_000
+_UNIT = re.compile(r"[\[(].*")  # of a name, in brackets at its end
 _TIME_NAME = re.compile(r"time|stamp|date|zeit|datum|second|^t$|^ts$", re.I)
 _COMMAND_NAME = re.compile(
     r"set.?point|\bsp\b|_sp$|command|cmd|\bmv\b|_mv$|soll|valve|pump|heater|duty|action", re.I
@@ -155,7 +156,8 @@ def _time_column(table: Table, samples: dict[str, list[str]], given: str) -> tup
     for name in [given] if given else table.names:
         form = timestamps.guess(samples[name])
         is_counted = form == timestamps.SECONDS
-        if form and (given or not is_counted or _TIME_NAME.search(name)):
+        plain = _UNIT.sub("", name).strip()
+        if form and (given or not is_counted or _TIME_NAME.search(plain)):
             return name, form
     where = f"in the column {given!r}" if given else "in any column"
     raise UserError(

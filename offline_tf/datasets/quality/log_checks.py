@@ -20,7 +20,7 @@ _CLIPPED = 0.02  # share of commands that the plant does not follow
 _ALIKE = 0.98  # correlation of a command and what is measured of it
 _DETERMINED = 0.995  # share of an action's variance that measurements explain
 _OTHER_LAW = 0.5  # share of variance that a law explains where it was fitted and not elsewhere
-_MISSING = 0.2  # share of a column's cells
+_MISSING = 0.05  # share of the rows in which a signal is not known
 _LEAST_ROWS = 60  # in which a command moves, to ask for a law
 _MOST_ROWS = 200_000  # of regressions
 
@@ -90,15 +90,21 @@ def stamps(rows: Rows) -> Iterator[Finding]:
 
 
 def missing(rows: Rows) -> Iterator[Finding]:
-    """Columns with many empty cells that do not report changes alone."""
-    for name, values in rows.signals.items():
-        share = float(np.isnan(values).mean())
+    """Signals whose last value is often too old; an analyser that reports now and then is not."""
+    order = np.argsort(rows.times, kind="stable")
+    times = rows.times[order]
+    for signal in (*rows.log.observations, *rows.log.actions):
+        known = times[np.isfinite(rows.signals[signal.name][order])]
+        if not len(known):
+            continue  # reading the log refuses it
+        share = float((resampling.age(known, times) > signal.hold_seconds).mean())
         if share > _MISSING:
             yield Finding(
-                f"missing/{name}",
+                f"missing/{signal.name}",
                 "warning",
-                f"{100 * share:.0f} % of {name} is missing",
-                "its last value is taken, for hold_seconds; then the log is cut",
+                f"in {100 * share:.0f} % of the rows {signal.name} is older than "
+                f"{signal.hold_seconds:g} s",
+                "the log is cut where a signal is not known",
                 "raise hold_seconds if the sensor reports changes alone; else look at it",
             )
 
