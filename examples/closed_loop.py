@@ -154,7 +154,7 @@ def run(task: TaskSpec, plants: Sequence[Plant], controller: Controller) -> Judg
     for _ in range(task.max_episode_steps):
         action = task.clip_actions(controller.act(observation))
         for index in np.flatnonzero(alive):
-            plants[index].step(action[index].astype(np.float64))
+            plants[int(index)].step(action[index].astype(np.float64))
         seen.append(np.where(alive[:, None], measured, np.nan))
         done.append(np.where(alive[:, None], action, np.nan))
         rows.acted(action)

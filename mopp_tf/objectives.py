@@ -106,6 +106,20 @@ class Objective:
         return reward, broken
 
 
+def of_task(task: TaskSpec, scale: RewardScale) -> Objective:
+    """The learned reward, and the limits of the task's signals as a hard constraint."""
+    limits = None
+    if (violation := task.violation) is not None:
+
+        def limits(states: Tensor, actions: Tensor, next_states: Tensor) -> Tensor:
+            del states, actions
+            return violation(next_states)
+
+    middle = 0.5 * (task.action_high + task.action_low)
+    half = 0.5 * (task.action_high - task.action_low)
+    return Objective(scale, middle, half, constraint=limits)
+
+
 def load_function(flag: str, name: str) -> UserFunction:
     """Imports MODULE:FUNCTION; the current folder counts.
 
@@ -132,7 +146,7 @@ def make(
     reward: UserFunction | None = None,
     constraint: UserFunction | None = None,
 ) -> Objective:
-    """Builds the objective from flags, or from functions.
+    """Builds the objective from flags, or from functions; a constraint takes the task's limits' place.
 
     Args:
       task: dimensions and bounds.
@@ -160,14 +174,13 @@ def make(
         reward = _checked("reward", reward, config.reward_arg, task)
     if constraint is not None:
         constraint = _checked("constraint", constraint, config.constraint_arg, task)
-    return Objective(
-        scale,
-        0.5 * (task.action_high + task.action_low),
-        0.5 * (task.action_high - task.action_low),
-        reward,
-        config.reward_mode == "replace",
-        constraint,
-        config.constraint_weight if config.constraint_mode == "soft" else None,
+    own = of_task(task, scale)
+    return dataclasses.replace(
+        own,
+        reward=reward,
+        replaces=config.reward_mode == "replace",
+        constraint=constraint or own.constraint,
+        price=config.constraint_weight if config.constraint_mode == "soft" else None,
     )
 
 

@@ -20,6 +20,7 @@ from offline_tf.datasets import velocities
 from offline_tf.judging import judge as judging
 from offline_tf.judging.judge import Judge
 from offline_tf.models import gaussian_ensemble
+from offline_tf.models.given_signals import GivenSignals
 from offline_tf.numerics import holdout
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
 from offline_tf.run_folder.record import RunRecord
@@ -178,6 +179,7 @@ def morel(
         least_reward=float(data.rewards.min()),
         mean_reward=float(data.rewards.mean(dtype="float64")),
         config=knobs.pmdp,
+        given=GivenSignals.of(task, data),
     )
 
     # Models that nothing is planned in: they compare policies, and promise.
@@ -211,8 +213,8 @@ def morel(
     planned = npg_planner.plan(
         pmdp,
         policy=policy,
-        starts=states[bounds[:, 0]],
-        all_states=states,
+        first_rows=bounds[:, 0],
+        states=states,
         config=knobs.planner,
         seed=seed,
         stage=record.stage("planning"),

@@ -198,9 +198,10 @@ class PmdpConfig:
         1000, "Longest path in the model, steps; not beyond the task's time limit.", low=1
     )
     paths_per_member: int = knob(20, "Paths per update and ensemble member.", low=1)
-    start_mix: float = knob(
-        0.0,
-        "Share of start states drawn from all data instead of episode starts.",
+    start_mix: float | None = knob(
+        None,
+        "Share of start states drawn from all data instead of episode starts; none: 0, and 1 of a "
+        "plant's log, whose pieces begin anywhere.",
         low=0.0,
         high=1.0,
     )
@@ -289,9 +290,10 @@ class PlannerConfig:
         "First log standard deviation of the actions, in their --policy_units; none: that of the "
         "data around their clone, within the two bounds below.",
     )
-    min_log_std: float = knob(
-        -3.0,
-        "Least log standard deviation, in the same units (authors: -2).",
+    min_log_std: float | None = knob(
+        None,
+        "Least log standard deviation, in the same units (authors: -2); none: -3, or that of the data "
+        "around their clone where it is less.",
         source="hopper_v3_morel.txt",
     )
     max_log_std: float = knob(
@@ -340,12 +342,18 @@ class PlannerConfig:
     def __post_init__(self) -> None:
         """Checks the bounds, and that the noise starts within its own."""
         check(self)
-        first = self.min_log_std if self.init_log_std is None else self.init_log_std
-        if not self.min_log_std <= first <= self.max_log_std:
+        least = self.least_log_std
+        first = least if self.init_log_std is None else self.init_log_std
+        if not least <= first <= self.max_log_std:
             raise UserError(
                 f"--init_log_std: expected a number between --min_log_std and --max_log_std "
-                f"({self.min_log_std:g}, {self.max_log_std:g}), got {first:g}"
+                f"({least:g}, {self.max_log_std:g}), got {first:g}"
             )
+
+    @property
+    def least_log_std(self) -> float:
+        """--min_log_std, or what it is where the data ask for no less."""
+        return -3.0 if self.min_log_std is None else self.min_log_std
 
 
 STAGES: tuple[Any, ...] = (

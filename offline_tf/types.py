@@ -191,6 +191,7 @@ class LogSpec:
       reward: column that is averaged over a step; empty: rewards come from the task, or are 0.
       history: rows that an observation holds, the current one included.
       time_of_day: whether an observation holds sine and cosine of the time of day.
+      limit_price: reward that a unit of `TaskSpec.violation` costs.
     """
 
     time: str
@@ -202,6 +203,7 @@ class LogSpec:
     reward: str = ""
     history: int = 1
     time_of_day: bool = False
+    limit_price: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +229,15 @@ class TaskSpec:
       reference_returns: (random, expert) returns of D4RL that scores 0 and 100 stand for, or None.
       simulation: how to simulate it, or None where no simulator exists.
       log: how tables of time stamps become steps, or None where a row is a step.
+      becomes: S numbers, of the column of (observation, action) that stands in this place of the next
+        observation; -1 where only the plant can tell. Empty where an observation has no past.
+        A given signal becomes itself: that is the best guess where no log is followed.
+      given: positions of signals that nobody in the loop decides, such as set points; in simulated
+        episodes they follow the log.
+      action_change: [A] most change in a step, infinity where free; or None. Needs past actions in the
+        observation.
+      violation: (s' [B,S]) -> [B], a TensorFlow function: 0 where all limits of signals are kept, else
+        how many are broken, and by which shares of their ranges; or None. The reward pays for it.
     """
 
     name: str
@@ -246,6 +257,16 @@ class TaskSpec:
     reference_returns: tuple[float, float] | None = None
     simulation: SimulationSpec | EnvironmentSpec | None = None
     log: LogSpec | None = None
+    becomes: tuple[int, ...] = ()
+    given: tuple[int, ...] = ()
+    action_change: Array | None = None
+    violation: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def action_before_indices(self) -> tuple[int, ...]:
+        """A columns of the observation that hold the action before; empty without a past."""
+        sources = [self.state_dim + i for i in range(self.action_dim)]
+        return tuple(self.becomes.index(i) for i in sources if i in self.becomes)
 
     @property
     def state_dim(self) -> int:

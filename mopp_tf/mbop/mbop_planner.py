@@ -16,6 +16,7 @@ from mopp_tf.objectives import Objective
 from mopp_tf.planning import pruning, rollout
 from mopp_tf.planning.decision import Candidates, Decision, by_environment, decide_among
 from offline_tf.models import networks
+from offline_tf.tasks import closed_form
 from offline_tf.types import TaskSpec, Tensor
 
 
@@ -93,8 +94,10 @@ class MbopPlanner(tf.Module):
             action += self._mbop.mbop_sigma * noise
             mix = self._mbop.mbop_mix
             action = tf.clip_by_value(mix * old_plan[:, t] + (1.0 - mix) * action, -1.0, 1.0)
+            action = closed_form.executable_in_units(self.task, states, action)
             outputs = predict(states, action)  # [K, B, S + 1]
             next_states = dynamics.next_states(states, _own(outputs, number))  # [B, S]
+            next_states = closed_form.with_the_past_in_units(self.task, states, action, next_states)
             rewards = tf.reduce_mean(dynamics.rewards(outputs), axis=0)  # [B]
             tally = rollout.pay(
                 tally=tally,

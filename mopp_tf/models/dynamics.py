@@ -61,6 +61,10 @@ class DynamicsModel(tf.Module):
         self._normalizer = normalizer
         self._change_scale = change_scale
         self._dim = task.state_dim + 1
+        # What the task says of the next state need not be known, nor can be disagreed about.
+        self._unknown = np.array([*(i < 0 for i in task.becomes), True], np.float32)
+        if not task.becomes:
+            self._unknown = np.ones(self._dim, np.float32)
         self._points = points is not None
         if points is not None:
             self.members = points
@@ -193,7 +197,7 @@ class DynamicsModel(tf.Module):
         Returns:
           [B].
         """
-        weights = self._normalizer.targets.scale
+        weights = self._normalizer.targets.scale * self._unknown
         if units == "delta":
             weights = weights / self._change_scale
         return disagreement.largest_pairwise_distance(outputs * weights)

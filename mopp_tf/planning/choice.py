@@ -16,10 +16,9 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from mopp_tf import planner_config
+from mopp_tf import objectives, planner_config
 from mopp_tf.config import PlannerConfig
 from mopp_tf.models.rows import RewardScale
-from mopp_tf.objectives import Objective
 from mopp_tf.planning.planner import Planner
 from mopp_tf.planning.rollout import Models
 from offline_tf.judging.judge import Judge, gain, spread_of
@@ -70,12 +69,16 @@ def few_starts(
     starts = np.resize(judge.starts, (count - wanted, judge.starts.shape[1]))
     task = judge.models.task
     task = dataclasses.replace(task, max_episode_steps=min(steps, task.max_episode_steps))
-    return Judge(judge.models._replace(task=task), np.concatenate([starts, states[drawn]]))
+    models, first = judge.models._replace(task=task), np.concatenate([starts, states[drawn]])
+    if judge.rows is None:
+        return Judge(models, first)
+    return Judge(models, first, rows=np.concatenate([np.resize(judge.rows, count - wanted), drawn]))
 
 
 def to_the_end(judge: Judge, count: int) -> Judge:
     """The judge with its first starts of episodes alone, up to the time limit."""
-    return Judge(judge.models, judge.starts[:count], judge.error)
+    rows = None if judge.rows is None else judge.rows[:count]
+    return Judge(judge.models, judge.starts[:count], judge.error, rows)
 
 
 def judged_by(
@@ -109,7 +112,7 @@ def judged_by(
             models=models,
             knobs=knobs,
             limit=limit,
-            objective=Objective(scale),
+            objective=objectives.of_task(task, scale),
             dtype=networks.product_dtype(knobs.planner_precision),
         )
         decide = compilation.compiled(planner.decide)

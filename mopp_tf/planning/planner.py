@@ -13,6 +13,7 @@ from mopp_tf.objectives import Objective
 from mopp_tf.planning import pruning, rollout
 from mopp_tf.planning.decision import Candidates, Decision, by_environment, decide_among
 from offline_tf.models import compilation
+from offline_tf.tasks import closed_form
 from offline_tf.types import TaskSpec, Tensor
 
 
@@ -115,10 +116,11 @@ class Planner(tf.Module):
     def step(self, observation: Tensor, action: Tensor) -> Step:
         """What the dynamics models predict for [E, S] and actions [E, A] in the task's units."""
         dynamics = self._models.dynamics
-        bounded = tf.clip_by_value(action, self.task.action_low, self.task.action_high)
+        bounded = closed_form.executable(self.task, observation, action)
         predict = dynamics.bind(self._dtype, constant=True)
         outputs = predict(observation, (bounded - self._middle) / self._half)  # [K, E, S + 1]
         next_states = tf.reduce_mean(dynamics.next_states(observation, outputs), axis=0)  # [E, S]
+        next_states = closed_form.with_the_past(self.task, observation, bounded, next_states)
         disagreement = dynamics.uncertainty(outputs, self.knobs.uncertainty_units)  # [E]
         assert self.task.termination is not None, "see offline_tf/models/learned_task.py"
         return Step(

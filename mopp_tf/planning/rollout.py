@@ -16,6 +16,7 @@ from mopp_tf.objectives import Objective
 from mopp_tf.planning.decision import Candidates
 from offline_tf.models import compilation, networks
 from offline_tf.models.critics import QFunction
+from offline_tf.tasks import closed_form
 from offline_tf.types import TaskSpec, Tensor
 
 
@@ -286,11 +287,13 @@ def roll_out(
                 models, bound=bound, states=states, knobs=knobs, member=members[t, 0], noise=draws
             )  # [B, A]
             action = knobs.plan_mix * plan[:, t] + (1.0 - knobs.plan_mix) * action
+        action = closed_form.executable_in_units(task, states, action)
         outputs = bound.dynamics(states, action)  # [K, B, S + 1]
         disagreement.append(models.dynamics.uncertainty(outputs, knobs.uncertainty_units))  # [B]
         # XLA compiles a slice anew for each member, not a gather.
         chosen = tf.gather(outputs, members[t, 1])  # [B, S + 1]
         next_states = models.dynamics.next_states(states, chosen)  # [B, S]
+        next_states = closed_form.with_the_past_in_units(task, states, action, next_states)
         rewards = tf.reduce_mean(models.dynamics.rewards(outputs), axis=0)  # [B]
         tally = pay(
             tally=tally,

@@ -16,6 +16,7 @@ from offline_tf.export import saved_model
 from offline_tf.models import compilation
 from offline_tf.models.gaussian_ensemble import GaussianEnsemble
 from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
+from offline_tf.tasks import closed_form
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 TOLERANCE = 1e-6
@@ -87,16 +88,17 @@ class Controller(tf.Module):
 
     def act(self, observation: Tensor) -> dict[str, Tensor]:
         """[B, S] -> {"action": [B, A]}, the mean action within the bounds."""
-        return {"action": self._bounded(self._policy.mean(observation))}
+        return {"action": self._bounded(observation, self._policy.mean(observation))}
 
     def sample(self, observation: Tensor, seed: Tensor) -> dict[str, Tensor]:
         """[B, S], [2] int32 -> {"action": [B, A]}, a draw from the policy within the bounds."""
         mean = self._policy.mean(observation)
         noise = tf.random.stateless_normal(tf.shape(mean), seed)
-        return {"action": self._bounded(mean + tf.exp(self._policy.log_std) * noise)}
+        drawn = mean + tf.exp(self._policy.log_std) * noise
+        return {"action": self._bounded(observation, drawn)}
 
-    def _bounded(self, action: Tensor) -> Tensor:
-        return tf.clip_by_value(action, self.task.action_low, self.task.action_high)
+    def _bounded(self, observation: Tensor, action: Tensor) -> Tensor:
+        return closed_form.executable(self.task, observation, action)
 
     def _judge(self, states: Tensor, action: Tensor, detector: str) -> dict[str, Tensor]:
         outputs = self.ensemble.bind()(states, action)
@@ -118,7 +120,7 @@ class Controller(tf.Module):
         action = self.act(observation)["action"]
         verdict = self.is_known(observation, action)
         known = verdict["known"]  # never where the disagreement is no number
-        safe = self._bounded(self._fallback(observation))
+        safe = self._bounded(observation, self._fallback(observation))
         return {
             "action": tf.where(known[:, None], action, safe),
             "known": known,
@@ -137,10 +139,11 @@ class Controller(tf.Module):
           member: [B] int32, whose model.
         """
         assert self._pmdp is not None
-        bounded = self._bounded(action)
+        bounded = self._bounded(state, action)
         halted = tf.zeros_like(member, tf.bool)
         clipped = self._pmdp.config.model_actions == "clipped"
-        outputs = self.ensemble.bind(bounded=clipped)(state, action)
+        seen = action if self.task.action_change is None else bounded
+        outputs = self.ensemble.bind(bounded=clipped)(state, seen)
         transition = pessimistic_mdp.step(
             self._pmdp,
             outputs=outputs,

@@ -15,7 +15,7 @@ import tensorflow_probability as tfp
 
 from offline_tf.models import compilation
 from offline_tf.policies.gaussian import GaussianPolicy
-from offline_tf.types import Tensor
+from offline_tf.types import Array, Tensor
 
 tfd = tfp.distributions
 _MOST_KL = 2.0  # times the target
@@ -158,10 +158,10 @@ class NaturalGradient(tf.Module):
         cg_iterations: int,
         cg_damping: float,
         fisher_share: float,
-        min_log_std: float,
+        min_log_std: Array | float,
         max_log_std: float,
     ) -> None:
-        """Binds the settings; see morel_tf.config.PlannerConfig for their meaning."""
+        """Binds the settings; see morel_tf.config.PlannerConfig for their meaning, [A] of the least."""
         super().__init__()
         self._policy = policy
         self._iterations = cg_iterations

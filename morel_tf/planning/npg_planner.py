@@ -47,7 +47,7 @@ def units_of(task: TaskSpec, config: PlannerConfig, inputs: Statistics) -> Units
 
 def new_policy(units: Units, config: PlannerConfig, seed: int) -> GaussianPolicy:
     """Returns a random policy of the configured shape; its noise is --init_log_std or the least."""
-    log_std = config.min_log_std if config.init_log_std is None else config.init_log_std
+    log_std = config.least_log_std if config.init_log_std is None else config.init_log_std
     return GaussianPolicy(
         units, config.policy_hidden, log_std, seeds.generator(seed, "policy/init")
     )
@@ -67,13 +67,19 @@ def new_baseline(units: Units, config: PlannerConfig, seed: int) -> ValueBaselin
 
 
 def new_natural_gradient(policy: GaussianPolicy, config: PlannerConfig) -> NaturalGradient:
-    """Returns the natural gradient step with the configured settings."""
+    """Returns the natural gradient step with the configured settings.
+
+    Without --min_log_std a policy that begins with less noise than the usual least may keep it.
+    """
+    least = np.full(policy.log_std.shape, config.least_log_std, np.float32)
+    if config.min_log_std is None:
+        least = np.minimum(least, policy.log_std.numpy() - np.log(policy.units.output_scale))
     return NaturalGradient(
         policy,
         cg_iterations=config.cg_iterations,
         cg_damping=config.cg_damping,
         fisher_share=config.fisher_share,
-        min_log_std=config.min_log_std,
+        min_log_std=least,
         max_log_std=config.max_log_std,
     )
 
@@ -130,27 +136,30 @@ def baseline_in(pmdp: PessimisticMdp, config: PlannerConfig, seed: int) -> Value
 
 
 def path_sampler(
-    pmdp: PessimisticMdp, policy: GaussianPolicy, starts: Array, all_states: Array, seed: int
+    pmdp: PessimisticMdp, policy: GaussianPolicy, first_rows: Array, states: Array, seed: int
 ) -> Callable[[int], RollOut]:
     """Returns iteration -> fresh paths [T, K], cut after the last step of the longest.
 
     Every member drives `paths_per_member` paths, all members from the same start states.
 
     Args:
-      pmdp, policy, starts, all_states, seed: see `plan`.
+      pmdp, policy, first_rows, states, seed: see `plan`.
     """
     size = pmdp.ensemble.size
     members = np.repeat(np.arange(size, dtype=np.int32), pmdp.config.paths_per_member)  # [K]
     groups = 2 if len(members) % 2 == 0 else 1
     whole = compilation.compiler() == "xla"
 
-    def in_groups(first: Tensor, member: Tensor, noise_seed: Tensor) -> RollOut:
+    def in_groups(
+        first: Tensor, member: Tensor, noise_seed: Tensor, rows: Tensor | None = None
+    ) -> RollOut:
         return pessimistic_mdp.roll_out_in_groups(
             pmdp,
             policy=policy,
             starts=first,
             member=member,
             seed=noise_seed,
+            rows=rows,
             groups=groups,
             whole=whole,
         )
@@ -158,13 +167,14 @@ def path_sampler(
     roll_out = compilation.compiled(in_groups)
 
     def sample(iteration: int) -> RollOut:
-        chosen = pessimistic_mdp.start_states(
-            starts, all_states, pmdp.config, seeds.generator(seed, "planning/starts", iteration)
+        chosen = pessimistic_mdp.start_rows(
+            first_rows, len(states), pmdp, seeds.generator(seed, "planning/starts", iteration)
         )
         block = roll_out(
-            tf.constant(np.tile(chosen, (size, 1))),
+            tf.constant(np.tile(states[chosen].astype(np.float32), (size, 1))),
             tf.constant(members),
             seeds.stateless(seed, "planning/actions", iteration),
+            None if pmdp.given is None else tf.constant(np.tile(chosen, size).astype(np.int32)),
         )
         steps = int(block.valid.numpy().any(axis=1).sum())
         return RollOut(*(column[:steps] for column in block))
@@ -209,8 +219,8 @@ def plan(
     pmdp: PessimisticMdp,
     *,
     policy: GaussianPolicy,
-    starts: Array,
-    all_states: Array,
+    first_rows: Array,
+    states: Array,
     config: PlannerConfig,
     seed: int,
     stage: Stage,
@@ -226,8 +236,8 @@ def plan(
     Args:
       pmdp: where to plan.
       policy: changed in place.
-      starts: [E, S] the data's episode starts.
-      all_states: [N, S] all states of the data.
+      first_rows: [E], of the data's episodes.
+      states: [N, S] of the data.
       config: the knobs.
       seed: of start states, actions and minibatches, one stream per iteration.
       stage: where checkpoints and metrics go.
@@ -247,7 +257,7 @@ def plan(
     """
     baseline = baseline_in(pmdp, config, seed)
     natural_gradient = new_natural_gradient(policy, config)
-    sample = path_sampler(pmdp, policy, starts, all_states, seed)
+    sample = path_sampler(pmdp, policy, first_rows, states, seed)
     keeper, watched = Keeper(policy, config), Watch()
     stage.track([*policy.weights, *baseline.state, *(keeper.variables if judge else [])])
     first = stage.restore()

@@ -1,6 +1,6 @@
 """The pessimistic MDP (MOReL, section 4): the learned model until the first unknown pair, then HALT.
 
-Three pure functions: `start_states`, `step`, `roll_out`. A path's state is (state, halted).
+Three pure functions: `start_rows`, `step`, `roll_out`. A path's state is (state, halted).
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from morel_tf.config import PmdpConfig
 from morel_tf.models import usad
 from offline_tf.models import compilation, networks
 from offline_tf.models.gaussian_ensemble import GaussianEnsemble
+from offline_tf.models.given_signals import GivenSignals
 from offline_tf.policies.gaussian import GaussianPolicy
+from offline_tf.tasks import closed_form
 from offline_tf.types import Array, TaskSpec, Tensor
 
 
@@ -29,9 +31,10 @@ class PessimisticMdp(NamedTuple):
       weights: [S], the detector's space.
       threshold: of the disagreement.
       halt_reward: min_D(r) - offset, paid once; not with halt="truncate".
-      halted_reward: what each step after HALT costs until the horizon: the data's mean reward where that
-        is below 0, else 0. Without it HALT would be cheaper than going on where rewards are costs.
+      halted_reward: what each step after HALT costs until the horizon: the data's mean reward where
+        that is below 0, else 0. Without it HALT would be cheaper than going on where rewards are costs.
       config: the knobs.
+      given: signals that follow the log; None: there are none.
     """
 
     task: TaskSpec
@@ -42,6 +45,7 @@ class PessimisticMdp(NamedTuple):
     halt_reward: float
     halted_reward: float
     config: PmdpConfig
+    given: GivenSignals | None = None
 
 
 def make(
@@ -54,6 +58,7 @@ def make(
     least_reward: float,
     mean_reward: float,
     config: PmdpConfig,
+    given: GivenSignals | None = None,
 ) -> PessimisticMdp:
     """Builds the P-MDP; rewards are the data's, the rest as in `PessimisticMdp`."""
     return PessimisticMdp(
@@ -65,6 +70,7 @@ def make(
         halt_reward=least_reward - config.halt_offset,
         halted_reward=min(0.0, mean_reward),
         config=config,
+        given=given,
     )
 
 
@@ -80,6 +86,7 @@ class Step(NamedTuple):
         expected after it; see `step` for halt="truncate".
       halted: [K] bool, nothing happens any more.
       disagreement: [K].
+      rows: [K] int32, where each path stands in the log after the step.
     """
 
     next_states: Tensor
@@ -88,6 +95,7 @@ class Step(NamedTuple):
     terminated: Tensor
     halted: Tensor
     disagreement: Tensor
+    rows: Tensor
 
 
 class RollOut(NamedTuple):
@@ -112,25 +120,29 @@ def observe(task: TaskSpec, states: Tensor) -> Tensor:
     return tf.clip_by_value(states, -bound, bound)
 
 
-def start_states(
-    episode_starts: Array, all_states: Array, config: PmdpConfig, generator: np.random.Generator
+def start_rows(
+    first_rows: Array, rows: int, pmdp: PessimisticMdp, generator: np.random.Generator
 ) -> Array:
-    """Draws the start states of one update: the data's episode starts, or a mix with all states.
+    """Draws the rows that one update starts from: those of the data's episode starts, or of all.
+
+    Without --start_mix a plant's log is begun anywhere: it is one long series, and where its pieces
+    begin says nothing.
 
     Args:
-      episode_starts: [E, S].
-      all_states: [N, S].
-      config: paths_per_member and start_mix.
+      first_rows: [E], of episodes.
+      rows: N.
+      pmdp: its knobs paths_per_member and start_mix, and its task.
       generator: draws.
 
     Returns:
-      [paths_per_member, S]; every member starts from the same ones.
+      [paths_per_member]; every member starts from the same ones.
     """
-    count = config.paths_per_member
-    chosen = episode_starts[generator.integers(len(episode_starts), size=count)]
-    mixed = generator.uniform(size=count) < config.start_mix
-    others = all_states[generator.integers(len(all_states), size=count)]
-    return np.where(mixed[:, None], others, chosen).astype(np.float32)
+    count, mix = pmdp.config.paths_per_member, pmdp.config.start_mix
+    if mix is None:
+        mix = 0.0 if pmdp.task.log is None else 1.0
+    chosen = first_rows[generator.integers(len(first_rows), size=count)]
+    mixed = generator.uniform(size=count) < mix
+    return np.where(mixed, generator.integers(rows, size=count), chosen)
 
 
 def step(
@@ -143,14 +155,15 @@ def step(
     halted: Tensor,
     noise: Tensor | None,
     remaining: Tensor | int = 0,
+    rows: Tensor | None = None,
 ) -> Step:
     """Advances K paths by one step.
 
     At the first unknown (s, a) the step's reward becomes the HALT reward, what the remaining steps cost
     in HALT is added, and the path is over; a halted path pays 0 for ever.
 
-    Differs: the paper's HALT goes on paying -kappa. Here that is one payment, and -kappa is no more than
-    the data's mean cost; where the data's mean reward is above 0, HALT costs nothing after it. With
+    Differs: the paper's HALT goes on paying -kappa. Here that is one payment, and -kappa is no more
+    than the data's mean cost; where the data's mean reward is above 0, nothing is paid after it. With
     halt="truncate" (the authors' code) neither HALT nor, where there is a detector, a fall counts as
     termination, so the planner bootstraps there. What the models say of the unknown pair enters
     nothing: its reward is that of staying, and the planner bootstraps from the last known state, as in
@@ -168,6 +181,7 @@ def step(
       halted: [K] bool.
       noise: [K, S] standard normal draws, or None for the mean.
       remaining: steps after this one until the horizon.
+      rows: [K] int32, where each path stands in the log; None: given signals stay as they are.
 
     Returns:
       A Step.
@@ -179,6 +193,11 @@ def step(
     if noise is not None:
         deltas += noise * ensemble.noise(own)
     proposed = ensemble.next_states(states, deltas)  # [K, S]
+    proposed = closed_form.with_the_past(task, states, actions, proposed)
+    if rows is None:
+        rows = tf.zeros_like(member)
+    elif pmdp.given is not None:
+        proposed, rows = pmdp.given.after(rows, proposed)
     # A disagreement that is no number is unknown, whatever the threshold. (In a graph TensorFlow makes
     # ~(a <= b) to a > b, which is False then.)
     above = (disagreement > pmdp.threshold) | tf.math.is_nan(disagreement)  # [K]
@@ -204,6 +223,7 @@ def step(
         terminated=terminated,
         halted=over,
         disagreement=disagreement,
+        rows=rows,
     )
 
 
@@ -214,6 +234,7 @@ def roll_out(
     starts: Tensor,
     member: Tensor,
     seed: Tensor,
+    rows: Tensor | None = None,
     whole: bool = False,
 ) -> RollOut:
     """Rolls K paths out for at most H steps, all members and paths in one tf.while_loop.
@@ -226,6 +247,7 @@ def roll_out(
       starts: [K, S] states.
       member: [K] int32, one model per whole path.
       seed: [2] int32.
+      rows: [K] int32, of the starts in the log, where the P-MDP has given signals.
       whole: whether the result has H rows, zeros after the loop's end, and not as many as the loop ran;
         for XLA, which needs shapes that are known before.
 
@@ -242,23 +264,24 @@ def roll_out(
     action_noise = tf.random.stateless_normal([horizon, count, task.action_dim], seed)  # [H, K, A]
     sample_states = config.rollout_noise == "sample"
 
-    def body(t: Tensor, states: Tensor, halted: Tensor, out: tuple) -> tuple:
+    def body(t: Tensor, states: Tensor, at: Tensor, halted: Tensor, out: tuple) -> tuple:
         observations = observe(task, states)  # [K, S]
         drawn = mean_of(observations) + std * action_noise[t]  # [K, A]
-        actions = tf.clip_by_value(drawn, task.action_low, task.action_high)
+        actions = closed_form.executable(task, states, drawn)
         noise = None
         if sample_states:
             step_seed = tf.stack([seed[0] + t, seed[1] + 1])
             noise = tf.random.stateless_normal(tf.shape(states), step_seed)  # [K, S]
         result = step(
             pmdp,
-            outputs=predict(states, drawn),
+            outputs=predict(states, drawn if task.action_change is None else actions),
             member=member,
             states=states,
             actions=actions,
             halted=halted,
             noise=noise,
             remaining=horizon - 1 - t,
+            rows=None if rows is None else at,
         )
         row = RollOut(
             observations,
@@ -271,7 +294,7 @@ def roll_out(
             result.disagreement,
         )
         out = tuple(array.write(t, value) for array, value in zip(out, row, strict=True))
-        return t + 1, result.next_states, result.halted, out
+        return t + 1, result.next_states, result.rows, result.halted, out
 
     def array(dtype: tf.DType, *shape: int | None) -> tf.TensorArray:
         return tf.TensorArray(dtype, size=horizon, element_shape=[starts.shape[0], *shape])
@@ -287,10 +310,11 @@ def roll_out(
         array(tf.bool),
         array(tf.float32),
     )
-    steps, _, _, out = tf.while_loop(
-        lambda t, states, halted, out: (t < horizon) & ~tf.reduce_all(halted),
+    at = tf.zeros_like(member) if rows is None else rows
+    steps, _, _, _, out = tf.while_loop(
+        lambda t, states, at, halted, out: (t < horizon) & ~tf.reduce_all(halted),
         body,
-        (tf.constant(0), starts, tf.zeros([count], tf.bool), tuple(fields)),
+        (tf.constant(0), starts, at, tf.zeros([count], tf.bool), tuple(fields)),
         parallel_iterations=1,
     )
     if whole:
@@ -305,6 +329,7 @@ def roll_out_in_groups(
     starts: Tensor,
     member: Tensor,
     seed: Tensor,
+    rows: Tensor | None = None,
     groups: int = 2,
     whole: bool = False,
 ) -> RollOut:
@@ -316,6 +341,7 @@ def roll_out_in_groups(
     Args:
       pmdp, policy, starts, member: as in `roll_out`; K is a multiple of `groups`.
       seed: [2] int32; group g draws from seed + [0, 2 g].
+      rows: as in `roll_out`.
       groups: number of loops.
       whole: as in `roll_out`.
 
@@ -329,10 +355,16 @@ def roll_out_in_groups(
             starts=part_starts,
             member=part_member,
             seed=seed + tf.constant([0, 2 * group]),
+            rows=part_rows,
             whole=whole,
         )
-        for group, (part_starts, part_member) in enumerate(
-            zip(tf.split(starts, groups), tf.split(member, groups), strict=True)
+        for group, (part_starts, part_member, part_rows) in enumerate(
+            zip(
+                tf.split(starts, groups),
+                tf.split(member, groups),
+                [None] * groups if rows is None else tf.split(rows, groups),
+                strict=True,
+            )
         )
     ]
     if whole:

@@ -16,6 +16,7 @@ from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Transitions
 
 STAGE = "behavior_cloning"
+_NARROWEST = -7.0  # log standard deviation: a thousandth of the unit
 
 
 class Start(NamedTuple):
@@ -107,5 +108,6 @@ def log_std_of(residual: Array, unit: Array, config: PlannerConfig) -> Array:
       config: the bounds.
     """
     log_std = np.log(np.maximum(residual / unit, 1e-6))
-    bounded = np.clip(log_std, config.min_log_std, config.max_log_std)
+    least = _NARROWEST if config.min_log_std is None else config.min_log_std
+    bounded = np.clip(log_std, least, config.max_log_std)
     return (bounded + np.log(unit)).astype(np.float32)

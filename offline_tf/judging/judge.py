@@ -26,6 +26,7 @@ from offline_tf.models.disagreement import (
     largest_pairwise_distance,
     threshold_that_cuts,
 )
+from offline_tf.models.given_signals import GivenSignals
 from offline_tf.numerics import holdout, large_columns, seeds
 from offline_tf.policies.gaussian import NumpyPolicy
 from offline_tf.run_folder.record import RunRecord
@@ -72,12 +73,14 @@ class Judgement(NamedTuple):
       least: [M, E], of the same episodes, where each step pays the least that any model predicts.
       lengths: [M, E] steps.
       halted: [M, E] bool, the episode met HALT.
+      broken: [M, E] steps in which a limit of the task's signals was broken; None of a task without.
     """
 
     returns: Array
     least: Array
     lengths: Array
     halted: Array
+    broken: Array | None = None
 
     @property
     def expected(self) -> float:
@@ -106,7 +109,10 @@ class Judgement(NamedTuple):
     def numbers(self) -> dict[str, float]:
         """For logs."""
         by_model = self.returns.mean(axis=1)
-        return {
+        limits = {}
+        if self.broken is not None:
+            limits["limits_broken"] = float(self.broken.sum() / self.lengths.sum())
+        return limits | {
             "promise": self.promise,
             "expected": self.expected,
             "models_apart": float(by_model.max() - by_model.min()),
@@ -153,13 +159,17 @@ class Judge:
       models: what episodes are made of.
       starts: [E, S] states.
       error: held-out squared error of the models, in standardised changes.
+      rows: [E], of the starts in the data; None where nothing follows a log.
     """
 
-    def __init__(self, models: Models, starts: Array, error: float = 0.0) -> None:
+    def __init__(
+        self, models: Models, starts: Array, error: float = 0.0, rows: Array | None = None
+    ) -> None:
         """Holds them."""
         self.models = models
         self.starts = starts
         self.error = error
+        self.rows = rows
 
     def run(
         self,
@@ -176,7 +186,7 @@ class Judge:
           seed: of the controller's draws.
           after_halt: see `ModelSimulator`.
         """
-        simulator = ModelSimulator(self.models, self.starts, after_halt)
+        simulator = ModelSimulator(self.models, self.starts, after_halt, self.rows)
         memory = start(tf.constant(simulator.observations()))
 
         def act(number: int, observations: Array) -> Array:
@@ -189,13 +199,13 @@ class Judge:
 
     def policy(self, policy: NumpyPolicy, after_halt: Array | None = None) -> Judgement:
         """Judges a policy that acts by its mean; after_halt: see `ModelSimulator`."""
-        simulator = ModelSimulator(self.models, self.starts, after_halt)
+        simulator = ModelSimulator(self.models, self.starts, after_halt, self.rows)
         return self._episodes(simulator, lambda _, observations: policy.mean(observations))
 
     def _episodes(self, simulator: ModelSimulator, act: Callable[[int, Array], Array]) -> Judgement:
         count = simulator.count
         returns, least, lengths = np.zeros(count), np.zeros(count), np.zeros(count, np.int64)
-        halted = np.zeros(count, bool)
+        halted, broken = np.zeros(count, bool), np.zeros(count, np.int64)
         limit = simulator.task.max_episode_steps
         unused = np.random.default_rng(0)
         for step in episode_loop.steps(simulator, act, refill=lambda _: unused, limit=limit):
@@ -203,8 +213,11 @@ class Judge:
             least += np.where(step.alive, step.rewards, 0.0)
             lengths += step.alive
             halted |= step.alive & simulator.unknown
+            broken += step.alive & simulator.broken
         shape = (self.models.ensemble.size, len(self.starts))
-        return Judgement(*(x.reshape(shape) for x in (returns, least, lengths, halted)))
+        columns = [returns, least, lengths, halted]
+        columns += [broken] if simulator.task.violation is not None else []
+        return Judgement(*(x.reshape(shape) for x in columns))
 
 
 def check_episodes(config: JudgeConfig, data: Transitions) -> None:
@@ -287,7 +300,9 @@ def fit_or_load(
                 "threshold": threshold,
                 "episodes": len(maxima),
                 "halted_reward": min(0.0, low),
-                "starts": _starts(bounds, config.judge_starts, own_seed).tolist(),
+                "starts": _starts(
+                    rows if task.log is not None else bounds[:, 0], config.judge_starts, own_seed
+                ).tolist(),
             }
         )
         logging.info(
@@ -297,9 +312,11 @@ def fit_or_load(
             len(maxima),
         )
     result = stage.result
-    models = Models(task, physics, ensemble, weights, result["threshold"], result["halted_reward"])
-    fitted = record.stage(_MODELS).result
-    return Judge(models, states[np.array(result["starts"])], fitted[split.judged_kind]["mse"])
+    given = GivenSignals.of(task, data)
+    limits = result["threshold"], result["halted_reward"]
+    models = Models(task, physics, ensemble, weights, *limits, given)
+    fitted, first = record.stage(_MODELS).result, np.array(result["starts"])
+    return Judge(models, states[first], fitted[split.judged_kind]["mse"], first)
 
 
 def _has_judge(other: RunRecord, config: JudgeConfig) -> bool:
@@ -315,9 +332,14 @@ def settings_of(config: JudgeConfig) -> gaussian_ensemble.Settings:
     )
 
 
-def _starts(bounds: Array, count: int, seed: int) -> Array:
-    """First rows of `count` episodes, drawn without repeats while there are enough."""
-    first = bounds[:, 0]
+def _starts(first: Array, count: int, seed: int) -> Array:
+    """Rows that `count` episodes start from, drawn without repeats while there are enough.
+
+    Args:
+      first: [n], of episodes; of a plant's log, whose pieces begin anywhere, all held-out rows.
+      count: of starts.
+      seed: of the draw.
+    """
     stream = seeds.generator(seed, "judge/starts")
     return stream.choice(first, size=count, replace=len(first) < count)
 

@@ -73,7 +73,19 @@ def of_judgement(
     mean, of_best = mean_and_best_tenth(data_returns)
     spread = spread_of(mean, of_best)
     what = "the promise" if of_clone is None else "what the clone is worth"
-    return [
+    limits = []
+    if "limits_broken" in judged:
+        limits = [
+            ground(
+                "limits_broken",
+                judged["limits_broken"],
+                doubtful=0.01,
+                bad=0.1,
+                words="share of the judge's steps in which a limit of a signal is broken",
+                advice=advice.get("limits_broken", "raise the price under [limits]"),
+            )
+        ]
+    return limits + [
         ground(
             "below_data",
             (mean - (judged["promise"] if of_clone is None else of_clone)) / spread,

@@ -104,7 +104,7 @@ class GaussianEnsemble(tf.Module):
       members: the Keras networks.
       hidden: widths of their layers.
       inputs, deltas: Statistics of concatenated (s, a) and of s' - s.
-      mask: [S], 0 where the data's change is constant.
+      mask: [S], 0 where the data's change is constant, and where the task says what comes.
       noise_std: [S] variable, the residuals' standard deviation in standardised deltas, the
         maximum-likelihood Sigma given f; used where roll-outs sample under a fixed Sigma.
     """
@@ -135,7 +135,10 @@ class GaussianEnsemble(tf.Module):
         self.state_dim = task.state_dim
         self.inputs = inputs
         self.deltas = deltas
-        self.mask = (self.deltas.scale >= _CONSTANT).astype(np.float32)
+        is_predicted = self.deltas.scale >= _CONSTANT
+        if task.becomes:  # the past, and signals that nobody in the loop decides
+            is_predicted &= np.array(task.becomes) < 0
+        self.mask = is_predicted.astype(np.float32)
         widest = np.abs(self.deltas.shift) + _STEP_BOUND * self.deltas.scale  # [S]
         self._bound = np.maximum(_STATE_BOUND, widest).astype(np.float32)
         width = task.state_dim * (2 if self.learned else 1)

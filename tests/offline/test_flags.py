@@ -317,7 +317,7 @@ MOREL_FOR_ALL = {
     "velocities": "observed",
     "holdout_share": 0.0,
     "rollout_noise": "none",
-    "start_mix": 0.0,
+    "start_mix": None,
     "bc_epochs": 5,
     "bc_batch_size": 256,
     "bc_learning_rate": 1e-3,

@@ -256,6 +256,8 @@ def _transitions(
         arrays = [tf.constant(x[part]) for x in (observations, taken, next_observations)]
         if task.reward is not None:
             paid[part] = task.reward(arrays[0], arrays[1], arrays[2], "").numpy()
+        elif task.violation is not None and task.log is not None:
+            paid[part] -= task.log.limit_price * task.violation(arrays[2]).numpy()
         if task.termination is not None:
             terminals[part] = task.termination(arrays[2]).numpy()
     # What follows an end within the log is another episode.

@@ -4,10 +4,12 @@
 
   name, step_seconds, max_episode_steps, history, time_of_day
   [log]           time, time_format, max_gap_seconds, idle_seconds
-  [[observations]] name, column, resample, hold_seconds
-  [[actions]]     the same, and low, high
+  [[observations]] name, column, resample, hold_seconds; low, high: limits that are to be kept;
+                  given: true of set points, the weather, what is fed
+  [[actions]]     name, column, resample, hold_seconds, low, high, max_rate
   [reward]        expression, or column
   [termination]   expression
+  [limits]        price
 """
 
 from __future__ import annotations
@@ -43,10 +45,14 @@ _TOP = {
     "actions": list,
     "reward": dict,
     "termination": dict,
+    "limits": dict,
 }
 _LOG = {"time": str, "time_format": str, "max_gap_seconds": float, "idle_seconds": float}
 _SIGNAL = {"name": str, "column": str, "resample": str, "hold_seconds": float}
-_ACTION = {**_SIGNAL, "low": float, "high": float}
+_BOUNDED = {**_SIGNAL, "low": float, "high": float}
+_OBSERVATION = {**_BOUNDED, "given": bool}
+_ACTION = {**_BOUNDED, "max_rate": float}
+_LIMITS = {"price": float}
 _REWARD = {"expression": str, "column": str}
 _TERMINATION = {"expression": str}
 _WORDS = {str: "text", float: "a number", int: "a whole number", bool: "true or false"}
@@ -89,7 +95,7 @@ def task_of(content: Mapping[str, Any], where: str) -> TaskSpec:
     log = _checked(top.get("log", {}), _LOG, f"{where}: [log]", needed=("time",))
     step = _positive(top["step_seconds"], f"{where}: step_seconds")
     gap = _positive(log.get("max_gap_seconds", 3.0 * step), f"{where}: max_gap_seconds")
-    observations = _signals(top["observations"], _SIGNAL, "observations", gap, where)
+    observations = _signals(top["observations"], _OBSERVATION, "observations", gap, where)
     actions = _signals(top["actions"], _ACTION, "actions", gap, where)
     names = [signal.name for signal in (*observations, *actions)]
     if any(signal.column == log["time"] for signal in (*observations, *actions)):
@@ -123,6 +129,16 @@ def task_of(content: Mapping[str, Any], where: str) -> TaskSpec:
     ]
     if bounds[0] is None or bounds[1] is None or not (bounds[0] < bounds[1]).all():
         raise UserError(f"{where}: expected low and high, low below high, of each of [[actions]]")
+    given = tuple(i for i, part in enumerate(top["observations"]) if part.get("given", False))
+    given += tuple(range(len(observations), len(observed)))  # the time of day
+    limits = _checked(top.get("limits", {}), _LIMITS, f"{where}: [limits]")
+    violation = _violation(top["observations"], where)
+    if (violation is None) != ("price" not in limits):
+        raise UserError(
+            f"{where}: expected a price under [limits], what a step beyond a limit costs, and low or "
+            "high of an observation; got one without the other"
+        )
+    price = _positive(limits["price"], f"{where}: [limits] price") if limits else 0.0
     return TaskSpec(
         name=top["name"],
         observation_names=tuple(layout),
@@ -133,7 +149,7 @@ def task_of(content: Mapping[str, Any], where: str) -> TaskSpec:
         max_episode_steps=_positive(
             top.get("max_episode_steps", 1000), f"{where}: max_episode_steps"
         ),
-        reward=_reward(reward, layout, commanded, where),
+        reward=_with_price(_reward(reward, layout, commanded, where), violation, price),
         termination=_termination(ending, layout, where),
         log=LogSpec(
             time=log["time"],
@@ -145,7 +161,12 @@ def task_of(content: Mapping[str, Any], where: str) -> TaskSpec:
             reward=reward.get("column", ""),
             history=history,
             time_of_day=time_of_day,
+            limit_price=price,
         ),
+        becomes=_becomes(layout, commanded, given),
+        given=given,
+        action_change=_action_change(top["actions"], top["step_seconds"], history, where),
+        violation=violation,
     )
 
 
@@ -226,6 +247,68 @@ def _reward(table: Mapping[str, str], layout: list[str], commanded: list[str], w
         return expression(after, before)
 
     return reward
+
+
+def _with_price(reward: Any, violation: Any, price: float) -> Any:
+    """TaskSpec.reward less what broken limits cost; None where there is none."""
+    if reward is None or violation is None:
+        return reward
+
+    def less(states: Tensor, actions: Tensor, next_states: Tensor, physics: str) -> Tensor:
+        return reward(states, actions, next_states, physics) - price * violation(next_states)
+
+    return less
+
+
+def _violation(parts: list[Any], where: str) -> Any:
+    """TaskSpec.violation of the observations' low and high; None where there are none.
+
+    A signal beyond a limit counts 1, and what it lies beyond as a share of its range: of high - low, or
+    of the size of the only limit.
+    """
+    low = np.array([float(part.get("low", -math.inf)) for part in parts], np.float32)
+    high = np.array([float(part.get("high", math.inf)) for part in parts], np.float32)
+    if not (np.isfinite(low) | np.isfinite(high)).any():
+        return None
+    if not (low < high).all():
+        raise UserError(f"{where}: expected low below high of each of [[observations]]")
+    both = np.isfinite(low) & np.isfinite(high)
+    only = np.where(np.isfinite(low), np.abs(low), np.abs(high))
+    width = np.where(both, high - low, np.where(np.isfinite(only) & (only > 0), only, 1.0))
+
+    def violation(next_states: Tensor) -> Tensor:
+        measured = next_states[:, : len(low)]
+        beyond = tf.maximum(tf.nn.relu(measured - high), tf.nn.relu(low - measured))
+        return tf.reduce_sum(tf.cast(beyond > 0.0, tf.float32) + beyond / width, axis=1)
+
+    return violation
+
+
+def _becomes(layout: list[str], commanded: list[str], given: tuple[int, ...]) -> tuple[int, ...]:
+    """TaskSpec.becomes: NAME@-2 will be what NAME@-1 is now, NAME@-1 what NAME is, or the action.
+
+    Empty where all is to be predicted.
+    """
+    sources = {name: len(layout) + index for index, name in enumerate(commanded)}
+    sources |= {name: index for index, name in enumerate(layout)}
+    found = []
+    for index, entry in enumerate(layout):
+        name, _, lag = entry.partition("@-")
+        before = name if lag == "1" else lagged(name, int(lag or 0) - 1)
+        found.append(sources[before] if lag else index if index in given else -1)
+    return tuple(found) if max(found) >= 0 else ()
+
+
+def _action_change(parts: list[Any], step: float, history: int, where: str) -> Any:
+    """TaskSpec.action_change of max_rate, per second; None where all are free."""
+    if not any("max_rate" in part for part in parts):
+        return None
+    if history < 2:
+        raise UserError(
+            f"{where}: max_rate needs the action of the step before; set history = 2 or more"
+        )
+    rates = [_positive(part.get("max_rate", math.inf), f"{where}: max_rate") for part in parts]
+    return np.array(rates, np.float32) * np.float32(step)
 
 
 def _check_before(

@@ -115,8 +115,8 @@ def _plan(folder, evaluate=lambda policy, iteration: {}, config=SMALL, gains=(0.
     value = npg_planner.plan(
         pmdp,
         policy=policy,
-        starts=STARTS,
-        all_states=STARTS,
+        first_rows=np.arange(len(STARTS)),
+        states=STARTS,
         config=config,
         seed=0,
         stage=stage,

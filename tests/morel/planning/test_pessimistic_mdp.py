@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,8 +11,10 @@ from morel_tf.config import DynamicsConfig, PmdpConfig
 from morel_tf.planning import pessimistic_mdp
 from morel_tf.planning.pessimistic_mdp import RollOut
 from offline_tf.models.gaussian_ensemble import GaussianEnsemble
+from offline_tf.models.given_signals import GivenSignals
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.policies.gaussian import GaussianPolicy
+from offline_tf.types import LogSpec
 
 IDLE = toys.linear_policy(np.zeros((2, 1)), [0.0])
 
@@ -448,22 +452,51 @@ def test_the_pessimistic_value_is_a_lower_bound_and_the_naive_one_is_not():
     assert (dream[cut] > true[cut] + 1.0).mean() > 0.8
 
 
-def test_start_states_are_episode_starts_unless_mixed():
-    starts = np.arange(8, dtype=np.float32).reshape(4, 2)
-    everything = 100 + np.arange(2000, dtype=np.float32).reshape(1000, 2)
-    kept = starts.copy()
-    for share in (0.0, 0.3, 1.0):
-        config = PmdpConfig(paths_per_member=4000, start_mix=share)
-        found = pessimistic_mdp.start_states(starts, everything, config, np.random.default_rng(0))
-        assert found.shape == (4000, 2) and found.dtype == np.float32
-        mixed = found[:, 0] >= 100
-        assert mixed.mean() == pytest.approx(share, abs=0.03)
-        # Every row is one of the given ones, and all of them come up about equally often.
-        np.testing.assert_array_equal(found[:, 1], found[:, 0] + 1)
-        if share < 1:
-            shares = np.bincount((found[~mixed, 0] / 2).astype(int), minlength=4) / (~mixed).sum()
-            np.testing.assert_allclose(shares, 0.25, atol=0.04)
-    np.testing.assert_array_equal(starts, kept)
+LOG = LogSpec("time", "iso", (), (), 60.0)
+
+
+@pytest.mark.parametrize(
+    ("mix", "log", "share"), [(0.0, LOG, 0), (0.3, None, 0.3), (None, None, 0), (None, LOG, 1)]
+)
+def test_paths_start_where_episodes_do_unless_mixed_and_anywhere_in_a_log(mix, log, share):
+    """The first four of a million rows: none of them comes up where all rows are drawn from."""
+    task = dataclasses.replace(toys.cart(), log=log)
+    pmdp = toys.pessimistic(task, toys.hinged_ensemble(task), paths_per_member=4000, start_mix=mix)
+    found = pessimistic_mdp.start_rows(np.arange(4), 1_000_000, pmdp, np.random.default_rng(0))
+    assert found.shape == (4000,) and found.max() < 1_000_000
+    mixed = found >= 4
+    assert mixed.mean() == pytest.approx(share, abs=0.03)
+    if share < 1:
+        shares = np.bincount(found[~mixed], minlength=4) / (~mixed).sum()
+        np.testing.assert_allclose(shares, 0.25, atol=0.04)
+    else:
+        assert found.mean() == pytest.approx(500_000, rel=0.05)
+
+
+def test_paths_follow_the_logs_set_points_and_remember_their_own_past():
+    """Rewards of what the log says: the cart's second signal is given, 5 rows are one piece."""
+    task = dataclasses.replace(
+        toys.cart(),
+        given=(1,),
+        becomes=(-1, 1),
+        reward=lambda s, a, n, physics: n[:, 1],
+    )
+    given = GivenSignals(
+        (1,), np.array([[0.1], [0.2], [0.3], [0.4], [0.5]], np.float32), np.array([1, 2, 2, 4, 4])
+    )
+    pmdp = toys.pessimistic(task, toys.hinged_ensemble(task), horizon=3)._replace(given=given)
+    block = pessimistic_mdp.roll_out(
+        pmdp,
+        policy=IDLE,
+        starts=tf.constant([[0.0, 0.1], [0.0, 0.4]]),
+        member=tf.constant([0, 1]),
+        seed=tf.constant([1, 2]),
+        rows=tf.constant([0, 3]),
+    )
+    np.testing.assert_allclose(block.rewards, [[0.2, 0.5], [0.3, 0.5], [0.3, 0.5]])
+    np.testing.assert_allclose(block.observations[1:, :, 1], [[0.2, 0.5], [0.3, 0.5]])
+    without = _roll_out(pmdp, IDLE, [[0.0, 0.1]])
+    np.testing.assert_allclose(without.rewards[:, 0], 0.1)  # it stays as it is
 
 
 def test_wrong_shapes_are_refused_at_the_door():

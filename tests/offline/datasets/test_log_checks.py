@@ -105,7 +105,7 @@ def rounded(values):
 FAULTS = {
     "stamps_twice": lambda log: times_changed(log, twice),
     "clock_jumps": lambda log: times_changed(log, back),
-    "missing/lower": lambda log: changed(log, "lower", set_to(slice(100, 400), np.nan)),
+    "missing/lower": lambda log: changed(log, "lower", set_to(slice(100, 1000), np.nan)),
     "stuck/upper": lambda log: changed(log, "upper", set_to(slice(3000, 3300), 0.4321)),
     "quantised/upper": lambda log: changed(log, "upper", rounded),
     "units/lower": lambda log: changed(log, "lower", in_percent),
