@@ -18,6 +18,7 @@ report              offline_tf.report              a run, or several, as one HTM
 render              offline_tf.render              a film of the controller
 evaluate            morel_tf.evaluate              measures a finished run again
 mopp-evaluate       mopp_tf.evaluate               the same for MOPP; other knobs with --planner=
+what-if             offline_tf.what_if             what would follow from actions that nobody tried
 inspect             morel_tf.inspect               what the models know: errors, calibration, detector
 mopp-inspect        mopp_tf.inspect                the same for MOPP
 # Check data

@@ -15,9 +15,11 @@ from offline_tf.types import UserError
 
 USAGE = """
 usage: python -m morel_tf.export --workdir=RUN --output=FOLDER [--fallback=0,0,0] [--nolite]
+                                 [--onnx] [--casadi]
 
 Exports policy, detector and models of a finished run as a SavedModel, policy and detector as LiteRT
-(TFLite) files too, and compares them, in fresh processes, with the live model.
+(TFLite) files too. With --onnx all three are ONNX files as well, with --casadi the models are a
+function for CasADi. Compares all of them, in fresh processes, with the live model.
 """
 
 
@@ -33,6 +35,12 @@ class ExportConfig:
         "policy, or a constant action, A numbers separated by commas.",
     )
     lite: bool = knob(True, "Write policy.tflite and detector.tflite.")
+    onnx: bool = knob(
+        False, "Write policy.onnx, detector.onnx and model.onnx; needs requirements-onnx.txt."
+    )
+    casadi: bool = knob(
+        False, "Write model.casadi, for do-mpc and others; needs requirements-casadi.txt."
+    )
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
@@ -46,11 +54,26 @@ class ExportConfig:
 
 def main(config: ExportConfig) -> None:
     """Exports."""
-    from morel_tf.experiment import restore  # here, so that --help needs no TensorFlow
+    from morel_tf.experiment import (  # here, so that --help needs no TensorFlow
+        casadi_model,
+        restore,
+    )
+    from offline_tf.export import onnx_files
     from offline_tf.run_folder.record import RunRecord
 
+    if config.onnx:
+        onnx_files.check_installed()
+    if config.casadi:
+        casadi_model.library()
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
-    error = restore.export_again(record, pathlib.Path(config.output), config.fallback, config.lite)
+    error = restore.export_again(
+        record,
+        pathlib.Path(config.output),
+        config.fallback,
+        config.lite,
+        onnx=config.onnx,
+        casadi=config.casadi,
+    )
     logging.info("exported to %s; largest difference %.2g", config.output, error)
 
 

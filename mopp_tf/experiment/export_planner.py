@@ -55,12 +55,15 @@ _DISAGREEMENTS = {
     "delta": "standard deviations of a step's changes in the data",
     "raw": "raw units of state and scaled reward",
 }
+# Name of a file -> signature.
+ONNX_FILES = {"detector": "is_known", "model": "forecast"}
 _SAYS = {
     "plan": "one decision for B environments",
     "plan_one": "the same for one environment, faster",
     "initial_plan": "the plan that an episode begins with",
     "is_known": "whether the models agree about an action in a state: disagreement below the limit",
     "step": "what the models predict: next observation, reward in the data's units, end",
+    "forecast": "the next step by each model, [K, B, ..], and whether they know the pair, [B]",
 }
 
 
@@ -100,6 +103,17 @@ class Exported(tf.Module):
             "disagreement": prediction.disagreement,
         }
 
+    def forecast(self, state: Tensor, action: Tensor) -> dict[str, Tensor]:
+        """The next step by each model; names and shapes as in MOReL's export."""
+        prediction = self.planner.forecast(state, action)
+        return {
+            "next_state": prediction.next_states,
+            "reward": self._scale.shift + self._scale.scale * prediction.rewards,
+            "terminated": prediction.terminated,
+            "known": prediction.known,
+            "disagreement": prediction.disagreement,
+        }
+
     def signatures(self) -> dict[str, Any]:
         """Returns signature name -> concrete function.
 
@@ -128,6 +142,10 @@ class Exported(tf.Module):
             for name in ("is_known", "step"):
                 function = compilation.function(getattr(self, name))
                 functions[name] = function.get_concrete_function(specs(None)[0], action)
+            state = tf.TensorSpec([None, task.state_dim], tf.float32, "state")
+            functions["forecast"] = compilation.function(self.forecast).get_concrete_function(
+                state, action
+            )
         return functions
 
 
@@ -326,4 +344,5 @@ def export_and_verify(
     if "step" in signatures:
         pairs = {"observation": observations, "action": start[:, 0]}
         samples |= {"is_known": pairs, "step": pairs}
+        samples["forecast"] = {"state": observations, "action": start[:, 0]}
     return saved_model.verify(signatures, folder, samples, TOLERANCE)

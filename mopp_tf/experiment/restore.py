@@ -14,6 +14,7 @@ from mopp_tf.mbop import learning, mbop_planner
 from mopp_tf.models.rows import RewardScale
 from mopp_tf.planning.planner import Planner
 from offline_tf import tasks
+from offline_tf.export import onnx_files
 from offline_tf.models import learned_task, networks
 from offline_tf.numerics import seeds
 from offline_tf.run_folder.files import write_json
@@ -106,6 +107,7 @@ def export_again(
     folder: pathlib.Path,
     control: control_config.ControlConfig,
     lite: bool = False,
+    onnx: bool = False,
 ) -> tuple[float, dict[str, float]]:
     """Exports a finished run to another folder, without its data.
 
@@ -114,6 +116,7 @@ def export_again(
       folder: of the export.
       control: another objective.
       lite: whether to write LiteRT files too, where the planner is MOPP's.
+      onnx: the same of ONNX files; see `onnx_files`.
 
     Returns:
       The largest difference from the live planner, and those of LiteRT; see `export_planner`.
@@ -131,5 +134,10 @@ def export_again(
     differences: dict[str, float] = {}
     if lite and isinstance(planner, Planner):
         differences = export_planner.write_lite(planner, folder, samples)
+    if onnx and isinstance(planner, Planner):
+        done = planner.initial_plan(samples).numpy()[:, 0]
+        middle, half = (0.5 * (task.action_high + sign * task.action_low) for sign in (1.0, -1.0))
+        given = {"observation": samples, "state": samples, "action": middle + half * done}
+        error = max(error, onnx_files.write(folder, export_planner.ONNX_FILES, given))
     write_json(folder / "manifest.json", record.manifest | {"control": dataclasses.asdict(control)})
     return error, differences

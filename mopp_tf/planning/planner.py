@@ -115,18 +115,30 @@ class Planner(tf.Module):
 
     def step(self, observation: Tensor, action: Tensor) -> Step:
         """What the dynamics models predict for [E, S] and actions [E, A] in the task's units."""
+        every = self.forecast(observation, action)
+        next_states = tf.reduce_mean(every.next_states, axis=0)  # [E, S]
+        assert self.task.termination is not None, "see offline_tf/models/learned_task.py"
+        return every._replace(
+            next_states=next_states,
+            rewards=tf.reduce_mean(every.rewards, axis=0),
+            terminated=compilation.of_task(self.task.termination)(next_states),
+        )
+
+    def forecast(self, observation: Tensor, action: Tensor) -> Step:
+        """The same of each member: next states [K, E, S], rewards and ends [K, E]."""
         dynamics = self._models.dynamics
         bounded = closed_form.executable(self.task, observation, action)
         predict = dynamics.bind(self._dtype, constant=True)
         outputs = predict(observation, (bounded - self._middle) / self._half)  # [K, E, S + 1]
-        next_states = tf.reduce_mean(dynamics.next_states(observation, outputs), axis=0)  # [E, S]
+        next_states = dynamics.next_states(observation, outputs)  # [K, E, S]
         next_states = closed_form.with_the_past(self.task, observation, bounded, next_states)
         disagreement = dynamics.uncertainty(outputs, self.knobs.uncertainty_units)  # [E]
         assert self.task.termination is not None, "see offline_tf/models/learned_task.py"
+        ends = compilation.of_task(self.task.termination)
         return Step(
             next_states=next_states,
-            rewards=tf.reduce_mean(dynamics.rewards(outputs), axis=0),
-            terminated=compilation.of_task(self.task.termination)(next_states),
+            rewards=dynamics.rewards(outputs),
+            terminated=tf.stack([ends(each) for each in tf.unstack(next_states)]),
             disagreement=disagreement,
             known=disagreement <= self.limit,
         )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from morel_tf.experiment import casadi_model
 from morel_tf.models import usad
 from morel_tf.planning import pessimistic_mdp
 from morel_tf.planning.pessimistic_mdp import PessimisticMdp
@@ -21,6 +22,8 @@ from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 TOLERANCE = 1e-6
 LITE_TOLERANCE = 1e-4
+# Name of a file -> signature.
+ONNX_FILES = {"policy": "serving_default", "detector": "is_known", "model": "forecast"}
 _WORDS = """Policy, detector and models learned by MOReL; standardisation and clipping are inside.
 manifest.json says from which data and with which flags. policy.tflite and detector.tflite, where they
 are, are `serving_default` and `is_known` for LiteRT, each as its file's only signature.
@@ -40,6 +43,7 @@ _SAYS = {
     "act_guarded": "the policy's action where it is known, else the fallback's",
     "step": "one step of the pessimistic MDP by the model of `member`: state, reward (HALT's where "
     "unknown, unless --halt=truncate), whether the path is over",
+    "forecast": "the next step by each model, [M, B, ..], and whether they know the pair, [B]",
 }
 
 
@@ -161,6 +165,45 @@ class Controller(tf.Module):
             "disagreement": transition.disagreement,
         }
 
+    def forecast(self, state: Tensor, action: Tensor) -> dict[str, Tensor]:
+        """The next step by each model, without HALT.
+
+        Args:
+          state: [B, S].
+          action: [B, A]; brought within bounds and rates here.
+
+        Returns:
+          "next_state" [M, B, S]; "reward", "terminated" [M, B]; "known", "disagreement" [B].
+        """
+        assert self._pmdp is not None
+        task, ensemble = self.task, self.ensemble
+        bounded = self._bounded(state, action)
+        outputs = ensemble.bind()(state, bounded)  # [M, B, width]
+        every = ensemble.next_states(state, ensemble.means(outputs))  # [M, B, S]
+        every = closed_form.with_the_past(task, state, bounded, every)
+        assert task.reward is not None and task.termination is not None, "see learned_task"
+        pay = compilation.of_task(task.reward)
+        ends = compilation.of_task(task.termination)
+        each = tf.unstack(every)
+        values = usad.disagreement_of(ensemble, outputs, self._weights)  # [B]
+        return {
+            "next_state": every,
+            "reward": tf.stack([pay(state, bounded, x, self._pmdp.physics) for x in each]),
+            "terminated": tf.stack([ends(x) for x in each]),
+            "known": values <= self._pmdp.threshold,
+            "disagreement": values,
+        }
+
+    def write_casadi(self, folder: pathlib.Path, states: Array, actions: Array) -> float:
+        """Writes the models for CasADi; returns the largest difference, see `casadi_model.write`."""
+        assert self._pmdp is not None
+        made = casadi_model.function(
+            self.task, self.ensemble, self._weights, float(self._pmdp.threshold)
+        )
+        live = self.forecast(tf.constant(states), tf.constant(actions))
+        expected = {name: value.numpy() for name, value in live.items()}
+        return casadi_model.write(folder, made, expected, states, actions)
+
     def is_known_history(
         self, previous_observation: Tensor, observation: Tensor, action: Tensor
     ) -> dict[str, Tensor]:
@@ -188,10 +231,12 @@ class Controller(tf.Module):
                 states
             )
         if self._pmdp is not None:
+            state = tf.TensorSpec([None, self.task.state_dim], tf.float32, "state")
             functions["step"] = compilation.function(self.step).get_concrete_function(
-                tf.TensorSpec([None, self.task.state_dim], tf.float32, "state"),
-                actions,
-                tf.TensorSpec([None], tf.int32, "member"),
+                state, actions, tf.TensorSpec([None], tf.int32, "member")
+            )
+            functions["forecast"] = compilation.function(self.forecast).get_concrete_function(
+                state, actions
             )
         return functions
 

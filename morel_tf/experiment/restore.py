@@ -14,6 +14,7 @@ from morel_tf.models import usad
 from morel_tf.planning import npg_planner, pessimistic_mdp
 from morel_tf.planning.judged import Keeper
 from offline_tf import tasks
+from offline_tf.export import onnx_files
 from offline_tf.judging import judge
 from offline_tf.models import gaussian_ensemble, learned_task
 from offline_tf.numerics import seeds
@@ -115,7 +116,13 @@ def load_controller(record: RunRecord, fallback: str = "cloning") -> Controller:
 
 
 def export_again(
-    record: RunRecord, folder: pathlib.Path, fallback: str = "cloning", lite: bool = False
+    record: RunRecord,
+    folder: pathlib.Path,
+    fallback: str = "cloning",
+    lite: bool = False,
+    *,
+    onnx: bool = False,
+    casadi: bool = False,
 ) -> float:
     """Exports a finished run to another folder, without its data.
 
@@ -124,6 +131,8 @@ def export_again(
       folder: of the SavedModel.
       fallback: see `export_controller.fallback_of`.
       lite: whether to write LiteRT files too.
+      onnx: whether to write ONNX files too; see `onnx_files`.
+      casadi: whether to write the models for CasADi too; see `casadi_model`.
 
     Returns:
       The largest difference; see `export_controller.export_and_verify`.
@@ -139,5 +148,10 @@ def export_again(
     error = export_controller.export_and_verify(
         controller, folder, states, task.clip_actions(actions), lite
     )
+    if onnx:
+        given = {"observation": states, "state": states, "action": task.clip_actions(actions)}
+        error = max(error, onnx_files.write(folder, export_controller.ONNX_FILES, given))
+    if casadi:
+        error = max(error, controller.write_casadi(folder, states, task.clip_actions(actions)))
     write_json(folder / "manifest.json", record.manifest | {"fallback": fallback})
     return error

@@ -97,3 +97,63 @@ def answers(lags: Array, correlation: dict[tuple[str, str], Array]) -> Figure:
         axis.legend(loc="upper right")
     axes[-1, 0].set_xlabel("steps later")
     return figure
+
+
+@styled
+def forecast(
+    names: Sequence[str],
+    states: Array,
+    logged: Array,
+    action_names: Sequence[str],
+    actions: tuple[Array, Array, Array],
+    known: Array,
+    dt: float,
+) -> Figure:
+    """What models expect beside what was logged: a line and a band per signal, then the actions.
+
+    Args:
+      names: of the C signals.
+      states: [T + 1, M, C] by model; the band is their range.
+      logged: [L + 1, C].
+      action_names: A names.
+      actions: of the forecast [T, M, A]; logged [L, A]; suggested by the controller there [L, A].
+      known: [T] bool; what is not known is shaded.
+      dt: seconds a step.
+    """
+    count = len(names) + len(action_names)
+    figure, axes = new(11.0, max(1.3 * count, 3.0), rows=count)
+    panels = axes[:, 0]
+    steps, before = dt * np.arange(len(states)), dt * np.arange(len(logged))
+    for number, name in enumerate(names):
+        axis, paths = panels[number], states[:, :, number]
+        axis.plot(before, logged[:, number], color=COLOURS[5], linewidth=1.0, label="log")
+        axis.plot(steps, paths.mean(axis=1), color=COLOURS[0], linewidth=1.2, label="models")
+        axis.fill_between(
+            steps, paths.min(axis=1), paths.max(axis=1), color=COLOURS[0], alpha=0.25, linewidth=0
+        )
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
+    done, taken, suggested = actions
+    for number, name in enumerate(action_names):
+        axis, drawn = panels[len(names) + number], {"drawstyle": "steps-post", "linewidth": 1.0}
+        axis.plot(before[:-1], taken[:, number], color=COLOURS[5], label="log", **drawn)
+        axis.plot(steps[:-1], done[:, :, number].mean(1), color=COLOURS[1], label="done", **drawn)
+        axis.plot(
+            before[:-1],
+            suggested[:, number],
+            color=COLOURS[2],
+            linestyle=":",
+            label="controller, in the log's states",
+            **drawn,
+        )
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], ~known, [False]]).astype(int)))
+    for number, axis in enumerate(panels):
+        for first, beyond in edges.reshape(-1, 2):
+            axis.axvspan(dt * first, dt * beyond, color=COLOURS[3], alpha=0.12, linewidth=0)
+        axis.set_xlim(0, max(steps[-1], before[-1]))
+        if number in (0, len(names)):
+            axis.legend(loc="upper right", fontsize=7, ncol=3, frameon=False)
+        if number < count - 1:
+            axis.tick_params(labelbottom=False)
+    panels[-1].set_xlabel("seconds; shaded where the models do not know what is done")
+    return figure

@@ -105,6 +105,7 @@ class GaussianEnsemble(tf.Module):
       hidden: widths of their layers.
       inputs, deltas: Statistics of concatenated (s, a) and of s' - s.
       mask: [S], 0 where the data's change is constant, and where the task says what comes.
+      step_bound: [S], of a step's change.
       noise_std: [S] variable, the residuals' standard deviation in standardised deltas, the
         maximum-likelihood Sigma given f; used where roll-outs sample under a fixed Sigma.
     """
@@ -140,7 +141,7 @@ class GaussianEnsemble(tf.Module):
             is_predicted &= np.array(task.becomes) < 0
         self.mask = is_predicted.astype(np.float32)
         widest = np.abs(self.deltas.shift) + _STEP_BOUND * self.deltas.scale  # [S]
-        self._bound = np.maximum(_STATE_BOUND, widest).astype(np.float32)
+        self.step_bound = np.maximum(_STATE_BOUND, widest).astype(np.float32)
         width = task.state_dim * (2 if self.learned else 1)
         self.members = [
             networks.mlp(
@@ -206,7 +207,7 @@ class GaussianEnsemble(tf.Module):
         Differs: the authors bound the state itself to +-100, which would cut a user's own units.
         """
         change = self.mask * (deltas * (self.deltas.scale + _CONSTANT) + self.deltas.shift)
-        return states + tf.clip_by_value(change, -self._bound, self._bound)
+        return states + tf.clip_by_value(change, -self.step_bound, self.step_bound)
 
     def means(self, outputs: Tensor) -> Tensor:
         """[.., width] -> [.., S] standardised mean deltas."""

@@ -27,11 +27,19 @@ _MOST_STEPS, _STEPS_PER_ROW = 1_000_000, 100
 
 
 def read(paths: Sequence[pathlib.Path], task: TaskSpec) -> Transitions:
+    """Reads tables of one log; see `read_with_times`."""
+    return read_with_times(paths, task)[0]
+
+
+def read_with_times(paths: Sequence[pathlib.Path], task: TaskSpec) -> tuple[Transitions, Array]:
     """Reads tables of one log.
 
     Args:
       paths: of the files; their rows are put in the order of their time stamps.
       task: with a log.
+
+    Returns:
+      The steps, and [N] float64, when each begins, in seconds as `timestamps.seconds` gives them.
 
     Raises:
       UserError: a column is missing, a cell is neither number nor missing, stamps cannot be read, or
@@ -70,9 +78,9 @@ def read(paths: Sequence[pathlib.Path], task: TaskSpec) -> Transitions:
         rewards, known[:-1] = paid.astype(np.float32), known[:-1] & is_known
     moving = _moving(actions, log.idle_seconds / task.dt)
     steps = known[:-1] & known[1:] & moving  # [G] both ends of the step are known
-    data = _transitions(states, actions, rewards, steps, log.history, task, source)
+    data, rows = _transitions(states, actions, rewards, steps, log.history, task, source)
     _tell(data, count, int((~moving).sum()), source)
-    return data
+    return data, grid[rows]
 
 
 def _check_span(times: Array, count: int, step: float, source: str) -> None:
@@ -218,8 +226,8 @@ def _transitions(
     history: int,
     task: TaskSpec,
     source: str,
-) -> Transitions:
-    """Steps with their history, in episodes of at most the task's time limit.
+) -> tuple[Transitions, Array]:
+    """Steps with their history, in episodes of at most the task's time limit, and their rows.
 
     Args:
       states: [G + 1, S'] at grid times.
@@ -265,7 +273,7 @@ def _transitions(
     number = np.arange(len(rows)) - np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
     limit = (number + 1) % task.max_episode_steps == 0
     ends = np.append(begins[1:], True) | limit
-    return Transitions(
+    data = Transitions(
         observations=observations,
         actions=taken,
         rewards=paid,
@@ -273,6 +281,7 @@ def _transitions(
         terminals=terminals,
         timeouts=ends & ~terminals,
     )
+    return data, rows
 
 
 def _tell(data: Transitions, count: int, idle: int, source: str) -> None:

@@ -862,6 +862,10 @@ def test_the_export_plans_as_the_live_planner_does_for_any_number_of_environment
         )
         reward = learned.scale.shift + learned.scale.scale * live.rewards
         np.testing.assert_allclose(found["reward"], reward, rtol=1e-4, atol=1e-5)
+        every = loaded.signatures["forecast"](state=states, action=plan[:, 0])
+        means = {name: np.mean(every[name], axis=0) for name in ("next_state", "reward")}
+        np.testing.assert_allclose(means["next_state"], live.next_states, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(means["reward"], reward, rtol=1e-4, atol=1e-4)
         known = loaded.signatures["is_known"](**pair)["known"]
         np.testing.assert_array_equal(known, live.disagreement <= learned.limit)
 

@@ -121,6 +121,17 @@ def test_what_is_no_number_is_not_known(signature, graph):
         np.testing.assert_array_equal(found["reward"][1:], np.full(10, -51.0))
 
 
+def test_a_forecast_is_of_every_model():
+    """At x = 2 the second model's x' is one too large; both are told, and that they disagree."""
+    found = _controller().forecast(tf.constant([[2.0, 1.0], [0.0, 1.0]]), tf.constant([[0.5]] * 2))
+    first, second = found["next_state"].numpy()
+    np.testing.assert_allclose(first, [[2.1, 1.25], [0.1, 1.25]], rtol=1e-6)
+    np.testing.assert_allclose(second, [[3.1, 1.25], [0.1, 1.25]], rtol=1e-6)
+    assert found["known"].numpy().tolist() == [False, True]
+    expected = 1.0 + np.array([[2.1, 0.1], [3.1, 0.1]]) + 0.3 * 1.0 - 0.1 * 0.25
+    np.testing.assert_allclose(found["reward"], expected, rtol=1e-6)
+
+
 def test_history_restores_the_velocity_that_the_observation_clips():
     """The member's disagreement is made to depend on v: |w (f_0 - f_1)| = |v|, beyond the limit too."""
     controller = _controller(limit=2.0)
@@ -163,7 +174,7 @@ def test_finite_difference_is_the_one_of_the_data(name):
 
 def test_signatures_take_any_batch_and_history_exists_where_velocities_are_clipped():
     names = {limit: set(_controller(limit=limit).signatures()) for limit in (None, 2.0)}
-    always = {"serving_default", "sample", "is_known", "act_guarded", "step"}
+    always = {"serving_default", "sample", "is_known", "act_guarded", "step", "forecast"}
     assert names[None] == always and names[2.0] == always | {"is_known_history"}
     assert set(_controller(fallback="").signatures()) == always - {"act_guarded"}
     controller = _controller()
