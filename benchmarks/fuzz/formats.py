@@ -23,9 +23,8 @@ from benchmarks.fuzz import torch_files
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.description import draft, table_facts
-from offline_tf.datasets.formats import d4rl, minari, plant_logs
+from offline_tf.datasets.formats import d4rl, minari, observation_files, plant_logs
 from offline_tf.datasets.quality import log_checks
-from offline_tf.export import prediction_files
 from offline_tf.inspection import inspect_stage
 from offline_tf.policies import foreign, foreign_normalizer, gaussian
 from offline_tf.reports import report_layout, run_contents
@@ -251,7 +250,7 @@ def _observations(path: pathlib.Path) -> None:
 
 
 def _predicted(path: pathlib.Path) -> None:
-    for _ in prediction_files.observations(path, _task().observation_names, 16):
+    for _ in observation_files.blocks(path, _task().observation_names, 16):
         pass
 
 

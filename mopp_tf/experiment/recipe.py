@@ -13,12 +13,12 @@ from mopp_tf.experiment.export_planner import AnyPlanner
 from mopp_tf.experiment.restore import AnyLearned, make_planner
 from mopp_tf.experiment.summary import summarize
 from mopp_tf.mbop import learning
+from offline_tf.export import saved_model
 from offline_tf.judging import judge as judging
 from offline_tf.judging.judge import Judge
 from offline_tf.models import compilation
 from offline_tf.pipeline import run as pipeline
 from offline_tf.pipeline.run import Experiment
-from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
 
 _ROWS_VERIFIED = 64
@@ -134,7 +134,7 @@ def export(
     count = len(observations)
     rows = np.linspace(0, count - 1, num=min(count, _ROWS_VERIFIED)).astype(np.int64)
     error = export_planner.export_and_verify(planner, prepared.scale, folder, observations[rows])
-    write_json(folder / "manifest.json", experiment.record.manifest)
+    saved_model.describe(folder, experiment.record.manifest)
     return {"largest_difference": error}
 
 

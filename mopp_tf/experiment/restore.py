@@ -14,10 +14,9 @@ from mopp_tf.mbop import learning, mbop_planner
 from mopp_tf.models.rows import RewardScale
 from mopp_tf.planning.planner import Planner
 from offline_tf import tasks
-from offline_tf.export import onnx_files
+from offline_tf.export import onnx_files, saved_model
 from offline_tf.models import learned_task, networks
 from offline_tf.numerics import seeds
-from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import TaskSpec, UserError
 
@@ -139,5 +138,5 @@ def export_again(
         middle, half = (0.5 * (task.action_high + sign * task.action_low) for sign in (1.0, -1.0))
         given = {"observation": samples, "state": samples, "action": middle + half * done}
         error = max(error, onnx_files.write(folder, export_planner.ONNX_FILES, given))
-    write_json(folder / "manifest.json", record.manifest | {"control": dataclasses.asdict(control)})
+    saved_model.describe(folder, record.manifest | {"control": dataclasses.asdict(control)})
     return error, differences

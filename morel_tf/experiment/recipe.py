@@ -13,9 +13,9 @@ from morel_tf.experiment import data, evaluation, export_controller, inspection,
 from morel_tf.experiment.configs import Configs, folder_of
 from morel_tf.experiment.restore import controller_of
 from morel_tf.experiment.summary import summarize
+from offline_tf.export import saved_model
 from offline_tf.pipeline import run as pipeline
 from offline_tf.pipeline.run import Experiment
-from offline_tf.run_folder.files import write_json
 
 _ROWS_VERIFIED = 256
 
@@ -107,7 +107,7 @@ def export(experiment: Experiment[Configs], learned: algorithm.Learned) -> dict[
     error = export_controller.export_and_verify(
         controller, folder, data.observations[rows], data.actions[rows]
     )
-    write_json(folder / "manifest.json", experiment.record.manifest)
+    saved_model.describe(folder, experiment.record.manifest)
     return {"largest_difference": error}
 
 

@@ -14,13 +14,12 @@ from morel_tf.models import usad
 from morel_tf.planning import npg_planner, pessimistic_mdp
 from morel_tf.planning.judged import Keeper
 from offline_tf import tasks
-from offline_tf.export import onnx_files
+from offline_tf.export import onnx_files, saved_model
 from offline_tf.judging import judge
 from offline_tf.models import gaussian_ensemble, learned_task
 from offline_tf.numerics import seeds
 from offline_tf.policies import cloning
 from offline_tf.policies.gaussian import GaussianPolicy
-from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import TaskSpec, UserError
 
@@ -153,5 +152,5 @@ def export_again(
         error = max(error, onnx_files.write(folder, export_controller.ONNX_FILES, given))
     if casadi:
         error = max(error, controller.write_casadi(folder, states, task.clip_actions(actions)))
-    write_json(folder / "manifest.json", record.manifest | {"fallback": fallback})
+    saved_model.describe(folder, record.manifest | {"fallback": fallback})
     return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 from absl import logging
@@ -34,41 +35,45 @@ def load(path: str, guarded: bool) -> loaded.Deployed:
     return model
 
 
-def predict_file(
+def rows_per_call(model: loaded.Deployed) -> int:
+    """4096 of a policy, 64 of a planner, whose rows take megabytes."""
+    return _ROWS_PLANNED if "plan" in model.signatures else _ROWS
+
+
+def predict_blocks(
     model: loaded.Deployed,
-    source: pathlib.Path,
+    blocks: Iterable[tuple[Array, Array | None]],
     output: pathlib.Path,
     *,
+    source: str,
     guarded: bool,
-    batch_size: int,
     seed: int,
 ) -> int:
-    """Reads observations by blocks and writes one row each.
+    """Writes one row for each observation.
 
     Args:
       model: the export.
-      source: file of observations; see `prediction_files.observations`.
+      blocks: observations [n, S], and their times [n] in seconds where they have some.
       output: file to write; it appears when it is complete.
+      source: what to name where there are none.
       guarded: see `predict`.
-      batch_size: rows of a block; 0: 4096 of a policy, 64 of a planner.
       seed: of MOPP's proposals; with it goes the number of the block's first row.
 
     Returns:
       Rows written.
 
     Raises:
-      UserError: the file cannot be read, or has no rows.
+      UserError: the blocks cannot be read, or have no rows.
     """
-    size = batch_size or (_ROWS_PLANNED if "plan" in model.signatures else _ROWS)
-    names, action_names = model.interface.observation_names, model.interface.action_names
-    total = 0
+    action_names, total = model.interface.action_names, 0
     with (
         files.whole(output, f".{os.getpid()}.partial") as partial,
         prediction_files.writing(partial, output.suffix.lower(), action_names) as write,
     ):
-        for rows in prediction_files.observations(source, names, size):
+        for rows, times in blocks:
             if len(rows):
-                write(predict(model, rows, guarded, (seed, total)))
+                told = {} if times is None else {"time": times}
+                write(told | predict(model, rows, guarded, (seed, total)))
                 total += len(rows)
         if not total:
             raise UserError(f"--input: expected rows of observations, {source} has none")

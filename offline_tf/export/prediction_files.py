@@ -1,9 +1,10 @@
-"""Files of observations, and files of what an export says of them: CSV, npz and HDF5, by blocks."""
+"""Files of what an export says of observations: CSV, npz and HDF5, written by blocks."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import datetime
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,79 +13,13 @@ import h5py
 import numpy as np
 
 from offline_tf.numerics import large_columns
-from offline_tf.types import Array, UserError
+from offline_tf.types import Array
 
 _CSV, _NPZ, _HDF5 = ".csv", ".npz", (".hdf5", ".h5", ".hdf")
+_FIRST_DATE = 315_532_800.0  # 1980, in seconds since 1970
 SUFFIXES = (_CSV, _NPZ, *_HDF5)
-# Adds a block of rows: "action" [B, A], the rest [B].
+# Adds a block of rows: "action" [B, A], the rest [B]; "time", where it is, in seconds, a date in CSV.
 Write = Callable[[dict[str, Array]], None]
-
-
-def observations(path: pathlib.Path, names: tuple[str, ...], size: int) -> Iterator[Array]:
-    """Reads a file's observations.
-
-    Args:
-      path: a file of one of SUFFIXES.
-      names: of the observations; columns of a CSV.
-      size: rows of a block.
-
-    Yields:
-      Blocks [n, S] float32.
-
-    Raises:
-      UserError: the file is damaged, or does not hold these observations.
-    """
-    read = _read_csv if path.suffix.lower() == _CSV else _read_arrays
-    try:
-        yield from read(path, names, size)
-    except UserError:
-        raise
-    except Exception as error:  # h5py, zipfile and csv raise many kinds
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"--input: {path} is no readable file of observations ({reason})") from None
-
-
-def _read_csv(path: pathlib.Path, names: tuple[str, ...], size: int) -> Iterator[Array]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.reader(file)
-        header = [name.strip() for name in next(rows, [])]
-        missing = [name for name in names if name not in header]
-        if missing:
-            raise UserError(f"--input: {path} lacks the columns {', '.join(missing)}")
-        at = [header.index(name) for name in names]
-        block: list[list[float]] = []
-        for row in rows:
-            if not row:
-                continue
-            try:
-                block.append([float(row[i]) for i in at])
-            except (ValueError, IndexError):
-                raise UserError(
-                    f"--input: {path}, line {rows.line_num}: expected numbers for "
-                    f"{', '.join(names)}"
-                ) from None
-            if len(block) == size:
-                yield np.array(block, np.float32)
-                block = []
-        if block:
-            yield np.array(block, np.float32)
-
-
-def _read_arrays(path: pathlib.Path, names: tuple[str, ...], size: int) -> Iterator[Array]:
-    opened: Any = np.load(path) if path.suffix.lower() == _NPZ else h5py.File(path, "r")
-    with opened as file:
-        if "observations" not in file:
-            raise UserError(
-                f"--input: {path} lacks 'observations', got {', '.join(file) or 'none'}"
-            )
-        values = file["observations"]
-        if len(values.shape) != 2 or values.shape[1] != len(names):
-            raise UserError(
-                f"--input: {path}: expected observations of shape (rows, {len(names)}), got "
-                f"{values.shape}"
-            )
-        for rows in large_columns.blocks(len(values), size):
-            yield np.asarray(values[rows], np.float32)
 
 
 @contextlib.contextmanager
@@ -118,14 +53,26 @@ def _writing_csv(path: pathlib.Path, action_names: tuple[str, ...]) -> Iterator[
         header: list[str] = []
 
         def write(block: dict[str, Array]) -> None:
-            names = [name for name in sorted(block) if name != "action"]
+            names = [name for name in sorted(block) if name not in ("action", "time")]
+            times = [[moment] for moment in _dates(block["time"])] if "time" in block else None
             if not header:
-                header.extend([*action_names, *names])
+                header.extend([*(["time"] if times else []), *action_names, *names])
                 rows.writerow(header)
             numbers = [block[name].astype(np.float32)[:, None] for name in names]
-            rows.writerows(np.concatenate([block["action"], *numbers], axis=1).tolist())
+            values = np.concatenate([block["action"], *numbers], axis=1).tolist()
+            if times:
+                values = [[*moment, *row] for moment, row in zip(times, values, strict=True)]
+            rows.writerows(values)
 
         yield write
+
+
+def _dates(times: Array) -> list[str]:
+    """Seconds since 1970 as ISO dates; of another beginning, such as 0, as they are."""
+    if len(times) and times[0] < _FIRST_DATE:
+        return [f"{value:.6f}".rstrip("0").rstrip(".") for value in times]
+    moments = (datetime.datetime.fromtimestamp(value, datetime.UTC) for value in times.tolist())
+    return [moment.replace(tzinfo=None).isoformat(sep=" ") for moment in moments]
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from offline_tf.export import loaded
 from offline_tf.run_folder import files
 from offline_tf.types import Array, TaskSpec
 
+PLANT = "plant.toml"
 # Signature -> name of an input or output -> values.
 Values = dict[str, dict[str, Array]]
 
@@ -67,6 +68,19 @@ def save(
         files.write_json(partial / loaded.INTERFACE, dataclasses.asdict(interface))
         if folder.exists():
             shutil.rmtree(folder)
+
+
+def describe(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    """Puts a run's manifest beside an export, and the plant's description where there is one.
+
+    Args:
+      folder: of the export.
+      manifest: of the run.
+    """
+    files.write_json(folder / "manifest.json", dict(manifest))
+    plant = pathlib.Path(str(manifest["flags"].get("env", "")))
+    if plant.suffix == ".toml" and plant.exists():
+        shutil.copyfile(plant, folder / PLANT)
 
 
 def save_lite(module: tf.Module, path: pathlib.Path, function: Any) -> None:

@@ -383,8 +383,8 @@ CASES = {
         "nowhere.csv",
     ),
     "input of another kind": (
-        ("offline_tf.predict", "--export=export", "--input=observations.txt", "--output=new.csv"),
-        "observations.txt",
+        ("offline_tf.predict", "--export=export", "--input=observations.xlsx", "--output=new.csv"),
+        "observations.xlsx",
     ),
     "output that exists": (
         ("offline_tf.predict", "--export=export", "--input=observations.csv", "--output=taken.csv"),

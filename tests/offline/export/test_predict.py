@@ -190,6 +190,48 @@ def test_every_form_goes_to_every_form(controller, tmp_path, guarded):
     assert not list(tmp_path.glob("*.partial"))
 
 
+PLANT = """
+name = "cart"
+step_seconds = 10
+[log]
+time = "when"
+[[observations]]
+name = "x"
+column = "X [m]"
+resample = "last"
+[[observations]]
+name = "v"
+resample = "last"
+[[actions]]
+name = "force"
+low = -1
+high = 1
+"""
+
+
+def test_a_plants_log_is_read_as_steps_with_their_time(controller, tmp_path):
+    """Rows come every 5 s and a step has 10; the description lies beside the model."""
+    folder = tmp_path / "export"
+    shutil.copytree(controller, folder)
+    (tmp_path / "plant.toml").write_text(PLANT)
+    saved_model.describe(folder, {"flags": {"env": str(tmp_path / "plant.toml")}})
+    rows = [f"2024-03-01 10:00:{5 * k:02d};{k / 4:g};0;0.5".replace(".", ",") for k in range(9)]
+    (tmp_path / "log.csv").write_text("\n".join(["when;X [m];v;force", *rows]) + "\n")
+    _run(folder, tmp_path / "log.csv", tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["time"] for row in found] == [f"2024-03-01 10:00:{k}0" for k in range(4)]
+    np.testing.assert_allclose([float(row["force"]) for row in found], [0, 0.125, 0.25, 0.375])
+    _run(folder, tmp_path / "log.csv", tmp_path / "out.npz")
+    assert np.load(tmp_path / "out.npz")["time"].tolist() == [
+        1709287200.0 + 10 * k for k in range(4)
+    ]
+    # A table of observations stays one.
+    _csv_of(tmp_path / "given.csv", ROWS)
+    _run(folder, tmp_path / "given.csv", tmp_path / "plain.csv")
+    assert len(_read(tmp_path / "plain.csv")["known"]) == len(ROWS)
+
+
 def test_a_planner_takes_each_row_as_the_first_decision(planner, tmp_path):
     _run(planner, _inputs(tmp_path)["npz"], tmp_path / "out.npz", batch_size=4)
     found = _read(tmp_path / "out.npz")
@@ -257,13 +299,14 @@ def test_planners_are_given_fewer_rows_at_once(controller, planner, tmp_path, mo
     ("change", "message"),
     [
         ({"input": "missing.csv"}, "--input: expected a file"),
-        ({"input": "given.txt"}, "--input: expected a .csv, .npz or .hdf5 file"),
+        ({"input": "given.xlsx"}, "--input: expected a table, a .npz or a .hdf5 file"),
+        ({"output": "out.txt"}, "--output: expected a .csv, .npz or .hdf5 file"),
         ({"output": "there.csv"}, "--output: .* exists; it is not replaced"),
         ({"export": "nowhere"}, "--export: expected a run folder or an export"),
         ({"export": ""}, "--export: expected a path, got none"),
         ({"input": "narrow.npz"}, r"shape \(rows, 2\), got \(3, 5\)"),
         ({"input": "other.csv"}, "lacks the columns x, v"),
-        ({"input": "words.csv"}, "line 3: expected numbers for x, v"),
+        ({"input": "words.csv"}, "--input: words.csv, line 3: expected a number, got v='two'"),
         ({"input": "damaged.hdf5"}, "--input: .* is no readable file of observations"),
         ({"input": "nothing.npz"}, "--input: expected rows of observations, .* has none"),
         ({"input": "nothing.csv"}, "--input: expected rows of observations, .* has none"),
@@ -274,7 +317,7 @@ def test_bad_input_is_named_and_leaves_nothing(controller, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     _inputs(tmp_path)
     (tmp_path / "there.csv").write_text("mine")
-    (tmp_path / "given.txt").write_text("")
+    (tmp_path / "given.xlsx").write_text("")
     (tmp_path / "damaged.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(50))
     np.savez("narrow.npz", observations=np.zeros((3, 5)))
     np.savez("nothing.npz", observations=np.zeros((0, 2)))
