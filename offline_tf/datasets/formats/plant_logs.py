@@ -256,32 +256,29 @@ def _transitions(
             parts += [states[at - lag, :measured], actions[at - lag]]
         return np.concatenate(parts, axis=1)
 
-    observations, next_observations = observation(rows), observation(rows + 1)
-    taken = actions[rows]
-    paid = rewards[rows]
-    terminals = np.zeros(len(rows), bool)
-    for part in blocks(len(rows)):
-        arrays = [tf.constant(x[part]) for x in (observations, taken, next_observations)]
+    names = ("observations", "next_observations", "actions", "rewards", "terminals")
+    writers = {name: ColumnWriter() for name in names}
+    for part in blocks(len(rows)):  # with its history a row is many times as wide
+        at = rows[part]
+        before, taken, after = observation(at), actions[at], observation(at + 1)
+        paid, terminal = rewards[at], np.zeros(len(at), bool)
+        arrays = [tf.constant(x) for x in (before, taken, after)]
         if task.reward is not None:
-            paid[part] = task.reward(arrays[0], arrays[1], arrays[2], "").numpy()
+            paid = task.reward(arrays[0], arrays[1], arrays[2], "").numpy()
         elif task.violation is not None and task.log is not None:
-            paid[part] -= task.log.limit_price * task.violation(arrays[2]).numpy()
+            paid = paid - task.log.limit_price * task.violation(arrays[2]).numpy()
         if task.termination is not None:
-            terminals[part] = task.termination(arrays[2]).numpy()
+            terminal = task.termination(arrays[2]).numpy()
+        for name, values in zip(names, (before, after, taken, paid, terminal), strict=True):
+            writers[name].append(values)
+    columns = {name: writer.finish() for name, writer in writers.items()}
+    terminals = columns["terminals"]
     # What follows an end within the log is another episode.
     begins = np.append(True, (np.diff(rows) > 1) | terminals[:-1])
     number = np.arange(len(rows)) - np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
     limit = (number + 1) % task.max_episode_steps == 0
     ends = np.append(begins[1:], True) | limit
-    data = Transitions(
-        observations=observations,
-        actions=taken,
-        rewards=paid,
-        next_observations=next_observations,
-        terminals=terminals,
-        timeouts=ends & ~terminals,
-    )
-    return data, rows
+    return Transitions(**columns, timeouts=ends & ~terminals), rows
 
 
 def _tell(data: Transitions, count: int, idle: int, source: str) -> None:

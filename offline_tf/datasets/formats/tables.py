@@ -23,6 +23,8 @@ _TEXT, _PARQUET = (".csv", ".tsv", ".txt", ".dat"), (".parquet", ".pq")
 _PACKED = (".gz", ".bz2", ".xz")
 _BLOCK_BYTES, _BLOCK_ROWS = 1 << 22, 65_536
 _SAMPLE = 1000
+_FLAG_NAMES = pa.array(list(FLAGS), pa.string())
+_FLAG_VALUES = pa.array([float(value) for value in FLAGS.values()], pa.float64())
 # As pyarrow compares them, with blanks around.
 _MISSING = [
     f"{before}{word}{after}" for word in MISSING for before in ("", " ") for after in ("", " ")
@@ -217,9 +219,10 @@ def _numbers(array: pa.Array) -> Array:
             raise ValueError("a column of lists has lists of several lengths")
         return _numbers(array.flatten()).reshape(len(array), -1)
     if pa.types.is_string(kind):
-        cells = [None if cell is None else cell.strip() for cell in array.to_pylist()]
-        flags = [np.nan if cell is None else FLAGS.get(cell, cell) for cell in cells]
-        return np.array([float(flag) for flag in flags], np.float64)
+        cells = pc.utf8_trim_whitespace(array)
+        place = pc.index_in(cells, value_set=_FLAG_NAMES)
+        numbers = pc.cast(pc.if_else(pc.is_null(place), cells, None), pa.float64())
+        array = pc.coalesce(pc.take(_FLAG_VALUES, place), numbers)
     return pc.cast(array, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
 
 

@@ -55,9 +55,10 @@ def seconds(words: Array, form: str, source: str) -> Array:
       UserError: a stamp is not of this form.
     """
     try:
+        texts = pc.utf8_trim_whitespace(pa.array(words, pa.string()))
         if form == SECONDS:
-            return np.array([float(str(word).replace(",", ".")) for word in words], np.float64)
-        texts = pa.array([str(word).strip() for word in words], pa.string())
+            numbers = pc.cast(pc.replace_substring(texts, ",", "."), pa.float64())
+            return numbers.to_numpy(zero_copy_only=False)
         if form == ISO:
             has_zone = len(words) > 0 and _ZONE.search(str(words[0]).strip()[10:]) is not None
             stamps = pc.cast(texts, pa.timestamp("us", "UTC" if has_zone else None))
