@@ -119,7 +119,10 @@ DMSD = TaskSpec(
     termination=termination,
     reference_returns=(30.6, 849.51),
     simulation=EnvironmentSpec("gymnasium", ID),
-    given=(4, 5),  # nobody in the loop decides about the targets: in the models they follow the data
+    given=(
+        4,
+        5,
+    ),  # nobody in the loop decides about the targets: in the models they follow the data
     becomes=(-1, -1, -1, -1, 4, 5),
 )
 
