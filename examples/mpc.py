@@ -1,11 +1,11 @@
 """A model predictive controller on a run's models: do-mpc plans, the ensemble says where it may.
 
 ./run.sh export --workdir=RUN --output=FOLDER --casadi
-./run.sh python -m examples.mpc FOLDER                   the reactor of examples/reactor.py, in its simulator
+./run.sh python -m examples.mpc FOLDER [EPISODES]        examples/reactor.py, in its simulator
 
-Needs requirements-casadi.txt and requirements-plants.txt. An optimiser looks for actions that the models like,
-and finds those where they are wrong. So their disagreement is a soft constraint: below the detector's
-threshold it costs nothing, beyond it the controller pays.
+Needs requirements-casadi.txt and requirements-plants.txt. An optimiser looks for actions that the
+models like, and finds those where they are wrong. So their disagreement is a soft constraint: below
+the detector's threshold it costs nothing, beyond it the controller pays.
 """
 
 from __future__ import annotations

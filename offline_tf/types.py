@@ -192,6 +192,8 @@ class LogSpec:
       history: rows that an observation holds, the current one included.
       time_of_day: whether an observation holds sine and cosine of the time of day.
       limit_price: reward that a unit of `TaskSpec.violation` costs.
+      tag, value: columns of a table of (tag, time, value), whose tags are the signals' columns; empty
+        where a signal is a column.
     """
 
     time: str
@@ -204,6 +206,8 @@ class LogSpec:
     history: int = 1
     time_of_day: bool = False
     limit_price: float = 0.0
+    tag: str = ""
+    value: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

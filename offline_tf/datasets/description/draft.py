@@ -67,6 +67,11 @@ def write(facts: Facts, name: str, history: int) -> str:
         f"time = {_text(facts.time)}",
         f"time_format = {_text(facts.time_format)}",
     ]
+    if facts.long:
+        lines += [
+            f"tag = {_text(facts.long.tag)}  # a row has one signal's value: its name",
+            f"value = {_text(facts.long.value)}",
+        ]
     lines.append(
         f"max_gap_seconds = {_number(facts.gap_seconds)}  # a longer silence ends an episode: there "
         f"{'is' if len(facts.gaps) == 1 else 'are'} {len(facts.gaps)}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from offline_tf.datasets.formats import timestamps
+from offline_tf.datasets.formats import long_tables, timestamps
 from offline_tf.datasets.formats.dialects import FLAGS, MISSING, as_number
 from offline_tf.datasets.formats.tables import Table
 from offline_tf.numerics import resampling
@@ -16,7 +16,7 @@ from offline_tf.types import Array, UserError
 
 MOST_ROWS = 1_000_000
 _UNIT = re.compile(r"[\[(].*")  # of a name, in brackets at its end
-_TIME_NAME = re.compile(r"time|stamp|date|zeit|datum|second|^t$|^ts$", re.I)
+_TIME_NAME = re.compile(r"time|when|stamp|date|zeit|datum|second|^t$|^ts$", re.I)
 _COMMAND_NAME = re.compile(
     r"set.?point|\bsp\b|_sp$|command|cmd|\bmv\b|_mv$|soll|valve|pump|heater|duty|action", re.I
 )
@@ -79,6 +79,7 @@ class Facts(NamedTuple):
       gaps: (stamp in seconds, length in seconds) of each.
       gap_seconds: what counts as one.
       columns: of numbers.
+      long: columns of a table of (tag, time, value), whose tags are `columns`; None of others.
       left_out: other columns.
       delays: of actions' effects, the strongest of each action.
     """
@@ -94,6 +95,7 @@ class Facts(NamedTuple):
     gaps: list[tuple[float, float]]
     gap_seconds: float
     columns: list[Column]
+    long: long_tables.Form | None
     left_out: list[str]
     delays: list[Delay]
 
@@ -117,7 +119,14 @@ def find(path: pathlib.Path, time: str = "", step_seconds: float = 0.0) -> Facts
     samples = table.sample()
     time, form = _time_column(table, samples, time)
     numeric = [name for name in table.names if name != time and _is_numeric(samples[name])]
-    times, values, is_whole = _read(table, time, form, numeric)
+    by_tag = long_tables.looks_like(samples, time, numeric)
+    if by_tag is not None:
+        rows = long_tables.read(table, time, form, by_tag, MOST_ROWS)
+        times, values = long_tables.columns_of(rows)
+        numeric, is_whole = list(values), len(times) < MOST_ROWS
+    else:
+        times, values, is_whole = _read(table, time, form, numeric)
+    used = {time, *numeric, *(() if by_tag is None else long)}
     order = np.argsort(times, kind="stable")
     times = times[order]
     distances = np.diff(times)
@@ -143,7 +152,8 @@ def find(path: pathlib.Path, time: str = "", step_seconds: float = 0.0) -> Facts
         gaps=[(float(times[i]), float(times[i + 1] - times[i])) for i in long],
         gap_seconds=gap,
         columns=columns,
-        left_out=[name for name in table.names if name != time and name not in numeric],
+        long=by_tag,
+        left_out=[name for name in table.names if name not in used],
         delays=_delays(times, {n: v[order] for n, v in values.items()}, columns, step),
     )
 

@@ -8,6 +8,7 @@ is silent for too long.
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 from collections.abc import Sequence
 
@@ -15,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from offline_tf.datasets.formats import timestamps
+from offline_tf.datasets.formats import long_tables, timestamps
 from offline_tf.datasets.formats.tables import Table
 from offline_tf.numerics import resampling
 from offline_tf.numerics.large_columns import ColumnWriter, blocks
@@ -115,6 +116,9 @@ def samples(paths: Sequence[pathlib.Path], log: LogSpec) -> tuple[Array, dict[st
     """
     names = [signal.column for signal in (*log.observations, *log.actions)]
     names = list(dict.fromkeys([*names, *([log.reward] if log.reward else [])]))
+    if log.tag:
+        times, columns = _of_tags(paths, log, names)
+        return _checked_times(times, paths[0]), columns
     stamps, writers = ColumnWriter(), {name: ColumnWriter() for name in names}
     for path in paths:
         table = Table(path)
@@ -127,12 +131,36 @@ def samples(paths: Sequence[pathlib.Path], log: LogSpec) -> tuple[Array, dict[st
             stamps.append(timestamps.seconds(block[log.time], log.time_format, str(path)))
             for name in names:
                 writers[name].append(block[name])
-    times = stamps.finish()
-    if not len(times):
-        raise UserError(f"--dataset: {paths[0]}: expected rows under the header, found none")
-    if not np.isfinite(times).all():
-        raise UserError(f"--dataset: {paths[0]}: expected a time stamp in each row")
+    times = _checked_times(stamps.finish(), paths[0])
     return times, {name: writer.finish() for name, writer in writers.items()}
+
+
+def _checked_times(times: Array, path: pathlib.Path) -> Array:
+    if not len(times):
+        raise UserError(f"--dataset: {path}: expected rows under the header, found none")
+    if not np.isfinite(times).all():
+        raise UserError(f"--dataset: {path}: expected a time stamp in each row")
+    return times
+
+
+def _of_tags(
+    paths: Sequence[pathlib.Path], log: LogSpec, names: list[str]
+) -> tuple[Array, dict[str, Array]]:
+    """`samples` of tables of (tag, time, value), in the order of their stamps."""
+    form, tables = long_tables.Form(log.tag, log.value), [Table(path) for path in paths]
+    for table in tables:
+        if missing := [name for name in (log.time, *form) if name not in table.names]:
+            raise UserError(
+                f"--dataset: {table.path} lacks the columns {', '.join(missing)}, got "
+                f"{', '.join(table.names)}"
+            )
+    rows = (long_tables.read(table, log.time, log.time_format, form) for table in tables)
+    times, columns = long_tables.columns_of(itertools.chain.from_iterable(rows), names)
+    if missing := [name for name, values in columns.items() if not np.isfinite(values).any()]:
+        raise UserError(
+            f"--dataset: {paths[0]}: found no row with a number and the tag {', '.join(missing)}"
+        )
+    return times, columns
 
 
 def _in_order(

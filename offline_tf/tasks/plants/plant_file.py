@@ -3,7 +3,8 @@
 `describe` writes a first draft of one from a table. Its keys:
 
   name, step_seconds, max_episode_steps, history, time_of_day
-  [log]           time, time_format, max_gap_seconds, idle_seconds
+  [log]           time, time_format, max_gap_seconds, idle_seconds; tag, value: of a table of
+                  (tag, time, value), whose tags are the signals' columns
   [[observations]] name, column, resample, hold_seconds; low, high: limits that are to be kept;
                   given: true of set points, the weather, what is fed
   [[actions]]     name, column, resample, hold_seconds, low, high, max_rate
@@ -48,6 +49,7 @@ _TOP = {
     "limits": dict,
 }
 _LOG = {"time": str, "time_format": str, "max_gap_seconds": float, "idle_seconds": float}
+_LONG = {"tag": str, "value": str}
 _SIGNAL = {"name": str, "column": str, "resample": str, "hold_seconds": float}
 _BOUNDED = {**_SIGNAL, "low": float, "high": float}
 _OBSERVATION = {**_BOUNDED, "given": bool}
@@ -92,7 +94,11 @@ def task_of(content: Mapping[str, Any], where: str) -> TaskSpec:
       UserError: something in it is wrong.
     """
     top = _checked(content, _TOP, where, needed=("name", "step_seconds", "observations", "actions"))
-    log = _checked(top.get("log", {}), _LOG, f"{where}: [log]", needed=("time",))
+    log = _checked(top.get("log", {}), _LOG | _LONG, f"{where}: [log]", needed=("time",))
+    if ("tag" in log) != ("value" in log):
+        raise UserError(
+            f"{where}: [log]: expected both tag and value, of a table of (tag, time, value)"
+        )
     step = _positive(top["step_seconds"], f"{where}: step_seconds")
     gap = _positive(log.get("max_gap_seconds", 3.0 * step), f"{where}: max_gap_seconds")
     observations = _signals(top["observations"], _OBSERVATION, "observations", gap, where)
@@ -162,6 +168,8 @@ def task_of(content: Mapping[str, Any], where: str) -> TaskSpec:
             history=history,
             time_of_day=time_of_day,
             limit_price=price,
+            tag=log.get("tag", ""),
+            value=log.get("value", ""),
         ),
         becomes=_becomes(layout, commanded, given),
         given=given,

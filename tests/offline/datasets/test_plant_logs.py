@@ -1,6 +1,7 @@
 """A plant's log, from time stamps to steps; expectations are worked out by hand or by loops."""
 
 import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -368,3 +369,73 @@ def test_a_table_that_cannot_be_described_is_named(tmp_path, content, message):
 )
 def test_columns_get_names_for_expressions(name, found):
     assert draft.identifier(name) == found
+
+
+def long_table(folder, rows, name="long.csv"):
+    path = folder / name
+    lines = ["Tag;When;Value", *(";".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines).replace(".", ",") + "\n")
+    return str(path)
+
+
+def long_rows():
+    """The regular log, tag by tag as historians export it: first all levels, then all valves."""
+    levels = [("FT 1", time, level) for time, level, _ in REGULAR]
+    return levels + [("valve", time, valve) for time, _, valve in REGULAR]
+
+
+LONG = 'tag = "Tag"\nvalue = "Value"\n'
+
+
+def long_task(folder):
+    text = DESCRIPTION.replace('time = "time"', 'time = "When"\n' + LONG)
+    (folder / "long.toml").write_text(
+        text.replace("Level [m]", "FT 1").format(
+            history=1, time_of_day="false", form="seconds", idle=0, resample="last", extra=""
+        )
+    )
+    return tasks.get(str(folder / "long.toml"))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_table_of_tags_is_the_same_log(tmp_path, shuffle):
+    """Other tags are left out; the order of the rows says nothing."""
+    rows = [*long_rows(), ("alarm", 5, 1)]
+    if shuffle:
+        rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    found, _ = sources.load(long_table(tmp_path, rows), long_task(tmp_path))
+    wide, _ = sources.load(log(tmp_path, REGULAR), described(tmp_path))
+    for name in ("observations", "actions", "next_observations", "timeouts"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(wide, name))
+
+
+def test_of_two_values_of_a_tag_and_stamp_the_later_counts(tmp_path):
+    rows = [*long_rows(), ("FT 1", 30, 99)]
+    found, _ = sources.load(long_table(tmp_path, rows), long_task(tmp_path))
+    assert found.observations[:, 0].tolist() == [0, 1, 2, 99, 4, 5, 6]
+
+
+def test_a_tag_that_never_comes_is_named(tmp_path):
+    with pytest.raises(UserError, match="found no row with a number and the tag valve"):
+        sources.load(long_table(tmp_path, long_rows()[:8]), long_task(tmp_path))
+    (tmp_path / "half.toml").write_text(
+        (tmp_path / "long.toml").read_text().replace('value = "Value"', "")
+    )
+    with pytest.raises(UserError, match="expected both tag and value"):
+        tasks.get(str(tmp_path / "half.toml"))
+
+
+def test_a_table_of_tags_is_described_as_one(tmp_path):
+    generator = np.random.default_rng(0)
+    rows = []
+    for k in range(400):
+        rows.append(("TI 7 [K]", 10 * k, round(300 + generator.normal(), 2)))
+        rows.append(("VALVE SP", 10 * k, 20 + 10 * (k // 80)))
+    facts = table_facts.find(Path(long_table(tmp_path, rows)))
+    assert facts.long == ("Tag", "Value")
+    assert [c.name for c in facts.of_kind("action")] == ["VALVE SP"]
+    (tmp_path / "drafted.toml").write_text(draft.write(facts, "plant", 0))
+    made = plant_file.read(tmp_path / "drafted.toml")
+    assert made.log.tag == "Tag" and made.log.value == "Value"
+    data, _ = sources.load(str(tmp_path / "long.csv"), made)
+    assert len(data) > 100
