@@ -126,7 +126,7 @@ def find(path: pathlib.Path, time: str = "", step_seconds: float = 0.0) -> Facts
         numeric, is_whole = list(values), len(times) < MOST_ROWS
     else:
         times, values, is_whole = _read(table, time, form, numeric)
-    used = {time, *numeric, *(() if by_tag is None else long)}
+    used = {time, *numeric, *(by_tag or ())}
     order = np.argsort(times, kind="stable")
     times = times[order]
     distances = np.diff(times)
