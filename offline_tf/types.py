@@ -194,6 +194,8 @@ class LogSpec:
       limit_price: reward that a unit of `TaskSpec.violation` costs.
       tag, value: columns of a table of (tag, time, value), whose tags are the signals' columns; empty
         where a signal is a column.
+      date: column of the dates where `time` holds the time of day alone; else empty.
+      batch: column that says which run a row is of, where clocks begin anew in each; else empty.
     """
 
     time: str
@@ -208,6 +210,8 @@ class LogSpec:
     limit_price: float = 0.0
     tag: str = ""
     value: str = ""
+    date: str = ""
+    batch: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,6 +67,12 @@ def write(facts: Facts, name: str, history: int) -> str:
         f"time = {_text(facts.time)}",
         f"time_format = {_text(facts.time_format)}",
     ]
+    if facts.date:
+        lines.append(f"date = {_text(facts.date)}")
+    if facts.batch:
+        lines.append(
+            f"batch = {_text(facts.batch)}  # it changes where the clock begins anew, and nowhere else"
+        )
     if facts.long:
         lines += [
             f"tag = {_text(facts.long.tag)}  # a row has one signal's value: its name",

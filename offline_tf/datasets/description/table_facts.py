@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from offline_tf.datasets.formats import long_tables, timestamps
+from offline_tf.datasets.formats import long_tables, plant_logs, timestamps
 from offline_tf.datasets.formats.dialects import FLAGS, MISSING, as_number
 from offline_tf.datasets.formats.tables import Table
 from offline_tf.numerics import resampling
 from offline_tf.types import Array, UserError
 
 MOST_ROWS = 1_000_000
+_DATE_NAME, _OF_DAY_NAME = re.compile(r"date|datum", re.I), re.compile(r"time|zeit|uhrzeit", re.I)
+_BATCH_GAP = 1e3  # seconds between runs whose clocks begin anew
 _UNIT = re.compile(r"[\[(].*")  # of a name, in brackets at its end
 _TIME_NAME = re.compile(r"time|when|stamp|date|zeit|datum|second|^t$|^ts$", re.I)
 _COMMAND_NAME = re.compile(
@@ -74,6 +76,8 @@ class Facts(NamedTuple):
       rows: that were looked at.
       is_whole: whether those are all.
       time, time_format: column of the stamps, and their format.
+      date: column of the dates, where they have one of their own; else empty.
+      batch: column that says which run a row is of, where clocks begin anew; else empty.
       spacing_seconds: median distance of two rows, and its 1 % and 99 % quantiles.
       step_seconds: a sampling time that suits.
       gaps: (stamp in seconds, length in seconds) of each.
@@ -89,6 +93,8 @@ class Facts(NamedTuple):
     rows: int
     is_whole: bool
     time: str
+    date: str
+    batch: str
     time_format: str
     spacing_seconds: tuple[float, float, float]
     step_seconds: float
@@ -117,16 +123,22 @@ def find(path: pathlib.Path, time: str = "", step_seconds: float = 0.0) -> Facts
     """
     table = Table(path)
     samples = table.sample()
-    time, form = _time_column(table, samples, time)
-    numeric = [name for name in table.names if name != time and _is_numeric(samples[name])]
+    date, time, form = _time_columns(table, samples, time)
+    numeric = [
+        name for name in table.names if name not in (date, time) and _is_numeric(samples[name])
+    ]
     by_tag = long_tables.looks_like(samples, time, numeric)
     if by_tag is not None:
         rows = long_tables.read(table, time, form, by_tag, MOST_ROWS)
         times, values = long_tables.columns_of(rows)
         numeric, is_whole = list(values), len(times) < MOST_ROWS
     else:
-        times, values, is_whole = _read(table, time, form, numeric)
-    used = {time, *numeric, *(by_tag or ())}
+        times, values, is_whole = _read(table, (date, time), form, numeric)
+    batch = _batch(times, values)
+    if batch:
+        numeric.remove(batch)
+        times = plant_logs.one_after_another(times, values.pop(batch), _BATCH_GAP)
+    used = {date, time, batch, *numeric, *(by_tag or ())}
     order = np.argsort(times, kind="stable")
     times = times[order]
     distances = np.diff(times)
@@ -146,6 +158,8 @@ def find(path: pathlib.Path, time: str = "", step_seconds: float = 0.0) -> Facts
         rows=len(times),
         is_whole=is_whole,
         time=time,
+        date=date,
+        batch=batch,
         time_format=form,
         spacing_seconds=(float(low), float(middle), float(high)),
         step_seconds=step,
@@ -156,6 +170,26 @@ def find(path: pathlib.Path, time: str = "", step_seconds: float = 0.0) -> Facts
         left_out=[name for name in table.names if name not in used],
         delays=_delays(times, {n: v[order] for n, v in values.items()}, columns, step),
     )
+
+
+def _time_columns(table: Table, samples: dict[str, list[str]], given: str) -> tuple[str, str, str]:
+    """Columns of the dates (or empty) and of the stamps, and their format."""
+    date = next((name for name in table.names if _DATE_NAME.fullmatch(name)), "")
+    of_day = next((name for name in table.names if _OF_DAY_NAME.fullmatch(name)), "")
+    if date and of_day and given in ("", of_day):
+        words = timestamps.joined(*(np.array(samples[name], object) for name in (date, of_day)))
+        if form := timestamps.guess(words.tolist()):
+            return date, of_day, form
+    return ("", *_time_column(table, samples, given))
+
+
+def _batch(times: Array, values: dict[str, Array]) -> str:
+    """The column that changes exactly where the clock goes back; empty: there is none."""
+    back = np.flatnonzero(np.diff(times) < 0)
+    for name, column in values.items() if len(back) else ():
+        if np.array_equal(np.flatnonzero(np.diff(column) != 0), back):
+            return name
+    return ""
 
 
 def _time_column(table: Table, samples: dict[str, list[str]], given: str) -> tuple[str, str]:
@@ -184,13 +218,15 @@ def _is_numeric(cells: list[str]) -> bool:
 
 
 def _read(
-    table: Table, time: str, form: str, names: list[str]
+    table: Table, marks: tuple[str, str], form: str, names: list[str]
 ) -> tuple[Array, dict[str, Array], bool]:
     stamps: list[Array] = []
     parts: dict[str, list[Array]] = {name: [] for name in names}
     count, is_whole = 0, True
-    for block in table.blocks(names, [time], allow_missing=True):
-        stamps.append(timestamps.seconds(block[time], form, str(table.path)))
+    date, time = marks
+    for block in table.blocks(names, [x for x in marks if x], allow_missing=True):
+        words = timestamps.joined(block[date], block[time]) if date else block[time]
+        stamps.append(timestamps.seconds(words, form, str(table.path)))
         for name in names:
             parts[name].append(block[name])
         count += len(block[time])

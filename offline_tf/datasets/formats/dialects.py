@@ -15,7 +15,22 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 
 FLAGS = {"True": 1.0, "true": 1.0, "TRUE": 1.0, "False": 0.0, "false": 0.0, "FALSE": 0.0}
 # Cells in which nothing was measured, as logs of plants have them.
-MISSING = ("", "NaN", "nan", "NA", "N/A", "#N/A", "null", "NULL", "None", "none", "-", "Bad", "bad")
+MISSING = (
+    "",
+    "NaN",
+    "nan",
+    "NA",
+    "N/A",
+    "#N/A",
+    "null",
+    "NULL",
+    "None",
+    "none",
+    "-",
+    "?",
+    "Bad",
+    "bad",
+)
 _DELIMITERS = (",", ";", "\t", "|")
 _WORDS_OF_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 _SAMPLE_CHARACTERS, _SAMPLE_LINES = 1 << 18, 1000

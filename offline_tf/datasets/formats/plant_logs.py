@@ -120,19 +120,49 @@ def samples(paths: Sequence[pathlib.Path], log: LogSpec) -> tuple[Array, dict[st
         times, columns = _of_tags(paths, log, names)
         return _checked_times(times, paths[0]), columns
     stamps, writers = ColumnWriter(), {name: ColumnWriter() for name in names}
+    marks = [name for name in (log.time, log.date, log.batch) if name]
+    batches: list[Array] = []
     for path in paths:
         table = Table(path)
-        if missing := [name for name in (log.time, *names) if name not in table.names]:
+        if missing := [name for name in (*marks, *names) if name not in table.names]:
             raise UserError(
                 f"--dataset: {path} lacks the columns {', '.join(missing)}, got "
                 f"{', '.join(table.names)}"
             )
-        for block in table.blocks(names, [log.time], allow_missing=True):
-            stamps.append(timestamps.seconds(block[log.time], log.time_format, str(path)))
+        for block in table.blocks(names, marks, allow_missing=True):
+            words = block[log.time]
+            if log.date:
+                words = timestamps.joined(block[log.date], words)
+            stamps.append(timestamps.seconds(words, log.time_format, str(path)))
             for name in names:
                 writers[name].append(block[name])
+            if log.batch:
+                batches.append(block[log.batch])
     times = _checked_times(stamps.finish(), paths[0])
+    if log.batch:
+        times = one_after_another(times, np.concatenate(batches), log.max_gap_seconds)
     return times, {name: writer.finish() for name, writer in writers.items()}
+
+
+def one_after_another(times: Array, batches: Array, gap: float) -> Array:
+    """Moves the times of runs whose clocks begin anew behind each other.
+
+    Args:
+      times: [n] seconds.
+      batches: [n], which run a row is of.
+      gap: seconds, above which a silence ends an episode; ten of them come between two runs.
+
+    Returns:
+      [n]; the runs whose clocks go on are as they were.
+    """
+    changes = np.flatnonzero(batches[1:] != batches[:-1]) + 1
+    moved, end = times.copy(), -np.inf
+    for rows in np.split(np.arange(len(times)), changes):
+        begins = moved[rows[0]]
+        if begins <= end + gap:
+            moved[rows] += end + 10.0 * gap - begins
+        end = moved[rows].max()
+    return moved
 
 
 def _checked_times(times: Array, path: pathlib.Path) -> Array:

@@ -71,6 +71,8 @@ class Table:
                 self.dialect, rows = dialects.sniff(path)
                 self._sample = rows[int(self.dialect.has_header) :]
                 found = [cell.strip() for cell in rows[0]] if rows else []
+                if self._sample and all(len(row) == len(found) + 1 for row in self._sample):
+                    found = ["", *found]  # R writes names of rows, and none for their column
         except Exception as error:  # pyarrow, csv and the unpackers raise many kinds
             raise UserError(self._unreadable(error)) from None
         text = self.dialect

@@ -43,6 +43,12 @@ def guess(words: Sequence[str]) -> str:
     return ""
 
 
+def joined(dates: Array, times: Array) -> Array:
+    """[n] of str: dates and times of day that stand in columns of their own."""
+    parts = [pc.utf8_trim_whitespace(pa.array(part, pa.string())) for part in (dates, times)]
+    return pc.binary_join_element_wise(*parts, " ").to_numpy(zero_copy_only=False)
+
+
 def seconds(words: Array, form: str, source: str) -> Array:
     """[n] float64 seconds.
 

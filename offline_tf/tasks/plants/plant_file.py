@@ -3,8 +3,9 @@
 `describe` writes a first draft of one from a table. Its keys:
 
   name, step_seconds, max_episode_steps, history, time_of_day
-  [log]           time, time_format, max_gap_seconds, idle_seconds; tag, value: of a table of
-                  (tag, time, value), whose tags are the signals' columns
+  [log]           time, time_format, max_gap_seconds, idle_seconds; date, where it has a column of its
+                  own; batch: which run a row is of; tag, value: of a table of (tag, time, value), whose
+                  tags are the signals' columns
   [[observations]] name, column, resample, hold_seconds; low, high: limits that are to be kept;
                   given: true of set points, the weather, what is fed
   [[actions]]     name, column, resample, hold_seconds, low, high, max_rate
@@ -49,7 +50,7 @@ _TOP = {
     "limits": dict,
 }
 _LOG = {"time": str, "time_format": str, "max_gap_seconds": float, "idle_seconds": float}
-_LONG = {"tag": str, "value": str}
+_LONG = {"tag": str, "value": str, "date": str, "batch": str}
 _SIGNAL = {"name": str, "column": str, "resample": str, "hold_seconds": float}
 _BOUNDED = {**_SIGNAL, "low": float, "high": float}
 _OBSERVATION = {**_BOUNDED, "given": bool}
@@ -104,10 +105,11 @@ def task_of(content: Mapping[str, Any], where: str) -> TaskSpec:
     observations = _signals(top["observations"], _OBSERVATION, "observations", gap, where)
     actions = _signals(top["actions"], _ACTION, "actions", gap, where)
     names = [signal.name for signal in (*observations, *actions)]
-    if any(signal.column == log["time"] for signal in (*observations, *actions)):
-        raise UserError(
-            f"{where}: the column {log['time']!r} holds the time stamps, and is no signal"
-        )
+    for key in ("time", "date", "batch"):
+        if any(signal.column == log.get(key) for signal in (*observations, *actions)):
+            raise UserError(f"{where}: the column {log[key]!r} is [log] {key}, and no signal")
+    if log.get("tag") and (log.get("date") or log.get("batch")):
+        raise UserError(f"{where}: [log]: a table of (tag, time, value) has no date and no batch")
     if log.get("idle_seconds", 0.0) < 0:
         raise UserError(f"{where}: idle_seconds: expected 0 or more, got {log['idle_seconds']}")
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -170,6 +172,8 @@ def task_of(content: Mapping[str, Any], where: str) -> TaskSpec:
             limit_price=price,
             tag=log.get("tag", ""),
             value=log.get("value", ""),
+            date=log.get("date", ""),
+            batch=log.get("batch", ""),
         ),
         becomes=_becomes(layout, commanded, given),
         given=given,
