@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from offline_tf import tasks
 from offline_tf.datasets import sources
@@ -177,6 +178,7 @@ def forecast(
     count = len(size["next_state"])
     act = _acting(model, data, row, count, actions)
     given, at = GivenSignals.of(task, data), np.full(count, row, np.int32)
+    physics = ""  # of the robots, which have no given signals
     states = np.tile(first, (count, 1))
     rows: list[tuple[Array, ...]] = []
     diagonal = np.arange(count)
@@ -187,6 +189,9 @@ def forecast(
         if given is not None:
             following, at = (x.numpy() for x in given.after(at, following))
         paid = answer["reward"][diagonal, diagonal]
+        if given is not None and task.reward is not None:  # the model knew no other set point
+            pair = tf.constant(states), tf.constant(taken)
+            paid = task.reward(*pair, tf.constant(following), physics).numpy()
         rows.append((following, taken, paid, answer["known"], answer["disagreement"]))
         states = following
     after, taken, paid, known, disagreement = (np.stack(x) for x in zip(*rows, strict=True))

@@ -80,7 +80,10 @@ def fit_or_load(
         return standard(policy.mean(observations))
 
     gather = _batches(data, standard, act, reward_scale, discount)
-    _fit(q, gather=gather, data=data, seed=seed, stage=stage, steps=steps)
+    split = holdout.split_episodes(
+        data.episode_bounds(), _HOLDOUT_SHARE, seed, by_time=task.log is not None
+    )
+    _fit(q, gather=gather, split=split, seed=seed, stage=stage, steps=steps)
     bounds = data.episode_bounds()
     bounds = bounds[np.linspace(0, len(bounds) - 1, min(len(bounds), _STARTS)).astype(np.int64)]
     starts = data.observations[bounds[:, 0]]
@@ -144,13 +147,12 @@ def _fit(
     q: critics.QFunction,
     *,
     gather: Callable[[Array], critics.Batch],
-    data: Transitions,
+    split: holdout.Split,
     seed: int,
     stage: Stage,
     steps: int,
 ) -> None:
     """Fits Q on rows drawn with replacement; `gather` is of `_batches`."""
-    split = holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed)
     feed = minibatches.Feed(gather, split.train)
     judged = critics.Batch(*map(tf.constant, gather(split.judged(_STARTS))))
     dtype = networks.product_dtype("float32")

@@ -63,7 +63,8 @@ def skab(generator):
         second = 13 * 60 + k + (30 if k >= 200 else 0)
         yield (
             f"2020-03-09 10:{second // 60:02d}:{second % 60:02d};"
-            f"{0.027 + generator.normal() / 999:.6f};{1.33 + generator.normal():.5f};{0.05 + generator.normal() / 20:.5f};"
+            f"{0.027 + generator.normal() / 999:.6f};{1.33 + generator.normal():.5f};"
+            f"{0.05 + generator.normal() / 20:.5f};"
             f"{32.0 + (k // 50 % 2)};{float(k > 250)};{float(k == 251)}"
         )
 
