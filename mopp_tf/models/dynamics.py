@@ -28,6 +28,7 @@ class DynamicsModel(tf.Module):
 
     Attributes:
       members: the Keras networks.
+      predicted: those of the S + 1 columns of next state and reward that they predict.
     """
 
     def __init__(
@@ -60,11 +61,11 @@ class DynamicsModel(tf.Module):
         self._absolute = config.targets == "absolute"
         self._normalizer = normalizer
         self._change_scale = change_scale
-        self._dim = task.state_dim + 1
-        # What the task says of the next state need not be known, nor can be disagreed about.
-        self._unknown = np.array([*(i < 0 for i in task.becomes), True], np.float32)
-        if not task.becomes:
-            self._unknown = np.ones(self._dim, np.float32)
+        # Densities predict what the task does not say of the next state, and the reward.
+        told = task.becomes and points is None
+        becomes = task.becomes if told else (-1,) * task.state_dim
+        self.predicted = np.flatnonzero([*(source < 0 for source in becomes), True])
+        self._width, self._dim = task.state_dim + 1, len(self.predicted)
         self._points = points is not None
         if points is not None:
             self.members = points
@@ -139,9 +140,19 @@ class DynamicsModel(tf.Module):
 
         def predict(states: Tensor, actions: Tensor) -> Tensor:
             inputs = self.inputs(states, actions)
-            return networks.nan_unless_bounded(inputs, tf.stack([mode(inputs) for mode in modes]))
+            outputs = tf.stack([mode(inputs) for mode in modes])
+            return self._whole(networks.nan_unless_bounded(inputs, outputs))
 
         return predict
+
+    def _whole(self, outputs: Tensor) -> Tensor:
+        """Puts 0 where nothing is predicted: [.., U] -> [.., S + 1]."""
+        if self._points or self._dim == self._width:
+            return outputs
+        place = np.full(self._width, self._dim)
+        place[self.predicted] = np.arange(self._dim)
+        padded = tf.concat([outputs, tf.zeros_like(outputs[..., :1])], axis=-1)
+        return tf.gather(padded, place, axis=-1)
 
     @property
     def has_densities(self) -> bool:
@@ -172,7 +183,7 @@ class DynamicsModel(tf.Module):
                 drawn = density.sample(tf.tile(inputs, [_DRAWS, 1]), seed + [0, number])
                 std = tf.math.reduce_std(tf.reshape(drawn, [_DRAWS, -1, self._dim]), axis=0)
                 std *= np.sqrt(_DRAWS / (_DRAWS - 1))
-            spreads.append(std[:, :-1])
+            spreads.append(self._whole(std)[:, :-1])
         return tf.stack(spreads)
 
     def next_states(self, states: Tensor, outputs: Tensor) -> Tensor:
@@ -197,7 +208,7 @@ class DynamicsModel(tf.Module):
         Returns:
           [B].
         """
-        weights = self._normalizer.targets.scale * self._unknown
+        weights = self._normalizer.targets.scale
         if units == "delta":
             weights = weights / self._change_scale
         return disagreement.largest_pairwise_distance(outputs * weights)
@@ -237,10 +248,10 @@ def change_scale(rows: Rows) -> Array:
 def gather(
     model: DynamicsModel, rows: Rows, kind: str, normalizer: Normalizer, at: Array
 ) -> tuple[Array, Array]:
-    """Normalised inputs [n, S + A] and targets [n, S + 1] of the rows `at`."""
+    """Normalised inputs [n, S + A] and targets [n, U] of the rows `at`; U are predicted."""
     chosen, units = rows.at(at), normalizer.targets
     inputs = model.inputs(tf.constant(chosen.states), tf.constant(chosen.actions))
-    targets = (dynamics_targets(chosen, kind) - units.shift) / units.scale
+    targets = ((dynamics_targets(chosen, kind) - units.shift) / units.scale)[:, model.predicted]
     return np.asarray(inputs, np.float32), targets.astype(np.float32)
 
 
@@ -262,7 +273,7 @@ def fit(
         squash=False,
         gather=functools.partial(gather, model, rows, config.targets, normalizer),
         split=split,
-        names=(*names, "reward"),
+        names=tuple((*names, "reward")[column] for column in model.predicted),
         config=knobs,
         steps=config.dynamics_steps,
         seed=seed,
