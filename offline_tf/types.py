@@ -189,6 +189,7 @@ class LogSpec:
       max_gap_seconds: between rows, above which an episode ends.
       idle_seconds: stretches in which no action moves for so long are left out; infinity: none are.
       reward: column that is averaged over a step; empty: rewards come from the task, or are 0.
+      adds_rewards: whether the column holds payments, which are added up, 0 where there are none.
       history: rows that an observation holds, the current one included.
       time_of_day: whether an observation holds sine and cosine of the time of day.
       limit_price: reward that a unit of `TaskSpec.violation` costs.
@@ -205,6 +206,7 @@ class LogSpec:
     max_gap_seconds: float
     idle_seconds: float = float("inf")
     reward: str = ""
+    adds_rewards: bool = False
     history: int = 1
     time_of_day: bool = False
     limit_price: float = 0.0

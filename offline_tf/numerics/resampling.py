@@ -21,6 +21,18 @@ def linear(times: Array, values: Array, grid: Array) -> Array:
     return np.interp(grid, times, values, left=np.nan, right=np.nan)
 
 
+def sample_sum(times: Array, values: Array, begins: Array, ends: Array) -> Array:
+    """[g] the sum of the samples in (begin, end]; 0 where there is none.
+
+    Args:
+      times, values: of the samples.
+      begins, ends: [g], of each stretch.
+    """
+    marks = np.stack([np.searchsorted(times, x, side="right") for x in (begins, ends)], axis=1)
+    sums = np.add.reduceat(np.append(values, 0.0), marks.reshape(-1))[::2]
+    return np.where(marks[:, 1] > marks[:, 0], sums, 0.0)
+
+
 def sample_mean(times: Array, values: Array, begins: Array, ends: Array) -> Array:
     """[g] the mean of the samples in (begin, end]; where there is none, the newest value before.
 

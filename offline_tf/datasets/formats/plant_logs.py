@@ -74,7 +74,10 @@ def read_with_times(paths: Sequence[pathlib.Path], task: TaskSpec) -> tuple[Tran
     states = np.stack(observed, axis=1).astype(np.float32)  # [G + 1, S']
     actions = np.stack(commanded, axis=1).astype(np.float32)  # [G, A]
     rewards = np.zeros(count, np.float32)
-    if log.reward:
+    if log.reward and log.adds_rewards:
+        paid_at, amounts = _of_signal(times, columns[log.reward], _paid(log))
+        rewards = resampling.sample_sum(paid_at, amounts, grid[:-1], grid[1:]).astype(np.float32)
+    elif log.reward:
         paid, is_known = _commanded(times, columns[log.reward], _paid(log), grid)
         rewards, known[:-1] = paid.astype(np.float32), known[:-1] & is_known
     moving = _moving(actions, log.idle_seconds / task.dt)

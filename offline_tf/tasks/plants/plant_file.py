@@ -9,7 +9,7 @@
   [[observations]] name, column, resample, hold_seconds; low, high: limits that are to be kept;
                   given: true of set points, the weather, what is fed
   [[actions]]     name, column, resample, hold_seconds, low, high, max_rate
-  [reward]        expression, or column
+  [reward]        expression; or column, and add: true of payments now and then
   [termination]   expression
   [limits]        price
 """
@@ -56,7 +56,7 @@ _BOUNDED = {**_SIGNAL, "low": float, "high": float}
 _OBSERVATION = {**_BOUNDED, "given": bool}
 _ACTION = {**_BOUNDED, "max_rate": float}
 _LIMITS = {"price": float}
-_REWARD = {"expression": str, "column": str}
+_REWARD = {"expression": str, "column": str, "add": bool}
 _TERMINATION = {"expression": str}
 _WORDS = {str: "text", float: "a number", int: "a whole number", bool: "true or false"}
 
@@ -120,8 +120,10 @@ def task_of(content: Mapping[str, Any], where: str) -> TaskSpec:
     time_of_day = top.get("time_of_day", False)
     reward = _checked(top.get("reward", {}), _REWARD, f"{where}: [reward]")
     ending = _checked(top.get("termination", {}), _TERMINATION, f"{where}: [termination]")
-    if len(reward) > 1:
+    if "expression" in reward and "column" in reward:
         raise UserError(f"{where}: [reward]: expected an expression or a column, got both")
+    if "add" in reward and "column" not in reward:
+        raise UserError(f"{where}: [reward]: add is for a column, found none")
     observed = [signal.name for signal in observations] + list(TIME_OF_DAY) * time_of_day
     commanded = [signal.name for signal in actions]
     layout = observed + [
@@ -167,6 +169,7 @@ def task_of(content: Mapping[str, Any], where: str) -> TaskSpec:
             max_gap_seconds=gap,
             idle_seconds=log.get("idle_seconds", math.inf) or math.inf,
             reward=reward.get("column", ""),
+            adds_rewards=reward.get("add", False),
             history=history,
             time_of_day=time_of_day,
             limit_price=price,

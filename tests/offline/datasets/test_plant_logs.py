@@ -162,6 +162,18 @@ def test_a_column_may_be_the_reward(tmp_path):
     np.testing.assert_allclose(data.rewards, np.arange(7))
 
 
+def test_payments_now_and_then_are_added_up(tmp_path):
+    """What is paid until the step's end counts for it; a step without a payment earns 0."""
+    task = described(tmp_path, extra='[reward]\ncolumn = "paid"\nadd = true')
+    lines = ["time,Level [m],valve,paid", *(f"{10 * k},{k},0.1," for k in range(7))]
+    lines += ["12,,,5", "20,,,7", "41,,,1"]
+    (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+    data, _ = sources.load(str(tmp_path / "log.csv"), task)
+    assert data.rewards.tolist() == [0, 12, 0, 0, 1, 0]
+    with pytest.raises(UserError, match="add is for a column, found none"):
+        described(tmp_path, extra="[reward]\nadd = true")
+
+
 def test_stretches_without_a_moving_action_are_left_out(tmp_path):
     rows = [(10 * k, k, 0.5 if k > 5 else 0.1) for k in range(30)]
     data, _ = sources.load(log(tmp_path, rows), described(tmp_path, idle=30))
