@@ -183,3 +183,20 @@ def tell(name: str, judged: Judged) -> str:
         f"{name:<24}{judged.returns.mean():10.1f} +- {error:.1f}   {judged.trips} trips in "
         f"{len(judged.returns)} episodes"
     )
+
+
+def command(
+    words: list[str],
+    write_log: Callable[[pathlib.Path], int],
+    controllers: Callable[[], dict[str, Controller]],
+    judge: Callable[[Controller], Judged],
+) -> None:
+    """What both examples do: `log FILE` writes the log, `judge RUN ...` tells of controllers."""
+    if words[:1] == ["log"] and len(words) == 2:
+        print(f"{write_log(pathlib.Path(words[1]))} trips")
+    elif words[:1] == ["judge"]:
+        found = controllers() | {path: load(pathlib.Path(path)) for path in words[1:]}
+        for name, controller in found.items():
+            print(tell(name, judge(controller)))
+    else:
+        raise SystemExit("expected: log FILE, or judge RUN ...")

@@ -237,16 +237,5 @@ def judge(
     return closed_loop.run(plant_file.read(DESCRIPTION), plants, controller)
 
 
-def main(words: list[str]) -> None:
-    """See the module's words."""
-    if words[:1] == ["log"]:
-        print(f"{write_log(pathlib.Path(words[1]))} trips")
-        return
-    found = controllers()
-    found |= {path: closed_loop.load(pathlib.Path(path)) for path in words[1:]}
-    for name, controller in found.items():
-        print(closed_loop.tell(name, judge(controller)))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    closed_loop.command(sys.argv[1:], write_log, controllers, judge)

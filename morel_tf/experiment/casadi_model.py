@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import os
 import pathlib
-import subprocess
-import sys
-import tempfile
 from typing import Any
 
 import numpy as np
 
+from offline_tf.export import fresh_process
 from offline_tf.install_hints import install
 from offline_tf.models import networks
 from offline_tf.models.gaussian_ensemble import GaussianEnsemble
@@ -118,31 +115,14 @@ def write(
     path = folder / FILE
     with files.whole(path) as partial:
         made.save(str(partial))
-    with tempfile.TemporaryDirectory() as scratch:
-        given, returned = pathlib.Path(scratch, "in.npz"), pathlib.Path(scratch, "out.npz")
-        np.savez(given, state=states.astype(np.float64), action=actions.astype(np.float64))
-        run = subprocess.run(
-            [sys.executable, "-c", _CHILD, str(path.resolve()), str(given), str(returned)],
-            capture_output=True,
-            text=True,
-            cwd=scratch,
-            start_new_session=True,
-            env=os.environ,
-        )
-        if run.returncode:
-            raise RuntimeError(f"export check of {path} failed:\n{run.stderr[-2000:]}")
-        with np.load(returned) as file:
-            found = {name: file[name] for name in file.files}
+    given = {"state": states.astype(np.float64), "action": actions.astype(np.float64)}
     every = expected["next_state"]  # [M, B, S]
-    pairs = [
-        (found["next_state"], every.mean(axis=0)),
-        (found["next_states"], np.concatenate(list(every), axis=1)),
-        (found["disagreement"][:, 0], expected["disagreement"]),
-    ]
-    worst = 0.0
-    for got, wanted in pairs:
-        scale = max(float(np.abs(wanted).max()), 1.0)
-        worst = float(np.maximum(worst, np.abs(got - wanted).max() / scale))
+    wanted = {
+        "next_state": every.mean(axis=0),
+        "next_states": np.concatenate(list(every), axis=1),
+        "disagreement": expected["disagreement"][:, None],
+    }
+    worst = fresh_process.largest_difference(fresh_process.run(_CHILD, path, given), wanted)
     if not worst <= TOLERANCE:
         raise RuntimeError(f"export to {path}: differs by {worst:.2g}, expected {TOLERANCE:g}")
     return worst

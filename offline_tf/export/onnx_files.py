@@ -8,18 +8,14 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import os
 import pathlib
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from offline_tf.export import loaded
+from offline_tf.export import fresh_process, loaded
 from offline_tf.install_hints import install
 from offline_tf.run_folder import files
 from offline_tf.types import Array, UserError
@@ -77,7 +73,9 @@ def write(
         specs = dict(function.structured_input_signature[1])
         _write(function, specs, path, model.interface)
         given = {key: samples[key] for key in specs}
-        worst = max(worst, _difference(path, given, model.call(signature, **given)))
+        found = fresh_process.run(_CHILD, path, given)
+        expected = model.call(signature, **given)
+        worst = float(np.maximum(worst, fresh_process.largest_difference(found, expected)))
     if not worst <= TOLERANCE:
         raise RuntimeError(
             f"export to {folder}: ONNX files differ by {worst:.2g}, expected at most {TOLERANCE:g}"
@@ -114,29 +112,3 @@ def _write(
         made.metadata_props.add(key=key, value=json.dumps(value))
     with files.whole(path) as partial:
         partial.write_bytes(made.SerializeToString())
-
-
-def _difference(path: pathlib.Path, given: dict[str, Array], expected: dict[str, Array]) -> float:
-    """Largest difference of a file's outputs in a fresh process."""
-    with tempfile.TemporaryDirectory() as scratch:
-        inputs, returned = pathlib.Path(scratch, "in.npz"), pathlib.Path(scratch, "out.npz")
-        arrays: dict[str, Any] = dict(given)
-        np.savez(inputs, **arrays)
-        run = subprocess.run(
-            [sys.executable, "-c", _CHILD, str(path.resolve()), str(inputs), str(returned)],
-            capture_output=True,
-            text=True,
-            cwd=scratch,
-            start_new_session=True,
-            env=os.environ,
-        )
-        if run.returncode:
-            raise RuntimeError(f"export check of {path} failed:\n{run.stderr[-2000:]}")
-        with np.load(returned) as file:
-            found = {name: file[name] for name in file.files}
-    worst = 0.0
-    for name, value in expected.items():
-        if value.dtype.kind == "f":  # what is true or false follows from numbers that are compared
-            scale = max(float(np.abs(value).max()), 1.0)
-            worst = float(np.maximum(worst, np.abs(found[name] - value).max() / scale))
-    return worst

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -15,8 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from offline_tf import quiet_start
-from offline_tf.export import loaded
+from offline_tf.export import fresh_process, loaded
 from offline_tf.run_folder import files
 from offline_tf.types import Array, TaskSpec
 
@@ -136,32 +132,16 @@ def run_in_fresh_process(path: pathlib.Path, given: Values) -> Values:
     Raises:
       RuntimeError: the process failed; the message holds the end of its output.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        inputs, returned = pathlib.Path(scratch, "in.npz"), pathlib.Path(scratch, "out.npz")
-        flat = {f"{name}/{key}": v for name, values in given.items() for key, v in values.items()}
-        np.savez(inputs, **flat)  # type: ignore[arg-type]
-        threads = (
-            tf.config.threading.get_inter_op_parallelism_threads(),
-            tf.config.threading.get_intra_op_parallelism_threads(),
-        )
-        words = [str(path.resolve()), str(inputs), str(returned), *map(str, threads)]
-        run = subprocess.run(
-            [sys.executable, "-c", _CHILD, *words],
-            capture_output=True,
-            text=True,
-            cwd=scratch,
-            start_new_session=True,  # Ctrl-C is for the run, which stops where it is safe
-            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
-        )
-        if run.returncode:
-            errors = quiet_start.without_start_up(run.stderr)
-            raise RuntimeError(f"export check of {path} failed:\n{errors[-2000:]}")
-        outputs: Values = {}
-        with np.load(returned) as file:
-            for key in file.files:
-                name, _, output = key.partition("/")
-                outputs.setdefault(name, {})[output] = file[key]
-        return outputs
+    flat = {f"{name}/{key}": v for name, values in given.items() for key, v in values.items()}
+    threads = (
+        tf.config.threading.get_inter_op_parallelism_threads(),
+        tf.config.threading.get_intra_op_parallelism_threads(),
+    )
+    outputs: Values = {}
+    for key, value in fresh_process.run(_CHILD, path, flat, tuple(map(str, threads))).items():
+        name, _, output = key.partition("/")
+        outputs.setdefault(name, {})[output] = value
+    return outputs
 
 
 def verify(
@@ -190,13 +170,10 @@ def verify(
     fresh = run_in_fresh_process(path, given)
     for name, inputs in given.items():
         live = signatures[name](**{key: tf.constant(value) for key, value in inputs.items()})
-        for key, value in live.items():
-            expected = value.numpy()
-            # What is true or false follows from numbers that are compared.
-            if expected.dtype.kind != "f" or (compared and key not in compared):
-                continue
-            scale = max(float(np.abs(expected).max()), 1.0)
-            worst = float(np.maximum(worst, np.abs(fresh[name][key] - expected).max() / scale))
+        expected = {
+            key: value.numpy() for key, value in live.items() if not compared or key in compared
+        }
+        worst = float(np.maximum(worst, fresh_process.largest_difference(fresh[name], expected)))
     if not worst <= tolerance:
         raise RuntimeError(
             f"export to {path}: outputs in a fresh process differ by {worst:.2g}, "

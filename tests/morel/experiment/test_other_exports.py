@@ -73,7 +73,7 @@ def test_an_onnx_file_that_computes_something_else_is_no_success(tmp_path, monke
     pytest.importorskip("tf2onnx")
     folder = tmp_path / "export"
     export_controller.export_and_verify(controller(), folder, STATES, ACTIONS)
-    monkeypatch.setattr(onnx_files, "_difference", lambda *_: 0.01)
+    monkeypatch.setattr(onnx_files.fresh_process, "largest_difference", lambda *_: 0.01)
     with pytest.raises(RuntimeError, match=r"ONNX files differ by 0\.01, expected at most 0\.0001"):
         onnx_files.write(folder, {"policy": "serving_default"}, {"observation": STATES})
 
