@@ -117,14 +117,15 @@ def main() -> None:
     task = plant_file.read(plant.DESCRIPTION)
     data = functools.cache(lambda: plant_logs.read([log], task))
 
-    def note(name: str, make: Callable[[], closed_loop.Controller], **more: Any) -> None:
+    def note(name: str, make: Callable[[], closed_loop.Controller], **more: Any) -> bool:
         if name in rows:
-            return
+            return False
         judged = plant.judge(make())
         rows[name] = numbers(judged) | more | {"commit": provenance.commit()}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, rows)
         print(closed_loop.tell(name, judged), flush=True)
+        return True
 
     for name, controller in plant.controllers().items():
         note(name, functools.partial(lambda made: made, controller))
@@ -138,7 +139,8 @@ def main() -> None:
             note(f"iql seed {seed}", functools.partial(iql, data(), task, at, seed, python))
         for algorithm in (name for name in TRAINING if name in wanted):
             make = functools.partial(trained, algorithm, arguments.plant, log, seed)
-            note(f"{algorithm} seed {seed}", make)
+            if not note(f"{algorithm} seed {seed}", make):
+                continue
             run = folder / f"{arguments.plant}-{algorithm}-seed{seed}"
             told = json.loads((run / "summary.json").read_text())
             kept = {key: told[key] for key in ("promise", "wall_seconds")}

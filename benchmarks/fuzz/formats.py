@@ -198,7 +198,7 @@ def _plant_log(path: pathlib.Path) -> None:
 
 def _read_plant_log(path: pathlib.Path) -> None:
     task = plant_file.task_of(tomllib.loads(_PLANT), "plant.toml")
-    log_checks.find(*plant_logs.samples([path], task.log), task)
+    log_checks.find(*plant_logs.samples([path], task)[:2], task)
     sources.load(str(path), task)
 
 

@@ -24,6 +24,7 @@ from offline_tf.models import compilation, learned_task
 from offline_tf.numerics import seeds
 from offline_tf.pipeline import inspecting, opening
 from offline_tf.run_folder.record import RunRecord
+from offline_tf.tasks import closed_form
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions
 
 DECISIONS = 4
@@ -53,8 +54,9 @@ def view(
 
     def look(states: Tensor, actions: Tensor) -> Prediction:
         outputs = predict(states, bounded(actions))
+        every = dynamics.next_states(states, outputs)  # [K, B, S]
         return Prediction(
-            dynamics.next_states(states, outputs),
+            closed_form.with_the_past_in_units(task, states, bounded(actions), every),
             dynamics.uncertainty(outputs, uncertainty_units),
         )
 

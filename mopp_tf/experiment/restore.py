@@ -136,7 +136,8 @@ def export_again(
     if onnx and isinstance(planner, Planner):
         done = planner.initial_plan(samples).numpy()[:, 0]
         middle, half = (0.5 * (task.action_high + sign * task.action_low) for sign in (1.0, -1.0))
-        given = {"observation": samples, "state": samples, "action": middle + half * done}
+        given = {"observation": samples, "state": samples}
+        given["action"] = task.clip_actions(middle + half * done)
         error = max(error, onnx_files.write(folder, export_planner.ONNX_FILES, given))
     saved_model.describe(folder, record.manifest | {"control": dataclasses.asdict(control)})
     return error, differences

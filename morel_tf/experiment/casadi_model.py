@@ -5,7 +5,7 @@ this project. The optimiser of a model predictive controller looks for actions t
 like, and finds those where they are wrong; so `disagreement` is told too, to be bounded by `threshold`
 or paid for (examples/mpc.py). Optional package: requirements-casadi.txt.
 
-Differs: actions are not brought within their bounds here, which would leave no derivative there.
+Differs: actions are not brought within bounds and rates here, which would leave no derivative there.
 """
 
 from __future__ import annotations

@@ -200,6 +200,7 @@ class Controller(tf.Module):
         made = casadi_model.function(
             self.task, self.ensemble, self._weights, float(self._pmdp.threshold)
         )
+        actions = self._bounded(tf.constant(states), tf.constant(actions)).numpy()
         live = self.forecast(tf.constant(states), tf.constant(actions))
         expected = {name: value.numpy() for name, value in live.items()}
         return casadi_model.write(folder, made, expected, states, actions)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import tensorflow as tf
 
 from morel_tf import algorithm
 from morel_tf.experiment.configs import from_manifest
@@ -23,6 +24,7 @@ from offline_tf.models import gaussian_ensemble
 from offline_tf.models.gaussian_ensemble import GaussianEnsemble
 from offline_tf.pipeline import inspecting, opening
 from offline_tf.run_folder.record import RunRecord
+from offline_tf.tasks import closed_form
 from offline_tf.types import Array, TaskSpec, Tensor, Transitions, UserError
 
 _PATHS = 4
@@ -38,8 +40,10 @@ def view(
 
     def look(states: Tensor, actions: Tensor) -> Prediction:
         outputs = predict(states, actions)
+        every = ensemble.next_states(states, ensemble.means(outputs))  # [M, B, S]
+        bounded = tf.clip_by_value(actions, task.action_low, task.action_high)
         return Prediction(
-            ensemble.next_states(states, ensemble.means(outputs)),
+            closed_form.with_the_past(task, states, bounded, every),
             usad.disagreement_of(ensemble, outputs, weights),
         )
 

@@ -317,7 +317,8 @@ def plan(
             kept = keeper.take_best_or_first(judge, clone)
             final |= {"kept_iteration": kept.iteration, "gain": kept.gain}
             judged = kept.judgement.numbers()
-        final |= {name: judged[name] for name in ("expected", "models_apart", "halted_share")}
+        told = ("expected", "models_apart", "halted_share", "limits_broken")
+        final |= {name: judged[name] for name in told if name in judged}
         is_first = final["kept_iteration"] == 0
         final["promise"] = judged["promise"] if is_first else keeper.promise
     final = path_statistics(sample(config.iterations)) | final

@@ -71,7 +71,7 @@ def run(config: DoctorConfig) -> int:
     )
     of_log = []
     if task.log is not None and (paths := sources.tables_of(config.dataset)):
-        of_log = log_checks.find(*plant_logs.samples(paths, task.log), task)
+        of_log = log_checks.find(*plant_logs.samples(paths, task)[:2], task)
     report = examination.examine(data, task, config.replay, config.seed, threads, of_log)
     text = overview.in_words(report, name)
     print(text, flush=True)

@@ -72,16 +72,19 @@ def inspect(
         logging.warning(
             "inspection: no rows are held out; it judges rows that the models have seen"
         )
-    arrays: dict[str, Any] = {"names": np.array(view.names), "limit": np.array(view.limit)}
+    # Of what the task says of the next state nothing is to be judged.
+    own = np.flatnonzero([i < 0 for i in task.becomes or (-1,) * task.state_dim])
+    arrays: dict[str, Any] = {"names": np.array(view.names)[own], "limit": np.array(view.limit)}
     judged = rows.at(split.judged(_PAIRS))
     predictions = measures.predict(view, judged.states, judged.actions)
-    arrays |= measures.errors(judged, predictions)
+    arrays |= {k: v[..., own] for k, v in measures.errors(judged, predictions).items()}
     numbers = {"error": float(np.sqrt(np.mean(arrays["error"] ** 2)))}
     if view.spread is not None:
         subset = judged.at(measures.spread_out(np.arange(len(judged.states)), _SPREAD_PAIRS))
         predicted_states = measures.predict(view, subset.states, subset.actions).next_states
         std = view.spread(tf.constant(subset.states), tf.constant(subset.actions)).numpy()
-        arrays |= measures.calibration(subset, predicted_states, std)
+        found = measures.calibration(subset, predicted_states, std)
+        arrays |= found | {"coverage": found["coverage"][:, own]}
         numbers["coverage_90"] = float(arrays["coverage"][arrays["level"] == 0.9].mean())
 
     held_out = split.held_out if len(split.held_out) else split.train
@@ -96,6 +99,8 @@ def inspect(
             next_states=rows.next_states,
             starts=starts,
             steps=steps,
+            columns=own,
+            given=np.array(task.given, np.int64),
         )
         for after in sorted({min(10, steps), steps}):
             numbers[f"drift/{after}"] = float(np.median(arrays["drift"][after]))

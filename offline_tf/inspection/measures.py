@@ -171,15 +171,25 @@ def open_loop_steps(bounds: Array, held_out: Array, most: int) -> int:
 
 
 def open_loop(
-    view: View, *, states: Array, actions: Array, next_states: Array, starts: Array, steps: int
+    view: View,
+    *,
+    states: Array,
+    actions: Array,
+    next_states: Array,
+    starts: Array,
+    steps: int,
+    columns: Array | None = None,
+    given: Array | None = None,
 ) -> dict[str, Array]:
-    """Predictions over many steps with recorded actions, each member on its own.
+    """Predictions over many steps with recorded actions, each member on its own; S is D below.
 
     Args:
       view: the models.
       states, actions, next_states: the data, [N, S], [N, A], [N, S].
       starts: [E] rows, `steps` rows before the end of their episodes.
       steps: k.
+      columns: positions of the D dimensions that are judged; None: all.
+      given: positions of signals that follow the recording; None: there are none.
 
     Returns:
       "predicted" [k + 1, M, E, S], "recorded" [k + 1, E, S]; "drift" [k + 1, E], the root mean
@@ -189,14 +199,26 @@ def open_loop(
     count = len(starts)
     first = view.predict(tf.constant(states[starts]), tf.constant(actions[starts])).next_states
     members = len(first)
-    predicted = [np.repeat(states[starts][None], members, axis=0), first.numpy()]
+    follows = np.zeros(0, np.int64) if given is None else given
+
+    def recorded_in(after: Array, step: int) -> Array:
+        after[..., follows] = next_states[starts + step][:, follows]
+        return after
+
+    predicted = [
+        np.repeat(states[starts][None], members, axis=0),
+        recorded_in(np.array(first), 0),
+    ]
     for step in range(1, steps):
         flat = tf.constant(predicted[-1].reshape(members * count, -1))
         tiled = tf.constant(np.tile(actions[starts + step], (members, 1)))
         after = view.predict(flat, tiled).next_states.numpy().reshape(members, members, count, -1)
-        predicted.append(after[np.arange(members), np.arange(members)])
+        predicted.append(recorded_in(after[np.arange(members), np.arange(members)], step))
     recorded = np.stack([states[starts], *(next_states[starts + step] for step in range(steps))])
     trajectories = np.stack(predicted)
+    if columns is not None:
+        trajectories, recorded = trajectories[..., columns], recorded[..., columns]
+        unit = unit[columns]
     error = (trajectories.mean(axis=1) - recorded) / unit
     return {
         "predicted": trajectories,

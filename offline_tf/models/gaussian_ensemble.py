@@ -105,6 +105,7 @@ class GaussianEnsemble(tf.Module):
       hidden: widths of their layers.
       inputs, deltas: Statistics of concatenated (s, a) and of s' - s.
       mask: [S], 0 where the data's change is constant, and where the task says what comes.
+      predicted: positions of the dimensions of which the task says nothing.
       step_bound: [S], of a step's change.
       noise_std: [S] variable, the residuals' standard deviation in standardised deltas, the
         maximum-likelihood Sigma given f; used where roll-outs sample under a fixed Sigma.
@@ -136,10 +137,10 @@ class GaussianEnsemble(tf.Module):
         self.state_dim = task.state_dim
         self.inputs = inputs
         self.deltas = deltas
-        is_predicted = self.deltas.scale >= _CONSTANT
-        if task.becomes:  # the past, and signals that nobody in the loop decides
-            is_predicted &= np.array(task.becomes) < 0
-        self.mask = is_predicted.astype(np.float32)
+        # Told is the past, and what nobody in the loop decides.
+        is_told = np.array(task.becomes or (-1,) * task.state_dim) >= 0
+        self.predicted = np.flatnonzero(~is_told)
+        self.mask = ((self.deltas.scale >= _CONSTANT) & ~is_told).astype(np.float32)
         widest = np.abs(self.deltas.shift) + _STEP_BOUND * self.deltas.scale  # [S]
         self.step_bound = np.maximum(_STATE_BOUND, widest).astype(np.float32)
         width = task.state_dim * (2 if self.learned else 1)
@@ -504,5 +505,7 @@ def held_out_error(
     by_name = tf.reduce_mean(tf.stack(errors), axis=0).numpy()  # [S]
     if update_noise:
         ensemble.noise_std.assign(np.sqrt(by_name))
-    report = {"mse": float(by_name.mean())}
+    # What the task says of the next state costs no error, and says nothing of the models.
+    judged = by_name[ensemble.predicted] if len(ensemble.predicted) else by_name
+    report = {"mse": float(judged.mean())}
     return report | {f"mse/{name}": float(v) for name, v in zip(names, by_name, strict=True)}

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from offline_tf.types import Array, TaskSpec, Tensor, Transitions
+from offline_tf.numerics.large_columns import blocks
+from offline_tf.types import TaskSpec, Tensor, Transitions
 
 
 class GivenSignals(NamedTuple):
@@ -25,8 +26,8 @@ class GivenSignals(NamedTuple):
     """
 
     columns: tuple[int, ...]
-    values: Array
-    following: Array
+    values: Tensor
+    following: Tensor
 
     @classmethod
     def of(cls, task: TaskSpec, data: Transitions) -> GivenSignals | None:
@@ -37,9 +38,12 @@ class GivenSignals(NamedTuple):
         values = np.ascontiguousarray(data.observations[:, columns], np.float32)
         count = len(values)
         following = np.minimum(np.arange(1, count + 1, dtype=np.int32), count - 1)
-        goes_on = (data.next_observations[:-1] == data.observations[1:]).all(axis=1)
-        following[:-1] = np.where(goes_on, following[:-1], np.arange(count - 1))
-        return cls(task.given, values, following)
+        for part in blocks(count - 1):
+            after = slice(part.start + 1, part.stop + 1)
+            goes_on = (data.next_observations[part] == data.observations[after]).all(axis=1)
+            following[part] = np.where(goes_on, following[part], np.arange(part.start, part.stop))
+        # Made once: a constant of a graph would be copied into each that is traced.
+        return cls(task.given, tf.constant(values), tf.constant(following))
 
     def after(self, rows: Tensor, next_states: Tensor) -> tuple[Tensor, Tensor]:
         """Puts the signals of the following rows into predicted states.
@@ -51,8 +55,8 @@ class GivenSignals(NamedTuple):
         Returns:
           The states [.., K, S], and the rows after [K].
         """
-        rows = tf.gather(tf.constant(self.following), rows)  # [K]
-        told = tf.gather(tf.constant(self.values), rows)  # [K, G]
+        rows = tf.gather(self.following, rows)  # [K]
+        told = tf.gather(self.values, rows)  # [K, G]
         state_dim = next_states.shape[-1]
         place = np.zeros(state_dim, np.int32)
         place[list(self.columns)] = np.arange(len(self.columns))

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.formats import plant_logs, tables, timestamps
-from offline_tf.datasets.names import Reading
+from offline_tf.datasets.names import KINDS, Reading
 from offline_tf.export import batch_prediction, loaded
 from offline_tf.inspection import data_figures, figures
 from offline_tf.models.given_signals import GivenSignals
@@ -22,10 +23,12 @@ from offline_tf.numerics.large_columns import blocks
 from offline_tf.reports import html_page
 from offline_tf.run_folder import files
 from offline_tf.run_folder.record import RunRecord
+from offline_tf.tasks import closed_form
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 LOGGED, CONTROLLER = "logged", "controller"
 _NEEDED = "forecast"
+_ROUNDING = 1e-5
 _ROWS_PLANNED = 64
 
 # (step, states [M, S]) -> actions [M, A].
@@ -79,6 +82,11 @@ def open_log(record: RunRecord) -> Log:
     """
     flags = record.manifest["flags"]
     task, name = tasks.get(flags["env"]), flags["dataset"]
+    if name in KINDS or not name:
+        raise UserError(
+            "--workdir: expected a run on data of yours, got one on data made here: "
+            f"--dataset={name!r} in its manifest"
+        )
     if task.log is not None and (paths := sources.tables_of(name)):
         data, times = plant_logs.read_with_times(paths, task)
         return Log(task, data, times, task.log.time_format != timestamps.SECONDS)
@@ -92,7 +100,7 @@ def row_of(log: Log, start: str) -> int:
 
     Args:
       log: the data.
-      start: a time stamp, or a number in the units of `times`; empty: the middle of the longest piece.
+      start: a time stamp, or a number in the units of `times`; empty: where the longest piece begins.
 
     Raises:
       UserError: it is no moment, or none of the log.
@@ -152,7 +160,7 @@ def actions_of(path: pathlib.Path, task: TaskSpec) -> Array:
 def forecast(
     model: loaded.Deployed, log: Log, *, row: int, steps: int, actions: Array | str
 ) -> Forecast:
-    """Lets each model go its own way from a state of the log.
+    """Lets each model go its own way from a state of the log; T ends where all have ended.
 
     Signals that nobody in the loop decides follow the log.
 
@@ -161,15 +169,14 @@ def forecast(
       log: the data.
       row: where it begins.
       steps: T.
-      actions: [T, A]; or "logged", those of the log; or "controller", those of the export.
-
-    Raises:
-      UserError: the log ends, or is interrupted, before T steps with logged actions.
+      actions: [T, A]; or "logged", those of the log, as long as it goes on; or "controller", those of
+        the export.
     """
     task, data = log.task, log.data
-    goes_on = (data.next_observations[:-1] == data.observations[1:]).all(axis=1)
-    ends = np.flatnonzero(~goes_on[row : row + steps - 1])
-    length = min(int(ends[0]) + 1 if len(ends) else steps, len(data) - row)
+    part = slice(row, min(row + steps, len(data)))
+    goes_on = (data.next_observations[part][:-1] == data.observations[part][1:]).all(axis=1)
+    cuts = np.flatnonzero(~goes_on)
+    length = int(cuts[0]) + 1 if len(cuts) else part.stop - row
     window = slice(row, row + length)
     if isinstance(actions, str) and actions == LOGGED:
         steps = length
@@ -179,11 +186,20 @@ def forecast(
     act = _acting(model, data, row, count, actions)
     given, at = GivenSignals.of(task, data), np.full(count, row, np.int32)
     physics = ""  # of the robots, which have no given signals
+    ended, held_back = np.zeros(count, bool), False
+
+    def ends(after: Array) -> Array:
+        if task.termination is None:
+            return np.asarray(answer["terminated"][diagonal, diagonal])
+        return np.asarray(task.termination(tf.constant(after)))
+
     states = np.tile(first, (count, 1))
     rows: list[tuple[Array, ...]] = []
     diagonal = np.arange(count)
     for step in range(steps):
-        taken = act(step, states)
+        asked = act(step, states)
+        taken = closed_form.executable(task, tf.constant(states), tf.constant(asked)).numpy()
+        held_back |= bool(np.abs(taken - asked).max() > _ROUNDING * task.action_high.max())
         answer = model.call(_NEEDED, state=states, action=taken)
         following = answer["next_state"][diagonal, diagonal]
         if given is not None:
@@ -192,8 +208,14 @@ def forecast(
         if given is not None and task.reward is not None:  # the model knew no other set point
             pair = tf.constant(states), tf.constant(taken)
             paid = task.reward(*pair, tf.constant(following), physics).numpy()
+        paid = np.where(ended, np.float32(0.0), paid)
         rows.append((following, taken, paid, answer["known"], answer["disagreement"]))
+        ended = ended | ends(following)
         states = following
+        if ended.all():
+            break
+    if held_back:
+        logging.warning("actions beyond bounds or rates are brought within them, as an export does")
     after, taken, paid, known, disagreement = (np.stack(x) for x in zip(*rows, strict=True))
     logged = np.concatenate(
         [data.observations[window], data.next_observations[window][-1:]], axis=0

@@ -66,6 +66,11 @@ def _described(task: TaskSpec) -> dict[str, Any]:
         "action_high": [float(x) for x in task.action_high],
         "dt": float(task.dt),
         "max_episode_steps": int(task.max_episode_steps),
+        "becomes": list(task.becomes),
+        "given": list(task.given),
+        "action_change": None
+        if task.action_change is None
+        else [float(x) for x in task.action_change],
     }
 
 
@@ -208,8 +213,9 @@ class RunRecord:
 
     def task_changes(self, task: TaskSpec) -> list[str]:
         """What differs from the task that the run began with; nothing where none is noted yet."""
-        recorded, now = self.manifest.get("task"), _described(task)
-        return [] if recorded is None else [key for key in now if recorded.get(key) != now[key]]
+        recorded, now = self.manifest.get("task") or {}, _described(task)
+        # Older manifests lack what tasks could not say then.
+        return [key for key, value in recorded.items() if key in now and value != now[key]]
 
     def check_task(self, task: TaskSpec) -> None:
         """Checks that a task is what it was when the run began.

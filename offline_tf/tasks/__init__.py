@@ -156,3 +156,26 @@ def _check(name: str, spec: TaskSpec) -> None:
             f"numbers, the lower below the upper, got {bounds[0]!r}, {bounds[1]!r}; leave an actuator "
             "that does not move out of action_names"
         )
+    _check_told(name, spec)
+
+
+def _check_told(name: str, spec: TaskSpec) -> None:
+    """Checks what a task says of the next observation, and of how fast actions move.
+
+    Raises:
+      UserError: it contradicts itself.
+    """
+    last, wrong = spec.state_dim + spec.action_dim, ""
+    if len(spec.becomes) not in (0, spec.state_dim):
+        wrong = f"becomes with {spec.state_dim} numbers, got {len(spec.becomes)}"
+    elif any(not -1 <= source < last for source in spec.becomes):
+        wrong = f"becomes with numbers from -1 to {last - 1}, got {spec.becomes}"
+    elif any(spec.becomes[i : i + 1] != (i,) for i in spec.given):
+        wrong = f"becomes[i] = i of each given i {spec.given}, got becomes={spec.becomes}"
+    elif spec.action_change is not None and (
+        np.shape(spec.action_change) != (spec.action_dim,)
+        or len(spec.action_before_indices) != spec.action_dim
+    ):
+        wrong = "action_change of all actions, and in becomes where each action before stands"
+    if wrong:
+        raise UserError(f"--env: {name}: expected {wrong}")

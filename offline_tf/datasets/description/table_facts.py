@@ -131,13 +131,15 @@ def find(path: pathlib.Path, time: str = "", step_seconds: float = 0.0) -> Facts
     if by_tag is not None:
         rows = long_tables.read(table, time, form, by_tag, MOST_ROWS)
         times, values = long_tables.columns_of(rows)
-        numeric, is_whole = list(values), len(times) < MOST_ROWS
+        count = sum(int(np.isfinite(column).sum()) for column in values.values())
+        numeric, is_whole = list(values), count < MOST_ROWS
     else:
         times, values, is_whole = _read(table, (date, time), form, numeric)
     batch = _batch(times, values)
     if batch:
         numeric.remove(batch)
-        times = plant_logs.one_after_another(times, values.pop(batch), _BATCH_GAP)
+        first = np.append(0, np.flatnonzero(np.diff(values.pop(batch)) != 0) + 1)
+        times = plant_logs.one_after_another(times, first, _BATCH_GAP, 1.0)
     used = {date, time, batch, *numeric, *(by_tag or ())}
     order = np.argsort(times, kind="stable")
     times = times[order]
@@ -177,7 +179,8 @@ def _time_columns(table: Table, samples: dict[str, list[str]], given: str) -> tu
     date = next((name for name in table.names if _DATE_NAME.fullmatch(name)), "")
     of_day = next((name for name in table.names if _OF_DAY_NAME.fullmatch(name)), "")
     if date and of_day and given in ("", of_day):
-        words = timestamps.joined(*(np.array(samples[name], object) for name in (date, of_day)))
+        pairs = zip(samples[date], samples[of_day], strict=False)  # the last row may be cut
+        words = timestamps.joined(*np.array(list(pairs), object).reshape(-1, 2).T)
         if form := timestamps.guess(words.tolist()):
             return date, of_day, form
     return ("", *_time_column(table, samples, given))

@@ -49,13 +49,16 @@ def looks_like(samples: dict[str, list[str]], time: str, numeric: Sequence[str])
 
 
 def columns_of(
-    blocks: Iterator[tuple[Array, Array, Array]], wanted: Sequence[str] | None = None
+    blocks: Iterator[tuple[Array, Array, Array]],
+    wanted: Sequence[str] | None = None,
+    added: str = "",
 ) -> tuple[Array, dict[str, Array]]:
     """Turns rows into columns.
 
     Args:
       blocks: times [n], tags [n] of str, values [n].
       wanted: tags; None: all.
+      added: tag whose values of one stamp are added up, such as payments.
 
     Returns:
       Rising times [m], each once, and by tag [m] float64, NaN where it has no value then. Of two values
@@ -88,8 +91,15 @@ def columns_of(
     for tag, at in number.items():
         own = code == at
         column = np.full(len(times), np.nan)
-        column[row[own]] = numbers[own]
-        found[tag] = column
+        if tag == added:
+            paid = own & np.isfinite(numbers)
+            column[row[paid]] = 0.0
+            np.add.at(column, row[paid], numbers[paid])
+        else:
+            column[row[own]] = numbers[own]
+        writer = ColumnWriter()  # on disk where it is large
+        writer.append(column)
+        found[tag] = writer.finish()
     return times, found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -41,7 +42,9 @@ def blocks(
         elif task is None:
             yield from ((block, None) for block in _of_table(path, names, size))
         else:
-            data, times = plant_logs.read_with_times([path], task)
+            assert task.log is not None
+            log = dataclasses.replace(task.log, reward="", adds_rewards=False)
+            data, times = plant_logs.read_with_times([path], dataclasses.replace(task, log=log))
             for rows in large_columns.blocks(len(data), size):
                 yield data.observations[rows], times[rows]
     except UserError as error:

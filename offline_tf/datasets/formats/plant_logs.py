@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import pathlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -48,7 +49,8 @@ def read_with_times(paths: Sequence[pathlib.Path], task: TaskSpec) -> tuple[Tran
     """
     assert task.log is not None
     log, source = task.log, str(paths[0])
-    times, columns = _in_order(*samples(paths, log), source)
+    found = samples(paths, task)
+    times, columns = _in_order(found.times, found.columns, source)
     count = int((times[-1] - times[0]) / task.dt + _ROUNDING)
     if count < 2:
         raise UserError(
@@ -75,12 +77,16 @@ def read_with_times(paths: Sequence[pathlib.Path], task: TaskSpec) -> tuple[Tran
     actions = np.stack(commanded, axis=1).astype(np.float32)  # [G, A]
     rewards = np.zeros(count, np.float32)
     if log.reward and log.adds_rewards:
-        paid_at, amounts = _of_signal(times, columns[log.reward], _paid(log))
-        rewards = resampling.sample_sum(paid_at, amounts, grid[:-1], grid[1:]).astype(np.float32)
+        amounts = np.nan_to_num(np.asarray(columns[log.reward]))
+        rewards = resampling.sample_sum(times, amounts, grid[:-1], grid[1:]).astype(np.float32)
     elif log.reward:
         paid, is_known = _commanded(times, columns[log.reward], _paid(log), grid)
         rewards, known[:-1] = paid.astype(np.float32), known[:-1] & is_known
     moving = _moving(actions, log.idle_seconds / task.dt)
+    if found.runs is not None:
+        run, is_within = found.runs.numbers(grid)
+        known &= is_within
+        moving &= run[:-1] == run[1:]
     steps = known[:-1] & known[1:] & moving  # [G] both ends of the step are known
     data, rows = _transitions(states, actions, rewards, steps, log.history, task, source)
     _tell(data, count, int((~moving).sum()), source)
@@ -103,29 +109,44 @@ def _check_span(times: Array, count: int, step: float, source: str) -> None:
     )
 
 
-def samples(paths: Sequence[pathlib.Path], log: LogSpec) -> tuple[Array, dict[str, Array]]:
+class Samples(NamedTuple):
+    """Rows of a log.
+
+    Attributes:
+      times: [n] seconds.
+      columns: each column's values [n] float64, NaN where nothing was measured.
+      runs: where they are told apart; None: it is one.
+    """
+
+    times: Array
+    columns: dict[str, Array]
+    runs: Runs | None
+
+
+def samples(paths: Sequence[pathlib.Path], task: TaskSpec) -> Samples:
     """What tables hold of a log, row by row as they stand.
 
     Args:
       paths: of the files.
-      log: names the columns.
-
-    Returns:
-      Times [n] in seconds, and each column's values [n] float64, NaN where nothing was measured.
+      task: its log names the columns.
 
     Raises:
       UserError: a column is missing, a cell is neither number nor missing, stamps cannot be read, or
         there are no rows.
     """
+    assert task.log is not None
+    log = task.log
     names = [signal.column for signal in (*log.observations, *log.actions)]
     names = list(dict.fromkeys([*names, *([log.reward] if log.reward else [])]))
     if log.tag:
         times, columns = _of_tags(paths, log, names)
-        return _checked_times(times, paths[0]), columns
+        return Samples(_checked_times(times, paths[0]), columns, None)
     stamps, writers = ColumnWriter(), {name: ColumnWriter() for name in names}
     marks = [name for name in (log.time, log.date, log.batch) if name]
     batches: list[Array] = []
+    files: list[int] = []  # first rows
     for path in paths:
+        files.append(sum(map(len, batches)))
         table = Table(path)
         if missing := [name for name in (*marks, *names) if name not in table.names]:
             raise UserError(
@@ -142,29 +163,55 @@ def samples(paths: Sequence[pathlib.Path], log: LogSpec) -> tuple[Array, dict[st
             if log.batch:
                 batches.append(block[log.batch])
     times = _checked_times(stamps.finish(), paths[0])
-    if log.batch:
-        times = one_after_another(times, np.concatenate(batches), log.max_gap_seconds)
-    return times, {name: writer.finish() for name, writer in writers.items()}
+    columns = {name: writer.finish() for name, writer in writers.items()}
+    if not log.batch:
+        return Samples(times, columns, None)
+    words = np.concatenate(batches)
+    first = np.append(0, np.flatnonzero(words[1:] != words[:-1]) + 1)
+    # Another file may number its runs anew.
+    anew = [row for row in files[1:] if row < len(times) and times[row] <= times[row - 1]]
+    first = np.union1d(first, np.array(anew, np.int64))
+    times = one_after_another(times, first, 10.0 * log.max_gap_seconds, task.dt)
+    begins = np.array([part.min() for part in np.split(times, first[1:])])
+    ends = np.array([part.max() for part in np.split(times, first[1:])])
+    return Samples(times, columns, Runs(begins, ends))
 
 
-def one_after_another(times: Array, batches: Array, gap: float) -> Array:
+class Runs(NamedTuple):
+    """Stretches of a log that have nothing to do with each other, in time.
+
+    Attributes:
+      begins, ends: [m] seconds, of the first and the last row of each.
+    """
+
+    begins: Array
+    ends: Array
+
+    def numbers(self, grid: Array) -> tuple[Array, Array]:
+        """[g] which run each time lies in or after, and whether it lies in one."""
+        at = np.maximum(np.searchsorted(self.begins, grid, side="right") - 1, 0)
+        return at, (self.begins[at] <= grid) & (grid <= self.ends[at])
+
+
+def one_after_another(times: Array, first_rows: Array, gap: float, step: float) -> Array:
     """Moves the times of runs whose clocks begin anew behind each other.
 
     Args:
       times: [n] seconds.
-      batches: [n], which run a row is of.
-      gap: seconds, above which a silence ends an episode; ten of them come between two runs.
+      first_rows: [m], of the runs.
+      gap: seconds between two runs, at least, where one is moved.
+      step: seconds; a moved run begins a whole number of them after the first one.
 
     Returns:
-      [n]; the runs whose clocks go on are as they were.
+      [n]; runs whose clocks go on are as they were.
     """
-    changes = np.flatnonzero(batches[1:] != batches[:-1]) + 1
     moved, end = times.copy(), -np.inf
-    for rows in np.split(np.arange(len(times)), changes):
-        begins = moved[rows[0]]
-        if begins <= end + gap:
-            moved[rows] += end + 10.0 * gap - begins
-        end = moved[rows].max()
+    for rows in np.split(np.arange(len(times)), first_rows[1:]):
+        begins = moved[rows].min()
+        if begins <= end:
+            wanted = times[0] + step * np.ceil((end + gap - times[0]) / step)
+            moved[rows] += wanted - begins
+        end = max(end, moved[rows].max())
     return moved
 
 
@@ -188,7 +235,9 @@ def _of_tags(
                 f"{', '.join(table.names)}"
             )
     rows = (long_tables.read(table, log.time, log.time_format, form) for table in tables)
-    times, columns = long_tables.columns_of(itertools.chain.from_iterable(rows), names)
+    times, columns = long_tables.columns_of(
+        itertools.chain.from_iterable(rows), names, log.reward if log.adds_rewards else ""
+    )
     if missing := [name for name, values in columns.items() if not np.isfinite(values).any()]:
         raise UserError(
             f"--dataset: {paths[0]}: found no row with a number and the tag {', '.join(missing)}"

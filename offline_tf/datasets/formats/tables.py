@@ -71,7 +71,9 @@ class Table:
                 self.dialect, rows = dialects.sniff(path)
                 self._sample = rows[int(self.dialect.has_header) :]
                 found = [cell.strip() for cell in rows[0]] if rows else []
-                if self._sample and all(len(row) == len(found) + 1 for row in self._sample):
+                is_wider = all(len(row) == len(found) + 1 for row in self._sample)
+                # A sign at the end of each row is no column.
+                if is_wider and any(row[-1].strip() for row in self._sample):
                     found = ["", *found]  # R writes names of rows, and none for their column
         except Exception as error:  # pyarrow, csv and the unpackers raise many kinds
             raise UserError(self._unreadable(error)) from None

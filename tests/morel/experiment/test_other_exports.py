@@ -106,6 +106,18 @@ def test_casadi_moves_the_past_on(tmp_path):
     assert float(model(state=STATES[0], action=[0.3])["next_state"][1]) == pytest.approx(0.3)
 
 
+def test_casadi_is_compared_within_rates(tmp_path):
+    """The plant's actions move slowly. The file has no rates; what it is compared with keeps them."""
+    pytest.importorskip("casadi")
+    task = dataclasses.replace(
+        toys.cart(), becomes=(-1, 2), action_change=np.array([0.1], np.float32)
+    )
+    (tmp_path / "export").mkdir()
+    assert controller(task).write_casadi(tmp_path / "export", STATES, ACTIONS) < 1e-5
+    acted = controller(task).act(tf.constant(STATES))["action"].numpy()
+    assert (np.abs(acted[:, 0] - STATES[:, 1]) <= 0.1 + 1e-6).all()
+
+
 @pytest.mark.parametrize(
     ("package", "check", "words"),
     [

@@ -9,7 +9,7 @@ import pytest
 from offline_tf import tasks
 from offline_tf.datasets import describe, sources
 from offline_tf.datasets.description import draft, table_facts
-from offline_tf.datasets.formats import timestamps
+from offline_tf.datasets.formats import plant_logs, timestamps
 from offline_tf.tasks.plants import plant_file
 from offline_tf.types import UserError
 
@@ -166,7 +166,7 @@ def test_payments_now_and_then_are_added_up(tmp_path):
     """What is paid until the step's end counts for it; a step without a payment earns 0."""
     task = described(tmp_path, extra='[reward]\ncolumn = "paid"\nadd = true')
     lines = ["time,Level [m],valve,paid", *(f"{10 * k},{k},0.1," for k in range(7))]
-    lines += ["12,,,5", "20,,,7", "41,,,1"]
+    lines += ["12,,,5", "20,,,4", "20,,,3", "41,,,1"]  # two at once count both
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
     data, _ = sources.load(str(tmp_path / "log.csv"), task)
     assert data.rewards.tolist() == [0, 12, 0, 0, 1, 0]
@@ -451,3 +451,53 @@ def test_a_table_of_tags_is_described_as_one(tmp_path):
     assert made.log.tag == "Tag" and made.log.value == "Value"
     data, _ = sources.load(str(tmp_path / "long.csv"), made)
     assert len(data) > 100
+
+
+BATCHES = DESCRIPTION.replace('time = "time"', 'time = "time"\nbatch = "run"')
+
+
+def batch_task(folder):
+    (folder / "batch.toml").write_text(
+        BATCHES.format(
+            history=1, time_of_day="false", form="seconds", idle=0, resample="last", extra=""
+        )
+    )
+    return tasks.get(str(folder / "batch.toml"))
+
+
+def batch_table(folder, rows, name):
+    path = folder / name
+    lines = ["run,time,Level [m],valve", *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize("starts", [(0, 0, 0), (0, 50, 100), (0, 50, 20), (7, 3, 1007)])
+def test_runs_are_episodes_whether_their_clocks_begin_anew_or_go_on(tmp_path, starts):
+    """Five rows a run are four steps each, none of them across two runs or beyond a run's end."""
+    rows = [
+        (run, start + 10 * k, 100 * run + k, 0.5)
+        for run, start in enumerate(starts)
+        for k in range(5)
+    ]
+    data, _ = sources.load(batch_table(tmp_path, rows, "log.csv"), batch_task(tmp_path))
+    levels = [100 * run + k for run in range(3) for k in range(4)]
+    assert data.observations[:, 0].tolist() == levels
+    assert data.next_observations[:, 0].tolist() == [level + 1 for level in levels]
+    assert np.diff(data.episode_bounds()).ravel().tolist() == [4, 4, 4]
+
+
+def test_clocks_that_go_on_are_told_as_they_are(tmp_path):
+    rows = [(run, 100 * run + 10 * k, k, 0.5) for run in range(2) for k in range(5)]
+    path = Path(batch_table(tmp_path, rows, "log.csv"))
+    _, times = plant_logs.read_with_times([path], batch_task(tmp_path))
+    assert times.tolist() == [0, 10, 20, 30, 100, 110, 120, 130]
+
+
+def test_another_file_may_number_its_runs_anew(tmp_path):
+    for number in (1, 2):
+        rows = [(1, 10 * k, 100 * number + k, 0.5) for k in range(5)]
+        batch_table(tmp_path, rows, f"machine{number}.csv")
+    data, _ = sources.load(str(tmp_path / "machine*.csv"), batch_task(tmp_path))
+    assert data.observations[:, 0].tolist() == [100, 101, 102, 103, 200, 201, 202, 203]
+    assert len(data.episode_bounds()) == 2

@@ -205,6 +205,15 @@ def test_the_first_row_of_data_is_found(tmp_path, content, names, first):
     assert block[column][0] == first
 
 
+def test_rows_of_r_have_names_and_a_sign_at_the_end_of_rows_is_none(tmp_path):
+    table = tables.Table(write(tmp_path / "r.csv", '"a","b"\n"1",5,6\n"2",7,8\n'))
+    assert table.names == ("", "a", "b")
+    (block,) = table.blocks(["b"])
+    assert block["b"].tolist() == [6.0, 8.0]
+    with pytest.raises(UserError):
+        list(tables.Table(write(tmp_path / "end.csv", "a,b\n5,6,\n7,8,\n")).blocks(["b"]))
+
+
 def test_flags_may_be_missing(tmp_path):
     path = write(tmp_path / "log.csv", "on,p\nTrue,1\n,2\nFalse, Bad\nTrue,  \n")
     (block,) = tables.Table(path).blocks(["on", "p"], allow_missing=True)

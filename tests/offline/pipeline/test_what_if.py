@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,31 @@ def test_each_model_goes_its_own_way_and_set_points_follow_the_log(run):
     assert words[0] == "3 steps of 10 s: the models know 33 % of them"
     assert words[1] == "return -2.0, by single models -3.0 to -1.0"
     assert words[2].startswith("from step 1 on the forecast is a guess")
+
+
+def test_what_is_asked_is_executed_within_the_bounds(run):
+    model, log = opened(run)
+    asked = np.array([[5.0], [-5.0]], np.float32)
+    found = what_if.forecast(model, log, row=0, steps=2, actions=asked)
+    assert found.actions[:, 0, 0].tolist() == [1.0, -1.0]
+    np.testing.assert_allclose(found.states[:, 0, 0], [0, 1, 0])
+
+
+def test_a_model_that_ends_earns_nothing_more(run):
+    """Levels above 1.5 end an episode: the second model's at once, the other's in the second step."""
+    model, log = opened(run)
+    ending = dataclasses.replace(log.task, termination=lambda after: after[:, 0] > 1.5)
+    found = what_if.forecast(
+        model, log._replace(task=ending), row=0, steps=6, actions=np.ones((6, 1), np.float32)
+    )
+    assert len(found.rewards) == 2
+    np.testing.assert_allclose(found.rewards, [[-1, 0], [0, 0]])
+
+
+def test_a_run_on_data_made_here_has_no_log(run, tmp_path):
+    record = RunRecord.create_or_continue(tmp_path / "r", "morel", {"env": "hopper", "dataset": ""})
+    with pytest.raises(UserError, match="expected a run on data of yours"):
+        what_if.open_log(record)
 
 
 def test_the_controller_acts_in_the_models(run):

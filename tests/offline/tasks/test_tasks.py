@@ -387,6 +387,20 @@ def test_a_task_can_stand_in_a_file(tmp_path):
         )
         with pytest.raises(UserError, match=f"expected {wrong.partition('=')[0]}.* positive"):
             tasks.get(f"{path}:TANK")
+    for told, words in (
+        ("becomes=(0,)", "becomes with 2 numbers, got 1"),
+        ("becomes=(-1, 3)", r"becomes with numbers from -1 to 2, got \(-1, 3\)"),
+        ("given=(1,)", r"becomes\[i\] = i of each given i \(1,\), got becomes=\(\)"),
+        ("given=(1,), becomes=(-1, 0)", "becomes\\[i\\] = i of each given i"),
+        ("action_change=np.ones(1)", "action_change of all actions, and in becomes"),
+        ("becomes=(-1, 2), action_change=np.ones(2)", "action_change of all actions"),
+    ):
+        path.write_text(
+            "import toys, numpy as np\nimport dataclasses\n"
+            f"TANK = dataclasses.replace(toys.cart(), {told})\n"
+        )
+        with pytest.raises(UserError, match=f"expected {words}"):
+            tasks.get(f"{path}:TANK")
     path.write_text("import toys, numpy as np\nTANK = toys.cart(max_episode_steps=np.int64(7))\n")
     assert tasks.get(f"{path}:TANK").max_episode_steps == 7
     path.write_text(
