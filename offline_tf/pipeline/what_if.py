@@ -297,7 +297,7 @@ def write_page(path: pathlib.Path, found: Forecast, log: Log, title: str) -> Non
         task.action_names,
         (found.actions, found.logged_actions, found.suggested),
         found.known,
-        task.dt if task.log is not None else 1.0,
+        task.dt,
     )
     words = "".join(f"<p>{line}.</p>" for line in in_words(found, log))
     drawn = figures.svg(figure, title)
