@@ -641,8 +641,8 @@ def test_the_planner_gets_the_p_mdp_of_the_paper(tmp_path, monkeypatch):
     knobs = _configs(tmp_path, tmp_path, halt_offset=30.0, beta=0.5, dynamics_epochs=1).knobs
     seen = {}
 
-    def plan(pmdp, *, starts, all_states, **_):
-        seen.update(pmdp=pmdp, starts=starts, states=all_states)
+    def plan(pmdp, *, first_rows, states, **_):
+        seen.update(pmdp=pmdp, first_rows=first_rows, states=states)
         return {}
 
     monkeypatch.setattr(algorithm.npg_planner, "plan", plan)
@@ -666,7 +666,7 @@ def test_the_planner_gets_the_p_mdp_of_the_paper(tmp_path, monkeypatch):
     true[:, 1] = data.qvel[:, 0]
     assert (true != data.observations).any()
     np.testing.assert_array_equal(seen["states"], true)
-    np.testing.assert_array_equal(seen["starts"], true[::25])
+    np.testing.assert_array_equal(seen["first_rows"], np.arange(0, 250, 25))
 
 
 def test_data_on_disk_give_the_bits_of_data_in_memory(tmp_path, monkeypatch):
