@@ -152,7 +152,8 @@ def forecast(
             axis.axvspan(dt * first, dt * beyond, color=COLOURS[3], alpha=0.12, linewidth=0)
         axis.set_xlim(0, max(steps[-1], before[-1]))
         if number in (0, len(names)):
-            axis.legend(loc="upper right", fontsize=7, ncol=3, frameon=False)
+            place = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.98)}
+            axis.legend(**place, fontsize=7, ncol=3, frameon=False)
         if number < count - 1:
             axis.tick_params(labelbottom=False)
     panels[-1].set_xlabel("seconds; shaded where the models do not know what is done")
