@@ -120,7 +120,7 @@ def row_of(log: Log, start: str) -> int:
     if row < 0 or moment >= log.times[row] + length:
         near = int(np.clip(row + 1, 0, len(log.times) - 1))
         raise UserError(
-            f"--start: the log has no step at {start}; the next one is at {moment_in_words(log, near)}"
+            f"--start: the log has no step at {start}; one near it is at {moment_in_words(log, near)}"
         )
     return row
 

@@ -157,9 +157,9 @@ def test_logged_actions_end_where_the_log_does(run):
     ("start", "words"),
     [
         ("yesterday", "--start: expected a time stamp such as 2024-03-01T10:00, got 'yesterday'"),
-        ("2024-03-01T09:00", "no step at 2024-03-01T09:00; the next one is at 2024-03-01T10:00:00"),
-        ("2024-03-01T10:05", "the next one is at 2024-03-01T10:11:30"),
-        ("2025-01-01", "the log has no step at 2025-01-01; the next one is at 2024-03-01T10:12:00"),
+        ("2024-03-01T09:00", "no step at 2024-03-01T09:00; one near it is at 2024-03-01T10:00:00"),
+        ("2024-03-01T10:05", "one near it is at 2024-03-01T10:11:30"),
+        ("2025-01-01", "the log has no step at 2025-01-01; one near it is at 2024-03-01T10:12:00"),
     ],
 )
 def test_a_moment_without_a_step_is_told_with_the_next_one(run, start, words):
