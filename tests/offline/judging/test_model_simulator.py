@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import tensorflow as tf
 import toys
 
 from offline_tf.judging.model_simulator import Models, ModelSimulator
+from offline_tf.models.given_signals import GivenSignals
 
 
 def simulator(threshold=np.inf, halted_reward=-2.0, gains=(0.0, 1.0), task=None, starts=((0, 1),)):
@@ -78,3 +82,29 @@ def test_a_reset_goes_back_to_the_own_start():
     made.reset(np.random.default_rng(0), np.array([False, True, False, False]))
     assert made.elapsed.tolist() == [1, 0, 1, 1]
     np.testing.assert_array_equal(made.observations()[1], [0.5, 0.0])
+
+
+def test_broken_limits_are_counted_until_halt():
+    """Beyond x = 1 a limit is broken; an episode that meets HALT breaks none."""
+    task = dataclasses.replace(toys.cart(), violation=lambda after: tf.nn.relu(after[:, 0] - 1.0))
+    made = simulator(task=task, starts=((0.5, 1.0), (2.0, 1.0)))
+    made.step(np.zeros((4, 1), np.float32))
+    assert made.broken.tolist() == [False, True, False, True]
+    halting = simulator(task=task, threshold=0.5, starts=((0.5, 1.0), (2.0, 1.0)))
+    halting.step(np.zeros((4, 1), np.float32))
+    assert halting.unknown.tolist() == [False, True, False, True] and not halting.broken.any()
+
+
+def test_set_points_follow_the_log_from_the_row_of_the_start():
+    task = dataclasses.replace(toys.cart(), given=(1,), becomes=(-1, 1))
+    given = GivenSignals((1,), np.array([[0.1], [0.2], [0.3]], np.float32), np.array([1, 2, 2]))
+    models = simulator(task=task)._models._replace(given=given)
+    made = ModelSimulator(models, np.array([[0.0, 0.1], [0.0, 0.2]], np.float32), rows=[0, 1])
+    seen = []
+    for _ in range(3):
+        made.step(np.zeros((4, 1), np.float32))
+        seen.append(made.observations()[:, 1].tolist())
+    np.testing.assert_allclose(seen, [[0.2, 0.3] * 2, [0.3, 0.3] * 2, [0.3, 0.3] * 2])
+    made.reset(np.random.default_rng(0))
+    made.step(np.zeros((4, 1), np.float32))
+    np.testing.assert_allclose(made.observations()[:, 1], [0.2, 0.3] * 2)

@@ -35,6 +35,8 @@ def test_a_promise_within_the_data_is_green():
         ({"halted_share": 0.95}, "halted_share", "bad"),
         ({"models_apart": 60.0}, "models_apart", "doubtful"),
         ({"models_apart": 160.0}, "models_apart", "bad"),
+        ({"limits_broken": 0.05}, "limits_broken", "doubtful"),
+        ({"limits_broken": 0.2}, "limits_broken", "bad"),
         ({"clone": 100.0}, "below_clone", "doubtful"),
         ({"clone": 120.0}, "below_clone", "bad"),
         ({"error": 0.6}, "model_error", "doubtful"),
