@@ -60,16 +60,16 @@ class Reactor:
 
     def _sample(self) -> None:
         """5 s of the plant, by Runge and Kutta's method of fourth order; its unit is the minute."""
-        inputs, hours = np.array([self._coolant, *self._feed]), 5.0 / 60.0
+        inputs, minutes = np.array([self._coolant, *self._feed]), 5.0 / 60.0
 
         def slope(state: np.ndarray) -> np.ndarray:
             return np.array(self._model(state, inputs))
 
         first = slope(self._state)
-        second = slope(self._state + 0.5 * hours * first)
-        third = slope(self._state + 0.5 * hours * second)
-        last = slope(self._state + hours * third)
-        self._state = self._state + hours / 6.0 * (first + 2.0 * second + 2.0 * third + last)
+        second = slope(self._state + 0.5 * minutes * first)
+        third = slope(self._state + 0.5 * minutes * second)
+        last = slope(self._state + minutes * third)
+        self._state = self._state + minutes / 6.0 * (first + 2.0 * second + 2.0 * third + last)
         pull = 5.0 / 1800.0 * (np.array([350.0, 1.0]) - self._feed)
         shake = self._generator.normal(0.0, [0.11, 0.0003]) * self._drifts
         self._feed = self._feed + pull + shake

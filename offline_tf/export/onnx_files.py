@@ -20,7 +20,7 @@ from offline_tf.install_hints import install
 from offline_tf.run_folder import files
 from offline_tf.types import Array, UserError
 
-OPSET = 17  # the least that MATLAB R2024a, TwinCAT 3 and onnxruntime 1.12 read
+OPSET = 17
 TOLERANCE = 1e-4
 _BATCH = "B"
 _CHILD = """
