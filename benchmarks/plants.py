@@ -5,6 +5,9 @@ python -m benchmarks.plants reactor --seeds=0,1,2 --folder=FOLDER --peers_python
 Writes the log to FOLDER, trains as docs/plants.md says, and judges everything in the simulator that
 made the log, in the same 50 episodes. What is done is not done again. Needs requirements-plants.txt;
 IQL needs an environment with requirements-benchmarks.txt. Writes results/plants/PLANT.json.
+
+With --what=limited it trains on examples/PLANT-limits.toml too, and counts how often those limits are
+broken by everything that is judged anew.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +39,7 @@ from offline_tf.types import Array, TaskSpec, Transitions
 ROOT = pathlib.Path(__file__).parent.parent
 PLANTS, ALGORITHMS = ("reactor", "drive"), ("bc", "iql", "morel", "mopp")
 TRAINING = {"morel": "morel_tf.train", "mopp": "mopp_tf.train"}
+LIMITED = "limited"
 IQL_MINUTES = 10.0
 
 
@@ -50,7 +55,7 @@ class Acting:
 
 
 def trained(algorithm: str, plant: str, log: pathlib.Path, seed: int) -> closed_loop.Controller:
-    """Trains one of ours by its command; loads the export."""
+    """Trains one of ours on examples/PLANT.toml by its command; loads the export."""
     folder = log.parent / f"{plant}-{algorithm}-seed{seed}"
     command = [sys.executable, "-m", TRAINING[algorithm], f"--env=examples/{plant}.toml"]
     command += [f"--dataset={log}", f"--seed={seed}", f"--workdir={folder}"]
@@ -97,6 +102,39 @@ def numbers(judged: closed_loop.Judged) -> dict[str, Any]:
     }
 
 
+def broken(judged: closed_loop.Judged, limits: pathlib.Path) -> dict[str, float]:
+    """Shares of the steps that break the limits of a description; as instruments show them.
+
+    Args:
+      judged: the episodes.
+      limits: a plant's .toml.
+
+    Returns:
+      By signal with a limit, how many of the steps lie beyond it, and by how much the worst; by action
+      with a rate, how many moves are faster, and the fastest of all, per step.
+    """
+    described = tomllib.loads(limits.read_text())
+    found: dict[str, float] = {}
+    for at, signal in enumerate(described["observations"]):
+        if not {"low", "high"} & set(signal):
+            continue
+        values = judged.measured[..., at]
+        values = values[np.isfinite(values)]
+        low, high = signal.get("low", -np.inf), signal.get("high", np.inf)
+        beyond = np.maximum(low - values, values - high)
+        found[f"{signal['name']}_beyond"] = float((beyond > 0.0).mean())
+        found[f"{signal['name']}_worst"] = float(max(beyond.max(), 0.0))
+    for at, signal in enumerate(described["actions"]):
+        if "max_rate" not in signal:
+            continue
+        moves = np.abs(np.diff(judged.actions[..., at], axis=0))
+        moves = moves[np.isfinite(moves)]
+        most = signal["max_rate"] * described["step_seconds"]
+        found[f"{signal['name']}_too_fast"] = float((moves > most * (1.0 + 1e-4)).mean())
+        found[f"{signal['name']}_fastest"] = float(moves.max())
+    return found
+
+
 def main() -> None:
     """See the module's words."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -112,6 +150,7 @@ def main() -> None:
     log = folder / f"{arguments.plant}.csv"
     if not log.exists():
         plant.write_log(log)
+    limits = plant.DESCRIPTION.with_stem(f"{arguments.plant}-limits")
     path = ROOT / "results" / "plants" / f"{arguments.plant}.json"
     rows: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     task = plant_file.read(plant.DESCRIPTION)
@@ -121,7 +160,8 @@ def main() -> None:
         if name in rows:
             return False
         judged = plant.judge(make())
-        rows[name] = numbers(judged) | more | {"commit": provenance.commit()}
+        counted = broken(judged, limits) if limits.exists() else {}
+        rows[name] = numbers(judged) | counted | more | {"commit": provenance.commit()}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, rows)
         print(closed_loop.tell(name, judged), flush=True)
@@ -137,14 +177,19 @@ def main() -> None:
         if "iql" in wanted and arguments.peers_python:
             at, python = folder / f"{arguments.plant}-iql-seed{seed}", arguments.peers_python
             note(f"iql seed {seed}", functools.partial(iql, data(), task, at, seed, python))
-        for algorithm in (name for name in TRAINING if name in wanted):
-            make = functools.partial(trained, algorithm, arguments.plant, log, seed)
-            if not note(f"{algorithm} seed {seed}", make):
+        ours = [(name, arguments.plant) for name in TRAINING if name in wanted]
+        if LIMITED in wanted and limits.exists():
+            ours += [(name, limits.stem) for name in TRAINING if name in wanted]
+        for algorithm, described in ours:
+            make = functools.partial(trained, algorithm, described, log, seed)
+            added = " limited" if described != arguments.plant else ""
+            name = f"{algorithm}{added} seed {seed}"
+            if not note(name, make):
                 continue
-            run = folder / f"{arguments.plant}-{algorithm}-seed{seed}"
+            run = folder / f"{described}-{algorithm}-seed{seed}"
             told = json.loads((run / "summary.json").read_text())
             kept = {key: told[key] for key in ("promise", "wall_seconds")}
-            rows[f"{algorithm} seed {seed}"] |= kept | {"verdict": told["verdict"]["level"]}
+            rows[name] |= kept | {"verdict": told["verdict"]["level"]}
             write_json(path, rows)
 
 

@@ -34,7 +34,6 @@ from offline_tf.types import Array, TaskSpec, Transitions, UserError
 _LIMIT_ROWS = 20_000
 _SETTLED = 1.5  # time constants; fewer are warned of
 _SIGMA_ROWS = 20_000
-_SIGMA_MOST = 0.25  # the paper's constant
 NO_JUDGE = JudgeConfig(judge_members=0)
 
 
@@ -315,7 +314,7 @@ def learn(
     stage = record.stage("sigma")
     if knobs.planner.sigma_max is None and not stage.complete:
         states = table.states[good.judged(_SIGMA_ROWS)]
-        stage.finish({"sigma_max": behavior.own_spread(models.behavior, states, _SIGMA_MOST)})
+        stage.finish({"sigma_max": behavior.own_spread(models.behavior, states, choice.PAPER_SIGMA)})
         logging.info("sigma_max: %.3g, the behaviour's own", stage.result["sigma_max"])
     if prepared.judge is not None and prepared.few_starts is not None:
         judged_by = judging(task, models=models, prepared=prepared, limit=limit, seed=seed)

@@ -30,6 +30,7 @@ from offline_tf.types import Array, TaskSpec, Tensor
 
 STAGE, PROMISE = "choice", "promise"
 CLONE = "clone"
+PAPER_SIGMA = 0.25  # sigma_M in units of the bounds
 _MIDDLE = (0.25, 0.75)  # of an episode
 # What is changed -> why it may help; for --select=offline and the command tune. Names are flags.
 MORE: tuple[tuple[dict[str, Any], str], ...] = (
@@ -274,6 +275,9 @@ def choose_or_load(
         if knobs.sigma_max:
             best = comparison.changes[comparison.best(planner=True)]
             comparison.add("half_sigma", best | {"sigma_max": 0.5 * knobs.sigma_max})
+            # Where actions were held in the data, their own spread lets a planner change nothing.
+            if knobs.sigma_max < 0.5 * PAPER_SIGMA:
+                comparison.add("paper_sigma", best | {"sigma_max": PAPER_SIGMA})
         compare_more(comparison, more_minutes)
         chosen = comparison.best()
         logging.info("choice: %s", chosen)

@@ -61,6 +61,13 @@ def test_the_candidate_that_gains_most_over_the_clone_is_chosen(tmp_path, promis
     assert len(found["candidates"]) == 4 and found["candidates"]["clone"]["gain"] == 0.0
 
 
+def test_where_the_data_are_narrow_the_spread_of_the_paper_is_tried_too(tmp_path):
+    promises = {"never": 5, (True, 0.1): 6, (False, 0.1): 4, (True, 0.05): 3, (True, 0.25): 8}
+    narrow = PlannerConfig(sigma_max=0.1)
+    found = choice.choose_or_load(narrow, judge_with(promises), toys.record(tmp_path))
+    assert (found["chosen"], found["knobs"]) == ("paper_sigma", {"plan": "always", "sigma_max": 0.25})
+
+
 def test_a_planner_that_the_models_do_not_agree_on_is_not_chosen(tmp_path):
     def judge_one(knobs):
         by_model = [0.0, 0.0, 0.0] if knobs.plan == "never" else [9.0, 9.0, -8.0]
