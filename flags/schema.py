@@ -65,6 +65,7 @@ def run(
     default_dataset: str = "",
     plan: Callable[..., Sequence[str]] | None = None,
     resumable: bool = False,
+    positional: str = "",
 ) -> None:
     """Runs a binary: defines the flags, parses them, calls main(*configs).
 
@@ -81,6 +82,7 @@ def run(
       default_env, default_dataset: the values of --env and --dataset where none is given.
       plan: (*configs) -> lines that say what `main` would do, for --dry_run.
       resumable: whether the same command goes on where it stopped.
+      positional: the flag that a word without dashes stands for; empty: such a word is refused.
     """
     for config in (*configs, CommonConfig):
         define(config, flags.FLAGS)
@@ -89,6 +91,8 @@ def run(
         if any(word in ("--help", "-help", "-h", "-?") for word in argv[1:]):
             print(help_text(usage, [*configs, CommonConfig]))
             sys.exit(0)
+        if positional and len(argv) > 1 and not argv[1].startswith("-"):
+            argv = [argv[0], f"--{positional}={argv[1]}", *argv[2:]]
         try:
             arguments = flags.FLAGS(expand(argv, family, known_tasks, default_env, default_dataset))
         except (flags.Error, UserError) as error:

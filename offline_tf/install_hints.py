@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import pathlib
 import shlex
 import sys
+from typing import Any
+
+from offline_tf.types import UserError
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -22,6 +26,23 @@ def install(requirements: str, *options: str) -> str:
     if "/" not in python:  # the shell would look elsewhere
         python = f"./{python}"
     return shlex.join([python, "-m", "pip", "install", *options, "-r", file])
+
+
+def needed(module: str, requirements: str, what: str) -> Any:
+    """Imports an optional package.
+
+    Args:
+      module: its name.
+      requirements: the file that it stands in.
+      what: needs it, such as "--engine=ray".
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise UserError(f"{what} needs {module}: {install(requirements)}") from None
 
 
 def _from_here(path: pathlib.Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -57,6 +58,15 @@ def in_words(parts: Sequence[Part], needed: float) -> list[str]:
     if needed > have:
         lines.append("  that is too much: lower $OFFLINE_TF_COLUMN_MB, or take fewer rows")
     return lines
+
+
+def read_words(said: str) -> tuple[float, float]:
+    """Minutes in all and bytes of memory, from the lines of `in_words`."""
+    numbers = [
+        re.search(rf"^  {what}, about +([\d.]+) ", said, re.M) for what in ("in all", "memory")
+    ]
+    minutes, gib = (float(number[1]) for number in numbers if number is not None)
+    return minutes, gib * _GIB
 
 
 def more_settings(minutes: float) -> str:

@@ -1,0 +1,1 @@
+"""Many runs: what a study is, where its runs are worked, how far they are."""

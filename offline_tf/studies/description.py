@@ -1,0 +1,172 @@
+"""STUDY.toml: which runs a study has.
+
+name = "three-seeds"           the folder is runs/studies/NAME, or `folder`
+[flags]                        of all runs
+preset = "quick"
+[[runs]]                       lists are multiplied: here four runs
+algorithm = ["morel", "mopp"]
+env = "hopper"
+seed = [0, 1]
+[search]                       instead of lists: see `search`
+"""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import re
+import tomllib
+from typing import Any, NamedTuple
+
+from offline_tf.studies.running import Job
+from offline_tf.types import UserError
+
+ALGORITHMS = {"morel": "morel_tf.train", "mopp": "mopp_tf.train", "mbop": "mopp_tf.train"}
+_ENTRIES = ("name", "folder", "flags", "runs", "search")
+_OURS = ("workdir", "threads")  # flags that the study gives
+_Flags = dict[str, Any]
+
+
+class Search(NamedTuple):
+    """What is searched on top of each run; see `search`.
+
+    Attributes:
+      space: flag -> its values: a list, or {"low", "high"} with "log" where wanted.
+      candidates: how many are tried.
+      warm_up: looks of the judge before a bad candidate may be stopped; -1: none is stopped.
+    """
+
+    space: dict[str, Any]
+    candidates: int
+    warm_up: int
+
+
+class Study(NamedTuple):
+    """A study.
+
+    Attributes:
+      folder: everything of it lies there.
+      runs: name -> algorithm and flags, without those that the study gives.
+      search: None: there is nothing to search.
+    """
+
+    folder: pathlib.Path
+    runs: dict[str, _Flags]
+    search: Search | None
+
+    def job(self, name: str, flags: _Flags, threads: int) -> Job:
+        """A run as a job; `name` is of its folder."""
+        return Job(name, words_of(flags) + [f"--threads={threads}"], self.folder / name)
+
+
+def words_of(flags: _Flags) -> list[str]:
+    """A module and its flags, as they follow python -m."""
+    rest = dict(flags)
+    algorithm = rest.pop("algorithm")
+    words = [ALGORITHMS[algorithm]] + (["--algorithm=mbop"] if algorithm == "mbop" else [])
+    for name, value in rest.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no{name}")
+        else:
+            words.append(f"--{name}={value}")
+    return words
+
+
+def read(path: pathlib.Path) -> Study:
+    """Reads a study.
+
+    Raises:
+      UserError: what is wrong with the file.
+    """
+    try:
+        told = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"--study: expected a file that describes a study, found no {path}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--study: {path} is no TOML: {error}") from None
+    _check_names(path, "at the top", told, _ENTRIES)
+    tables, common = told.get("runs", []), told.get("flags", {})
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
+        raise UserError(f"--study: expected [[runs]] in {path}, found none")
+    runs: dict[str, _Flags] = {}
+    for table in tables:
+        for name, flags in _multiplied(path, common | table):
+            if name in runs:
+                raise UserError(f"--study: {path} has the run {name} twice")
+            runs[name] = flags
+    folder = pathlib.Path(
+        told.get("folder", pathlib.Path("runs", "studies", told.get("name", path.stem)))
+    )
+    return Study(folder, runs, _search(path, told.get("search")))
+
+
+def _multiplied(path: pathlib.Path, table: _Flags) -> list[tuple[str, _Flags]]:
+    """Every run of a table, with its name."""
+    lists = {key: value if isinstance(value, list) else [value] for key, value in table.items()}
+    for key, values in lists.items():
+        if not values or not all(isinstance(value, (str, int, float)) for value in values):
+            raise UserError(
+                f"--study: expected a value or a list of values for {key} in {path}, got "
+                f"{table[key]!r}; of a flag with commas write a string"
+            )
+        if key in _OURS:
+            raise UserError(f"--study: {key} in {path} is given by the study; leave it out")
+    unknown = [value for value in lists.get("algorithm", []) if value not in ALGORITHMS]
+    if "algorithm" not in lists or unknown:
+        got = repr(unknown[0]) if unknown else "none"
+        raise UserError(
+            f"--study: expected algorithm = one of {', '.join(ALGORITHMS)} in [[runs]] of {path}, got {got}"
+        )
+    told_apart = [key for key in lists if len(lists[key]) > 1 or key in ("env", "dataset", "seed")]
+    found = []
+    for values in itertools.product(*lists.values()):
+        flags = dict(zip(lists, values, strict=True))
+        found.append((name_of(flags, told_apart), flags))
+    return found
+
+
+def name_of(flags: _Flags, told_apart: list[str]) -> str:
+    """A name for a folder, of the algorithm and the flags that tell runs apart."""
+    words = [flags["algorithm"]]
+    for key in told_apart:
+        value = flags[key]
+        if key in ("env", "dataset"):
+            words.append(pathlib.Path(str(value).split(":")[0]).stem)
+        elif key != "algorithm":
+            words.append(f"{key}{'' if key == 'seed' else '='}{value}")
+    return re.sub(r"[^\w.=-]+", "_", "-".join(words))
+
+
+def _search(path: pathlib.Path, table: Any) -> Search | None:
+    if table is None:
+        return None
+    _check_names(path, "under [search]", table, ("space", "candidates", "warm_up"))
+    space = table.get("space")
+    if not isinstance(space, dict) or not space:
+        raise UserError(f"--study: expected flags under [search.space] in {path}, found none")
+    for flag, values in space.items():
+        is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= {
+            "low",
+            "high",
+            "log",
+        }
+        if not is_range and not (isinstance(values, list) and values):
+            raise UserError(
+                f"--study: expected a list, or {{low = .., high = ..}}, for {flag} under "
+                f"[search.space] in {path}, got {values!r}"
+            )
+    candidates = table.get("candidates", 20)
+    if not isinstance(candidates, int) or candidates < 1:
+        raise UserError(f"--study: expected candidates of 1 or more in {path}, got {candidates!r}")
+    return Search(space, candidates, table.get("warm_up", 3))
+
+
+def _check_names(path: pathlib.Path, where: str, table: Any, known: tuple[str, ...]) -> None:
+    if not isinstance(table, dict):
+        raise UserError(f"--study: expected a table {where} in {path}, got {table!r}")
+    if unknown := [key for key in table if key not in known]:
+        raise UserError(
+            f"--study: expected {', '.join(known)} {where} of {path}, got {unknown[0]!r}"
+        )

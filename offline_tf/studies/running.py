@@ -1,0 +1,178 @@
+"""One run of a study in a process of its own, and how it ended; on any machine that sees the folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+from offline_tf.run_folder import locks, stopping
+from offline_tf.run_folder.files import write_json
+
+LOCK = "run.lock"
+_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, stopping.OUT_OF_TIME)
+_STOPPED += (-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)  # from Popen
+_TAIL = 4000
+_LOOK_SECONDS = 0.3
+
+
+class Job(NamedTuple):
+    """What has to run.
+
+    Attributes:
+      name: for people.
+      words: a module and its flags, without --workdir.
+      folder: of the run; its log and how it ended lie beside it, FOLDER.log and FOLDER.end.json.
+    """
+
+    name: str
+    words: list[str]
+    folder: pathlib.Path
+
+    @property
+    def log(self) -> pathlib.Path:
+        """What the run prints."""
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def end(self) -> pathlib.Path:
+        """How the last try ended."""
+        return self.folder.with_name(f"{self.folder.name}.end.json")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run is complete."""
+        return (self.folder / "summary.json").exists()
+
+
+class End(NamedTuple):
+    """How a try ended.
+
+    Attributes:
+      status: of the process.
+      line: the last that it said.
+      seconds: of this try.
+      host: where.
+    """
+
+    status: int
+    line: str
+    seconds: float
+    host: str
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody stopped or killed it, so that it should go on; else 0 is well."""
+        return self.status in _STOPPED
+
+    @classmethod
+    def read(cls, job: Job) -> End | None:
+        """Of a job's last try; None where there was none."""
+        try:
+            return cls(**json.loads(job.end.read_text()))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+
+def last_line(log: pathlib.Path, since: int = 0) -> str:
+    """The last line of a log that says something.
+
+    Args:
+      log: the file; none where it is missing.
+      since: bytes that are passed over.
+    """
+    lines = _lines(log, since)
+    return lines[-1] if lines else ""
+
+
+def _error_or_last(log: pathlib.Path, since: int) -> str:
+    lines = _lines(log, since)
+    return ([line for line in lines if line.startswith("error:")] or lines or [""])[-1]
+
+
+def _lines(log: pathlib.Path, since: int) -> list[str]:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(since, log.stat().st_size - _TAIL))
+            lines = file.read().decode(errors="replace").replace("\r", "\n").splitlines()
+    except FileNotFoundError:
+        return []
+    return [line.strip() for line in lines if line.strip()]
+
+
+class Try:
+    """A try to run a job. It waits while another process, say of a lost worker, ends the run."""
+
+    def __init__(self, job: Job) -> None:
+        """Begins with the first `poll`."""
+        self.job = job
+        self._process: subprocess.Popen[bytes] | None = None
+        self._began, self._said_before = time.monotonic(), 0
+        self._is_asked = False
+
+    def _is_free(self) -> bool:
+        lock = self.job.folder / LOCK
+        if not lock.exists():
+            return True
+        try:
+            file = locks.take(lock)
+        except BlockingIOError:
+            return False
+        if file is not None:
+            file.close()
+        return True
+
+    def poll(self) -> End | None:
+        """Begins where nothing stands in the way; how it ended, or None while it has not."""
+        if self._process is None:
+            if self._is_asked:
+                return self._ended(128 + signal.SIGTERM)
+            if not self._is_free():
+                return None
+            self.job.folder.parent.mkdir(parents=True, exist_ok=True)
+            guarded = [sys.executable, "-m", "offline_tf.studies.guarded", str(os.getpid())]
+            with self.job.log.open("ab") as log:
+                self._said_before = log.tell()
+                self._process = subprocess.Popen(
+                    [*guarded, *self.job.words, f"--workdir={self.job.folder}"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            self._began = time.monotonic()
+        status = self._process.poll()
+        return None if status is None else self._ended(status)
+
+    def _ended(self, status: int) -> End:
+        seconds = time.monotonic() - self._began
+        line = _error_or_last(self.job.log, self._said_before)
+        end = End(status, line, round(seconds, 1), socket.gethostname())
+        write_json(self.job.end, end._asdict())
+        return end
+
+    def stop(self) -> None:
+        """Asks it to save and end."""
+        if self._process is not None and not self._is_asked:
+            self._process.terminate()
+        self._is_asked = True
+
+
+def run_to_end(job: Job) -> End:
+    """Runs a job here; an exception, such as KeyboardInterrupt, lets it save before it is raised."""
+    attempt = Try(job)
+    try:
+        while (end := attempt.poll()) is None:
+            time.sleep(_LOOK_SECONDS)
+        return end
+    except BaseException:
+        attempt.stop()
+        while attempt.poll() is None:
+            time.sleep(_LOOK_SECONDS)
+        raise
