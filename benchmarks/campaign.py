@@ -12,82 +12,74 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import queue
 import re
-import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from offline_tf.reports import campaign_record
+from offline_tf.run_folder import stopping
+from offline_tf.studies import conduct, pools
+from offline_tf.studies.running import End, Job
 
 
-class Job(NamedTuple):
+class Recorded(NamedTuple):
     """One run of a list.
 
     Attributes:
-      line: what is printed of it.
-      command: to run.
-      log: file that its output is added to.
-      record: keeps what it left; may raise.
+      job: the run.
+      keep: puts what it left into a record; may raise.
     """
 
-    line: str
-    command: list[str]
-    log: pathlib.Path
-    record: Callable[[], None]
+    job: Job
+    keep: Callable[[], None]
 
 
-def work_through(jobs: Sequence[Job], *, workers: int, hours: float = float("inf")) -> int:
-    """Runs jobs, some at a time; Ctrl-C lets those that run stop by themselves and starts no other.
+class _InTime(conduct.Listed):
+    """Jobs of which none is begun after its time."""
+
+    def __init__(self, jobs: list[Job], on_end: Callable[[Job, End], None], seconds: float) -> None:
+        super().__init__(jobs, on_end)
+        self._deadline = time.monotonic() + seconds
+
+    def next(self) -> Job | None:
+        return super().next() if time.monotonic() < self._deadline else None
+
+
+def work_through(runs: Sequence[Recorded], *, workers: int, hours: float = float("inf")) -> int:
+    """Runs jobs, some at a time; after Ctrl-C those that run stop at their next checkpoints.
 
     Args:
-      jobs: in the order in which they start.
+      runs: in the order in which they start.
       workers: how many run at a time.
       hours: after which none is started.
 
     Returns:
       How many failed or were not recorded; 130 after Ctrl-C.
     """
-    waiting: queue.Queue[Job] = queue.Queue()
-    for job in jobs:
-        waiting.put(job)
-    began, lock, stop, failed = time.monotonic(), threading.Lock(), threading.Event(), []
+    keep = {run.job.folder: run.keep for run in runs}
+    failed = []
 
-    def work() -> None:
-        while time.monotonic() - began < 3600 * hours and not stop.is_set():
-            try:
-                job = waiting.get_nowait()
-            except queue.Empty:
-                return
-            job.log.parent.mkdir(parents=True, exist_ok=True)
-            with job.log.open("a") as log:
-                code = subprocess.run(job.command, stdout=log, stderr=log).returncode
-            with lock:
-                why = f", see {job.log}" if code else ""
-                print(f"{time.strftime('%H:%M:%S')} {job.line}: exit {code}{why}", flush=True)
-                if code in (130, -signal.SIGINT):
-                    stop.set()
-                if code:
-                    failed.append(job.line)
-                    continue
-                try:
-                    job.record()
-                except Exception as error:  # a worker that dies would leave jobs undone
-                    print(f"{job.line}: not recorded: {error!r}", flush=True)
-                    failed.append(job.line)
+    def on_end(job: Job, end: End) -> None:
+        why = f", see {job.log}" if end.status else ""
+        print(f"{time.strftime('%H:%M:%S')} {job.name}: exit {end.status}{why}", flush=True)
+        if end.status:
+            failed.append(job.name)
+            return
+        try:
+            keep[job.folder]()
+        except Exception as error:  # the others are to be done all the same
+            print(f"{job.name}: not recorded: {error!r}", flush=True)
+            failed.append(job.name)
 
-    threads = [threading.Thread(target=work) for _ in range(workers)]
-    # The runs get Ctrl-C too, and stop at their next checkpoints; a thread waits for each.
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return 130 if stop.is_set() else len(failed)
+    source = _InTime([run.job for run in runs], on_end, 3600.0 * hours)
+    try:
+        with stopping.allowed():
+            conduct.conduct(source, pools.LocalPool(workers))
+    except stopping.Stopped as stopped:
+        return stopped.status
+    return len(failed)
 
 
 def main() -> int:
@@ -105,7 +97,7 @@ def main() -> int:
     lines = [line.strip() for line in arguments.list.read_text().splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
 
-    def job(line: str) -> Job:
+    def run(line: str) -> Recorded:
         name = re.sub(r"[^\w.=-]+", "_", line.replace("--", ""))
         folder = arguments.folder / arguments.list.stem / name
 
@@ -113,10 +105,9 @@ def main() -> int:
             summary = json.loads((folder / "summary.json").read_text())
             campaign_record.add(record, [summary | {"command": f"python -m {line}"}], "")
 
-        command = [sys.executable, "-m", *line.split(), "--threads=1", f"--workdir={folder}"]
-        return Job(line, command, folder.with_name(f"{name}.log"), keep)
+        return Recorded(Job(line, [*line.split(), "--threads=1"], folder), keep)
 
-    jobs = [job(line) for line in lines if f"python -m {line}" not in done]
+    jobs = [run(line) for line in lines if f"python -m {line}" not in done]
     print(f"{len(jobs)} of {len(lines)} runs to do", flush=True)
     return work_through(jobs, workers=arguments.workers, hours=arguments.hours)
 

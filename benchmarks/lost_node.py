@@ -2,9 +2,9 @@
 
 python -m benchmarks.lost_node --folder=FOLDER
 
-Starts a cluster of two nodes on this machine, a core each, and a study of twelve short runs on it. When
-four are done, every process of one node is killed (SIGKILL): Ray's, and the run that is under way there.
-Then each run is made once more by its plain command and compared: weights, metrics, results, exports.
+Starts a cluster of two nodes on this machine, a core each, and a study of twelve short runs on it.
+When four are done, every process of one node is killed (SIGKILL): Ray's, and the run that plans there. Then each run is made once more by its plain command and compared: weights, metrics, results,
+exports.
 Needs requirements-study.txt. Writes results/tables/lost_node.json.
 """
 
@@ -33,8 +33,8 @@ data_steps = 6000
 data_dir = "{folder}/data"
 ensemble_size = 2
 dynamics_hidden = "32,32"
-iterations = 40
-eval_every = 5
+iterations = 200
+eval_every = 50
 eval_episodes = 2
 final_episodes = 3
 paths_per_member = 4
@@ -89,7 +89,7 @@ def main() -> int:
     process = subprocess.Popen([*command, f"--address={cluster.address}"])
     raylet = next(iter(other.all_processes["raylet"])).process.pid
     while True:
-        time.sleep(1.0)
+        time.sleep(0.5)
         theirs = " ".join(
             pathlib.Path("/proc", str(pid), "cmdline").read_text().replace("\0", " ")
             for pid in descendants(raylet)
@@ -99,9 +99,9 @@ def main() -> int:
         done = [job for job in jobs if job.is_done]
         if process.poll() is not None:
             sys.exit(f"the study ended with {process.returncode} before a node was killed")
-        if len(done) >= _DONE_BEFORE and lost and len(begun(lost[0].folder)) > 4:
+        if len(done) >= _DONE_BEFORE and lost and plans(lost[0].folder):
             break
-    before, log_before = begun(lost[0].folder), lost[0].log.stat().st_size
+    before, log_before = complete(lost[0].folder), lost[0].log.stat().st_size
     for pid in [raylet, *descendants(raylet)]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

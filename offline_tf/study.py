@@ -8,9 +8,9 @@ from offline_tf.config.study_config import StudyConfig
 USAGE = """
 usage: python -m offline_tf.study STUDY.toml [--engine=local|ray|slurm] [--workers=N] [--status]
 
-Works through the runs of a study; each is an ordinary run in a folder of its own. The same command again
-goes on where it stopped: finished runs are left alone, others go on from their checkpoints. With [search]
-in the file it tries flags, and ranks them by what their runs promise.
+Works through the runs of a study; each is an ordinary run in a folder of its own. The same command
+again goes on where it stopped: finished runs are left alone, others go on from their checkpoints. With
+[search] in the file it tries flags, and ranks them by what their runs promise.
 """
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from benchmarks import campaign, robustness
 from benchmarks.robustness import making, peers, promises, records, table
 from benchmarks.robustness.data_sets import BY_NAME, SETS, SPLITS, DataSet
+from offline_tf.studies.running import Job
 from offline_tf.types import UserError
 
 WHAT = ("data", "baselines", "morel", "mopp", "peers")
@@ -95,7 +96,7 @@ def planned(
 
 def job_of(
     run: Planned, data_set: DataSet, file: pathlib.Path, seed: int, arguments: argparse.Namespace
-) -> campaign.Job | None:
+) -> campaign.Recorded | None:
     """The run as a job; None where the record has it.
 
     Raises:
@@ -117,11 +118,9 @@ def job_of(
         "command": command,
         "run": shlex.join(["python", "-m", *run.words]).replace(str(file), file.name),
     }
-    here = [*run.words, *run.unshown, "--threads=1", f"--workdir={root / name}"]
-    return campaign.Job(
-        f"{data_set.name} {name}",
-        [sys.executable, "-m", *here],
-        root / f"{name}.log",
+    here = [*run.words, *run.unshown, "--threads=1"]
+    return campaign.Recorded(
+        Job(f"{data_set.name} {name}", here, root / name),
         functools.partial(
             records.keep, data_set, root / name / "summary.json", common, arguments.results
         ),

@@ -16,7 +16,8 @@ class StudyConfig:
     status: bool = knob(False, "Print how far the runs are, and stop.")
     engine: str = knob(
         "local",
-        "Where runs are worked: local, processes of this machine; ray, a Ray cluster; slurm, by submitit.",
+        "Where runs are worked: local, processes of this machine; ray, a Ray cluster; slurm, a Slurm "
+        "cluster by submitit.",
         choices=("local", "ray", "slurm"),
     )
     workers: int = knob(

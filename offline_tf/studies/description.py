@@ -117,12 +117,13 @@ def _multiplied(path: pathlib.Path, table: _Flags) -> list[tuple[str, _Flags]]:
     if "algorithm" not in lists or unknown:
         got = repr(unknown[0]) if unknown else "none"
         raise UserError(
-            f"--study: expected algorithm = one of {', '.join(ALGORITHMS)} in [[runs]] of {path}, got {got}"
+            f"--study: expected algorithm = one of {', '.join(ALGORITHMS)} in [[runs]] of {path}, "
+            f"got {got}"
         )
     told_apart = [key for key in lists if len(lists[key]) > 1 or key in ("env", "dataset", "seed")]
     found = []
-    for values in itertools.product(*lists.values()):
-        flags = dict(zip(lists, values, strict=True))
+    for combination in itertools.product(*lists.values()):
+        flags = dict(zip(lists, combination, strict=True))
         found.append((name_of(flags, told_apart), flags))
     return found
 

@@ -16,8 +16,10 @@ from offline_tf.run_folder import locks, stopping
 from offline_tf.run_folder.files import write_json
 
 LOCK = "run.lock"
-_STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM, stopping.OUT_OF_TIME)
-_STOPPED += (-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)  # from Popen
+_STOPPED = (
+    *(128 + signal.SIGINT, 128 + signal.SIGTERM, stopping.OUT_OF_TIME),
+    *(-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL),  # from Popen
+)
 _TAIL = 4000
 _LOOK_SECONDS = 0.3
 

@@ -1,9 +1,9 @@
 """A search over flags by what a run promises, never by a simulator's return (Optuna's sampler).
 
-Each candidate is an ordinary run. Its worth is the promise of its summary: a lower bound, by models that
-nothing was planned in. A run whose verdict is bad is worth nothing. While MOReL plans, its judge looks
-at the policy now and then; a candidate that lies below the median of the others at the same look is
-stopped.
+Each candidate is an ordinary run. Its worth is the promise of its summary: a lower bound, by models
+that nothing was planned in. A run whose verdict is bad is worth nothing. While MOReL plans, its judge
+looks at the policy now and then; a candidate that lies below the median of the others at the same look
+is stopped.
 """
 
 from __future__ import annotations

@@ -135,8 +135,6 @@ def _pool(config: StudyConfig, study: description.Study) -> pools.Pool:
 
 def fitting(needs: pools.Needs) -> int:
     """How many runs this machine's cores and memory allow at a time; at least one."""
-    import os
-
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     by_memory = _SHARE_OF_MEMORY * large_columns.machine_memory() / max(needs.memory, 1.0)
     return max(1, min(cores // needs.threads, int(by_memory)))

@@ -27,7 +27,6 @@ def here(tmp_path, monkeypatch):
         "(folder / 'summary.json').write_text(json.dumps(summary))\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(campaign.signal, "signal", lambda *_: None)  # this process keeps its own
     return tmp_path
 
 

@@ -340,16 +340,16 @@ def _finish(job, algorithm):
     folder.mkdir(parents=True)
     summary = {"algorithm": algorithm, "dataset": "x", "seed": 3, "wall_seconds": 90.0}
     (folder / "summary.json").write_text(json.dumps(summary))
-    job.record()
+    job.keep()
 
 
 def test_what_is_recorded_is_not_run_again(tmp_path):
     file, flags = tmp_path / "robustness" / "data" / "toy-1.hdf5", "--what=morel,mopp"
     morel, mopp = _jobs(tmp_path, file, flags)
-    assert "morel_tf.train" in morel.command and f"--dataset={file}" in morel.command
-    assert {"--env=halfcheetah", "--physics=v2", "--seed=3", "--threads=1"} <= set(morel.command)
+    assert "morel_tf.train" in morel.job.words and f"--dataset={file}" in morel.job.words
+    assert {"--env=halfcheetah", "--physics=v2", "--seed=3", "--threads=1"} <= set(morel.job.words)
     _finish(morel, "morel")
-    assert [job.line for job in _jobs(tmp_path, file, flags)] == [mopp.line]
+    assert [run.job.name for run in _jobs(tmp_path, file, flags)] == [mopp.job.name]
     (run,) = records.read(_set(), tmp_path / "results")
     assert (run["set"], run["split"], run["minutes"]) == ("toy", "development", 1.5)
     assert run["command"].endswith("--sets=toy --what=morel --seeds=3")
@@ -359,7 +359,7 @@ def test_what_is_recorded_is_not_run_again(tmp_path):
     assert len(again) == 2
     _finish(again[0], "morel")
     wide = _jobs(tmp_path, file, flags, "--variant=wide", "--flags=--iterations=3")
-    assert len(wide) == 2 and "--iterations=3" in wide[0].command
+    assert len(wide) == 2 and "--iterations=3" in wide[0].job.words
     _finish(wide[0], "morel")
     assert len(records.read(_set(), tmp_path / "results")) == 3
 
@@ -382,11 +382,11 @@ def test_a_peers_record_names_its_minutes_and_no_machine(tmp_path):
     file = tmp_path / "robustness" / "data" / "toy-1.hdf5"
     words = ["--what=peers", "--peers=iql,cql", "--peers_python=/here/python", "--minutes=5"]
     iql, cql = _jobs(tmp_path, file, *words)
-    assert "--peers_python=/here/python" in iql.command
+    assert "--peers_python=/here/python" in iql.job.words
     _finish(iql, "iql")
     (run,) = records.read(_set(), tmp_path / "results")
     assert run["variant"] == "5 min" and "/here" not in json.dumps(run)
-    assert [job.line for job in _jobs(tmp_path, file, *words)] == [cql.line]
+    assert [run.job.name for run in _jobs(tmp_path, file, *words)] == [cql.job.name]
 
 
 def test_a_set_that_cannot_be_made_is_told_and_the_others_are_made(shipped, tmp_path, capsys):

@@ -65,7 +65,10 @@ def test_where_the_data_are_narrow_the_spread_of_the_paper_is_tried_too(tmp_path
     promises = {"never": 5, (True, 0.1): 6, (False, 0.1): 4, (True, 0.05): 3, (True, 0.25): 8}
     narrow = PlannerConfig(sigma_max=0.1)
     found = choice.choose_or_load(narrow, judge_with(promises), toys.record(tmp_path))
-    assert (found["chosen"], found["knobs"]) == ("paper_sigma", {"plan": "always", "sigma_max": 0.25})
+    assert (found["chosen"], found["knobs"]) == (
+        "paper_sigma",
+        {"plan": "always", "sigma_max": 0.25},
+    )
 
 
 def test_a_planner_that_the_models_do_not_agree_on_is_not_chosen(tmp_path):
