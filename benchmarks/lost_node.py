@@ -3,8 +3,8 @@
 python -m benchmarks.lost_node --folder=FOLDER
 
 Starts a cluster of two nodes on this machine, a core each, and a study of twelve short runs on it.
-When four are done, every process of one node is killed (SIGKILL): Ray's, and the run that plans there. Then each run is made once more by its plain command and compared: weights, metrics, results,
-exports.
+When four are done, every process of one node is killed (SIGKILL): Ray's, and the run that plans there.
+Then each run is made once more by its plain command and compared: weights, metrics, results, exports.
 Needs requirements-study.txt. Writes results/tables/lost_node.json.
 """
 
@@ -62,12 +62,14 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def begun(folder: pathlib.Path) -> list[str]:
-    """Stages and fits of a run that have left something to go on from."""
-    kept = [path.stem for path in (folder / "stages").glob("*.json")]
-    return sorted(
-        kept + [path.parent.name for path in (folder / "checkpoints").glob("*/checkpoint")]
-    )
+def complete(folder: pathlib.Path) -> list[str]:
+    """Stages of a run that are complete."""
+    return sorted(path.stem for path in (folder / "stages").glob("*.json"))
+
+
+def plans(folder: pathlib.Path) -> bool:
+    """Whether a run has its models and plans in them."""
+    return "behavior_cloning" in complete(folder) and "planning" not in complete(folder)
 
 
 def main() -> int:

@@ -335,12 +335,12 @@ def _jobs(tmp_path, file, *words):
     return [job for job in found if job is not None]
 
 
-def _finish(job, algorithm):
-    folder = pathlib.Path(job.command[-1].removeprefix("--workdir="))
+def _finish(recorded, algorithm):
+    folder = recorded.job.folder
     folder.mkdir(parents=True)
     summary = {"algorithm": algorithm, "dataset": "x", "seed": 3, "wall_seconds": 90.0}
     (folder / "summary.json").write_text(json.dumps(summary))
-    job.keep()
+    recorded.keep()
 
 
 def test_what_is_recorded_is_not_run_again(tmp_path):
