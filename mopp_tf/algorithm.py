@@ -314,7 +314,9 @@ def learn(
     stage = record.stage("sigma")
     if knobs.planner.sigma_max is None and not stage.complete:
         states = table.states[good.judged(_SIGMA_ROWS)]
-        stage.finish({"sigma_max": behavior.own_spread(models.behavior, states, choice.PAPER_SIGMA)})
+        stage.finish(
+            {"sigma_max": behavior.own_spread(models.behavior, states, choice.PAPER_SIGMA)}
+        )
         logging.info("sigma_max: %.3g, the behaviour's own", stage.result["sigma_max"])
     if prepared.judge is not None and prepared.few_starts is not None:
         judged_by = judging(task, models=models, prepared=prepared, limit=limit, seed=seed)

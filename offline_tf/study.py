@@ -15,7 +15,7 @@ again goes on where it stopped: finished runs are left alone, others go on from 
 
 
 def main(config: StudyConfig) -> None:
-    """Works the study through; the exit status is 1 where a run failed."""
+    """Works the study through."""
     from offline_tf.studies import working  # here, so that --help needs nothing else
 
     working.work(config)

@@ -86,7 +86,8 @@ def document(title: str, body: str, made_by: str) -> str:
     )
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
+    """A number as a reader wants it; other things as text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return html.escape(str(value))
     if value != value:
@@ -96,8 +97,9 @@ def _number(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    cells = [[_number(cell) for cell in row] for row in rows]
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table; the first cell of each row names it, as HTML."""
+    cells = [[number(cell) for cell in row] for row in rows]
     top = "".join(f"<th>{html.escape(word)}</th>" for word in head)
     lines = "".join(
         f"<tr><th>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>"
@@ -146,10 +148,10 @@ def _results(runs: Sequence[Run], layouts: Sequence[Layout]) -> str:
         *_rows(*_inspected(runs)),
     ]
     if len(runs) > 1:
-        body = _table(["", *(run.name for run in runs)], rows)
+        body = table(["", *(run.name for run in runs)], rows)
     else:
         cards = [
-            f'<div class="card"><b>{_number(value)}</b><span>{html.escape(label)}</span></div>'
+            f'<div class="card"><b>{number(value)}</b><span>{html.escape(label)}</span></div>'
             for label, value in rows
         ]
         body = f'<div class="cards">{"".join(cards)}</div>'
@@ -160,7 +162,7 @@ def _verdict(run: Run, several: bool) -> str:
     """Whether the result can be relied on, with every ground."""
     told = run.summary["verdict"]
     rows = "".join(
-        f"<tr><th>{html.escape(ground.get('words', name))}</th><td>{_number(ground['value'])}</td>"
+        f"<tr><th>{html.escape(ground.get('words', name))}</th><td>{number(ground['value'])}</td>"
         f"<td>{_level(ground['level'])}</td>"
         f"<td>{html.escape(ground.get('advice', '')) if ground['level'] != 'green' else ''}</td></tr>"
         for name, ground in told["grounds"].items()
@@ -232,10 +234,8 @@ def _run_section(run: Run, picture: Any, several: bool) -> str:
     parts.append(
         f'<h3>Time by stage</h3><div class="wide"><table class="times">{bars}</table></div>'
     )
-    flags = _table(
-        ["flag", "value"], ((f"--{k}", str(v)) for k, v in run.manifest["flags"].items())
-    )
-    versions = _table(["package", "version"], run.manifest.get("versions", {}).items())
+    flags = table(["flag", "value"], ((f"--{k}", str(v)) for k, v in run.manifest["flags"].items()))
+    versions = table(["package", "version"], run.manifest.get("versions", {}).items())
     parts.append(
         f"<details><summary>Flags and versions</summary>{flags}{versions}"
         f"<p><code>{html.escape(str(run.summary.get('command', '')))}</code></p></details>"
@@ -262,7 +262,7 @@ def _data(run: Run) -> str:
         for f in overview["findings"]
     )
     findings = f"<ul>{findings}</ul>" if findings else "<p>Nothing to complain about.</p>"
-    columns = _table(
+    columns = table(
         ["column", "mean", "std", "least", "largest"],
         (
             (name, *(values[k] for k in ("mean", "std", "least", "largest")))

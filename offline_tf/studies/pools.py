@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable
+import socket
 from typing import Any, NamedTuple, Protocol
 
 from offline_tf import install_hints
@@ -12,6 +12,7 @@ from offline_tf.types import UserError
 
 _REQUIREMENTS = "requirements-study.txt"
 _STOPPED = 143
+_CONNECT_SECONDS = 10.0
 
 
 class Pool(Protocol):
@@ -99,6 +100,7 @@ class RayPool:
           UserError: Ray is not installed, or no cluster answers.
         """
         self._ray: Any = install_hints.needed("ray", _REQUIREMENTS, "--engine=ray")
+        _check_answers(address)
         try:
             self._ray.init(
                 address=address or None,
@@ -109,7 +111,7 @@ class RayPool:
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"--address: no Ray cluster answers at {address or 'this machine'}: {error}"
+                f"--address: expected a Ray cluster at {address or 'this machine'}, got: {error}"
             ) from None
         self._workers, self._needs = workers, needs
         options = {"num_cpus": needs.threads, "max_retries": -1}
@@ -155,6 +157,24 @@ class RayPool:
     def close(self) -> None:
         """See `Pool`."""
         self._ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would try for minutes.
+
+    Raises:
+      UserError: nothing listens at HOST:PORT.
+    """
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():  # "auto"
+        return
+    try:
+        socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(
+            f"--address: no Ray cluster answers at {address} ({error.strerror or error}); start one "
+            "with ray start --head, or leave --address out"
+        ) from None
 
 
 class _Requeued:
@@ -238,6 +258,3 @@ class SlurmPool:
 
     def close(self) -> None:
         """See `Pool`."""
-
-
-Make = Callable[[], Pool]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import time
 from typing import NamedTuple
 
 from offline_tf.run_folder import locks, stopping
 from offline_tf.run_folder.files import write_json
+from offline_tf.studies import guarded
 
 LOCK = "run.lock"
 _STOPPED = (
@@ -138,11 +137,10 @@ class Try:
             if not self._is_free():
                 return None
             self.job.folder.parent.mkdir(parents=True, exist_ok=True)
-            guarded = [sys.executable, "-m", "offline_tf.studies.guarded", str(os.getpid())]
             with self.job.log.open("ab") as log:
                 self._said_before = log.tell()
                 self._process = subprocess.Popen(
-                    [*guarded, *self.job.words, f"--workdir={self.job.folder}"],
+                    guarded.command([*self.job.words, f"--workdir={self.job.folder}"]),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

@@ -20,10 +20,10 @@ _SHARE_OF_MEMORY = 0.8  # what runs may take of a machine's
 
 
 def work(config: StudyConfig) -> None:
-    """Runs what is left; exits with 1 where a run failed.
+    """Runs what is left.
 
     Raises:
-      UserError: the file is wrong, or an engine is not there.
+      UserError: the file is wrong, an engine is not there, or a run failed.
       stopping.Stopped: somebody asked for it; all runs have saved and ended.
     """
     study = description.read(pathlib.Path(config.study))

@@ -20,7 +20,8 @@ def module_name(path):
 MODULES = {module_name(path) for path in FILES}
 # Rooms of offline_tf, from the ground up: each imports rooms of lower floors alone.
 FLOORS = (
-    ("types", "install_hints"),
+    ("types",),
+    ("install_hints",),
     ("machine", "numerics", "run_folder", "tasks"),
     ("config", "export", "models"),
     ("inspection", "policies"),
@@ -28,6 +29,7 @@ FLOORS = (
     ("datasets",),
     ("judging",),
     ("pipeline",),
+    ("studies",),
 )
 FLOOR_OF = {f"offline_tf.{room}": floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Within morel_tf and mopp_tf, likewise; what stands beside these folders (config, algorithm) is shared.

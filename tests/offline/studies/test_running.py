@@ -10,7 +10,7 @@ import time
 import pytest
 
 from offline_tf.run_folder import locks, stopping
-from offline_tf.studies import conduct, overview, pools, running
+from offline_tf.studies import conduct, guarded, overview, pools, running
 from offline_tf.studies.running import Job
 
 TOY = """
@@ -144,7 +144,8 @@ def test_one_that_waits_can_be_stopped(here):
 
 
 def test_a_parent_that_is_gone_already_is_noticed(here):
-    guarded = [sys.executable, "-m", "offline_tf.studies.guarded"]
-    done = subprocess.run([*guarded, "1", "toy", "--does=count"], capture_output=True)
+    command = guarded.command(["toy", "--does=count"])
+    command[3] = "1"
+    done = subprocess.run(command, capture_output=True)
     if sys.platform == "linux" and os.getpid() != 1:
         assert done.returncode == 143 and not (here / "study").exists()
