@@ -19,6 +19,7 @@ from offline_tf.config.judge_config import JudgeConfig
 from offline_tf.config.knobs import rebuild
 from offline_tf.datasets import velocities
 from offline_tf.evaluation import episodes as episode_loop
+from offline_tf.judging import model_error
 from offline_tf.judging.model_simulator import Models, ModelSimulator
 from offline_tf.models import compilation, gaussian_ensemble
 from offline_tf.models.disagreement import (
@@ -158,7 +159,8 @@ class Judge:
     Attributes:
       models: what episodes are made of.
       starts: [E, S] states.
-      error: held-out squared error of the models, in standardised changes.
+      error: held-out squared error of the models, where 1 is predicting the mean change: over one
+        step or over ten, whichever is less; see `model_error`.
       rows: [E], of the starts in the data; None where nothing follows a log.
     """
 
@@ -295,9 +297,19 @@ def fit_or_load(
         )
         threshold = threshold_that_cuts(maxima, config.judge_cut_share, config.judge_margin)
         low = float(np.quantile(data.rewards, _LOW_REWARD))
+        over_steps = model_error.over_steps(
+            ensemble,
+            task=task,
+            states=states,
+            actions=data.actions,
+            next_states=next_states,
+            bounds=bounds,
+            split=split,
+        )
         stage.finish(
             {
                 "threshold": threshold,
+                "error_over_steps": over_steps,
                 "episodes": len(maxima),
                 "halted_reward": min(0.0, low),
                 "starts": _starts(
@@ -316,7 +328,8 @@ def fit_or_load(
     limits = result["threshold"], result["halted_reward"]
     models = Models(task, physics, ensemble, weights, *limits, given)
     fitted, first = record.stage(_MODELS).result, np.array(result["starts"])
-    return Judge(models, states[first], fitted[split.judged_kind]["mse"], first)
+    errors = [fitted[split.judged_kind]["mse"], result.get("error_over_steps")]
+    return Judge(models, states[first], min(e for e in errors if e is not None), first)
 
 
 def _has_judge(other: RunRecord, config: JudgeConfig) -> bool:

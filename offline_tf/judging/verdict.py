@@ -63,8 +63,8 @@ def of_judgement(
     Args:
       judged: see `Judgement.numbers`.
       data_returns: of the data's episodes.
-      model_error: held-out squared error of the judge's models, in standardised changes: 1 is that of
-        predicting the mean change.
+      model_error: held-out squared error of the judge's models: 1 is that of predicting the mean
+        change; see `Judge.error`.
       advice: of the algorithm, by ground: what to try where it is not green.
       of_clone: where it is a clone, the centre of what that is worth, see `clones.Chosen`. Beyond what
         the models know its episodes speak for it, so it has not to be promised what they earned, and
@@ -123,7 +123,8 @@ def of_judgement(
             model_error,
             doubtful=0.5,
             bad=0.9,
-            words="held-out error of the judge's models, where 1 is that of predicting the mean change",
+            words="held-out error of the judge's models, where 1 is that of predicting the mean change "
+            "over one step or ten",
             advice=advice.get("model_error", _BETTER_JUDGE),
         ),
     ]

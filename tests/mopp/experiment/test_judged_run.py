@@ -139,7 +139,7 @@ def rebuilt(configs, control=None):
 def test_a_judged_run_promises_and_says_how_far_it_can_be_relied_on(judged):
     configs, found = judged
     record = RunRecord.open_existing(recipe.folder_of(configs))
-    assert set(found["gains"]) == {"clone", "max_q", "no_max_q", "half_sigma"}
+    assert set(found["gains"]) == {"clone", "max_q", "no_max_q", "half_sigma", "paper_sigma"}
     assert (
         found["gains"][found["chosen"]] == max(found["gains"].values()) >= found["gains"]["clone"]
     )
