@@ -211,7 +211,7 @@ def make_npg(precision: str) -> Npg:
     member = tf.repeat(tf.range(ensemble.size), pmdp_knobs.paths_per_member)
     start = np.tile(np.eye(1, s, dtype=np.float32) * 1.25, (paths, 1))  # upright: nobody falls
 
-    @tf.function
+    @compilation.compiled
     def roll_out(seed: Any) -> Any:
         return pessimistic_mdp.roll_out_in_groups(
             pmdp, policy=policy, starts=tf.constant(start), member=member, seed=seed, groups=2
