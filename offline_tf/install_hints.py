@@ -8,8 +8,6 @@ import shlex
 import sys
 from typing import Any
 
-from offline_tf.types import UserError
-
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -39,6 +37,8 @@ def needed(module: str, requirements: str, what: str) -> Any:
     Raises:
       UserError: it is not installed.
     """
+    from offline_tf.types import UserError  # here, as a bare Python has no numpy
+
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:
