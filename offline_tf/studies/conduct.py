@@ -54,23 +54,28 @@ def conduct(source: Source, pool: Pool, watch: Callable[[list[Job]], None] | Non
     Raises:
       stopping.Stopped: somebody asked for it; all have saved and ended, and the source knows.
     """
+    asked: set[str] = set()  # to stop; once is enough, and more would stop a run unsaved
     try:
         while True:
             while pool.room() > 0 and (job := source.next()) is not None:
                 pool.submit(job)
+                stopping.check()
             running = pool.running()
             if not running:
                 return
             if watch is not None:
                 watch(running)
             for job in source.to_stop(running):
-                pool.stop(job)
+                if job.name not in asked:
+                    asked.add(job.name)
+                    pool.stop(job)
             time.sleep(_LOOK_SECONDS)
             _note(source, pool)
             stopping.check()
     except BaseException:
         for job in pool.running():
-            pool.stop(job)
+            if job.name not in asked:
+                pool.stop(job)
         while pool.running():
             time.sleep(_LOOK_SECONDS)
             _note(source, pool)

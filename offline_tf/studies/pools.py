@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pathlib
+import signal
 import socket
+import threading
 from typing import Any, NamedTuple, Protocol
 
 from offline_tf import install_hints
@@ -101,6 +103,7 @@ class RayPool:
         """
         self._ray: Any = install_hints.needed("ray", _REQUIREMENTS, "--engine=ray")
         _check_answers(address)
+        handler = signal.getsignal(signal.SIGTERM)  # Ray puts its own there, which exits at once
         try:
             self._ray.init(
                 address=address or None,
@@ -113,6 +116,8 @@ class RayPool:
             raise UserError(
                 f"--address: expected a Ray cluster at {address or 'this machine'}, got: {error}"
             ) from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
         self._workers, self._needs = workers, needs
         options = {"num_cpus": needs.threads, "max_retries": -1}
         if needs.memory:

@@ -157,8 +157,11 @@ class Search:
             folder, state = self._study.folder / name, trial.state.name.lower()
             verdict = {"pruned": "stopped", "fail": "failed"}.get(state, state)
             if (folder / "summary.json").exists():
-                verdict = json.loads((folder / "summary.json").read_text())["verdict"]["level"]
-            found.append(Candidate(name, dict(trial.params), trial.value, verdict))
+                summary = json.loads((folder / "summary.json").read_text())
+                verdict = (summary.get("verdict") or {}).get("level", verdict)
+            # Optuna gives one that was stopped the value of its last look.
+            worth = trial.value if trial.state.name == "COMPLETE" else None
+            found.append(Candidate(name, dict(trial.params), worth, verdict))
         return sorted(found, key=lambda c: math.inf if c.worth is None else -c.worth)
 
     def write(self) -> None:

@@ -82,7 +82,8 @@ def test_a_candidate_below_the_others_is_stopped(study):
             source.ended(job, pools.End(0, "", 1.0, ""))
         elif number == 4:
             source.ended(job, pools.End(143, "", 1.0, ""))
-    assert {each.name: each.verdict for each in source.ranking()}["base-try004"] == "stopped"
+    stopped = {each.name: each for each in source.ranking()}["base-try004"]
+    assert (stopped.verdict, stopped.worth) == ("stopped", None)
     # One that was running when the search was killed is tried again, under its name.
     again = search.Search(study, "base", FLAGS, 1)
     assert again.next().name == jobs[5].name
