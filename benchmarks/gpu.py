@@ -31,6 +31,7 @@ RECORD = pathlib.Path("results", "tables", "gpu.json")
 PRECISIONS, COMPILERS = ("float32", "bfloat16"), ("graph", "xla")
 _CALLS = 7
 _ENVIRONMENTS = 64
+_HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1"}
 _Part = tuple[Callable[[int], Any], Callable[[], np.ndarray]]
 
 
@@ -109,8 +110,10 @@ PARTS = {
 }  # cheap ones first
 
 
-def one(name: str, precision: str, compiler: str, reference: pathlib.Path) -> dict[str, Any]:
-    """Measures a part in this process; keeps its result where no reference is there yet."""
+def one(
+    name: str, precision: str, compiler: str, reference: pathlib.Path, is_reference: bool
+) -> dict[str, Any]:
+    """Measures a part in this process; keeps its result as the reference, or compares it."""
     from offline_tf.models import compilation
 
     compilation.use_threads(0)
@@ -119,9 +122,9 @@ def one(name: str, precision: str, compiler: str, reference: pathlib.Path) -> di
     began = time.perf_counter()
     found = result()
     numbers: dict[str, Any] = {"first_s": time.perf_counter() - began}
-    if not reference.exists():
+    if is_reference:
         np.save(reference, found)
-    elif found.size:
+    elif found.size and reference.exists():
         expected = np.load(reference)
         scale = max(float(np.abs(expected).std()), 1e-9)
         numbers["worst_difference"] = float(np.abs(found - expected).max()) / scale
@@ -133,17 +136,24 @@ def one(name: str, precision: str, compiler: str, reference: pathlib.Path) -> di
     return numbers | {"ms": 1e3 * float(np.median(spent))}
 
 
-def quick(compiler: str, folder: pathlib.Path, limit: float) -> dict[str, Any]:
+def quick(compiler: str, folder: pathlib.Path, limit: float, on_cpu: bool) -> dict[str, Any]:
     """The whole quick job of MOReL on Hopper, from making data to the export."""
     command = [sys.executable, "-m", "morel_tf.train", "--env=hopper", "--preset=quick"]
-    command += [f"--compile={compiler}", f"--workdir={folder / compiler}", f"--data_dir={folder}"]
+    command += [f"--compile={compiler}", f"--workdir={folder / compiler}"]
+    command += [f"--data_dir={folder / compiler}-data"]  # each makes its own
     began = time.perf_counter()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=max(limit, 1.0))
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | (_HIDDEN if on_cpu else {}),
+            timeout=max(limit, 1.0),
+        )
     except subprocess.TimeoutExpired:
         return {"failed": "no time was left"}
     if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1]}
+        return {"failed": (done.stderr.strip().splitlines() or ["no words"])[-1]}
     summary = json.loads((folder / compiler / "summary.json").read_text())
     return {
         "seconds": time.perf_counter() - began,
@@ -187,7 +197,7 @@ def table(found: dict[str, Any]) -> list[str]:
 
 def _child(words: list[str], on_cpu: bool, limit: float) -> dict[str, Any]:
     """Numbers of a part from a process; what went wrong where it fails."""
-    hidden = {"CUDA_VISIBLE_DEVICES": "-1"} if on_cpu else {}
+    hidden = _HIDDEN if on_cpu else {}
     try:
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.gpu", *words],
@@ -209,11 +219,12 @@ def main() -> int:
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--record", type=pathlib.Path, default=RECORD)
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        name, precision, compiler, reference = arguments.one
-        print(json.dumps(one(name, precision, compiler, pathlib.Path(reference))))
+        name, precision, compiler, reference, role = arguments.one
+        numbers = one(name, precision, compiler, pathlib.Path(reference), role == "reference")
+        print(json.dumps(numbers))
         return 0
     began = time.monotonic()
     found = machine(arguments.device)
@@ -237,15 +248,15 @@ def main() -> int:
         here = pathlib.Path(folder)
         for name in PARTS:
             reference = here / f"{name}.npy"
-            words = ["--one", name, "float32", "graph", str(reference)]
+            words = ["--one", name, "float32", "graph", str(reference), "reference"]
             note(f"{name}, CPU, float32, graph", _child(words, True, left()))
             for precision in PRECISIONS:
                 for compiler in COMPILERS:
-                    words = ["--one", name, precision, compiler, str(reference)]
+                    words = ["--one", name, precision, compiler, str(reference), "compared"]
                     numbers = _child(words, arguments.device == "cpu", left())
                     note(f"{name}, {arguments.device}, {precision}, {compiler}", numbers)
         for compiler in COMPILERS:
-            note(f"quick job, {compiler}", quick(compiler, here, left()))
+            note(f"quick job, {compiler}", quick(compiler, here, left(), arguments.device == "cpu"))
     print("\n".join(table(found)))
     return int(any(isinstance(each, dict) and "failed" in each for each in found.values()))
 

@@ -92,6 +92,14 @@ def iql(data: Transitions, task: TaskSpec, folder: pathlib.Path, seed: int, pyth
     return Acting(lambda observations: policy.act(observations, generator, False))
 
 
+def summarized(run: pathlib.Path) -> dict[str, Any]:
+    """What a record keeps of a run's own summary."""
+    told = json.loads((run / "summary.json").read_text())
+    return {key: told[key] for key in ("promise", "wall_seconds")} | {
+        "verdict": told["verdict"]["level"]
+    }
+
+
 def numbers(judged: closed_loop.Judged) -> dict[str, Any]:
     """What a record keeps."""
     return {
@@ -156,16 +164,19 @@ def main() -> None:
     task = plant_file.read(plant.DESCRIPTION)
     data = functools.cache(lambda: plant_logs.read([log], task))
 
-    def note(name: str, make: Callable[[], closed_loop.Controller], **more: Any) -> bool:
+    def note(
+        name: str,
+        make: Callable[[], closed_loop.Controller],
+        more: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
         if name in rows:
-            return False
+            return
         judged = plant.judge(make())
         counted = broken(judged, limits) if limits.exists() else {}
-        rows[name] = numbers(judged) | counted | more | {"commit": provenance.commit()}
+        rows[name] = numbers(judged) | counted | more() | {"commit": provenance.commit()}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, rows)
         print(closed_loop.tell(name, judged), flush=True)
-        return True
 
     for name, controller in plant.controllers().items():
         note(name, functools.partial(lambda made: made, controller))
@@ -184,13 +195,8 @@ def main() -> None:
             make = functools.partial(trained, algorithm, described, log, seed)
             added = " limited" if described != arguments.plant else ""
             name = f"{algorithm}{added} seed {seed}"
-            if not note(name, make):
-                continue
             run = folder / f"{described}-{algorithm}-seed{seed}"
-            told = json.loads((run / "summary.json").read_text())
-            kept = {key: told[key] for key in ("promise", "wall_seconds")}
-            rows[name] |= kept | {"verdict": told["verdict"]["level"]}
-            write_json(path, rows)
+            note(name, make, functools.partial(summarized, run))
 
 
 if __name__ == "__main__":

@@ -20,15 +20,10 @@ from offline_tf.run_folder import files
 from offline_tf.types import Array, UserError
 
 _RETURN, _NORMALIZED = "true_return_mean", "normalized_score"
+# Of models that are taken over there may be a folder per seed.
 _NOT_SETTINGS = (
-    "seed",
-    "workdir",
-    "threads",
-    "env",
-    "dataset",
-    "data_dir",
-    "compile",
-    "inspection",
+    *("algorithm", "seed", "workdir", "threads", "env", "dataset", "data_dir", "compile"),
+    *("dynamics_from", "models_from"),
 )
 _POINTS = 200  # of a curve
 _LABEL = 40  # characters of flags in a name
@@ -69,7 +64,7 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
     """Runs by algorithm, flags and data.
 
     Flags are named where they tell runs of an algorithm on the same data apart; where they take too
-    many words, by the letters of `settings_of`.
+    many words, by the numbers of `settings_of`.
     """
     by_algorithm: dict[str, list[Run]] = {}
     for run in runs:
@@ -84,11 +79,10 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
 
 
 def settings_of(groups: Sequence[Group]) -> list[tuple[str, str]]:
-    """Letter of a group -> its flags that others have not, where its name is a letter."""
+    """Groups whose name is a number, each with its flags that others have not."""
     found: dict[str, str] = {}
     for group in groups:
-        letter = group.algorithm.rpartition(" ")[2]
-        if len(letter) == 1:
+        if group.algorithm.rpartition(" ")[2].startswith("#"):
             keys = _differing([run for each in groups for run in each.runs if _same(each, group)])
             words = (f"{key}={_settings(group.runs[0]).get(key)}" for key in keys)
             found.setdefault(group.algorithm, ", ".join(words))
@@ -100,13 +94,13 @@ def _same(one: Group, other: Group) -> bool:
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
-    """Of each run of an algorithm: its flags that others on the same data have not, or a letter."""
+    """Of each run of an algorithm: its flags that others on the same data have not, or a number."""
     keys = _differing(runs)
     words = [" ".join(f"{key}={_settings(run).get(key)}" for key in keys) for run in runs]
     if max(map(len, words)) <= _LABEL:
         return words
-    letters = {label: chr(ord("A") + n) for n, label in enumerate(dict.fromkeys(words))}
-    return [letters[label] for label in words]
+    numbers = {label: f"#{n}" for n, label in enumerate(dict.fromkeys(words), 1)}
+    return [numbers[label] for label in words]
 
 
 def _differing(runs: Sequence[Run]) -> list[str]:
@@ -183,11 +177,11 @@ def _results(groups: Sequence[Group]) -> str:
         "<p>Interquartile means over seeds, with 95 % bootstrap intervals from three seeds on. The "
         "promise is a lower bound, made without a simulator.</p>"
     )
-    letters = "".join(
+    numbers = "".join(
         f"<p><b>{html.escape(name)}</b>: {html.escape(words)}</p>"
         for name, words in settings_of(groups)
     )
-    return f"<section><h2>Results</h2>{html_page.table(head, rows)}{note}{letters}</section>"
+    return f"<section><h2>Results</h2>{html_page.table(head, rows)}{note}{numbers}</section>"
 
 
 def _mean(values: Array) -> Any:
@@ -211,40 +205,44 @@ def in_words(found: Interval | None) -> str:
 
 
 def _compared(groups: Sequence[Group]) -> str:
-    """Algorithms over all data that they share: only where there are several of both."""
+    """Algorithms in pairs, over the data that both have."""
     algorithms = list(dict.fromkeys(group.algorithm for group in groups))
-    by_both = {(group.algorithm, group.data): group.values(_RETURN) for group in groups}
-    data = [
-        each
-        for each in dict.fromkeys(group.data for group in groups)
-        if all(len(by_both.get((algorithm, each), ())) for algorithm in algorithms)
-    ]
-    if len(algorithms) < 2 or not data:
+    returns: dict[str, dict[str, Array]] = {each: {} for each in algorithms}
+    for group in groups:
+        if len(values := group.values(_RETURN)):
+            returns[group.algorithm][group.data] = values
+    if len(algorithms) < 2 or not any(returns.values()):
         return ""
-    rows = []
-    for ours in algorithms:
-        chances = []
-        for theirs in algorithms:
-            if ours == theirs:
-                chances.append("")
-                continue
-            found = seed_statistics.improvement_interval(
-                [by_both[ours, each] for each in data], [by_both[theirs, each] for each in data]
-            )
-            chances.append(in_words(found))
-        rows.append([html.escape(ours), _overall(groups, ours, data), *chances])
-    head = ["", "normalised, over all", *(f"beats {algorithm}" for algorithm in algorithms)]
-    words = f"<p>Over {len(data)} data sets. The chance that a run of the row returns more.</p>"
+    rows = [
+        [html.escape(ours), _overall(groups, ours)]
+        + [
+            _chance(returns[ours], returns[theirs]) if ours != theirs else ""
+            for theirs in algorithms
+        ]
+        for ours in algorithms
+    ]
+    head = ["", "normalised, over its data", *(f"beats {algorithm}" for algorithm in algorithms)]
+    words = (
+        "<p>The chance that a run of the row returns more, over the data that both have; in brackets "
+        "how many.</p>"
+    )
     return f"<section><h2>Compared</h2>{html_page.table(head, rows)}{words}</section>"
 
 
-def _overall(groups: Sequence[Group], algorithm: str, data: Sequence[str]) -> str:
-    scores = [
-        group.values(_NORMALIZED)
-        for group in groups
-        if group.algorithm == algorithm and group.data in data
-    ]
-    if not all(map(len, scores)):
+def _chance(ours: dict[str, Array], theirs: dict[str, Array]) -> str:
+    data = [each for each in ours if each in theirs]
+    if not data:
+        return "-"
+    found = seed_statistics.improvement_interval(
+        [ours[each] for each in data], [theirs[each] for each in data]
+    )
+    return f"{in_words(found)} ({len(data)})"
+
+
+def _overall(groups: Sequence[Group], algorithm: str) -> str:
+    scores = [group.values(_NORMALIZED) for group in groups if group.algorithm == algorithm]
+    scores = [each for each in scores if len(each)]
+    if not scores:
         return "-"
     return in_words(seed_statistics.interval(scores, seed_statistics.interquartile_mean))
 

@@ -46,6 +46,19 @@ def take(path: pathlib.Path) -> IO[str] | None:
     return file
 
 
+def is_held(path: pathlib.Path) -> bool:
+    """Whether another process holds the lock of a file; one that is not there is held by nobody."""
+    if not path.exists():
+        return False
+    try:
+        file = take(path)
+    except BlockingIOError:
+        return True
+    if file is not None:
+        file.close()
+    return False
+
+
 def _waited_for(path: pathlib.Path) -> IO[str] | None:
     announced = False
     while True:

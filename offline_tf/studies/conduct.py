@@ -55,13 +55,14 @@ def conduct(source: Source, pool: Pool, watch: Callable[[list[Job]], None] | Non
       stopping.Stopped: somebody asked for it; all have saved and ended, and the source knows.
     """
     asked: set[str] = set()  # to stop; once is enough, and more would stop a run unsaved
+    refused: Job | None = None
     try:
         while True:
-            while pool.room() > 0 and (job := source.next()) is not None:
-                pool.submit(job)
+            while pool.room() > 0 and (job := refused or source.next()) is not None:
+                refused = None if pool.submit(job) else job
                 stopping.check()
             running = pool.running()
-            if not running:
+            if not running and refused is None:
                 return
             if watch is not None:
                 watch(running)

@@ -12,9 +12,11 @@ seed = [0, 1]
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import pathlib
 import re
+import shlex
 import tomllib
 from typing import Any, NamedTuple
 
@@ -23,7 +25,7 @@ from offline_tf.types import UserError
 
 ALGORITHMS = {"morel": "morel_tf.train", "mopp": "mopp_tf.train", "mbop": "mopp_tf.train"}
 _ENTRIES = ("name", "folder", "flags", "runs", "search")
-_OURS = ("workdir", "threads")  # flags that the study gives
+_OURS = ("workdir", "threads", "dry_run", "max_hours")  # flags that the study gives
 _Flags = dict[str, Any]
 
 
@@ -39,6 +41,13 @@ class Search(NamedTuple):
     space: dict[str, Any]
     candidates: int
     warm_up: int
+
+    def example(self) -> _Flags:
+        """Flags of a candidate: the first or lowest values."""
+        return {
+            flag: values[0] if isinstance(values, list) else values["low"]
+            for flag, values in self.space.items()
+        }
 
 
 class Study(NamedTuple):
@@ -56,7 +65,9 @@ class Study(NamedTuple):
 
     def job(self, name: str, flags: _Flags, threads: int) -> Job:
         """A run as a job; `name` is of its folder."""
-        return Job(name, words_of(flags) + [f"--threads={threads}"], self.folder / name)
+        here = pathlib.Path.cwd()
+        words = words_of(flags) + [f"--threads={threads}"]
+        return Job(name, words, here / self.folder / name, here)
 
 
 def words_of(flags: _Flags) -> list[str]:
@@ -87,15 +98,25 @@ def read(path: pathlib.Path) -> Study:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"--study: {path} is no TOML: {error}") from None
     _check_names(path, "at the top", told, _ENTRIES)
+    name = told.get("name", path.stem)
+    if not isinstance(name, str) or not name or pathlib.Path(name).name != name:
+        raise UserError(f"--study: expected the name of a folder for name in {path}, got {name!r}")
+    if not isinstance(told.get("folder", ""), str):
+        raise UserError(f"--study: expected a path for folder in {path}, got {told['folder']!r}")
+    if not isinstance(told.get("flags", {}), dict):
+        raise UserError(f"--study: expected a table [flags] in {path}, got {told['flags']!r}")
     tables, common = told.get("runs", []), told.get("flags", {})
     if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
         raise UserError(f"--study: expected [[runs]] in {path}, found none")
+    every = [each for table in tables for each in _multiplied(path, common | table)]
     runs: dict[str, _Flags] = {}
-    for table in tables:
-        for name, flags in _multiplied(path, common | table):
-            if name in runs:
-                raise UserError(f"--study: {path} has the run {name} twice")
-            runs[name] = flags
+    for name, flags in every:
+        if [known for known, _ in every].count(name) > 1:  # the flags that differ are not in it
+            digest = hashlib.sha256(shlex.join(words_of(flags)).encode()).hexdigest()
+            name = f"{name}-{digest[:6]}"
+        if name in runs:
+            raise UserError(f"--study: {path} has the run {name} twice")
+        runs[name] = flags
     folder = pathlib.Path(
         told.get("folder", pathlib.Path("runs", "studies", told.get("name", path.stem)))
     )
@@ -134,7 +155,7 @@ def name_of(flags: _Flags, told_apart: list[str]) -> str:
     for key in told_apart:
         value = flags[key]
         if key in ("env", "dataset"):
-            words.append(pathlib.Path(str(value).split(":")[0]).stem)
+            words.append(pathlib.Path(str(value).rpartition(":")[2]).stem)
         elif key != "algorithm":
             words.append(f"{key}{'' if key == 'seed' else '='}{value}")
     return re.sub(r"[^\w.=-]+", "_", "-".join(words))
@@ -148,6 +169,8 @@ def _search(path: pathlib.Path, table: Any) -> Search | None:
     if not isinstance(space, dict) or not space:
         raise UserError(f"--study: expected flags under [search.space] in {path}, found none")
     for flag, values in space.items():
+        if flag in _OURS:
+            raise UserError(f"--study: {flag} in {path} is given by the study; leave it out")
         is_range = isinstance(values, dict) and {"low", "high"} <= set(values) <= {
             "low",
             "high",
@@ -158,10 +181,26 @@ def _search(path: pathlib.Path, table: Any) -> Search | None:
                 f"--study: expected a list, or {{low = .., high = ..}}, for {flag} under "
                 f"[search.space] in {path}, got {values!r}"
             )
-    candidates = table.get("candidates", 20)
-    if not isinstance(candidates, int) or candidates < 1:
-        raise UserError(f"--study: expected candidates of 1 or more in {path}, got {candidates!r}")
-    return Search(space, candidates, table.get("warm_up", 3))
+        if is_range and not _is_range(values):
+            raise UserError(
+                f"--study: expected numbers with low < high, and low > 0 with log, for {flag} in "
+                f"{path}, got {values!r}"
+            )
+    numbers = {
+        "candidates": (table.get("candidates", 20), 1),
+        "warm_up": (table.get("warm_up", 3), -1),
+    }
+    for name, (value, least) in numbers.items():
+        if type(value) is not int or value < least:
+            raise UserError(f"--study: expected {name} of {least} or more in {path}, got {value!r}")
+    return Search(space, numbers["candidates"][0], numbers["warm_up"][0])
+
+
+def _is_range(values: dict[str, Any]) -> bool:
+    low, high = values["low"], values["high"]
+    if any(type(bound) not in (int, float) for bound in (low, high)):
+        return False
+    return low < high and (low > 0 or not values.get("log", False))
 
 
 def _check_names(path: pathlib.Path, where: str, table: Any, known: tuple[str, ...]) -> None:

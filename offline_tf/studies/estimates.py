@@ -7,9 +7,11 @@ import pathlib
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from offline_tf.pipeline import dry_run
+from offline_tf.run_folder import stopping
 from offline_tf.run_folder.files import write_json
 from offline_tf.studies import description
 from offline_tf.types import UserError
@@ -29,11 +31,14 @@ class Estimate(NamedTuple):
     memory: float
 
 
-def of_runs(study: description.Study, threads: int, keep: bool) -> dict[str, Estimate]:
+def of_runs(
+    study: description.Study, names: Sequence[str], threads: int, keep: bool
+) -> dict[str, Estimate]:
     """Run -> what it would take; runs that differ by their seed alone are asked once.
 
     Args:
       study: its runs.
+      names: of those that are asked; of a search, a candidate of each.
       threads: of each.
       keep: whether the answers are kept in the study's folder, or only read from there.
 
@@ -43,7 +48,9 @@ def of_runs(study: description.Study, threads: int, keep: bool) -> dict[str, Est
     path = study.folder / _FILE
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     found = {}
-    for name, flags in study.runs.items():
+    for name in names:
+        stopping.check()
+        flags = study.runs[name] | (study.search.example() if study.search else {})
         words = description.words_of({key: flags[key] for key in flags if key != "seed"})
         words.append(f"--threads={threads}")
         kind = shlex.join(words)
@@ -59,7 +66,13 @@ def _asked(name: str, words: list[str], folder: pathlib.Path) -> Estimate:
     """Asks a run that has not begun; one that has is asked in another folder."""
     new = folder.with_name(f"{folder.name}.estimate")
     command = [sys.executable, "-m", *words, f"--workdir={new}", "--dry_run"]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is ours
+    )
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
         raise UserError(f"--study: {name}: {said[-1][7:] if said else done.stderr[-400:]}")

@@ -34,25 +34,13 @@ def state_of(job: Job) -> State:
     if job.is_done:
         summary = json.loads((job.folder / "summary.json").read_text())
         return State(DONE, summary.get("wall_seconds", 0.0) / 60.0, _result(summary))
-    if _is_locked(job.folder / LOCK):
+    if locks.is_held(job.folder / LOCK):
         return State(RUNNING, _minutes(job.folder), says)
     if end is not None and end.status and not end.stopped:
         return State(FAILED, end.seconds / 60.0, end.line)
     if (job.folder / "manifest.json").exists():
         return State(STOPPED, _minutes(job.folder), says)
     return State(WAITING, 0.0, "")
-
-
-def _is_locked(lock: pathlib.Path) -> bool:
-    if not lock.exists():
-        return False
-    try:
-        file = locks.take(lock)
-    except BlockingIOError:
-        return True
-    if file is not None:
-        file.close()
-    return False
 
 
 def _minutes(folder: pathlib.Path) -> float:

@@ -6,7 +6,10 @@ import pathlib
 import signal
 import socket
 import threading
+import time
 from typing import Any, NamedTuple, Protocol
+
+from absl import logging
 
 from offline_tf import install_hints
 from offline_tf.studies.running import End, Job, Try, run_to_end
@@ -15,6 +18,9 @@ from offline_tf.types import UserError
 _REQUIREMENTS = "requirements-study.txt"
 _STOPPED = 143
 _CONNECT_SECONDS = 10.0
+_REFUSED_SECONDS = 60.0
+_TIMEOUTS = 1000  # how often Slurm queues a job again whose time is over
+_LOST = ("CANCELLED", "PREEMPTED", "TIMEOUT", "INTERRUPTED", "NODE_FAIL", "BOOT_FAIL")
 
 
 class Pool(Protocol):
@@ -23,8 +29,8 @@ class Pool(Protocol):
     def room(self) -> int:
         """How many more may be given now."""
 
-    def submit(self, job: Job) -> None:
-        """Gives a job; it may wait for its turn."""
+    def submit(self, job: Job) -> bool:
+        """Gives a job, which may wait for its turn; False: refused, it has to be given again."""
 
     def ended(self) -> list[tuple[Job, End]]:
         """Those that have ended since the last call."""
@@ -63,9 +69,10 @@ class LocalPool:
         """See `Pool`."""
         return self._workers - len(self._tries)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job) -> bool:
         """See `Pool`."""
         self._tries.append(Try(job))
+        return True
 
     def ended(self) -> list[tuple[Job, End]]:
         """See `Pool`."""
@@ -119,20 +126,40 @@ class RayPool:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
         self._workers, self._needs = workers, needs
+        self._check_fits()
         options = {"num_cpus": needs.threads, "max_retries": -1}
         if needs.memory:
             options["memory"] = int(needs.memory)
         self._task = self._ray.remote(run_to_end).options(**options)
         self._jobs: dict[Any, Job] = {}
 
+    def _check_fits(self) -> None:
+        """Ray would wait for ever for a machine that is large enough.
+
+        Raises:
+          UserError: no machine of the cluster is.
+        """
+        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        needed = {"CPU": float(self._needs.threads), "memory": self._needs.memory}
+        if any(all(each.get(k, 0.0) >= v for k, v in needed.items()) for each in machines):
+            return
+        most = {k: max((each.get(k, 0.0) for each in machines), default=0.0) for k in needed}
+        self._ray.shutdown()
+        raise UserError(
+            f"--engine=ray: a run needs {needed['CPU']:g} cores and {needed['memory'] / 2**30:.1f} "
+            f"GiB, the largest machines have {most['CPU']:g} and {most['memory'] / 2**30:.1f}; lower "
+            "--threads, or give smaller runs"
+        )
+
     def room(self) -> int:
         """See `Pool`; one more than fits, so that no core waits for us."""
         fits = int(self._ray.cluster_resources().get("CPU", 0)) // self._needs.threads + 1
         return (self._workers or fits) - len(self._jobs)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job) -> bool:
         """See `Pool`."""
         self._jobs[self._task.remote(job)] = job
+        return True
 
     def ended(self) -> list[tuple[Job, End]]:
         """See `Pool`."""
@@ -146,8 +173,9 @@ class RayPool:
             return self._ray.get(reference)
         except self._ray.exceptions.TaskCancelledError:
             return End(_STOPPED, "stopped", 0.0, "")
-        except (self._ray.exceptions.RayError, KeyboardInterrupt) as error:
-            return End(1, f"error: Ray: {str(error).splitlines()[0]}", 0.0, "")
+        except self._ray.exceptions.RayError as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            return End(1, f"error: Ray: {first}", 0.0, "")
 
     def stop(self, job: Job) -> None:
         """See `Pool`; Ray raises KeyboardInterrupt in the task."""
@@ -219,24 +247,37 @@ class SlurmPool:
           UserError: submitit is not installed, there is no Slurm here, or an option is unknown.
         """
         submitit: Any = install_hints.needed("submitit", _REQUIREMENTS, "--engine=slurm")
+        self._submitit = submitit
         more: dict[str, Any] = {"mem_gb": needs.memory / 2**30} if needs.memory else {}
         try:
-            self._executor = submitit.AutoExecutor(folder, cluster=cluster)
+            self._executor = submitit.AutoExecutor(
+                folder, cluster=cluster, slurm_max_num_timeout=_TIMEOUTS
+            )
             self._executor.update_parameters(
                 cpus_per_task=needs.threads, **({"timeout_min": 1440} | more | options)
             )
-        except (RuntimeError, NameError, ValueError, TypeError) as error:
+        except (RuntimeError, NameError, ValueError, TypeError, AssertionError) as error:
             raise UserError(f"--engine=slurm: {error}") from None
-        self._workers = workers
+        self._workers, self._not_before = workers, 0.0
         self._jobs: list[tuple[Job, Any]] = []
 
     def room(self) -> int:
-        """See `Pool`."""
+        """See `Pool`; none for a minute after Slurm has refused a job, say as there are too many."""
+        if time.monotonic() < self._not_before:
+            return 0
         return (self._workers or 10_000) - len(self._jobs)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job) -> bool:
         """See `Pool`."""
-        self._jobs.append((job, self._executor.submit(_Requeued(), job)))
+        job.stop_file.unlink(missing_ok=True)
+        try:
+            theirs = self._executor.submit(_Requeued(), job)
+        except self._submitit.core.utils.FailedJobError as error:
+            logging.warning("Slurm takes no job now: %s", str(error).strip().splitlines()[-1])
+            self._not_before = time.monotonic() + _REFUSED_SECONDS
+            return False
+        self._jobs.append((job, theirs))
+        return True
 
     def ended(self) -> list[tuple[Job, End]]:
         """See `Pool`."""
@@ -247,7 +288,7 @@ class SlurmPool:
     def _end(self, job: Job, theirs: Any) -> End:
         if theirs.exception() is None:
             return theirs.result()
-        if theirs.state in ("CANCELLED", "PREEMPTED", "TIMEOUT", "INTERRUPTED"):
+        if any(theirs.state.startswith(state) for state in _LOST):
             return End(_STOPPED, "stopped", 0.0, "")
         return End.read(job) or End(1, f"error: Slurm: {theirs.state}", 0.0, "")
 
@@ -255,7 +296,11 @@ class SlurmPool:
         """See `Pool`."""
         for each, theirs in self._jobs:
             if each == job:
-                theirs.cancel()
+                # scancel would kill the run before it has saved.
+                job.folder.parent.mkdir(parents=True, exist_ok=True)
+                job.stop_file.touch()
+                if theirs.state == "PENDING":
+                    theirs.cancel()
 
     def running(self) -> list[Job]:
         """See `Pool`."""

@@ -30,11 +30,13 @@ class Job(NamedTuple):
       name: for people.
       words: a module and its flags, without --workdir.
       folder: of the run; its log and how it ended lie beside it, FOLDER.log and FOLDER.end.json.
+      cwd: what relative paths of the flags start from; None: where the worker is.
     """
 
     name: str
     words: list[str]
     folder: pathlib.Path
+    cwd: pathlib.Path | None = None
 
     @property
     def log(self) -> pathlib.Path:
@@ -45,6 +47,11 @@ class Job(NamedTuple):
     def end(self) -> pathlib.Path:
         """How the last try ended."""
         return self.folder.with_name(f"{self.folder.name}.end.json")
+
+    @property
+    def stop_file(self) -> pathlib.Path:
+        """Where it lies, a try on another machine saves and ends."""
+        return self.folder.with_name(f"{self.folder.name}.stop")
 
     @property
     def is_done(self) -> bool:
@@ -117,26 +124,15 @@ class Try:
         self._began, self._said_before = time.monotonic(), 0
         self._is_asked = False
 
-    def _is_free(self) -> bool:
-        lock = self.job.folder / LOCK
-        if not lock.exists():
-            return True
-        try:
-            file = locks.take(lock)
-        except BlockingIOError:
-            return False
-        if file is not None:
-            file.close()
-        return True
-
     def poll(self) -> End | None:
         """Begins where nothing stands in the way; how it ended, or None while it has not."""
         if self._process is None:
             if self._is_asked:
                 return self._ended(128 + signal.SIGTERM)
-            if not self._is_free():
+            if locks.is_held(self.job.folder / LOCK):
                 return None
             self.job.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.job.end.unlink(missing_ok=True)
             with self.job.log.open("ab") as log:
                 self._said_before = log.tell()
                 self._process = subprocess.Popen(
@@ -145,6 +141,7 @@ class Try:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
+                    cwd=self.job.cwd,
                 )
             self._began = time.monotonic()
         status = self._process.poll()
@@ -165,14 +162,18 @@ class Try:
 
 
 def run_to_end(job: Job) -> End:
-    """Runs a job here; an exception, such as KeyboardInterrupt, lets it save before it is raised."""
-    attempt = Try(job)
-    try:
-        while (end := attempt.poll()) is None:
+    """Runs a job here; KeyboardInterrupt, once or often, lets it save before it is raised."""
+    attempt, interrupted = Try(job), False
+    while True:
+        try:
+            if job.stop_file.exists():
+                attempt.stop()
+            if (end := attempt.poll()) is not None:
+                break
             time.sleep(_LOOK_SECONDS)
-        return end
-    except BaseException:
-        attempt.stop()
-        while attempt.poll() is None:
-            time.sleep(_LOOK_SECONDS)
-        raise
+        except KeyboardInterrupt:
+            interrupted = True
+            attempt.stop()
+    if interrupted:
+        raise KeyboardInterrupt
+    return end

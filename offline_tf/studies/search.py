@@ -15,9 +15,11 @@ import pathlib
 from typing import Any, NamedTuple
 
 from offline_tf import install_hints
+from offline_tf.numerics import seeds
 from offline_tf.run_folder.files import write_json
 from offline_tf.studies import description
 from offline_tf.studies.running import End, Job
+from offline_tf.types import UserError
 
 RANKING = "search.json"
 _TRIALS = "search.journal"
@@ -69,16 +71,20 @@ class Search:
             study_name=base,
             direction="maximize",
             storage=optuna.storages.JournalStorage(back_end),
-            sampler=optuna.samplers.TPESampler(seed=int(flags.get("seed", 0))),
             pruner=optuna.pruners.MedianPruner(
                 n_startup_trials=4, n_warmup_steps=max(study.search.warm_up - 1, 0)
             ),
             load_if_exists=True,
         )
+        # With the same seed a search that goes on would propose the same candidates again.
+        number = len(self._trials.trials)
+        seed = seeds.generator(int(flags.get("seed", 0)), "search", number).integers(2**31)
+        self._trials.sampler = optuna.samplers.TPESampler(seed=int(seed), constant_liar=True)
         state = optuna.trial.TrialState
         self._open = [t.number for t in self._trials.get_trials(states=(state.RUNNING,))]
         self._running: dict[str, Any] = {}
         self._looked: dict[str, int] = {}
+        self._pruned: set[str] = set()
 
     def next(self) -> Job | None:
         """See `conduct.Source`."""
@@ -86,7 +92,7 @@ class Search:
             number = self._open.pop(0)
             known = {trial.number: trial for trial in self._trials.trials}[number]
             trial = self._optuna.trial.Trial(self._trials, known._trial_id)
-            job = self._job(trial, known.params)
+            job = self._job(trial)
             self._looked[job.name] = len(known.intermediate_values)
             return job
         if len(self._trials.trials) >= self._search.candidates:
@@ -95,8 +101,7 @@ class Search:
             self._holds(flag, self._flags.get(flag)) for flag in self._search.space
         ):
             self._trials.enqueue_trial({flag: self._flags[flag] for flag in self._search.space})
-        trial = self._trials.ask()
-        return self._job(trial, {flag: self._suggest(trial, flag) for flag in self._search.space})
+        return self._job(self._trials.ask())
 
     def _holds(self, flag: str, value: Any) -> bool:
         """Whether the run's own value is one that the search could take."""
@@ -114,7 +119,20 @@ class Search:
             return trial.suggest_int(flag, low, high, log=is_log)
         return trial.suggest_float(flag, low, high, log=is_log)
 
-    def _job(self, trial: Any, searched: dict[str, Any]) -> Job:
+    def _job(self, trial: Any) -> Job:
+        """A candidate; flags that were proposed before are the same.
+
+        Raises:
+          UserError: the space is not what it was when the search began.
+        """
+        try:
+            searched = {flag: self._suggest(trial, flag) for flag in self._search.space}
+        except ValueError as error:
+            self._trials.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+            raise UserError(
+                f"--study: [search.space] has changed since the search of {self._base} began "
+                f"({error}); put it back, or give the study another folder"
+            ) from None
         name = f"{self._base}-try{trial.number:03d}"
         self._running[name] = trial
         return self._study.job(name, self._flags | searched, self._threads)
@@ -131,6 +149,7 @@ class Search:
                 trial.report(looks[number], number)
             self._looked[job.name] = len(looks)
             if looks and trial.should_prune():
+                self._pruned.add(job.name)
                 found.append(job)
         return found
 
@@ -145,7 +164,7 @@ class Search:
                 self._trials.tell(trial, worth)
         elif not end.stopped:
             self._trials.tell(trial, state=state.FAIL)
-        elif self._looked.get(job.name) and trial.should_prune():
+        elif job.name in self._pruned:
             self._trials.tell(trial, state=state.PRUNED)
         self.write()
 
@@ -166,8 +185,18 @@ class Search:
 
     def write(self) -> None:
         """Keeps the ranking beside the runs."""
-        path = self._study.folder / f"{self._base}.{RANKING}"
-        write_json(path, [candidate._asdict() for candidate in self.ranking()])
+        ranked = [candidate._asdict() for candidate in self.ranking()]
+        write_json(_ranking_file(self._study, self._base), ranked)
+
+
+def _ranking_file(study: description.Study, base: str) -> pathlib.Path:
+    return study.folder / f"{base}.{RANKING}"
+
+
+def read(study: description.Study, base: str) -> list[Candidate]:
+    """The ranking that a search keeps beside its runs; empty where none has begun."""
+    path = _ranking_file(study, base)
+    return [Candidate(**each) for each in json.loads(path.read_text())] if path.exists() else []
 
 
 def looks_of(folder: pathlib.Path) -> list[float]:
@@ -177,7 +206,13 @@ def looks_of(folder: pathlib.Path) -> list[float]:
             rows = list(csv.DictReader(file))
     except FileNotFoundError:
         return []
-    return [float(row["promise"]) for row in rows if row.get("promise")]
+    found = []
+    for row in rows:
+        try:
+            found.append(float(row["promise"]))
+        except (KeyError, TypeError, ValueError):  # a row that is being written
+            break
+    return found
 
 
 def worth_of(folder: pathlib.Path) -> float | None:

@@ -11,65 +11,90 @@ from absl import logging
 
 from offline_tf.config.study_config import StudyConfig
 from offline_tf.numerics import large_columns
-from offline_tf.run_folder import stopping
+from offline_tf.run_folder import locks
 from offline_tf.studies import conduct, description, estimates, overview, pools, search
 from offline_tf.studies.running import End, Job
 from offline_tf.types import UserError
 
 _SHARE_OF_MEMORY = 0.8  # what runs may take of a machine's
+_SEARCHED_AT_A_TIME = 4
 
 
 def work(config: StudyConfig) -> None:
     """Runs what is left.
 
     Raises:
-      UserError: the file is wrong, an engine is not there, or a run failed.
+      UserError: the file is wrong, an engine is not there, another process works here, or a run
+        failed.
       stopping.Stopped: somebody asked for it; all runs have saved and ended.
     """
     study = description.read(pathlib.Path(config.study))
-    jobs = [study.job(name, flags, config.threads) for name, flags in study.runs.items()]
     if config.status:
-        print("\n".join(overview.table(jobs)))
-        for name, flags in study.runs.items() if study.search else ():
-            found = search.Search(study, name, flags, config.threads).ranking()
-            print("\n".join(search.in_words(found)))
+        print("\n".join(_told(study, config.threads)))
         return
+    lock = study.folder / "study.lock"
+    try:
+        held = locks.take(lock)
+    except BlockingIOError:
+        raise UserError(f"--study: another process works in {study.folder}; wait for it") from None
+    try:
+        if study.search is None:
+            _listed(config, study)
+        else:
+            for name in study.runs:
+                _searched(config, study, name)
+    finally:
+        if held is not None:
+            held.close()
+
+
+def _told(study: description.Study, threads: int) -> list[str]:
+    """The table of all runs; of a search, of its candidates, and their ranking."""
     if study.search is None:
-        left = [job for job in jobs if not job.is_done]
-        logging.info("%d of %d runs to do, in %s", len(left), len(jobs), study.folder)
-        if left:
-            _listed(config, study, jobs, left)
-    else:
-        for name, flags in study.runs.items():
-            _searched(config, study, name, flags)
-    failed = [job for job in jobs if not (study.search or job.is_done)]
+        return overview.table(_jobs(study, threads))
+    lines = []
+    for name, flags in study.runs.items():
+        found = search.read(study, name)
+        lines += overview.table([study.job(each.name, flags, threads) for each in found])
+        lines += search.in_words(found)
+    return lines
+
+
+def _jobs(study: description.Study, threads: int) -> list[Job]:
+    return [study.job(name, flags, threads) for name, flags in study.runs.items()]
+
+
+def _listed(config: StudyConfig, study: description.Study) -> None:
+    jobs = _jobs(study, config.threads)
+    left = [job for job in jobs if not job.is_done]
+    logging.info("%d of %d runs to do, in %s", len(left), len(jobs), study.folder)
+    if not left:
+        return
+    pool = _pool(config, study, [job.name for job in left])
+    try:
+        conduct.conduct(conduct.Listed(left, _tell), pool, _Table(jobs, config.table_minutes))
+    finally:
+        _say(overview.table(jobs))
+    failed = [job for job in jobs if not job.is_done]
     if failed:
         raise UserError(
-            f"--study: {len(failed)} of {len(jobs)} runs failed; their last lines stand above, all in "
-            f"{failed[0].log}"
+            f"--study: {len(failed)} of {len(jobs)} runs are not done; their last lines stand above, "
+            f"all in {failed[0].log}"
         )
 
 
-def _listed(
-    config: StudyConfig, study: description.Study, jobs: list[Job], left: list[Job]
-) -> None:
-    source = conduct.Listed(left, _tell)
+def _searched(config: StudyConfig, study: description.Study, name: str) -> None:
+    source = search.Search(study, name, study.runs[name], config.threads)
     try:
-        conduct.conduct(source, _pool(config, study), _Table(jobs, config.table_minutes))
-    except stopping.Stopped:
-        _say(overview.table(jobs))
-        raise
-    _say(overview.table(jobs))
-
-
-def _searched(
-    config: StudyConfig, study: description.Study, name: str, flags: dict[str, object]
-) -> None:
-    source = search.Search(study, name, flags, config.threads)
-    try:
-        conduct.conduct(_Telling(source), _pool(config, study))
+        conduct.conduct(_Telling(source), _pool(config, study, [name]))
     finally:
-        _say(search.in_words(source.ranking()))
+        found = source.ranking()
+        _say(search.in_words(found))
+    if not found or found[0].worth is None:
+        raise UserError(
+            f"--study: no candidate of {name} can be relied on; the logs beside "
+            f"{study.folder / name} say more"
+        )
 
 
 class _Telling:
@@ -112,25 +137,37 @@ def _tell(job: Job, end: End) -> None:
         logging.error("%s: exit %d%s: %s", job.name, end.status, where, end.line)
 
 
-def _pool(config: StudyConfig, study: description.Study) -> pools.Pool:
+def _pool(config: StudyConfig, study: description.Study, names: list[str]) -> pools.Pool:
     """The engine; what a run needs is asked where nobody says how many run at a time."""
     memory = 0.0
     if not config.workers:
         logging.info("asking each kind of run what it takes; --workers=N leaves that out")
-        found = estimates.of_runs(study, config.threads, keep=True)
+        found = estimates.of_runs(study, names, config.threads, keep=True)
         memory = max(each.memory for each in found.values())
     needs = pools.Needs(config.threads, memory)
     if config.engine == "ray":
         return pools.RayPool(config.address, config.workers, needs)
     if config.engine == "slurm":
+        # A search learns from those that have ended, so not all are asked at once.
+        workers = config.workers or (_SEARCHED_AT_A_TIME if study.search else 0)
         options = dict(word.split("=", 1) for word in config.slurm)
-        values = {key: int(value) if value.isdigit() else value for key, value in options.items()}
-        return pools.SlurmPool(
-            study.folder / "slurm", workers=config.workers, needs=needs, options=values
-        )
+        values = {key: _value(word) for key, word in options.items()}
+        return pools.SlurmPool(study.folder / "slurm", workers=workers, needs=needs, options=values)
     workers = config.workers or fitting(needs)
     logging.info("%d runs at a time", workers)
     return pools.LocalPool(workers)
+
+
+def _value(word: str) -> object:
+    """A number, true or false, or the word."""
+    if word in ("true", "false"):
+        return word == "true"
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return word
 
 
 def fitting(needs: pools.Needs) -> int:
@@ -147,14 +184,20 @@ def plan(config: StudyConfig) -> list[str]:
       UserError: the file or a run's flags are wrong.
     """
     study = description.read(pathlib.Path(config.study))
-    jobs = [study.job(name, flags, config.threads) for name, flags in study.runs.items()]
-    found = estimates.of_runs(study, config.threads, keep=False)
-    left = [job for job in jobs if not job.is_done]
-    count = study.search.candidates if study.search else 1
-    hours = count * sum(found[job.name].minutes for job in left) * config.threads / 60.0
-    gib = max(each.memory for each in found.values()) / 2**30
-    tried = f", {count} candidates each" if study.search else ""
+    if study.search is None:
+        left = {job.name: 1 for job in _jobs(study, config.threads) if not job.is_done}
+    else:
+        ended = ("waiting", "running")  # Optuna's words for those that have not
+        left = {
+            name: study.search.candidates
+            - sum(each.verdict not in ended for each in search.read(study, name))
+            for name in study.runs
+        }
+    found = estimates.of_runs(study, list(left), config.threads, keep=False)
+    hours = sum(found[name].minutes * count for name, count in left.items()) * config.threads / 60.0
+    gib = max((each.memory for each in found.values()), default=0.0) / 2**30
     return [
-        *overview.table(jobs),
-        f"left: about {hours:.1f} core hours{tried}, {gib:.1f} GiB of memory for the largest run",
+        *_told(study, config.threads),
+        f"left: {sum(left.values())} runs, about {hours:.2g} core hours, {gib:.1f} GiB of memory for "
+        "the largest",
     ]

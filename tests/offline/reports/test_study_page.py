@@ -44,20 +44,20 @@ def test_a_study_is_told_by_algorithm_and_data(tmp_path):
     text = path.read_text()
     assert "cart, a: morel" in text and "20 [10, 30]" in text and "3 green" in text
     # 10, 20, 30 against 5, 15, 25: six pairs of nine.
-    assert "0.667 [" in text and "Over 1 data sets" in text
+    assert "0.667 [" in text and "] (1)" in text
     assert text.count("<figure>") == 2 and "nan" not in text.replace("nano", "")
 
 
-def test_flags_tell_groups_apart_where_they_differ_and_many_have_a_letter(tmp_path):
+def test_flags_tell_groups_apart_where_they_differ_and_many_have_a_number(tmp_path):
     run(tmp_path, "morel", "a", 0, 1.0, horizon=4)
     run(tmp_path, "morel", "a", 0, 2.0, horizon=8)
     names = [group.algorithm for group in study_page.groups_of(study_page.find(tmp_path))]
     assert names == ["morel horizon=4", "morel horizon=8"]
     run(tmp_path, "morel", "a", 0, 3.0, horizon=8, dynamics_hidden="512,512", pmdp_penalty=100.0)
     groups = study_page.groups_of(study_page.find(tmp_path))
-    assert [group.algorithm for group in groups] == ["morel A", "morel B", "morel C"]
+    assert [group.algorithm for group in groups] == ["morel #1", "morel #2", "morel #3"]
     told = dict(study_page.settings_of(groups))
-    assert told["morel C"] == "horizon=8, dynamics_hidden=512,512, pmdp_penalty=100.0"
+    assert told["morel #3"] == "horizon=8, dynamics_hidden=512,512, pmdp_penalty=100.0"
 
 
 def test_two_seeds_have_no_interval_and_a_run_without_a_simulator_no_return(tmp_path):

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from offline_tf.config.study_config import StudyConfig
+from offline_tf.run_folder import stopping
 from offline_tf.studies import conduct, pools, working
 from offline_tf.studies.running import Job
 from offline_tf.types import UserError
@@ -52,6 +53,62 @@ def test_slurm_jobs_run_by_submitit(jobs, tmp_path):
     conduct.conduct(conduct.Listed(jobs, lambda job, end: ends.update({job.name: end})), pool)
     assert {name: end.status for name, end in ends.items()} == {"j0": 0, "j1": 1, "j2": 0}
     assert ends["j1"].line == "error: no"
+
+
+SLOW = """
+import pathlib, signal, sys, time
+flags = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
+folder = pathlib.Path(flags["workdir"])
+folder.mkdir(parents=True, exist_ok=True)
+def save(*_):
+    time.sleep(1.0)
+    (folder / "saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+(folder / "manifest.json").touch()
+time.sleep(120)
+"""
+
+
+def stopped_after_saving(pool, job):
+    """A study is stopped while its run works."""
+
+    def watch(_):
+        if (job.folder / "manifest.json").exists():
+            raise stopping.Stopped("asked", 130)
+
+    with pytest.raises(stopping.Stopped):
+        conduct.conduct(conduct.Listed([job], lambda *_: None), pool, watch)
+    return (job.folder / "saved").exists()
+
+
+def test_a_stopped_study_lets_slurm_jobs_save(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    (tmp_path / "slow.py").write_text(SLOW)
+    job = Job("slow", ["slow"], tmp_path / "runs" / "slow", tmp_path)
+    needs, options = pools.Needs(1, 1e9), {"timeout_min": 5}
+    pool = pools.SlurmPool(
+        tmp_path / "slurm", workers=1, needs=needs, options=options, cluster="local"
+    )
+    assert stopped_after_saving(pool, job)
+
+
+def test_a_stopped_study_lets_ray_tasks_save(tmp_path):
+    pytest.importorskip("ray")
+    (tmp_path / "slow.py").write_text(SLOW)
+    job = Job("slow", ["slow"], tmp_path / "runs" / "slow", tmp_path)
+    assert stopped_after_saving(pools.RayPool("", 1, pools.Needs(1, 0.0)), job)
+
+
+def test_a_run_that_fits_no_machine_of_ray_is_told():
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match="needs 1 cores and 9313.2 GiB, the largest machines have"):
+        pools.RayPool("", 1, pools.Needs(1, 1e13))
+
+
+def test_words_for_slurm_are_numbers_where_they_look_like_them():
+    words = ["4", "4.5", "false", "cpu"]
+    assert [working._value(word) for word in words] == [4, 4.5, False, "cpu"]
 
 
 def test_ray_runs_on_a_cluster_of_its_own(jobs):

@@ -9,9 +9,11 @@ import time
 
 import pytest
 
+from offline_tf.config.study_config import StudyConfig
 from offline_tf.run_folder import locks, stopping
-from offline_tf.studies import conduct, guarded, overview, pools, running
+from offline_tf.studies import conduct, guarded, overview, pools, running, working
 from offline_tf.studies.running import Job
+from offline_tf.types import UserError
 
 TOY = """
 import fcntl, json, pathlib, signal, sys, time
@@ -135,6 +137,30 @@ def test_a_try_waits_while_another_process_holds_the_run(here):
     wait_for(lambda: attempt.poll() is not None)
     assert held.is_done
     assert locks.take(held.folder / running.LOCK) is not None
+
+
+def test_a_study_that_another_process_works_on_is_left_alone(here, monkeypatch):
+    (here / "s.toml").write_text('folder = "study"\n[[runs]]\nalgorithm = "morel"\n')
+
+    def taken(_):
+        raise BlockingIOError
+
+    monkeypatch.setattr(working.locks, "take", taken)
+    with pytest.raises(UserError, match="another process works in study"):
+        working.work(StudyConfig(study="s.toml", workers=1))
+
+
+def test_a_job_that_is_refused_is_given_again(here):
+    class Full(pools.LocalPool):
+        refusals = 2
+
+        def submit(self, job):
+            self.refusals -= 1
+            return super().submit(job) if self.refusals < 0 else False
+
+    once = job(here)
+    conduct.conduct(conduct.Listed([once], lambda *_: None), Full(1))
+    assert once.is_done
 
 
 def test_one_that_waits_can_be_stopped(here):

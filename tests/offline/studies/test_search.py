@@ -84,9 +84,32 @@ def test_a_candidate_below_the_others_is_stopped(study):
             source.ended(job, pools.End(143, "", 1.0, ""))
     stopped = {each.name: each for each in source.ranking()}["base-try004"]
     assert (stopped.verdict, stopped.worth) == ("stopped", None)
+    # Nor does one that goes on propose what was proposed.
+    more = study._replace(search=study.search._replace(candidates=8))
+    fresh = search.Search(more, "base", FLAGS, 1)
+    fresh._open = []
+    proposed = fresh.next()
+    assert proposed.words not in [job.words for job in jobs]
     # One that was running when the search was killed is tried again, under its name.
     again = search.Search(study, "base", FLAGS, 1)
-    assert again.next().name == jobs[5].name
+    assert again.next() == jobs[5]
+
+
+def test_a_space_that_has_changed_is_told(study):
+    pytest.importorskip("optuna")
+    space = {"x": [7.5, 3.0]}
+    study = study._replace(search=study.search._replace(space=space))
+    search.Search(study, "base", FLAGS, 1).next()
+    other = study._replace(search=study.search._replace(space={"x": [1.0, 2.0]}))
+    with pytest.raises(UserError, match=r"\[search.space\] has changed"):
+        search.Search(other, "base", FLAGS, 1).next()
+
+
+def test_a_row_that_is_being_written_is_not_read(tmp_path):
+    log = tmp_path / "metrics" / "planning.judge.csv"
+    log.parent.mkdir()
+    log.write_text("step,promise\n0,1.5\n1,-")
+    assert search.looks_of(tmp_path) == [1.5] and search.looks_of(tmp_path / "none") == []
 
 
 def test_without_optuna_the_error_says_what_to_install(study, monkeypatch):
