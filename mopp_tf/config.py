@@ -53,11 +53,13 @@ class RunConfig:
     )
     inspection: bool = shared_knobs.inspection_knob()
     threads: int = shared_knobs.threads_knob()
+    devices: str = shared_knobs.devices_knob()
     compile: str = shared_knobs.compile_knob()
 
     def __post_init__(self) -> None:
         """Checks the bounds."""
         check(self)
+        shared_knobs.check_devices(self.devices)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mopp_tf import algorithm
 from mopp_tf.models import dynamics, training
 from mopp_tf.models.dynamics import DynamicsModel
 from mopp_tf.models.rows import Rows
-from offline_tf.models import networks
+from offline_tf.models import devices, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_folder.record import RunRecord
@@ -108,18 +108,19 @@ def build(
     width = task.state_dim + task.action_dim
 
     def ensemble(name: str, count: int, output: int, activation: str) -> list[keras.Model]:
-        return [
-            networks.mlp(
-                width,
-                hidden=HIDDEN,
-                output_dim=output,
-                activation=activation,
-                generator=seeds.generator(seed, f"mbop/{name}/init", member),
-                initializer="glorot",
-                name=f"{name}_{member}",
-            )
-            for member in range(count)
-        ]
+        with devices.scope():
+            return [
+                networks.mlp(
+                    width,
+                    hidden=HIDDEN,
+                    output_dim=output,
+                    activation=activation,
+                    generator=seeds.generator(seed, f"mbop/{name}/init", member),
+                    initializer="glorot",
+                    name=f"{name}_{member}",
+                )
+                for member in range(count)
+            ]
 
     count = knobs.dynamics.dynamics_members
     return MbopModels(

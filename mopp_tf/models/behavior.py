@@ -13,7 +13,7 @@ import tensorflow as tf
 from mopp_tf.config import BehaviorConfig, ModelConfig
 from mopp_tf.models import autoregressive_density, autoregressive_network, training
 from mopp_tf.models.rows import Normalizer, Rows
-from offline_tf.models import compilation, networks
+from offline_tf.models import compilation, devices, networks
 from offline_tf.numerics import large_columns, seeds
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_folder.stage import Stage
@@ -48,21 +48,22 @@ class BehaviorModel(tf.Module):
         # For three actions the authors train all orderings there are.
         if count == math.factorial(dim):
             orders = autoregressive_network.all_orderings(dim)
-        self.members: list[keras.Model] = [
-            autoregressive_network.make_network(
-                model.network,
-                input_dim=task.state_dim,
-                order=order,
-                latent_dim=model.latent_dim or 2 * dim,
-                encoder_hidden=model.encoder_hidden,
-                head_hidden=model.head_hidden,
-                mlp_hidden=model.mlp_hidden,
-                components=config.components,
-                generator=seeds.generator(seed, "behavior/init", member),
-                name=f"behavior_{member}",
-            )
-            for member, order in enumerate(orders)
-        ]
+        with devices.scope():
+            self.members: list[keras.Model] = [
+                autoregressive_network.make_network(
+                    model.network,
+                    input_dim=task.state_dim,
+                    order=order,
+                    latent_dim=model.latent_dim or 2 * dim,
+                    encoder_hidden=model.encoder_hidden,
+                    head_hidden=model.head_hidden,
+                    mlp_hidden=model.mlp_hidden,
+                    components=config.components,
+                    generator=seeds.generator(seed, "behavior/init", member),
+                    name=f"behavior_{member}",
+                )
+                for member, order in enumerate(orders)
+            ]
 
     @property
     def size(self) -> int:

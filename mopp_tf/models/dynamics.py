@@ -13,7 +13,7 @@ import tensorflow as tf
 from mopp_tf.config import DynamicsConfig, ModelConfig
 from mopp_tf.models import autoregressive_density, autoregressive_network, training
 from mopp_tf.models.rows import Normalizer, Rows, dynamics_targets
-from offline_tf.models import compilation, disagreement, networks
+from offline_tf.models import compilation, devices, disagreement, networks
 from offline_tf.numerics import seeds, standardize
 from offline_tf.numerics.holdout import Split
 from offline_tf.run_folder.stage import Stage
@@ -81,21 +81,22 @@ class DynamicsModel(tf.Module):
                     f"{len(config.dynamics_orders)} and {task.state_dim}"
                 )
             orders = [published[i] for i in config.dynamics_orders]
-        self.members = [
-            autoregressive_network.make_network(
-                model.network,
-                input_dim=task.state_dim + task.action_dim,
-                order=order,
-                latent_dim=model.latent_dim or task.state_dim,
-                encoder_hidden=model.encoder_hidden,
-                head_hidden=model.head_hidden,
-                mlp_hidden=model.mlp_hidden,
-                components=1,
-                generator=seeds.generator(seed, "dynamics/init", member),
-                name=f"dynamics_{member}",
-            )
-            for member, order in enumerate(orders)
-        ]
+        with devices.scope():
+            self.members = [
+                autoregressive_network.make_network(
+                    model.network,
+                    input_dim=task.state_dim + task.action_dim,
+                    order=order,
+                    latent_dim=model.latent_dim or task.state_dim,
+                    encoder_hidden=model.encoder_hidden,
+                    head_hidden=model.head_hidden,
+                    mlp_hidden=model.mlp_hidden,
+                    components=1,
+                    generator=seeds.generator(seed, "dynamics/init", member),
+                    name=f"dynamics_{member}",
+                )
+                for member, order in enumerate(orders)
+            ]
 
     @property
     def size(self) -> int:

@@ -15,6 +15,7 @@ from absl import logging
 
 from morel_tf.experiment import candidates
 from morel_tf.experiment.configs import Configs, folder_of
+from offline_tf.models import devices
 from offline_tf.pipeline.run import FREE_FLAGS
 from offline_tf.run_folder import files
 from offline_tf.run_folder.files import write_json
@@ -37,11 +38,12 @@ def run(configs: Configs, run_one: Callable[[Configs], dict[str, Any]]) -> dict[
       The summary of the selected run.
 
     Raises:
-      UserError: the folder holds something else; or there is no judge.
+      UserError: the folder holds something else; there is no judge, or several workers.
     """
     folder = folder_of(configs)
     if not configs.judge.judge_members:
         raise UserError("--select: expected a judge, got --judge_members=0; or give --select=none")
+    devices.check_one_worker("select=offline")
     asked = {k: plain(v) for k, v in configs.flat().items() if k not in FREE_FLAGS}
     if (folder / NAME).exists():
         known = files.read_json(folder / NAME, "workdir")["asked"]

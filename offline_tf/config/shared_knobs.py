@@ -175,6 +175,26 @@ def threads_knob() -> Any:
     return knob(0, "CPU threads; 0: all cores.", low=0)
 
 
+def devices_knob() -> Any:
+    """--devices of shared fits; see `devices.use_devices`."""
+    return knob(
+        "1",
+        "GPUs that each fit of models, behaviour and Q computes on: a number, or all. On a machine "
+        "without a GPU these are parts of the CPU, to try it. Over several machines: all, with "
+        "TF_CONFIG.",
+    )
+
+
+def check_devices(devices: str) -> None:
+    """Checks --devices.
+
+    Raises:
+      UserError: it is neither all nor a number from 1.
+    """
+    if devices != "all" and not (devices.isdecimal() and int(devices) >= 1):
+        raise UserError(f"--devices: expected all or a number from 1, got {devices!r}")
+
+
 def inspection_knob() -> Any:
     """--inspection at the end of a run."""
     return knob(True, "Look at the models after training: pictures, AUROC, open loops.")

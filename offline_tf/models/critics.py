@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from offline_tf.models import networks
+from offline_tf.models import devices, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.standardize import Statistics
 from offline_tf.types import Array, Tensor, next_known
@@ -45,18 +45,19 @@ class QFunction(tf.Module):
         """
         super().__init__()
         self._states = states
-        make = [
-            networks.mlp(
-                len(states.shift) + action_dim,
-                hidden=hidden,
-                output_dim=1,
-                activation="relu",
-                generator=seeds.generator(seed, "fitted_q/init", j % 2),
-                initializer="glorot",
-                name=f"q_{j}",
-            )
-            for j in range(4)
-        ]
+        with devices.scope():
+            make = [
+                networks.mlp(
+                    len(states.shift) + action_dim,
+                    hidden=hidden,
+                    output_dim=1,
+                    activation="relu",
+                    generator=seeds.generator(seed, "fitted_q/init", j % 2),
+                    initializer="glorot",
+                    name=f"q_{j}",
+                )
+                for j in range(4)
+            ]
         self.networks, self._slow = make[:2], _Untracked(make[2:])
 
     @property

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from offline_tf.models import fitting, minibatches, networks, training_loop
+from offline_tf.models import devices, fitting, minibatches, networks, training_loop
 from offline_tf.models.early_stopping import EarlyStopping
 from offline_tf.numerics import seeds, standardize
 from offline_tf.numerics.holdout import Split
@@ -144,17 +144,18 @@ class GaussianEnsemble(tf.Module):
         widest = np.abs(self.deltas.shift) + _STEP_BOUND * self.deltas.scale  # [S]
         self.step_bound = np.maximum(_STATE_BOUND, widest).astype(np.float32)
         width = task.state_dim * (2 if self.learned else 1)
-        self.members = [
-            networks.mlp(
-                task.state_dim + task.action_dim,
-                hidden=self.hidden,
-                output_dim=width,
-                activation="relu",
-                generator=seeds.generator(seed, "dynamics/init", member),
-                name=f"dynamics_{member}",
-            )
-            for member in range(config.ensemble_size)
-        ]
+        with devices.scope():
+            self.members = [
+                networks.mlp(
+                    task.state_dim + task.action_dim,
+                    hidden=self.hidden,
+                    output_dim=width,
+                    activation="relu",
+                    generator=seeds.generator(seed, "dynamics/init", member),
+                    name=f"dynamics_{member}",
+                )
+                for member in range(config.ensemble_size)
+            ]
         self.noise_std = tf.Variable(tf.ones([task.state_dim]), trainable=False)
 
     @property

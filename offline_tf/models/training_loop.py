@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from offline_tf.models import fitting
+from offline_tf.models import devices, fitting
 from offline_tf.models.minibatches import Feed
 from offline_tf.run_folder import stopping
 from offline_tf.run_folder.stage import Stage
@@ -116,13 +116,25 @@ def fit(
     """
     done = stage.restore()
     first, losses = stage.within_block()
-    while done < schedule.total and not is_over(done):
+    is_shared = optimiser.adam.is_shared
+
+    def ends() -> bool:
+        over = done >= schedule.total or is_over(done)
+        return bool(devices.agreed(over)) if is_shared else over
+
+    while not ends():
         columns, (units, rows, rates) = feed(done), schedule.block(done)
+        batch_size = rows.shape[2]
+        rows = devices.own_rows(rows) if is_shared else rows
         until = f"{done + units} {schedule.unit}"
         for start in range(first, len(rows), steps_per_call):
             end = min(start + steps_per_call, len(rows))
             batches, positions = columns(rows[start:end])
-            losses.append(optimiser.run(batches, positions, tf.constant(rates[start:end])).numpy())
+            with devices.unless_lost():
+                of_call = optimiser.run(
+                    batches, positions, tf.constant(rates[start:end]), batch_size
+                )
+                losses.append(of_call.numpy())
             stage.progress(done + units * end / len(rows), schedule.total, schedule.unit)
             if end < len(rows) and stopping.asked():  # a block may take minutes
                 optimiser.check_finite(stage.name, losses, until, rate_flag)

@@ -13,7 +13,7 @@ from absl import logging
 
 from offline_tf import tasks
 from offline_tf.config import knobs
-from offline_tf.models import compilation, learned_task, networks
+from offline_tf.models import compilation, devices, learned_task, networks
 from offline_tf.pipeline import opening
 from offline_tf.reports import report_layout, tensorboard
 from offline_tf.reports.report_layout import Layout
@@ -23,7 +23,7 @@ from offline_tf.run_folder.stage import Stage
 from offline_tf.types import TaskSpec, Transitions
 
 # Flags that may differ when a run is continued: they do not decide the result.
-FREE_FLAGS = ("workdir", "data_dir", "threads", "inspection")
+FREE_FLAGS = ("workdir", "data_dir", "threads", "devices", "inspection")
 
 
 class Configs(Iterable[Any], Protocol):
@@ -120,10 +120,11 @@ def begin(algorithm: Algorithm[C], configs: C) -> Experiment[C]:
     algorithm.check(configs)
     settings = configs.run
     threads = compilation.use_threads(settings.threads)
+    devices.use_devices(settings.devices)
     compiler = compilation.use_compiler(settings.compile)
     task = tasks.get(settings.env, settings.simulator)
     opened = opening.open_run(
-        algorithm.folder_of(configs),
+        devices.own_folder(algorithm.folder_of(configs)),
         algorithm=algorithm.name(configs),
         flags=configs.flat(),
         free_flags=FREE_FLAGS,
@@ -132,6 +133,7 @@ def begin(algorithm: Algorithm[C], configs: C) -> Experiment[C]:
         load=lambda: algorithm.load_data(configs, task, threads),
         reused_run=lambda data, data_hash: algorithm.reused_run(configs, data, data_hash),
     )
+    devices.let_others_copy()
     dtype = networks.product_dtype(algorithm.precision(configs)).name
     _note_means(
         algorithm,
@@ -141,7 +143,8 @@ def begin(algorithm: Algorithm[C], configs: C) -> Experiment[C]:
         dtype=dtype,
         compiler=compiler,
     )
-    logging.info("%s", compilation.in_words(threads, dtype))
+    words = [compilation.in_words(threads, dtype), devices.in_words()]
+    logging.info("%s", ", ".join(filter(None, words)))
     tensorboard.show_charts(opened.record, algorithm.charts)
     opened.record.note(module=algorithm.module)
     report_layout.write(opened.record.folder, algorithm.report)

@@ -169,9 +169,9 @@ def test_a_fit_stopped_within_a_block_goes_on_from_there(tmp_path, monkeypatch, 
     starts, ran = [], fitting.Fit.run
     calls = []
 
-    def run(self, arrays, rows, rates):
+    def run(self, arrays, rows, rates, batch_size):
         calls.append(len(rows))
-        return ran(self, arrays, rows, rates)
+        return ran(self, arrays, rows, rates, batch_size)
 
     monkeypatch.setattr(fitting.Fit, "run", run)
     for attempt in range(100):
