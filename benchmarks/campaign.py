@@ -1,8 +1,9 @@
-"""Runs a list of trainings, some at a time, and puts each finished one into its record.
+"""Runs lists of trainings, some at a time, and puts each finished one into its list's record.
 
-python -m benchmarks.campaign benchmarks/campaigns/mopp-default.txt --workers 2
+python -m benchmarks.campaign mopp-default --workers 2
 
-A line of the list is what follows "python -m". Lines whose command stands in results/LIST.json are
+A list is a file, or its name in benchmarks/campaigns; papers stands for all papers-*.txt there. A line
+of it is what follows "python -m". Lines whose command stands in results/LIST.json are
 done; the others go on where they stopped. Each run has one thread, so times say nothing. Ctrl-C
 stops; the same command goes on.
 """
@@ -22,6 +23,9 @@ from offline_tf.reports import campaign_record
 from offline_tf.run_folder import stopping
 from offline_tf.studies import conduct, pools
 from offline_tf.studies.running import End, Job
+from offline_tf.types import UserError
+
+_LISTS = pathlib.Path(__file__).parent / "campaigns"
 
 
 class Recorded(NamedTuple):
@@ -82,34 +86,72 @@ def work_through(runs: Sequence[Recorded], *, workers: int, hours: float = float
     return len(failed)
 
 
+def lists_of(name: str) -> list[pathlib.Path]:
+    """The files that a name stands for.
+
+    Raises:
+      UserError: there is none.
+    """
+    if pathlib.Path(name).is_file():
+        return [pathlib.Path(name)]
+    found = [*_LISTS.glob(f"{name}.txt")] or sorted(_LISTS.glob(f"{name}-*.txt"))
+    if not found:
+        known = ", ".join(sorted(path.stem for path in _LISTS.glob("*.txt")))
+        raise UserError(f"expected the file of a list, or one of {known}, got {name}")
+    return found
+
+
+def runs_of(path: pathlib.Path, record: pathlib.Path, folder: pathlib.Path) -> list[Recorded]:
+    """What is left of a list.
+
+    Args:
+      path: of the list.
+      record: of its summaries.
+      folder: the run folders go to FOLDER/LIST/.
+    """
+    written = json.loads(record.read_text()) if record.exists() else []
+    done = {run.get("command") for run in written}
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+
+    def run(line: str) -> Recorded:
+        name = re.sub(r"[^\w.=-]+", "_", line.replace("--", ""))
+        place = folder / path.stem / name
+
+        def keep() -> None:
+            summary = json.loads((place / "summary.json").read_text())
+            campaign_record.add(record, [summary | {"command": f"python -m {line}"}], "")
+
+        return Recorded(Job(line, [*line.split(), "--threads=1"], place), keep)
+
+    left = [run(line) for line in lines if f"python -m {line}" not in done]
+    print(f"{path.stem}: {len(left)} of {len(lines)} runs to do", flush=True)
+    return left
+
+
 def main() -> int:
-    """Works through the list; returns the number of runs that failed."""
+    """Works through the lists; returns the number of runs that failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("list", type=pathlib.Path)
+    parser.add_argument("list", help="a file, or a name in benchmarks/campaigns")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs", "campaigns"))
     parser.add_argument("--record", type=pathlib.Path, help="default: results/LIST.json")
     parser.add_argument("--hours", type=float, default=float("inf"), help="start no run after this")
     arguments = parser.parse_args()
-    record = arguments.record or pathlib.Path("results", f"{arguments.list.stem}.json")
-    written = json.loads(record.read_text()) if record.exists() else []
-    done = {run.get("command") for run in written}
-    lines = [line.strip() for line in arguments.list.read_text().splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-
-    def run(line: str) -> Recorded:
-        name = re.sub(r"[^\w.=-]+", "_", line.replace("--", ""))
-        folder = arguments.folder / arguments.list.stem / name
-
-        def keep() -> None:
-            summary = json.loads((folder / "summary.json").read_text())
-            campaign_record.add(record, [summary | {"command": f"python -m {line}"}], "")
-
-        return Recorded(Job(line, [*line.split(), "--threads=1"], folder), keep)
-
-    jobs = [run(line) for line in lines if f"python -m {line}" not in done]
-    print(f"{len(jobs)} of {len(lines)} runs to do", flush=True)
-    return work_through(jobs, workers=arguments.workers, hours=arguments.hours)
+    try:
+        lists = lists_of(arguments.list)
+    except UserError as error:
+        parser.error(str(error))
+    runs = [
+        run
+        for path in lists
+        for run in runs_of(
+            path,
+            arguments.record or pathlib.Path("results", f"{path.stem}.json"),
+            arguments.folder,
+        )
+    ]
+    return work_through(runs, workers=arguments.workers, hours=arguments.hours)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def expand(
 
     A task without files of its own takes the dataclasses' defaults under --preset=default. On data that
     are made here that preset has the constants of `tuned`, which were chosen on such data; on other
-    data it has rules.
+    data it has rules. --preset=rules has these on all data.
 
     Raises:
       UserError: no such preset.
@@ -86,6 +86,7 @@ def expand(
     tuned = (_PRESETS / family / "tuned" / f"{env}.flags").exists()
     if preset == "default" and tuned and env in known_tasks and _is_made_here(dataset):
         preset = "tuned"
+    preset = "default" if preset == "rules" else preset
     built_in = (_PRESETS / family / "default" / f"{env}.flags").exists()
     if preset == "default" and not (env in known_tasks and built_in):
         return list(argv)

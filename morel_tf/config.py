@@ -22,7 +22,8 @@ class RunConfig:
     preset: str = knob(
         "default",
         "Set of knob values for the task; flags that you give win over it. default: rules that follow "
-        "from your data, and on data made here tuned; tuned: constants chosen on data made here; "
+        "from your data, and on data made here tuned; rules: on all data; tuned: constants chosen on "
+        "data made here; "
         "paper: near the paper, gaps filled from other implementations; authors: what their published "
         "code has for D4RL's hopper-medium; fast: Hopper in seven minutes; quick: Hopper in five.",
     )

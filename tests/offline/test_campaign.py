@@ -46,6 +46,29 @@ def test_failures_are_counted_and_the_rest_is_done(here, monkeypatch, capsys):
     assert "0 of 2 runs to do" in capsys.readouterr().out
 
 
+def test_a_name_stands_for_a_list_or_for_all_of_its_kind(here):
+    (here / "mine.txt").write_text("")
+    assert [path.name for path in campaign.lists_of("mine.txt")] == ["mine.txt"]
+    assert [path.name for path in campaign.lists_of("mopp-default")] == ["mopp-default.txt"]
+    assert "papers-morel.txt" in [path.name for path in campaign.lists_of("papers")]
+
+
+def test_an_unknown_list_is_told(here, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["campaign", "pappers"])
+    with pytest.raises(SystemExit) as left:
+        campaign.main()
+    assert left.value.code == 2
+    assert "or one of mopp-ablations, mopp-authors, " in capsys.readouterr().err
+
+
+def test_morels_list_has_each_cell_of_the_paper_three_times():
+    (path,) = campaign.lists_of("papers-morel")
+    lines = [line for line in path.read_text().splitlines() if line and line[0] != "#"]
+    cells = [(line.split()[1], line.split()[2], line.split()[4]) for line in lines]
+    assert len(set(cells)) == len(lines) == 4 * 5 * 3
+    assert all("--preset=rules" in line for line in lines)
+
+
 def _add(path, seeds):
     for seed in seeds:
         campaign_record.add(path, [_summary(seed)], "command")

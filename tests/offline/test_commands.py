@@ -14,7 +14,7 @@ BINARIES = {
     for package in ("offline_tf", "morel_tf", "mopp_tf")
     for path in (ROOT / package).rglob("*.py")
     if re.search(r'^if __name__ == "__main__":', path.read_text(), re.M)
-}
+} | {"benchmarks.campaign"}
 
 
 def run(*words):

@@ -60,7 +60,7 @@ def other_value(field, kind=None):
     elif default is None:
         value = 12 if kind is int else 0.25
     else:
-        value = default + "x"
+        value = {"devices": "all"}.get(field.name, default + "x")
     return value, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -436,6 +436,8 @@ def expanded_file(words, default_env="hopper", family="morel"):
         (["--dataset=medium-ours"], "tuned/hopper"),
         (["--dataset=mine.hdf5"], None),  # hopper's default preset has nothing of its own
         (["--env=ant"], "tuned/ant"),
+        (["--env=ant", "--preset=rules"], "default/ant"),
+        (["--preset=rules"], None),
         (["-env=ant"], "tuned/ant"),
         (["--env", "ant", "--dataset=mine.hdf5"], "default/ant"),
         (["--env=ant", "--env=walker2d"], "tuned/walker2d"),
