@@ -332,7 +332,9 @@ class Store:
             return _Known(False, False, {})
 
     def _know(self, known: _Known) -> None:
-        files.write_json(self._known_file, known._asdict())
+        ending = f".{os.getpid()}.partial"  # others may look at the same time
+        with files.whole(self._known_file, ending) as partial:
+            partial.write_text(json.dumps(known._asdict()) + "\n")
 
     @property
     def _known_file(self) -> pathlib.Path:
@@ -423,12 +425,12 @@ class Store:
             there, known = self._there(), self._known()
             if _MANIFEST not in there:
                 if known.light:
-                    self._forget()
-                if not light:
-                    self._know(_Known(False, True, {}))
-                elif not self.folder.exists():  # what a try said that made no folder
-                    said = {key: there[key] for key in (_LOG, _END) if key in there}
-                    self._know(_Known(True, False, self._down(said, light, known)[1]))
+                    self._forget(there)
+                said, same = {key: there[key] for key in (_LOG, _END) if key in there}, {}
+                if said and not self.folder.exists():  # by a try that made no folder
+                    same = self._down(said, True, known)[1]
+                if same or not light:
+                    self._know(_Known(light, not light, same))
                 return False
             if not light:
                 self._know(known._replace(whole=False))
@@ -467,11 +469,12 @@ class Store:
             same[key] = [stat.st_size, stat.st_mtime_ns, there[key]]
         return count, same
 
-    def _forget(self) -> None:
-        """Takes a light copy away whose run is gone from the store."""
+    def _forget(self, there: dict[str, str]) -> None:
+        """Takes a light copy away whose run is gone from the store, but for what is there."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        for path in (self._local(_LOG), self._local(_END), self._known_file):
-            path.unlink(missing_ok=True)
+        self._known_file.unlink(missing_ok=True)
+        for key in {_LOG, _END} - there.keys():
+            self._local(key).unlink(missing_ok=True)
 
     def bring(self, may_push: bool) -> None:
         """Brings down what tables read, unless this machine works on the run or knows more of it.

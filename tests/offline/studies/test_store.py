@@ -270,6 +270,18 @@ def test_a_folder_becomes_what_the_store_holds(here):
     assert (other.folder / "run.lock").exists()
 
 
+def test_what_a_try_said_that_made_no_folder_is_kept(here):
+    """As wrong flags are told before there is a folder."""
+    wrong = job(here)._replace(words=["nothing_of_that_name"])
+    assert running.run_to_end(wrong).status == 1
+    assert not (here / "store" / "one").exists() and not wrong.folder.exists()
+    other = job(here, "b")._replace(words=wrong.words)
+    kept(here, "b").bring(may_push=False)
+    assert overview.state_of(other).says.endswith("No module named nothing_of_that_name")
+    assert running.run_to_end(other).status == 1
+    assert other.log.read_text().count("nothing_of_that_name") == 2
+
+
 def test_a_run_of_which_the_store_holds_nothing_is_left_and_goes_up(here):
     mine = kept(here)
     write(mine.folder, **RUN)
@@ -512,6 +524,7 @@ def test_a_study_worked_on_one_machine_is_known_on_another(here, studied, capsys
     names = {"morel-seed0", "morel-seed1"}
     assert there == {f"{name}{ending}" for name in names for ending in ("", ".log", ".end.json")}
     config = studied("b")
+    assert working.plan(config)[-1].startswith("left: 0 runs")
     working.work(StudyConfig(study=config.study, status=True))
     assert "2 runs: 2 done" in capsys.readouterr().out
     assert not (here / "b" / "morel-seed0" / "checkpoints").exists()
