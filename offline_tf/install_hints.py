@@ -18,12 +18,23 @@ def install(requirements: str, *options: str) -> str:
       requirements: name of a file beside the code.
       options: of pip.
     """
-    python, file = (
-        _from_here(path) for path in (pathlib.Path(sys.executable), _ROOT / requirements)
-    )
+    return _pip(*options, "-r", _from_here(_ROOT / requirements))
+
+
+def install_one(package: str) -> str:
+    """The command, such as ".venv/bin/python -m pip install s3fs".
+
+    Args:
+      package: one that stands in no file of ours.
+    """
+    return _pip(package)
+
+
+def _pip(*words: str) -> str:
+    python = _from_here(pathlib.Path(sys.executable))
     if "/" not in python:  # the shell would look elsewhere
         python = f"./{python}"
-    return shlex.join([python, "-m", "pip", "install", *options, "-r", file])
+    return shlex.join([python, "-m", "pip", "install", *words])
 
 
 def needed(module: str, requirements: str, what: str) -> Any:

@@ -1,6 +1,7 @@
 """STUDY.toml: which runs a study has.
 
 name = "three-seeds"           the folder is runs/studies/NAME, or `folder`
+store = "s3://bucket/path"     where the run folders are kept; without it `folder` is all there is
 [flags]                        of all runs
 preset = "quick"
 [[runs]]                       lists are multiplied: here four runs
@@ -20,11 +21,12 @@ import shlex
 import tomllib
 from typing import Any, NamedTuple
 
+from offline_tf.studies import store
 from offline_tf.studies.running import Job
 from offline_tf.types import UserError
 
 ALGORITHMS = {"morel": "morel_tf.train", "mopp": "mopp_tf.train", "mbop": "mopp_tf.train"}
-_ENTRIES = ("name", "folder", "flags", "runs", "search")
+_ENTRIES = ("name", "folder", "store", "flags", "runs", "search")
 _OURS = ("workdir", "threads", "dry_run", "max_hours")  # flags that the study gives
 _Flags = dict[str, Any]
 
@@ -57,17 +59,20 @@ class Study(NamedTuple):
       folder: everything of it lies there.
       runs: name -> algorithm and flags, without those that the study gives.
       search: None: there is nothing to search.
+      store: URL where the run folders are kept, for machines that do not see `folder`; empty: none.
     """
 
     folder: pathlib.Path
     runs: dict[str, _Flags]
     search: Search | None
+    store: str = ""
 
     def job(self, name: str, flags: _Flags, threads: int) -> Job:
         """A run as a job; `name` is of its folder."""
         here = pathlib.Path.cwd()
         words = words_of(flags) + [f"--threads={threads}"]
-        return Job(name, words, here / self.folder / name, here)
+        url = f"{self.store}/{name}" if self.store else ""
+        return Job(name, words, here / self.folder / name, here, url)
 
 
 def words_of(flags: _Flags) -> list[str]:
@@ -103,6 +108,7 @@ def read(path: pathlib.Path) -> Study:
         raise UserError(f"--study: expected the name of a folder for name in {path}, got {name!r}")
     if not isinstance(told.get("folder", ""), str):
         raise UserError(f"--study: expected a path for folder in {path}, got {told['folder']!r}")
+    url = store.check_url(told["store"], path) if "store" in told else ""
     if not isinstance(told.get("flags", {}), dict):
         raise UserError(f"--study: expected a table [flags] in {path}, got {told['flags']!r}")
     tables, common = told.get("runs", []), told.get("flags", {})
@@ -120,7 +126,7 @@ def read(path: pathlib.Path) -> Study:
     folder = pathlib.Path(
         told.get("folder", pathlib.Path("runs", "studies", told.get("name", path.stem)))
     )
-    return Study(folder, runs, _search(path, told.get("search")))
+    return Study(folder, runs, _search(path, told.get("search")), url)
 
 
 def _multiplied(path: pathlib.Path, table: _Flags) -> list[tuple[str, _Flags]]:

@@ -8,7 +8,8 @@ import pathlib
 from typing import Any, NamedTuple
 
 from offline_tf.run_folder import locks
-from offline_tf.studies.running import LOCK, End, Job, last_line
+from offline_tf.studies import store
+from offline_tf.studies.running import End, Job, last_line
 
 DONE, RUNNING, STOPPED, FAILED, WAITING = "done", "running", "stopped", "failed", "waiting"
 _WIDTH = 100
@@ -29,18 +30,23 @@ class State(NamedTuple):
 
 
 def state_of(job: Job) -> State:
-    """Looks at a run's folder."""
+    """Looks at a run's folder, and at the lease that was last seen in its store."""
     end, says = End.read(job), last_line(job.log)
     if job.is_done:
         summary = json.loads((job.folder / "summary.json").read_text())
         return State(DONE, summary.get("wall_seconds", 0.0) / 60.0, _result(summary))
-    if locks.is_held(job.folder / LOCK):
+    if locks.is_held(job.folder / store.LOCK) or _works_elsewhere(job):
         return State(RUNNING, _minutes(job.folder), says)
     if end is not None and end.status and not end.stopped:
         return State(FAILED, end.seconds / 60.0, end.line)
     if (job.folder / "manifest.json").exists():
         return State(STOPPED, _minutes(job.folder), says)
     return State(WAITING, 0.0, "")
+
+
+def _works_elsewhere(job: Job) -> bool:
+    lease = store.lease_beside(job.folder) if job.store else None
+    return lease is not None and lease.is_fresh
 
 
 def _minutes(folder: pathlib.Path) -> float:

@@ -1,4 +1,8 @@
-"""One run of a study in a process of its own, and how it ended; on any machine that sees the folder."""
+"""One run of a study in a process of its own, and how it ended; on any machine that sees the folder.
+
+With a store, on any machine: the folder comes from there before the process starts, goes there while it
+works, and once more when it has ended.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,9 @@ from typing import NamedTuple
 from offline_tf.run_folder import locks, stopping
 from offline_tf.run_folder.files import write_json
 from offline_tf.studies import guarded
+from offline_tf.studies.keeping import Keeper
+from offline_tf.studies.store import LOCK, StoreError, Taken
 
-LOCK = "run.lock"
 _STOPPED = (
     *(128 + signal.SIGINT, 128 + signal.SIGTERM, stopping.OUT_OF_TIME),
     *(-signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL),  # from Popen
@@ -31,12 +36,14 @@ class Job(NamedTuple):
       words: a module and its flags, without --workdir.
       folder: of the run; its log and how it ended lie beside it, FOLDER.log and FOLDER.end.json.
       cwd: what relative paths of the flags start from; None: where the worker is.
+      store: URL that the folder is kept at; empty: nowhere else.
     """
 
     name: str
     words: list[str]
     folder: pathlib.Path
     cwd: pathlib.Path | None = None
+    store: str = ""
 
     @property
     def log(self) -> pathlib.Path:
@@ -123,14 +130,31 @@ class Try:
         self._process: subprocess.Popen[bytes] | None = None
         self._began, self._said_before = time.monotonic(), 0
         self._is_asked = False
+        self._end: End | None = None
+        self._keeper = Keeper(job.name, job.store, job.folder) if job.store else None
 
     def poll(self) -> End | None:
         """Begins where nothing stands in the way; how it ended, or None while it has not."""
+        if self._end is None:
+            self._end = self._worked()
+        return self._end if self._keeper is None or self._end is None else self._kept()
+
+    def _worked(self) -> End | None:
+        """How the process ended."""
         if self._process is None:
             if self._is_asked:
                 return self._ended(128 + signal.SIGTERM)
             if locks.is_held(self.job.folder / LOCK):
                 return None
+            if self._keeper is not None:
+                try:
+                    if not self._keeper.begin():
+                        return None
+                except (StoreError, Taken) as error:
+                    return self._ended(1, f"error: {error}")
+                if self.job.is_done:  # elsewhere, while this try waited
+                    before = End.read(self.job)
+                    return before if before is not None and not before.status else self._ended(0)
             self.job.folder.parent.mkdir(parents=True, exist_ok=True)
             self.job.end.unlink(missing_ok=True)
             with self.job.log.open("ab") as log:
@@ -145,11 +169,32 @@ class Try:
                 )
             self._began = time.monotonic()
         status = self._process.poll()
-        return None if status is None else self._ended(status)
+        if status is not None:
+            return self._ended(status)
+        if self._keeper is not None:
+            try:
+                self._keeper.look()
+            except Taken:  # `Keeper.end` says it
+                self.stop()
+        return None
 
-    def _ended(self, status: int) -> End:
+    def _kept(self) -> End | None:
+        """The end, once the store has it."""
+        assert self._keeper is not None and self._end is not None
+        try:
+            if not self._keeper.end():
+                return None
+        except Taken as error:  # the run goes on elsewhere, and that is no failure
+            self._end = self._ended(128 + signal.SIGTERM, str(error))
+        except StoreError as error:
+            is_failed = self._end.status and not self._end.stopped
+            self._end = self._ended(self._end.status if is_failed else 1, f"error: {error}")
+        self._keeper = None
+        return self._end
+
+    def _ended(self, status: int, line: str = "") -> End:
         seconds = time.monotonic() - self._began
-        line = _error_or_last(self.job.log, self._said_before)
+        line = line or _error_or_last(self.job.log, self._said_before)
         end = End(status, line, round(seconds, 1), socket.gethostname())
         write_json(self.job.end, end._asdict())
         return end
