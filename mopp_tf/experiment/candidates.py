@@ -9,6 +9,7 @@ from mopp_tf import algorithm
 from mopp_tf.experiment import recipe
 from mopp_tf.experiment.configs import from_manifest
 from mopp_tf.planning import choice
+from offline_tf.models import compilation
 from offline_tf.pipeline import tuning
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
@@ -43,14 +44,16 @@ def rank(record: RunRecord, minutes: float) -> list[Candidate]:
     Raises:
       UserError: the run has no judge, or its data are no longer there.
     """
-    configs, stage = from_manifest(record.manifest), record.stage(choice.STAGE)
+    configs = from_manifest(record.manifest)
+    compilation.use_threads(configs.run.threads)  # a stage's variables begin TensorFlow's threads
+    stage = record.stage(choice.STAGE)
     if not stage.complete or "changes" not in stage.result:
         raise UserError(
             f"--workdir: expected a finished run of MOPP with a judge in {record.folder}; train it "
             "with --judge_members=3"
         )
     known = stage.result["changes"]
-    here = dataclasses.replace(configs.run, workdir=str(record.folder))
+    here = dataclasses.replace(configs.run, workdir=str(record.folder), devices="1")
     experiment, prepared = recipe.begin(configs._replace(run=here))
     learned = recipe.learn(experiment, prepared)
     assert isinstance(learned, algorithm.Learned) and prepared.few_starts is not None

@@ -19,7 +19,7 @@ from offline_tf import tasks
 from offline_tf.config import knobs
 from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS
-from offline_tf.models import compilation, critics, fitting, networks
+from offline_tf.models import compilation, critics, devices, fitting, networks
 from offline_tf.pipeline import dry_run, timing
 from offline_tf.pipeline.dry_run import Part
 from offline_tf.pipeline.run import FREE_FLAGS
@@ -236,6 +236,7 @@ def plan(*stages: object) -> list[str]:
     check(configs)
     run, model, choice = configs.run, configs.model, configs.choice
     threads = compilation.use_threads(run.threads)  # first: a user's task file may make tensors
+    devices.check_devices(run.devices)
     task = tasks.get(run.env, run.simulator)
     folder = folder_of(configs)
     if run.dataset:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from morel_tf.experiment.configs import Configs, from_manifest
+from offline_tf.models import compilation
 from offline_tf.pipeline import tuning
 from offline_tf.run_folder import files
 from offline_tf.run_folder.record import RunRecord
@@ -74,7 +75,9 @@ def rank(
     Raises:
       UserError: the run has no judge.
     """
-    configs = from_manifest(record.manifest)
+    # Candidates are tried on this machine, and a stage's variables begin TensorFlow's threads.
+    configs = changed(from_manifest(record.manifest), {"devices": "1"})
+    compilation.use_threads(configs.run.threads)
     if not record.stage("judge").complete or not record.stage("planning").complete:
         raise UserError(
             f"--workdir: expected a finished run with a judge in {record.folder}; train it with "

@@ -18,7 +18,7 @@ from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS
 from offline_tf.judging import good_episodes, judge
 from offline_tf.judging.model_simulator import Models, ModelSimulator
-from offline_tf.models import compilation, fitting, gaussian_ensemble, networks
+from offline_tf.models import compilation, devices, fitting, gaussian_ensemble, networks
 from offline_tf.pipeline import dry_run, timing
 from offline_tf.pipeline.dry_run import Part
 from offline_tf.pipeline.run import FREE_FLAGS
@@ -250,6 +250,7 @@ def plan(*stages: object) -> list[str]:
     check(configs)
     run = configs.run
     threads = compilation.use_threads(run.threads)  # first: a user's task file may make tensors
+    devices.check_devices(run.devices)
     task = tasks.get(run.env, run.simulator)
     folder = folder_of(configs)
     if run.dataset:

@@ -43,7 +43,7 @@ def run(configs: Configs, run_one: Callable[[Configs], dict[str, Any]]) -> dict[
     folder = folder_of(configs)
     if not configs.judge.judge_members:
         raise UserError("--select: expected a judge, got --judge_members=0; or give --select=none")
-    devices.check_one_worker("select=offline")
+    devices.check_one_worker("select=offline", configs.run.devices)
     asked = {k: plain(v) for k, v in configs.flat().items() if k not in FREE_FLAGS}
     if (folder / NAME).exists():
         known = files.read_json(folder / NAME, "workdir")["asked"]

@@ -99,7 +99,7 @@ class Step(NamedTuple):
 
 
 class RollOut(NamedTuple):
-    """[H, K, ...] block of paths; rows with valid = False did not happen."""
+    """[H, K, ...] block of paths; rows with valid = False did not happen, and hold zeros."""
 
     observations: Tensor  # [H, K, S]
     actions: Tensor  # [H, K, A]
@@ -227,6 +227,12 @@ def step(
     )
 
 
+def _where(happened: Tensor, values: Tensor) -> Tensor:
+    """[K] bool, [K, ..] -> [K, ..], zeros where it is False."""
+    wide = tf.reshape(happened, [-1] + [1] * (len(values.shape) - 1))
+    return tf.where(wide, values, tf.zeros_like(values))
+
+
 def roll_out(
     pmdp: PessimisticMdp,
     *,
@@ -239,7 +245,7 @@ def roll_out(
 ) -> RollOut:
     """Rolls K paths out for at most H steps, all members and paths in one tf.while_loop.
 
-    The loop ends early when every path is over.
+    The loop ends early when every path is over, and a path that is over costs nothing more.
 
     Args:
       pmdp: the P-MDP.
@@ -248,8 +254,8 @@ def roll_out(
       member: [K] int32, one model per whole path.
       seed: [2] int32.
       rows: [K] int32, of the starts in the log, where the P-MDP has given signals.
-      whole: whether the result has H rows, zeros after the loop's end, and not as many as the loop ran;
-        for XLA, which needs shapes that are known before.
+      whole: whether the result has H rows, zeros after the loop's end, and not as many as the loop ran,
+        and paths that are over are computed on; for XLA, which needs shapes that are known before.
 
     Returns:
       A RollOut.
@@ -265,23 +271,32 @@ def roll_out(
     sample_states = config.rollout_noise == "sample"
 
     def body(t: Tensor, states: Tensor, at: Tensor, halted: Tensor, out: tuple) -> tuple:
-        observations = observe(task, states)  # [K, S]
-        drawn = mean_of(observations) + std * action_noise[t]  # [K, A]
-        actions = closed_form.executable(task, states, drawn)
+        index = None if whole else tf.where(~halted)  # [k, 1], paths that go on
+
+        def of_these(values: Tensor) -> Tensor:  # [K, ..] -> [k, ..]
+            return values if index is None else tf.gather_nd(values, index)
+
+        def among_all(values: Tensor, others: Tensor) -> Tensor:  # [k, ..], [K, ..] -> [K, ..]
+            return values if index is None else tf.tensor_scatter_nd_update(others, index, values)
+
+        here = of_these(states)  # [k, S]
+        observations = observe(task, here)  # [k, S]
+        drawn = mean_of(observations) + std * of_these(action_noise[t])  # [k, A]
+        actions = closed_form.executable(task, here, drawn)
         noise = None
         if sample_states:
             step_seed = tf.stack([seed[0] + t, seed[1] + 1])
-            noise = tf.random.stateless_normal(tf.shape(states), step_seed)  # [K, S]
+            noise = of_these(tf.random.stateless_normal(tf.shape(states), step_seed))  # [k, S]
         result = step(
             pmdp,
-            outputs=predict(states, drawn if task.action_change is None else actions),
-            member=member,
-            states=states,
+            outputs=predict(here, drawn if task.action_change is None else actions),
+            member=of_these(member),
+            states=here,
             actions=actions,
-            halted=halted,
+            halted=of_these(halted),
             noise=noise,
             remaining=horizon - 1 - t,
-            rows=None if rows is None else at,
+            rows=None if rows is None else of_these(at),
         )
         row = RollOut(
             observations,
@@ -290,11 +305,20 @@ def roll_out(
             observe(task, result.next_states),
             result.terminated,
             result.unknown,
-            ~halted,
+            ~of_these(halted),
             result.disagreement,
         )
-        out = tuple(array.write(t, value) for array, value in zip(out, row, strict=True))
-        return t + 1, result.next_states, result.rows, result.halted, out
+        out = tuple(
+            array.write(t, _where(~halted, among_all(x, tf.zeros([count, *x.shape[1:]], x.dtype))))
+            for array, x in zip(out, row, strict=True)
+        )
+        return (
+            t + 1,
+            among_all(result.next_states, states),
+            among_all(tf.cast(result.rows, at.dtype), at),
+            among_all(result.halted, halted),
+            out,
+        )
 
     def array(dtype: tf.DType, *shape: int | None) -> tf.TensorArray:
         return tf.TensorArray(dtype, size=horizon, element_shape=[starts.shape[0], *shape])

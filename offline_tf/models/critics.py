@@ -5,6 +5,7 @@ y = R_k + gamma^k * (1 - terminal) * min_j Qtarget_j(s', a'),   loss = sum_j mea
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -33,7 +34,13 @@ class QFunction(tf.Module):
     """
 
     def __init__(
-        self, states: Statistics, action_dim: int, hidden: Sequence[int], seed: int
+        self,
+        states: Statistics,
+        action_dim: int,
+        hidden: Sequence[int],
+        seed: int,
+        *,
+        is_shared: bool = True,
     ) -> None:
         """Draws the first weights and copies them to the targets.
 
@@ -42,10 +49,11 @@ class QFunction(tf.Module):
           action_dim: A.
           hidden: widths.
           seed: of the weights.
+          is_shared: whether the fit may be one on several devices, see `devices`.
         """
         super().__init__()
         self._states = states
-        with devices.scope():
+        with devices.scope() if is_shared else contextlib.nullcontext():
             make = [
                 networks.mlp(
                     len(states.shift) + action_dim,

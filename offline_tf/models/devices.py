@@ -6,7 +6,7 @@ several, which the environment variable TF_CONFIG names. The networks of a share
 
 Worker 0, the chief, keeps the run folder. The others do the same run in a folder of their own, which
 is gone afterwards: they begin with a copy of the chief's, so that all know the same checkpoints, and
-meet the chief in every step of a shared fit.
+meet the chief in every step of a shared fit. Before a fit they compare what they are about to do.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -27,6 +30,9 @@ from absl import logging
 
 from offline_tf.types import Array, Tensor, UserError
 
+_ALL = "all"
+_PREFIX = "offline_tf_worker_"
+_COPIED = ("stages", "checkpoints", "metrics")
 _state: dict[str, Any] = {"strategy": None, "worker": 0, "workers": 1}
 # What the strategies raise where another worker is gone.
 _LOST = (
@@ -42,45 +48,55 @@ def use_devices(choice: str) -> int:
     """Sets the devices of shared fits; before TensorFlow computes anything.
 
     Args:
-      choice: how many devices of this machine, or "all": GPUs, or where there is none, parts of the
-        CPU, which compute no faster. With TF_CONFIG every worker takes all that it has.
+      choice: how many devices of this machine: GPUs, or where there is none, parts of the CPU, which
+        compute no faster. "all": all of them, and with TF_CONFIG those of all workers.
 
     Returns:
       How many there are over all workers.
 
     Raises:
-      UserError: there are fewer, or TF_CONFIG cannot be read.
+      UserError: there are fewer, TF_CONFIG cannot be read, or another worker is gone.
     """
     _state.update(strategy=None, worker=0, workers=1)
-    addresses, worker = _cluster()
+    addresses, worker = _cluster() if choice == _ALL else ([], 0)
     if len(addresses) > 1:
-        if choice not in ("1", "all"):
-            raise UserError(
-                f"--devices: expected all with TF_CONFIG, got {choice}; or set CUDA_VISIBLE_DEVICES"
-            )
         logging.info("worker %d of %d waits for the others", worker, len(addresses))
-        made = _of_workers()
-        _state.update(strategy=made, worker=worker, workers=len(addresses))
+        _state.update(worker=worker, workers=len(addresses))
+        with unless_lost(), _interruptible():
+            _state["strategy"] = _of_workers()
         if worker:
             logging.info("worker 0 tells how the run goes, and keeps it")
             logging.set_verbosity(logging.WARNING)
-    elif choice != "1":
+    else:
         names = _devices(choice)
         if len(names) > 1:
+            _split_cpu(names)
             _state["strategy"] = _of_devices(tuple(names))
     return replicas()
 
 
-def check_one_worker(flag: str) -> None:
+def check_devices(choice: str) -> None:
+    """Checks, making nothing, that `use_devices` would find what it is asked for.
+
+    Raises:
+      UserError: it would not.
+    """
+    if choice == _ALL:
+        _cluster()
+    _devices(choice)
+
+
+def check_one_worker(flag: str, choice: str) -> None:
     """Checks that this is no run of several workers.
 
     Args:
       flag: what needs that, for the error.
+      choice: as in `use_devices`.
 
     Raises:
       UserError: it is.
     """
-    if len(_cluster()[0]) > 1:
+    if choice == _ALL and len(_cluster()[0]) > 1:
         raise UserError(f"--{flag}: expected one worker, got a TF_CONFIG of several")
 
 
@@ -117,20 +133,30 @@ def _cluster() -> tuple[list[str], int]:
 def _devices(choice: str) -> list[str]:
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        count = len(gpus) if choice == "all" else int(choice)
+        count = len(gpus) if choice == _ALL else int(choice)
         if count > len(gpus):
             raise UserError(f"--devices: expected at most {len(gpus)}, the GPUs here, got {count}")
         return [f"GPU:{number}" for number in range(count)]
-    count = 1 if choice == "all" else int(choice)
+    return [f"CPU:{number}" for number in range(1 if choice == _ALL else int(choice))]
+
+
+def _split_cpu(names: list[str]) -> None:
+    """Makes as many parts of the CPU, if these are such."""
+    if not names[0].startswith("CPU"):
+        return
     (cpu,) = tf.config.list_physical_devices("CPU")
     parts = tf.config.get_logical_device_configuration(cpu)
-    if parts is None or len(parts) < count:
-        new = [tf.config.LogicalDeviceConfiguration() for _ in range(count)]
-        try:
-            tf.config.set_logical_device_configuration(cpu, new)
-        except RuntimeError:  # TensorFlow has begun
-            raise UserError(f"--devices: the CPU is one device already, not {count}") from None
-    return [f"CPU:{number}" for number in range(count)]
+    if parts is not None and len(parts) >= len(names):
+        return
+    try:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration() for _ in names]
+        )
+    except RuntimeError:  # TensorFlow has begun
+        raise UserError(
+            f"--devices: the CPU is one device already, not {len(names)}; give the flag to a new "
+            "process"
+        ) from None
 
 
 def replicas() -> int:
@@ -150,7 +176,7 @@ def in_words() -> str:
         return ""
     if workers() == 1:
         return f"fits on {replicas()} devices"
-    return f"fits on {replicas()} devices of {workers()} workers, this is worker {_state['worker']}"
+    return f"fits on {replicas()} devices of {workers()} workers"
 
 
 def strategy() -> tf.distribute.Strategy | None:
@@ -158,10 +184,19 @@ def strategy() -> tf.distribute.Strategy | None:
     return _state["strategy"]
 
 
-def scope() -> contextlib.AbstractContextManager[Any]:
-    """Where the variables of a shared fit are made, a copy on each device."""
+@contextlib.contextmanager
+def scope() -> Iterator[None]:
+    """Where the variables of a shared fit are made, a copy on each device.
+
+    Raises:
+      UserError: another worker is gone.
+    """
     chosen = strategy()
-    return contextlib.nullcontext() if chosen is None else chosen.scope()
+    if chosen is None:
+        yield
+        return
+    with unless_lost(), chosen.scope():
+        yield
 
 
 def own_folder(folder: pathlib.Path) -> pathlib.Path:
@@ -174,28 +209,70 @@ def own_folder(folder: pathlib.Path) -> pathlib.Path:
     """
     if _state["worker"] == 0:
         return folder
-    agreed(0)
-    if not (folder / "manifest.json").exists():
-        raise UserError(
-            f"--workdir: worker {_state['worker']} does not see {folder} of worker 0; several workers "
-            "need a file system that they share"
-        )
-    own = pathlib.Path(tempfile.mkdtemp(prefix="offline_tf_worker_"))
-    atexit.register(shutil.rmtree, own, ignore_errors=True)
-    shutil.copytree(folder, own, dirs_exist_ok=True, ignore=shutil.ignore_patterns("run.lock"))
-    agreed(0)
+    with _interruptible():
+        agreed(0)
+    own = _new_folder()
+    if (folder / "manifest.json").exists():
+        shutil.copy2(folder / "manifest.json", own)
+        for name in _COPIED:
+            if (folder / name).exists():
+                shutil.copytree(folder / name, own / name)
+    check_same(
+        _names_in(own),
+        f"--workdir: expected {folder} on a file system that all workers share; what worker "
+        f"{_state['worker']} sees there is not what worker 0 has",
+    )
     return own
 
 
-def let_others_copy() -> None:
+def let_others_copy(folder: pathlib.Path) -> None:
     """Waits, as the chief, until the others have its folder as it is now; see `own_folder`.
 
     Raises:
-      UserError: one of them is gone.
+      UserError: one of them is gone, or sees another folder.
     """
-    if _state["worker"] == 0:
-        agreed(0)  # they wait for it
-        agreed(0)  # they have copied
+    if _state["worker"] == 0 and workers() > 1:
+        with _interruptible():
+            agreed(0)
+        check_same(
+            _names_in(folder),
+            f"--workdir: expected {folder} on a file system that all workers share; others see another "
+            "folder there",
+        )
+
+
+def _new_folder() -> pathlib.Path:
+    """A folder that goes with this process; those of processes that were killed go now."""
+    for path in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        pid = path.name.removeprefix(_PREFIX).partition("_")[0]
+        if pid.isdecimal() and not pathlib.Path("/proc", pid).exists():
+            shutil.rmtree(path, ignore_errors=True)
+    own = pathlib.Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}_"))
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    return own
+
+
+def _names_in(folder: pathlib.Path) -> list[bytes]:
+    """What tells one state of a run folder from another."""
+    names = [p.relative_to(folder) for name in _COPIED[:2] for p in (folder / name).rglob("*")]
+    manifest = folder / "manifest.json"
+    text = manifest.read_bytes() if manifest.exists() else b""
+    return [text, *sorted(str(name).encode() for name in names)]
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM end the process: TensorFlow waits where Python is not asked."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def agreed(number: float) -> int:
@@ -204,24 +281,66 @@ def agreed(number: float) -> int:
     Raises:
       UserError: a worker is gone.
     """
-    chosen = strategy()
-    if chosen is None or workers() == 1:
+    if workers() == 1:
         return int(number)
-    mine = tf.constant(int(number) if _state["worker"] == 0 else 0, tf.int64)
+    return _over_workers(int(number) if _state["worker"] == 0 else 0)[0]
 
-    @tf.function(autograph=False)
-    def of_chief() -> Tensor:
+
+def any_of(wish: bool) -> bool:
+    """Whether some worker wishes it.
+
+    Raises:
+      UserError: a worker is gone.
+    """
+    return wish if workers() == 1 else _over_workers(int(wish))[0] > 0
+
+
+def check_same(parts: Iterable[bytes], error: str) -> None:
+    """Checks that all workers have the same.
+
+    Args:
+      parts: of this worker.
+      error: what is said where they have not, by each worker.
+
+    Raises:
+      UserError: they have not, or one is gone.
+    """
+    if workers() == 1:
+        return
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    number = int.from_bytes(digest.digest()[:3], "little")  # its square is far from int64's end
+    total, squares = _over_workers(number, number * number)
+    if workers() * squares != total * total:  # equal where all are the same, and only there
+        raise UserError(error)
+
+
+def _over_workers(*numbers: int) -> list[int]:
+    """Sums over workers."""
+    with unless_lost():
+        sums = _summing()(tf.constant(numbers, tf.int64))
+    return [int(each) for each in sums.numpy()]
+
+
+@functools.cache
+def _summing() -> Callable[[Tensor], Tensor]:
+    chosen = strategy()
+    assert chosen is not None
+    own = len(chosen.extended.worker_devices)
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.int64)])
+    def of_all(mine: Tensor) -> Tensor:
         def share() -> Tensor:
             context = tf.distribute.get_replica_context()
-            is_first = tf.equal(context.replica_id_in_sync_group, 0)
+            is_first = tf.equal(context.replica_id_in_sync_group % own, 0)
             return context.all_reduce(
                 tf.distribute.ReduceOp.SUM, tf.where(is_first, mine, tf.zeros_like(mine))
             )
 
         return chosen.experimental_local_results(chosen.run(share))[0]
 
-    with unless_lost():
-        return int(of_chief())
+    return of_all
 
 
 @contextlib.contextmanager
@@ -236,9 +355,12 @@ def unless_lost() -> Iterator[None]:
     except _LOST as error:
         if workers() == 1:
             raise
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = max(lines, key=len, default="")[:200]
         raise UserError(
-            f"worker {_state['worker']}: another worker is gone; start all of them again, and the run "
-            f"goes on from its last checkpoint ({type(error).__name__})"
+            f"worker {_state['worker']}: another worker is gone, and its last line says why; start all "
+            f"of them again, and the run goes on from its last checkpoint ({type(error).__name__}: "
+            f"{reason})"
         ) from None
 
 

@@ -117,10 +117,19 @@ def fit(
     done = stage.restore()
     first, losses = stage.within_block()
     is_shared = optimiser.adam.is_shared
+    if is_shared and devices.workers() > 1:
+        devices.check_same(
+            _about_to_do(stage.name, done, first, feed, schedule),
+            f"{stage.name}: expected the same data and choices in each worker, got others; workers "
+            "need the same kind of machine",
+        )
 
     def ends() -> bool:
         over = done >= schedule.total or is_over(done)
         return bool(devices.agreed(over)) if is_shared else over
+
+    def is_asked_to_stop() -> bool:
+        return devices.any_of(stopping.asked()) if is_shared else stopping.asked()
 
     while not ends():
         columns, (units, rows, rates) = feed(done), schedule.block(done)
@@ -136,15 +145,39 @@ def fit(
                 )
                 losses.append(of_call.numpy())
             stage.progress(done + units * end / len(rows), schedule.total, schedule.unit)
-            if end < len(rows) and stopping.asked():  # a block may take minutes
+            if end < len(rows) and is_asked_to_stop():  # a block may take minutes
                 optimiser.check_finite(stage.name, losses, until, rate_flag)
                 stage.stop_within_block(done, end, losses)
+                raise stopping.Stopped("another worker was asked to stop", stopping.OUT_OF_TIME)
         done += units
         optimiser.check_finite(stage.name, losses, until, rate_flag)
         stage.log(done, report(done, losses))
-        stage.save(done)
+        stage.save(done, may_stop=not is_shared)
+        if is_shared and is_asked_to_stop():
+            stopping.check()
+            raise stopping.Stopped("another worker was asked to stop", stopping.OUT_OF_TIME)
         first, losses = 0, []
     return done
+
+
+def _about_to_do(
+    name: str, done: int, first: int, feed: Callable[[int], Feed], schedule: Schedule
+) -> list[bytes]:
+    """What workers that fit together have to agree on: where they are, and which rows come next.
+
+    Args:
+      name: of the stage.
+      done: units.
+      first: step within the block.
+      feed, schedule: as in `fit`.
+    """
+    parts = [name.encode(), str((done, first, schedule.total)).encode()]
+    if done < schedule.total:
+        rows = schedule.block(done).rows
+        columns, positions = feed(done)(rows[:1])
+        parts.append(np.ascontiguousarray(rows).tobytes())
+        parts += [tf.gather(column, positions[0, 0]).numpy().tobytes() for column in columns]
+    return parts
 
 
 def mean_loss(losses: Sequence[Array]) -> float:

@@ -133,7 +133,7 @@ def begin(algorithm: Algorithm[C], configs: C) -> Experiment[C]:
         load=lambda: algorithm.load_data(configs, task, threads),
         reused_run=lambda data, data_hash: algorithm.reused_run(configs, data, data_hash),
     )
-    devices.let_others_copy()
+    devices.let_others_copy(opened.record.folder)
     dtype = networks.product_dtype(algorithm.precision(configs)).name
     _note_means(
         algorithm,
@@ -174,3 +174,5 @@ def _note_means(
             record.note_also(training_dtype=dtype)
     if not record.stage(algorithm.compiled).complete:
         record.note_also(compiler=compiler)
+    if not all(record.stage(name).complete for name in algorithm.fits):
+        record.note_also(devices=str(devices.replicas()))

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from offline_tf.models import (
     critics,
+    devices,
     fitted_q_evaluation,
     fitting,
     minibatches,
@@ -69,7 +70,10 @@ def fit_or_load(
         standardize.with_flat_as_it_is(standardize.statistics(values))
         for values in (data.observations, data.actions)
     )
-    q = critics.QFunction(state_units, task.action_dim, _HIDDEN, seed)
+    # Each worker has planned a policy of its own, which may differ from the others' in the last bits.
+    q = critics.QFunction(
+        state_units, task.action_dim, _HIDDEN, seed, is_shared=devices.workers() == 1
+    )
     reward_scale = float(np.sqrt(np.square(data.rewards, dtype=np.float64).mean())) or 1.0
 
     def standard(actions: Array) -> Array:

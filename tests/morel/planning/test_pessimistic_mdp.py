@@ -388,8 +388,12 @@ def test_whole_blocks_are_filled_with_zeros_and_xla_computes_them():
     assert 1 < steps < 30
     for short, full, fast in zip(cut, whole, compiled, strict=True):
         assert len(full) == 30
-        np.testing.assert_array_equal(full[:steps], short)
+        # Products of fewer rows round otherwise: cut, paths that are over are left out.
+        np.testing.assert_allclose(
+            full.numpy()[:steps].astype(float), short.numpy().astype(float), atol=1e-6
+        )
         assert not full.numpy()[steps:].any()
+        assert not short.numpy()[~cut.valid.numpy()].any()
         np.testing.assert_allclose(
             fast.numpy().astype(float), full.numpy().astype(float), atol=1e-4
         )

@@ -69,23 +69,24 @@ def test_minibatches_need_a_row_for_each_device():
 )
 def test_a_wrong_tf_config_is_told(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(UserError, match="TF_CONFIG: expected"):
-        devices.use_devices("all")
+    for asked in (devices.use_devices, devices.check_devices):
+        with pytest.raises(UserError, match="TF_CONFIG: expected"):
+            asked("all")
 
 
-def test_several_workers_take_all_their_devices(monkeypatch):
-    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
-    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    with pytest.raises(UserError, match="--devices: expected all with TF_CONFIG, got 3"):
-        devices.use_devices("3")
+def test_without_all_a_tf_config_of_the_platform_means_nothing(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"chief": ["a:1"]}}')
+    assert devices.use_devices("1") == 1
+    devices.check_devices("1")
+    devices.check_one_worker("select=offline", "1")
 
 
 def test_what_needs_one_worker_says_so(monkeypatch):
-    devices.check_one_worker("select=offline")
+    devices.check_one_worker("select=offline", "all")
     config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     with pytest.raises(UserError, match="--select=offline: expected one worker"):
-        devices.check_one_worker("select=offline")
+        devices.check_one_worker("select=offline", "all")
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])
