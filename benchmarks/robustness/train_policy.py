@@ -5,6 +5,9 @@ PYTHON benchmarks/robustness/train_policy.py SAC Hopper-v4 --steps=100000 --ever
 PYTHON is an environment with requirements-policies.txt. Checkpoints are ALGO-ENV-STEPS-seedN.zip in
 FOLDER; a JSON line tells the mean return of each over ten episodes. `ship_policy` makes a checkpoint
 one of the behaviour policies in policies/.
+
+The same command goes on where it was stopped, with --keep-buffer from its replay buffer too, which then
+holds every step of the training, in order: D4RL's replay sets are its first steps.
 """
 
 from __future__ import annotations
@@ -16,11 +19,19 @@ import time
 from typing import Any
 
 _EPISODES = 10
-_NETWORKS = {"net_arch": {"pi": [128, 128], "qf": [256, 256]}}
+_CRITICS = [256, 256]
 
 
-def make(algorithm: str, environment: Any, seed: int) -> Any:
-    """The algorithm with its library's defaults but for the size of the actor, and TD3's rates."""
+def make(algorithm: str, environment: Any, seed: int, actor: list[int], buffer: int) -> Any:
+    """The algorithm with its library's defaults but for the size of the actor, and TD3's rates.
+
+    Args:
+      algorithm: SAC, TD3 or PPO.
+      environment: of Gymnasium.
+      seed: of everything.
+      actor: hidden widths; not PPO's.
+      buffer: steps that the replay buffer holds.
+    """
     import numpy as np
     import stable_baselines3 as sb3
     from stable_baselines3.common.noise import NormalActionNoise
@@ -28,7 +39,8 @@ def make(algorithm: str, environment: Any, seed: int) -> Any:
     common: dict[str, Any] = {"seed": seed, "device": "cpu"}
     if algorithm == "PPO":
         return sb3.PPO("MlpPolicy", environment, **common)
-    common |= {"learning_starts": 5000, "policy_kwargs": _NETWORKS}
+    networks = {"net_arch": {"pi": actor, "qf": _CRITICS}}
+    common |= {"learning_starts": 5000, "policy_kwargs": networks, "buffer_size": buffer}
     if algorithm == "SAC":
         return sb3.SAC("MlpPolicy", environment, **common)
     width = environment.action_space.shape[0]
@@ -59,9 +71,43 @@ def returns(model: Any, environment: Any) -> list[float]:
     return found
 
 
+def newest(folder: pathlib.Path, name: str, needs_buffer: bool) -> tuple[int, pathlib.Path | None]:
+    """The steps of the last checkpoint, and its file; 0 and None where there is none.
+
+    Args:
+      folder: of the checkpoints.
+      name: what their names have before and after the steps, with {} between.
+      needs_buffer: whether only one counts whose replay buffer was saved too.
+    """
+    before, after = name.split("{}")
+    found = {
+        int(path.stem.removeprefix(before).removesuffix(after)): path
+        for path in folder.glob(f"{name.format('*')}.zip")
+    }
+    buffer = folder / f"{name.format('buffer')}.json"
+    if needs_buffer:
+        saved = json.loads(buffer.read_text())["steps"] if buffer.exists() else 0
+        found = {steps: path for steps, path in found.items() if steps == saved}
+    steps = max(found, default=0)
+    return steps, found.get(steps)
+
+
+def save_buffer(model: Any, folder: pathlib.Path, name: str, steps: int) -> None:
+    """Writes the replay buffer beside the one before; only then that one is given up."""
+    buffer, told = (folder / f"{name.format('buffer')}{end}" for end in (".pkl", ".json"))
+    new = folder / f"{name.format('buffer')}.new.pkl"
+    model.save_replay_buffer(new)
+    told.unlink(missing_ok=True)
+    new.replace(buffer)
+    partial = told.with_suffix(".partial")
+    partial.write_text(json.dumps({"steps": steps}))
+    partial.replace(told)
+
+
 def main() -> None:
     """Trains."""
     import gymnasium
+    import stable_baselines3
     import torch
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -70,18 +116,34 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--every", type=int, default=20_000, help="steps between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--actor", default="128,128", help="hidden widths; D4RL's: 256,256")
+    parser.add_argument("--keep-buffer", action="store_true", help="save all steps too")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs", "policies"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    model = make(arguments.algorithm, gymnasium.make(arguments.env), arguments.seed)
-    judge = gymnasium.make(arguments.env)
-    began, done = time.monotonic(), 0
+    kind = f"{arguments.algorithm}-{arguments.env}-{{}}-seed{arguments.seed}"
+    environment, judge = gymnasium.make(arguments.env), gymnasium.make(arguments.env)
+    done, path = newest(arguments.output, kind, arguments.keep_buffer)
+    if path is None:
+        actor = [int(width) for width in arguments.actor.split(",")]
+        model = make(
+            arguments.algorithm, environment, arguments.seed, actor, max(arguments.steps, 1_000_000)
+        )
+    else:
+        found_class = getattr(stable_baselines3, arguments.algorithm)
+        model = found_class.load(path, env=environment, device="cpu")
+        if arguments.keep_buffer:
+            model.load_replay_buffer(arguments.output / f"{kind.format('buffer')}.pkl")
+        print(json.dumps({"going_on_from": done}), flush=True)
+    began = time.monotonic()
     while done < arguments.steps:
         model.learn(arguments.every, reset_num_timesteps=False, log_interval=None)
         done += arguments.every
-        name = f"{arguments.algorithm}-{arguments.env}-{done}-seed{arguments.seed}"
+        name = kind.format(done)
         model.save(arguments.output / name)
+        if arguments.keep_buffer:
+            save_buffer(model, arguments.output, kind, done)
         found = returns(model, judge)
         line = {
             "name": name,
