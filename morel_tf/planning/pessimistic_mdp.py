@@ -227,12 +227,6 @@ def step(
     )
 
 
-def _where(happened: Tensor, values: Tensor) -> Tensor:
-    """[K] bool, [K, ..] -> [K, ..], zeros where it is False."""
-    wide = tf.reshape(happened, [-1] + [1] * (len(values.shape) - 1))
-    return tf.where(wide, values, tf.zeros_like(values))
-
-
 def roll_out(
     pmdp: PessimisticMdp,
     *,
@@ -298,19 +292,14 @@ def roll_out(
             remaining=horizon - 1 - t,
             rows=None if rows is None else of_these(at),
         )
-        row = RollOut(
-            observations,
-            drawn,
-            result.rewards,
-            observe(task, result.next_states),
-            result.terminated,
-            result.unknown,
-            ~of_these(halted),
-            result.disagreement,
-        )
+        # Columns side by side: one operation for all costs what it does for one.
+        numbers = [observations, drawn, observe(task, result.next_states)]
+        numbers += [result.rewards[:, None], result.disagreement[:, None]]
+        is_so = [result.terminated, result.unknown, ~of_these(halted)]
+        row = tf.concat(numbers, axis=1), tf.stack(is_so, axis=1)
         out = tuple(
-            array.write(t, _where(~halted, among_all(x, tf.zeros([count, *x.shape[1:]], x.dtype))))
-            for array, x in zip(out, row, strict=True)
+            array.write(t, tf.where(~halted[:, None], x, empty) if whole else among_all(x, empty))
+            for array, x, empty in zip(out, row, empties, strict=True)
         )
         return (
             t + 1,
@@ -320,30 +309,32 @@ def roll_out(
             out,
         )
 
-    def array(dtype: tf.DType, *shape: int | None) -> tf.TensorArray:
-        return tf.TensorArray(dtype, size=horizon, element_shape=[starts.shape[0], *shape])
-
     s, a = task.state_dim, task.action_dim
-    fields = RollOut(
-        array(tf.float32, s),
-        array(tf.float32, a),
-        array(tf.float32),
-        array(tf.float32, s),
-        array(tf.bool),
-        array(tf.bool),
-        array(tf.bool),
-        array(tf.float32),
+    empties = tf.zeros([count, s + a + s + 2]), tf.zeros([count, 3], tf.bool)
+    fields = tuple(
+        tf.TensorArray(empty.dtype, size=horizon, element_shape=[starts.shape[0], empty.shape[1]])
+        for empty in empties
     )
     at = tf.zeros_like(member) if rows is None else rows
     steps, _, _, _, out = tf.while_loop(
         lambda t, states, at, halted, out: (t < horizon) & ~tf.reduce_all(halted),
         body,
-        (tf.constant(0), starts, at, tf.zeros([count], tf.bool), tuple(fields)),
+        (tf.constant(0), starts, at, tf.zeros([count], tf.bool), fields),
         parallel_iterations=1,
     )
-    if whole:
-        return RollOut(*(array.stack() for array in out))
-    return RollOut(*(array.gather(tf.range(steps)) for array in out))
+    numbers, is_so = (array.stack() if whole else array.gather(tf.range(steps)) for array in out)
+    observations, actions, following, others = tf.split(numbers, [s, a, s, 2], axis=2)
+    terminated, unknown, valid = tf.unstack(is_so, axis=2)
+    return RollOut(
+        observations=observations,
+        actions=actions,
+        rewards=others[..., 0],
+        next_observations=following,
+        terminated=terminated,
+        unknown=unknown,
+        valid=valid,
+        disagreement=others[..., 1],
+    )
 
 
 def roll_out_in_groups(
