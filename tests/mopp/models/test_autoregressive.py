@@ -797,9 +797,9 @@ class _Spy:
     def __init__(self):
         self.rows, self.rates = [], []
         self.weight = tf.Variable(0.0)
-        self.adam = types.SimpleNamespace(moments=[])
+        self.adam = types.SimpleNamespace(moments=[], is_shared=False)
 
-    def run(self, data, rows, rates):
+    def run(self, data, rows, rates, batch_size):
         del data
         self.rows.append(rows.numpy())
         self.rates.append(rates.numpy())
