@@ -6,8 +6,9 @@ PYTHON is an environment with requirements-policies.txt. Checkpoints are ALGO-EN
 FOLDER; a JSON line tells the mean return of each over ten episodes. `ship_policy` makes a checkpoint
 one of the behaviour policies in policies/.
 
-The same command goes on where it was stopped, with --keep-buffer from its replay buffer too, which then
-holds every step of the training, in order: D4RL's replay sets are its first steps.
+With --keep-buffer the replay buffer is saved with the last checkpoint. It holds every step of the
+training, in order: D4RL's replay sets are its first steps. The same command then goes on where it was
+stopped, though not with the same random numbers. Without the flag it begins anew.
 """
 
 from __future__ import annotations
@@ -71,25 +72,15 @@ def returns(model: Any, environment: Any) -> list[float]:
     return found
 
 
-def newest(folder: pathlib.Path, name: str, needs_buffer: bool) -> tuple[int, pathlib.Path | None]:
-    """The steps of the last checkpoint, and its file; 0 and None where there is none.
+def steps_saved(folder: pathlib.Path, name: str) -> int:
+    """The steps after which checkpoint and replay buffer were saved; 0: never.
 
     Args:
       folder: of the checkpoints.
-      name: what their names have before and after the steps, with {} between.
-      needs_buffer: whether only one counts whose replay buffer was saved too.
+      name: of its files, with {} for the steps.
     """
-    before, after = name.split("{}")
-    found = {
-        int(path.stem.removeprefix(before).removesuffix(after)): path
-        for path in folder.glob(f"{name.format('*')}.zip")
-    }
-    buffer = folder / f"{name.format('buffer')}.json"
-    if needs_buffer:
-        saved = json.loads(buffer.read_text())["steps"] if buffer.exists() else 0
-        found = {steps: path for steps, path in found.items() if steps == saved}
-    steps = max(found, default=0)
-    return steps, found.get(steps)
+    told = folder / f"{name.format('buffer')}.json"
+    return json.loads(told.read_text())["steps"] if told.exists() else 0
 
 
 def save_buffer(model: Any, folder: pathlib.Path, name: str, steps: int) -> None:
@@ -124,17 +115,17 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     kind = f"{arguments.algorithm}-{arguments.env}-{{}}-seed{arguments.seed}"
     environment, judge = gymnasium.make(arguments.env), gymnasium.make(arguments.env)
-    done, path = newest(arguments.output, kind, arguments.keep_buffer)
-    if path is None:
+    done = steps_saved(arguments.output, kind) if arguments.keep_buffer else 0
+    if not done:
         actor = [int(width) for width in arguments.actor.split(",")]
         model = make(
             arguments.algorithm, environment, arguments.seed, actor, max(arguments.steps, 1_000_000)
         )
     else:
         found_class = getattr(stable_baselines3, arguments.algorithm)
+        path = arguments.output / f"{kind.format(done)}.zip"
         model = found_class.load(path, env=environment, device="cpu")
-        if arguments.keep_buffer:
-            model.load_replay_buffer(arguments.output / f"{kind.format('buffer')}.pkl")
+        model.load_replay_buffer(arguments.output / f"{kind.format('buffer')}.pkl")
         print(json.dumps({"going_on_from": done}), flush=True)
     began = time.monotonic()
     while done < arguments.steps:
