@@ -6,6 +6,9 @@ PYTHON is an environment with requirements-policies.txt. Checkpoints are ALGO-EN
 FOLDER; a JSON line tells the mean return of each over ten episodes. `ship_policy` makes a checkpoint
 one of the behaviour policies in policies/.
 
+With --physics=v2 the robot of Gymnasium's -v4 environment gets the masses and margins of OpenAI Gym's
+-v2; this imports offline_tf.tasks.simulator, so run it as -m benchmarks.robustness.train_policy then.
+
 With --keep-buffer the replay buffer is saved with the last checkpoint. It holds every step of the
 training, in order: D4RL's replay sets are its first steps. The same command then goes on where it was
 stopped, though not with the same random numbers. Without the flag it begins anew.
@@ -95,9 +98,28 @@ def save_buffer(model: Any, folder: pathlib.Path, name: str, steps: int) -> None
     partial.replace(told)
 
 
+def make_environment(name: str, physics: str) -> Any:
+    """One of Gymnasium's environments, with OpenAI Gym's old physics if wanted.
+
+    Args:
+      name: Gymnasium id; for v2 a robot's -v4, whose observations and rewards are those of -v2.
+      physics: v2, or empty for the environment's own.
+    """
+    import gymnasium
+
+    environment = gymnasium.make(name)
+    if physics:
+        from offline_tf.tasks import simulator
+
+        robot = name.removesuffix("-v4")
+        if robot not in ("Hopper", "Walker2d", "HalfCheetah"):  # Ant's observations differ
+            raise SystemExit(f"--physics={physics}: expected Hopper-v4, Walker2d-v4, HalfCheetah-v4")
+        simulator.make_v2(environment.unwrapped.model, robot)
+    return environment
+
+
 def main() -> None:
     """Trains."""
-    import gymnasium
     import stable_baselines3
     import torch
 
@@ -108,13 +130,15 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20_000, help="steps between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--actor", default="128,128", help="hidden widths; D4RL's: 256,256")
+    parser.add_argument("--physics", choices=("", "v2"), default="", help="v2: OpenAI Gym's")
     parser.add_argument("--keep-buffer", action="store_true", help="save all steps too")
     parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("runs", "policies"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    kind = f"{arguments.algorithm}-{arguments.env}-{{}}-seed{arguments.seed}"
-    environment, judge = gymnasium.make(arguments.env), gymnasium.make(arguments.env)
+    physics = arguments.physics and f"-{arguments.physics}"
+    kind = f"{arguments.algorithm}-{arguments.env}{physics}-{{}}-seed{arguments.seed}"
+    environment, judge = (make_environment(arguments.env, arguments.physics) for _ in range(2))
     done = steps_saved(arguments.output, kind) if arguments.keep_buffer else 0
     if not done:
         actor = [int(width) for width in arguments.actor.split(",")]

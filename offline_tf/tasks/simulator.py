@@ -52,13 +52,22 @@ def load_model(task: TaskSpec, physics: str = "v2") -> mujoco.MjModel:
     assets = pathlib.Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
     model = mujoco.MjModel.from_xml_path(str(assets / task.simulation.xml[physics]))
     if physics == "v2":
-        constants = json.loads(_V2_FILE.read_text())[task.simulation.v2_key]
-        for field, values in constants.items():
-            getattr(model, field)[:] = np.asarray(values)
-        if _margins_add():
-            model.geom_margin[:] *= 0.5
-        mujoco.mj_setConst(model, mujoco.MjData(model))
+        make_v2(model, task.simulation.v2_key)
     return model
+
+
+def make_v2(model: mujoco.MjModel, robot: str) -> None:
+    """Gives Gymnasium's v4 model of a robot the constants of OpenAI Gym's -v2, in place.
+
+    Args:
+      model: of Hopper-v4 or another robot.
+      robot: Hopper, Walker2d, HalfCheetah or Ant.
+    """
+    for field, values in json.loads(_V2_FILE.read_text())[robot].items():
+        getattr(model, field)[:] = np.asarray(values)
+    if _margins_add():
+        model.geom_margin[:] *= 0.5
+    mujoco.mj_setConst(model, mujoco.MjData(model))
 
 
 @functools.cache
