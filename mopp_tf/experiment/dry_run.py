@@ -236,7 +236,7 @@ def plan(*stages: object) -> list[str]:
     check(configs)
     run, model, choice = configs.run, configs.model, configs.choice
     threads = compilation.use_threads(run.threads)  # first: a user's task file may make tensors
-    devices.check_devices(run.devices)
+    shared = devices.use_devices_here(run.devices)
     task = tasks.get(run.env, run.simulator)
     folder = folder_of(configs)
     if run.dataset:
@@ -260,7 +260,7 @@ def plan(*stages: object) -> list[str]:
     intent = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
     return [
         f"{intent}: {run.algorithm} on {task.name}, {run.dataset} ({rows:,} rows), {dtype.name}, "
-        f"{threads} threads",
+        f"{threads} threads{shared and f', {shared}'}",
         *dry_run.in_words(
             [part for part in parts if part.name not in done], dry_run.memory(task, rows)
         ),

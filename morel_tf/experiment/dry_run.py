@@ -250,7 +250,7 @@ def plan(*stages: object) -> list[str]:
     check(configs)
     run = configs.run
     threads = compilation.use_threads(run.threads)  # first: a user's task file may make tensors
-    devices.check_devices(run.devices)
+    shared = devices.use_devices_here(run.devices)
     task = tasks.get(run.env, run.simulator)
     folder = folder_of(configs)
     if run.dataset:
@@ -275,7 +275,8 @@ def plan(*stages: object) -> list[str]:
     intent = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
     data = run.dataset or f"{run.exploration} data, made here"
     return [
-        f"{intent}: MOReL on {task.name}, {data} ({rows:,} rows), {dtype.name}, {threads} threads",
+        f"{intent}: MOReL on {task.name}, {data} ({rows:,} rows), {dtype.name}, {threads} threads"
+        f"{shared and f', {shared}'}",
         *dry_run.in_words(
             [part for part in parts if part.name not in done], dry_run.memory(task, rows)
         ),

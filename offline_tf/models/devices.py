@@ -68,22 +68,32 @@ def use_devices(choice: str) -> int:
             logging.info("worker 0 tells how the run goes, and keeps it")
             logging.set_verbosity(logging.WARNING)
     else:
-        names = _devices(choice)
-        if len(names) > 1:
-            _split_cpu(names)
-            _state["strategy"] = _of_devices(tuple(names))
+        _use_here(choice)
     return replicas()
 
 
-def check_devices(choice: str) -> None:
-    """Checks, making nothing, that `use_devices` would find what it is asked for.
+def use_devices_here(choice: str) -> str:
+    """`use_devices` without the other workers of a TF_CONFIG, for pieces that are tried.
+
+    Returns:
+      The devices that the run itself would have, in words as in `in_words`.
 
     Raises:
-      UserError: it would not.
+      UserError: there are fewer here, or TF_CONFIG cannot be read.
     """
-    if choice == _ALL:
-        _cluster()
-    _devices(choice)
+    _state.update(strategy=None, worker=0, workers=1)
+    others = max(len(_cluster()[0]), 1) if choice == _ALL else 1
+    _use_here(choice)
+    if others == 1:
+        return in_words()
+    return f"fits on {others * replicas()} devices of {others} workers, timed on this one alone"
+
+
+def _use_here(choice: str) -> None:
+    names = _devices(choice)
+    if len(names) > 1:
+        _split_cpu(names)
+        _state["strategy"] = _of_devices(tuple(names))
 
 
 def check_one_worker(flag: str, choice: str) -> None:

@@ -69,7 +69,7 @@ def test_minibatches_need_a_row_for_each_device():
 )
 def test_a_wrong_tf_config_is_told(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
-    for asked in (devices.use_devices, devices.check_devices):
+    for asked in (devices.use_devices, devices.use_devices_here):
         with pytest.raises(UserError, match="TF_CONFIG: expected"):
             asked("all")
 
@@ -77,8 +77,16 @@ def test_a_wrong_tf_config_is_told(monkeypatch, text):
 def test_without_all_a_tf_config_of_the_platform_means_nothing(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", '{"cluster": {"chief": ["a:1"]}}')
     assert devices.use_devices("1") == 1
-    devices.check_devices("1")
+    assert devices.use_devices_here("1") == ""
     devices.check_one_worker("select=offline", "1")
+
+
+def test_pieces_are_tried_on_one_worker_alone(monkeypatch):
+    config = {"cluster": {"worker": ["a:1", "b:1", "c:1"]}, "task": {"type": "worker", "index": 2}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    said = devices.use_devices_here("all")
+    assert said == "fits on 3 devices of 3 workers, timed on this one alone"
+    assert devices.workers() == devices.replicas() == 1
 
 
 def test_what_needs_one_worker_says_so(monkeypatch):
