@@ -5,6 +5,7 @@ python -m benchmarks.memory --source FILE.hdf5 --numbers results/tables/memory.j
 SOURCE, a file with D4RL's keys, is repeated until it has so many rows. Resident memory is that of the
 process alone ("anonymous") and with the pages of mapped files, which the system takes back when it
 needs them. Trainings are whole runs, export included, with few steps: memory does not grow with them.
+--workers=2 fits with two workers on this machine; the larger of their peaks counts.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import time
 
 import h5py
 import numpy as np
+
+from benchmarks.two_workers import clusters
 
 _TRAININGS = {
     "morel": "morel_tf.train --preset=quick --dynamics_epochs=1 --dynamics_batch_size=2048 "
@@ -53,16 +56,23 @@ def resident(pid: int) -> dict[str, int]:
     return {name: int(size) for name, size in re.findall(r"(RssAnon|VmRSS):\s+(\d+) kB", status)}
 
 
-def peak(command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """Runs a command; returns peak resident GiB and its seconds."""
+def peak(command: list[str], environments: list[dict[str, str]]) -> dict[str, float]:
+    """Runs a command in one or several processes; returns peak resident GiB of one, and seconds.
+
+    Args:
+      command: of each process.
+      environments: of the processes, what is not this one's.
+    """
     began = time.monotonic()
     highest = {"RssAnon": 0, "VmRSS": 0}
-    with subprocess.Popen(command, env=os.environ | environment) as process:
-        while process.poll() is None:
-            for name, kilobytes in resident(process.pid).items():
-                highest[name] = max(highest[name], kilobytes)
-            time.sleep(0.05)
-    if process.returncode:
+    processes = [subprocess.Popen(command, env=os.environ | own) for own in environments]
+    while any(process.poll() is None for process in processes):
+        for process in processes:
+            if process.poll() is None:
+                for name, kilobytes in resident(process.pid).items():
+                    highest[name] = max(highest[name], kilobytes)
+        time.sleep(0.05)
+    if any(process.returncode for process in processes):
         raise SystemExit(f"{' '.join(command)} failed")
     return {
         "anonymous_gib": round(highest["RssAnon"] / 2**20, 2),
@@ -78,6 +88,9 @@ def main() -> None:
     parser.add_argument("--env", default="hopper")
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 10_000_000])
     parser.add_argument("--column_mb", nargs="+", default=["", "32"], help="'': the default")
+    parser.add_argument("--algorithms", nargs="+", default=list(_TRAININGS), choices=_TRAININGS)
+    parser.add_argument("--flags", default="", help="more, for all trainings")
+    parser.add_argument("--workers", type=int, default=1, choices=(1, 2))
     parser.add_argument("--numbers", type=pathlib.Path)
     arguments = parser.parse_args()
     report = []
@@ -87,12 +100,22 @@ def main() -> None:
             size = repeat(arguments.source, rows, data)
             for column_mb in arguments.column_mb:
                 environment = {"OFFLINE_TF_COLUMN_MB": column_mb, "OFFLINE_TF_SCRATCH": scratch}
-                for algorithm, training in _TRAININGS.items():
+                for algorithm in arguments.algorithms:
+                    training = _TRAININGS[algorithm]
                     folder = pathlib.Path(scratch, f"{algorithm}-{rows}-{column_mb}")
                     command = [sys.executable, "-m", *training.split(), f"--env={arguments.env}"]
-                    command += [f"--dataset={data}", f"--workdir={folder}"]
+                    command += [
+                        f"--dataset={data}",
+                        f"--workdir={folder}",
+                        *arguments.flags.split(),
+                    ]
+                    environments = [environment]
+                    if arguments.workers > 1:
+                        command.append("--devices=all")
+                        environments = [environment | {"TF_CONFIG": own} for own in clusters()]
                     row = {"algorithm": algorithm, "rows": rows, "column_mb": column_mb or None}
-                    row |= {"data_gib": round(size / 2**30, 2), **peak(command, environment)}
+                    row |= {"workers": arguments.workers, "data_gib": round(size / 2**30, 2)}
+                    row |= peak(command, environments)
                     report.append(row)
                     print(json.dumps(row), flush=True)
             data.unlink()

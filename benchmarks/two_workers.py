@@ -44,15 +44,18 @@ _FLAGS = (
 )
 
 
-def free_ports() -> list[int]:
-    """Two ports that nobody listens to."""
+def clusters() -> list[str]:
+    """TF_CONFIG of two workers on this machine, on ports that nobody listens to."""
     sockets = [socket.socket() for _ in range(2)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
         each.close()
-    return ports
+    return [
+        json.dumps({"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}})
+        for index in range(2)
+    ]
 
 
 class Runs:
@@ -87,20 +90,9 @@ class Runs:
 
     def workers(self, name: str, log: str) -> list[subprocess.Popen[bytes]]:
         """Starts two workers of one run."""
-        addresses = [f"127.0.0.1:{port}" for port in free_ports()]
         return [
-            self.start(
-                name,
-                "all",
-                f"{log}-worker{index}",
-                json.dumps(
-                    {
-                        "cluster": {"worker": addresses},
-                        "task": {"type": "worker", "index": index},
-                    }
-                ),
-            )
-            for index in range(2)
+            self.start(name, "all", f"{log}-worker{index}", cluster)
+            for index, cluster in enumerate(clusters())
         ]
 
     def curve(self, name: str) -> list[float]:
