@@ -7,8 +7,8 @@ score, interquartile means with 95 % intervals (stratified bootstrap over seeds)
 algorithm beats another, and which cells miss. --page writes it between two markers of a page. The
 picture has performance profiles: the share of runs above each share of the paper's figure, or score.
 
-Records are papers-morel.json, papers-d4rl.json (data made by D4RL's recipe) and d4rl-v2.json (D4RL's own
-files, which this project could not download: `./run.sh campaign d4rl-v2` is for those who have them).
+Records are papers-morel.json, papers-d4rl.json (data made by D4RL's recipe) and d4rl-v2.json (D4RL's
+own files, which this project could not download; `./run.sh campaign d4rl-v2` is for who has them).
 """
 
 from __future__ import annotations
