@@ -29,7 +29,7 @@ class RunConfig:
         "that follow from your data, and on data made here tuned; rules: on all data; tuned: constants "
         "chosen on data made here; authors: their published settings, with another implementation's "
         "where there are none, and with --algorithm=mbop MOPP's members and steps; authors-20k: the "
-        "same with 20,000 steps. Tasks of yours have the default one only.",
+        "same with 20,000 steps. Tasks of yours have default and rules only, which are the same there.",
     )
     algorithm: str = knob(
         "mopp",
