@@ -113,7 +113,9 @@ def make_environment(name: str, physics: str) -> Any:
 
         robot = name.removesuffix("-v4")
         if robot not in ("Hopper", "Walker2d", "HalfCheetah"):  # Ant's observations differ
-            raise SystemExit(f"--physics={physics}: expected Hopper-v4, Walker2d-v4, HalfCheetah-v4")
+            raise SystemExit(
+                f"--physics={physics}: expected Hopper-v4, Walker2d-v4, HalfCheetah-v4"
+            )
         simulator.make_v2(environment.unwrapped.model, robot)
     return environment
 
