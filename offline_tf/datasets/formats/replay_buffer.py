@@ -120,8 +120,8 @@ def _columns(path: pathlib.Path, task: TaskSpec) -> _Columns:
         )
     if not told_apart:
         raise UserError(
-            f"--training: {path} does not tell time limits from terminal states; expected a buffer with "
-            "handle_timeout_termination"
+            f"--training: {path} does not tell time limits from terminal states; expected a buffer "
+            "with handle_timeout_termination"
         )
     held = _Columns(**{name: values[:count] for name, values in rows.items()})
     _check_widths(held, task, path)
