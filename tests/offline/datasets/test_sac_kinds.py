@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from benchmarks.d4rl_recipe import published
 from mopp_tf import config as mopp_config
 from morel_tf import config as morel_config
 from offline_tf import tasks
@@ -129,18 +128,3 @@ def test_help_names_every_kind(config):
     (field,) = (field for field in dataclasses.fields(config) if field.name == "dataset")
     words = field.metadata["help"].replace(";", " ").replace(",", " ").replace(".", " ").split()
     assert set(names.KINDS) <= set(words)
-
-
-# D4RL's own normalised scores of its v2 files, which other tables quote.
-SCORES = {
-    "hopper": {"random": 1.2, "medium": 44.3, "medium-replay": 15.0},
-    "walker2d": {"random": 0.0, "medium": 62.1, "medium-replay": 14.8},
-    "halfcheetah": {"random": -0.1, "medium": 40.7, "medium-replay": 27.2},
-}
-
-
-@pytest.mark.parametrize("env", SCORES)
-def test_quoted_returns_agree_with_quoted_scores(env):
-    for kind, score in SCORES[env].items():
-        found = tasks.get(env).normalized_score(published.D4RL[env][kind].mean)
-        assert found == pytest.approx(score, abs=0.06)
