@@ -103,6 +103,10 @@ def test_a_checkpoint_is_run_once_and_again_where_its_file_changed(folder):
     told = []
     first = checkpoints.judge(training, HOPPER, episodes=2, tell=told.append)
     assert told == first and [one.steps for one in first] == list(STEPS)
+    policy = foreign.read_sb3(training.checkpoints[40], HOPPER)
+    drawn, mean = (checkpoints.earned(policy, HOPPER, draws, 2) for draws in (True, False))
+    assert (first[1].mean, first[1].std) == (drawn.mean(), drawn.std(ddof=1))
+    assert first[1].mean_of_mean_actions == mean.mean() != drawn.mean()
     again = checkpoints.judge(training, HOPPER, known=first, episodes=2, tell=told.append)
     assert again == first and len(told) == 3
     torch_files.write_sb3(training.checkpoints[40], weights(7))
@@ -150,7 +154,13 @@ def test_one_command_ships_policies_and_writes_what_the_names_stand_for(folder, 
     assert about["command"].startswith("python -m benchmarks.robustness.train_policy SAC Hopper-v4")
     for word in (f"--steps={nearest['steps']}", "--physics=v2", "--keep-buffer", "--actor=8"):
         assert word in about["command"].split()
-    assert about["picked"]["mean_return_then"] == nearest["mean"] != about["mean_return"]
+    drawn, mean = (
+        checkpoints.earned(shipped, HOPPER, draws, making.EPISODES, seed=1)
+        for draws in (True, False)
+    )
+    assert about["mean_return"] == pytest.approx(drawn.mean())
+    assert about["mean_return_of_mean_actions"] == pytest.approx(mean.mean())
+    assert about["picked"]["mean_return_then"] == nearest["mean"]
     assert "hopper-medium-v2, 1422.06 (quoted)" in about["picked"]["by"]
     assert about["interrupted_after"] == ([30] if nearest["steps"] > 30 else [])
 
