@@ -33,7 +33,7 @@ predict             offline_tf.predict             actions for a file of observa
 serve               offline_tf.serve               an export over HTTP on localhost:8501
 # Many runs
 study               offline_tf.study               the runs of a STUDY.toml, here, on a Ray cluster or Slurm
-campaign            benchmarks.campaign            a list of trainings into its record; papers: MOReL's twenty cells, three seeds
+campaign            benchmarks.campaign            a list of trainings into its record; papers: those of the papers' tables
 python              -                              runs a script in .venv
 repro               offline_tf.repro               makes a run again and says where it differs, if it does
 results             offline_tf.results             writes the tables of results from records

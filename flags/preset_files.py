@@ -20,8 +20,8 @@ def preset_file(family: str, preset: str, env: str, dataset: str = "") -> pathli
       family: "morel" or "mopp".
       preset: such as "default".
       env: the robot.
-      dataset: the value of --dataset; "medium-ours" and "DIR/hopper-medium-v2.hdf5" are both
-        "medium".
+      dataset: the value of --dataset; "medium-ours", "medium-sac" and "DIR/hopper-medium-v2.hdf5"
+        are all "medium".
 
     Raises:
       UserError: no such preset; the message lists those that exist.
@@ -40,12 +40,13 @@ def preset_file(family: str, preset: str, env: str, dataset: str = "") -> pathli
 
 def _kind_of_data(env: str, dataset: str) -> str:
     name = pathlib.Path(dataset).stem.replace("_", "-").lower().removeprefix(f"{env}-")
-    for suffix in ("-ours", "-v0", "-v1", "-v2"):
+    for suffix in ("-ours", "-sac", "-v0", "-v1", "-v2"):
         name = name.removesuffix(suffix)
     return {"medium-replay": "mixed"}.get(name, name)
 
 
-def _is_made_here(dataset: str) -> bool:
+def _is_tuned_on(dataset: str) -> bool:
+    """Whether the constants of `tuned` were chosen on such data."""
     return not dataset or dataset.endswith("-ours")
 
 
@@ -70,9 +71,9 @@ def expand(
 ) -> list[str]:
     """Puts the preset's flagfile in front of the user's flags, which win over it.
 
-    A task without files of its own takes the dataclasses' defaults under --preset=default. On data that
-    are made here that preset has the constants of `tuned`, which were chosen on such data; on other
-    data it has rules. --preset=rules has these on all data.
+    A task without files of its own takes the dataclasses' defaults under --preset=default. On the kinds
+    with -ours that preset has the constants of `tuned`, which were chosen on them; on other data, those
+    with -sac among them, it has rules. --preset=rules has these on all data.
 
     Raises:
       UserError: no such preset.
@@ -84,7 +85,7 @@ def expand(
     preset = _peek(words, "preset", "default")
     dataset = _peek(words, "dataset", default_dataset)
     tuned = (_PRESETS / family / "tuned" / f"{env}.flags").exists()
-    if preset == "default" and tuned and env in known_tasks and _is_made_here(dataset):
+    if preset == "default" and tuned and env in known_tasks and _is_tuned_on(dataset):
         preset = "tuned"
     preset = "default" if preset == "rules" else preset
     built_in = (_PRESETS / family / "default" / f"{env}.flags").exists()

@@ -26,10 +26,11 @@ class RunConfig:
     preset: str = knob(
         "default",
         "Set of knob values for the task and data set; flags that you give win over it. default: rules "
-        "that follow from your data, and on data made here tuned; rules: on all data; tuned: constants "
-        "chosen on data made here; authors: their published settings, with another implementation's "
-        "where there are none, and with --algorithm=mbop MOPP's members and steps; authors-20k: the "
-        "same with 20,000 steps. Tasks of yours have default and rules only, which are the same there.",
+        "that follow from your data, and on the kinds with -ours tuned; rules: on all data; tuned: "
+        "constants chosen on those kinds; authors: their published settings, with another "
+        "implementation's where there are none, and with --algorithm=mbop MOPP's members and steps; "
+        "authors-20k: the same with 20,000 steps. Tasks of yours have default and rules only, which "
+        "are the same there.",
     )
     algorithm: str = knob(
         "mopp",

@@ -22,10 +22,10 @@ class RunConfig:
     preset: str = knob(
         "default",
         "Set of knob values for the task; flags that you give win over it. default: rules that follow "
-        "from your data, and on data made here tuned; rules: on all data; tuned: constants chosen on "
-        "data made here; "
-        "paper: near the paper, gaps filled from other implementations; authors: what their published "
-        "code has for D4RL's hopper-medium; fast: Hopper in seven minutes; quick: Hopper in five.",
+        "from your data, and on the kinds with -ours tuned; rules: on all data; tuned: constants "
+        "chosen on those kinds; paper: near the paper, gaps filled from other implementations; "
+        "authors: what their published code has for D4RL's hopper-medium; fast: Hopper in seven "
+        "minutes; quick: Hopper in five.",
     )
     seed: int = shared_knobs.seed_knob()
     workdir: str = knob(
@@ -42,9 +42,7 @@ class RunConfig:
         choices=EXPLORATIONS,
         source="paper sec. 5",
     )
-    data_steps: int = shared_knobs.data_steps_knob(
-        twice_for="medium-expert-ours", source="paper sec. 5"
-    )
+    data_steps: int = shared_knobs.data_steps_knob(twice_for="medium-expert", source="paper sec. 5")
     data_dir: str = shared_knobs.data_dir_knob()
     dynamics_from: str = knob(
         "", "Run folder whose fitted dynamics are taken over; data and dynamics flags must agree."

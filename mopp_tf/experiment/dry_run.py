@@ -18,7 +18,6 @@ from mopp_tf.models import training
 from offline_tf import tasks
 from offline_tf.config import knobs
 from offline_tf.datasets import sources
-from offline_tf.datasets.names import KINDS
 from offline_tf.models import compilation, critics, devices, fitting, networks
 from offline_tf.pipeline import dry_run, timing
 from offline_tf.pipeline.dry_run import Part
@@ -240,10 +239,10 @@ def plan(*stages: object) -> list[str]:
     task = tasks.get(run.env, run.simulator)
     folder = folder_of(configs)
     if run.dataset:
-        sources.check(run.dataset, KINDS)
+        sources.check_named(run.dataset, task=task, physics=run.physics, data_dir=run.data_dir)
     defaults = knobs.defaults_of(configs)
     old = RunRecord.check_folder(folder, run.algorithm, configs.flat(), FREE_FLAGS, defaults)
-    rows = dry_run.rows_of(task, run.dataset, run.data_steps)
+    rows = dry_run.rows_of(task, run.dataset, run.data_steps, run.data_dir)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.models_from:
         other = RunRecord.open_existing(pathlib.Path(run.models_from), "models_from")
@@ -254,7 +253,7 @@ def plan(*stages: object) -> list[str]:
     compilation.use_compiler(run.compile)
     spent = seconds(task, configs, threads)
     spent["data"] += rows * 2e-6
-    if run.dataset in KINDS:
+    if dry_run.is_made(run.dataset):
         spent["data"] += rows * timing.simulator_step(task, run.physics, threads)
     parts = [Part(name, value) for name, value in spent.items()]
     intent = f"go on with the run in {folder}" if old else f"make a new run in {folder}"

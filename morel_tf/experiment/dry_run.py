@@ -15,7 +15,6 @@ from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update
 from offline_tf import tasks
 from offline_tf.config import knobs
 from offline_tf.datasets import sources
-from offline_tf.datasets.names import KINDS
 from offline_tf.judging import good_episodes, judge
 from offline_tf.judging.model_simulator import Models, ModelSimulator
 from offline_tf.models import compilation, devices, fitting, gaussian_ensemble, networks
@@ -254,14 +253,13 @@ def plan(*stages: object) -> list[str]:
     task = tasks.get(run.env, run.simulator)
     folder = folder_of(configs)
     if run.dataset:
-        sources.check(run.dataset, KINDS)
+        sources.check_named(run.dataset, task=task, physics=run.physics, data_dir=run.data_dir)
     selects = run.select == "offline"
     old = None
     if not selects:
         defaults = knobs.defaults_of(configs)
         old = RunRecord.check_folder(folder, "morel", configs.flat(), FREE_FLAGS, defaults)
-    makes = not run.dataset or run.dataset in KINDS
-    rows = dry_run.rows_of(task, run.dataset, run.data_steps)
+    rows = dry_run.rows_of(task, run.dataset, run.data_steps, run.data_dir)
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.dynamics_from:
         RunRecord.open_existing(pathlib.Path(run.dynamics_from), "dynamics_from")
@@ -269,7 +267,7 @@ def plan(*stages: object) -> list[str]:
     dtype = networks.product_dtype(configs.dynamics.precision)
     compilation.use_compiler(run.compile)
     spent = seconds(task, configs, rows, threads)
-    if makes:
+    if dry_run.is_made(run.dataset):
         spent["data"] += rows * timing.simulator_step(task, run.physics, threads)
     parts = [Part(name, value) for name, value in spent.items()]
     intent = f"go on with the run in {folder}" if old else f"make a new run in {folder}"

@@ -58,8 +58,9 @@ def dataset_knob(default: str, if_empty: str = "") -> Any:
         default,
         "Logged data: an HDF5 file with D4RL's keys, a D4RL name, a Minari id or folder, tfds:NAME, "
         "a pickle of episodes, npz, CSV or Parquet (a file, a folder, a pattern), a LeRobot folder; or "
-        "data that is made here: random-ours, medium-ours, "
-        f"mixed-ours, expert-ours, medium-expert-ours{if_empty and f'; empty: {if_empty}'}.",
+        "data that is made here: random-ours, medium-ours, mixed-ours, expert-ours, "
+        "medium-expert-ours; by D4RL's recipe medium-sac, expert-sac, medium-expert-sac, and of a "
+        f"training's buffer medium-replay-sac, full-replay-sac{if_empty and f'; empty: {if_empty}'}.",
     )
 
 

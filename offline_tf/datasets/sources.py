@@ -22,8 +22,8 @@ from offline_tf.datasets.formats import (
     table_rows,
     tables,
 )
-from offline_tf.datasets.names import AS_NAMED, FORMS, KINDS, Reading
-from offline_tf.datasets.simulated import generated
+from offline_tf.datasets.names import AS_NAMED, FORMS, KINDS, SAC_KINDS, Reading
+from offline_tf.datasets.simulated import generated, sac_kinds
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
 _PAIRS = 5000
@@ -72,6 +72,22 @@ def check(name: str, kinds: tuple[str, ...] = ()) -> None:
         ours = f", or one of {', '.join(kinds)}" if kinds else ""
         raise UserError(f"--dataset: expected {FORMS}{ours}, got {name!r}")
     raise UserError(f"--dataset: expected a file at {path}, found none")
+
+
+def check_named(name: str, *, task: TaskSpec, physics: str, data_dir: str) -> None:
+    """Checks, without reading or making anything, that `load_named` could find or make a data set.
+
+    Args:
+      name: of the data.
+      task, physics, data_dir: see `load_named`.
+
+    Raises:
+      UserError: it cannot.
+    """
+    if name in SAC_KINDS:
+        sac_kinds.check(task, physics=physics, kind=name, data_dir=data_dir)
+    else:
+        check(name, KINDS)
 
 
 def tables_of(name: str) -> list[pathlib.Path]:
@@ -172,9 +188,16 @@ def load_named(
       name: of the data.
       task, physics, steps, seed, data_dir, threads: see `generated.load_or_make_kind`.
       reading: what a file does not say of itself.
+
+    Returns:
+      The transitions and a short name.
+
+    Raises:
+      UserError: there is no such data set and none can be made, it is damaged, or it does not fit.
     """
     if name in KINDS:
-        return generated.load_or_make_kind(
+        of_a_kind = sac_kinds if name in SAC_KINDS else generated
+        return of_a_kind.load_or_make_kind(
             task,
             physics=physics,
             kind=name,

@@ -132,6 +132,28 @@ STAND_INS: dict[tuple[str, str], Any] = {
 }
 
 
+class Inert:
+    """Stands for any class of a pickle: it keeps a state as its attributes, and does nothing."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        """Takes and forgets whatever the class was called with."""
+        del arguments, named
+
+    def __setstate__(self, state: Any) -> None:
+        """Keeps a state that is a dict; what __slots__ hold comes second in a tuple."""
+        if isinstance(state, tuple):
+            state = {k: v for part in state if isinstance(part, dict) for k, v in part.items()}
+        self.__dict__.update(state if isinstance(state, dict) else {})
+
+
+class DataOnly(pickle.Unpickler):
+    """Makes arrays, and inert objects of all else; nothing is imported."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        """Looks up a name that the pickle refers to."""
+        return STAND_INS.get((module_name, global_name), Inert)
+
+
 def resolved(content: Any) -> Any:
     """What a pickle holds, with arrays in place of their stand-ins.
 

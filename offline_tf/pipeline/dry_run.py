@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from offline_tf.datasets.names import KINDS
+from offline_tf.datasets.names import KINDS, REPLAY_KINDS
+from offline_tf.datasets.simulated import sac_kinds
 from offline_tf.numerics import large_columns
 from offline_tf.types import TaskSpec
 
@@ -29,12 +30,25 @@ def weights(*widths: int) -> int:
     return sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))
 
 
-def rows_of(task: TaskSpec, dataset: str, made: int) -> int:
-    """Rows of a data set: of the file by its size, else those that would be made."""
-    if dataset in KINDS:
-        return made * (2 if dataset == "medium-expert-ours" else 1)
-    path = pathlib.Path(dataset)
-    if not dataset or not path.is_file():
+def is_made(dataset: str) -> bool:
+    """Whether a run makes its data: none are named, or a kind that is not read from a training."""
+    return not dataset or (dataset in KINDS and dataset not in REPLAY_KINDS)
+
+
+def rows_of(task: TaskSpec, dataset: str, made: int, data_dir: str = "") -> int:
+    """Rows of a data set: of the file by its size, else those that would be made.
+
+    Args:
+      task: whose rows they are.
+      dataset: the value of --dataset.
+      made: rows of data that are made.
+      data_dir: see `large_columns.cache_folder`.
+    """
+    if is_made(dataset):
+        return made * (2 if dataset.startswith("medium-expert") else 1)
+    is_replay = dataset in REPLAY_KINDS
+    path = sac_kinds.replay_file(task, dataset, data_dir) if is_replay else pathlib.Path(dataset)
+    if not path.is_file():
         return made
     return max(path.stat().st_size // (4 * (2 * task.state_dim + task.action_dim + 2)), 1)
 

@@ -8,6 +8,7 @@ its size, as an npz.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
+from offline_tf.numerics import pickled_arrays
 from offline_tf.numerics.size_limits import check_size
 from offline_tf.policies import foreign_normalizer
 from offline_tf.policies import gaussian as policy_file
@@ -170,6 +172,11 @@ class MlpPolicy:
         """Whether it can draw its actions."""
         return self._log_std is not None
 
+    @property
+    def hidden_widths(self) -> tuple[int, ...]:
+        """Widths of its hidden layers."""
+        return tuple(len(bias) for _, bias in self._hidden)
+
     def arrays(self) -> dict[str, Any]:
         """Everything that acts, by name; see `save_mlp`."""
         named: dict[str, Any] = {"activation": self._activation}
@@ -274,16 +281,32 @@ def read_sb3(
 def _normalizer(
     about: dict[str, Any], task: TaskSpec, path: pathlib.Path, given: pathlib.Path | None
 ) -> Normalizer | None:
-    """What the policy was trained under; a zip file keeps original observations beside its own."""
+    """What the policy was trained under."""
     file = given or foreign_normalizer.beside(path)
     if file is not None:
         return foreign_normalizer.read(file, task.state_dim)
-    if about.get("_last_original_obs") is not None:
+    if _may_be_normalized(about):
         raise UserError(
             f"--policy: {path} was trained under VecNormalize, and would act on other observations "
             f"than it knows; put its {foreign_normalizer.FILE} beside it, or give --policy_normalizer"
         )
     return None
+
+
+def _may_be_normalized(about: dict[str, Any]) -> bool:
+    """Whether a policy was trained under VecNormalize, or nothing in its file says that it was not.
+
+    Then a zip file keeps original observations beside the policy's own. SAC, TD3 and DDPG always keep
+    some; but VecNormalize makes float32 of all observations, so others were not its.
+    """
+    if about.get("_last_original_obs") is None:
+        return False
+    try:
+        content = base64.b64decode(about["_last_obs"][":serialized:"])
+        seen = pickled_arrays.resolved(pickled_arrays.DataOnly(io.BytesIO(content)).load())
+        return seen.dtype == np.float32
+    except Exception:  # a damaged pickle may raise anything
+        return True
 
 
 def _check_spaces(

@@ -6,8 +6,7 @@ Source: VecNormalize.normalize_obs, clip((s - mean) / sqrt(var + epsilon), -clip
 from __future__ import annotations
 
 import pathlib
-import pickle
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,7 +53,7 @@ def read(path: pathlib.Path, width: int) -> Normalizer | None:
     try:
         check_size(path.stat().st_size, str(path), "policy_normalizer")
         with path.open("rb") as file:
-            state = vars(_DataOnly(file).load())
+            state = vars(pickled_arrays.DataOnly(file).load())
         if not state["norm_obs"]:
             return None
         statistics = vars(state["obs_rms"])
@@ -83,23 +82,3 @@ def read(path: pathlib.Path, width: int) -> Normalizer | None:
     if not sound or not np.isfinite(found.variance).all() or not found.epsilon >= 0.0:
         raise UserError(f"--policy_normalizer: the statistics in {path} are not finite")
     return found
-
-
-class _Inert:
-    """Stands for any class of a pickle: it keeps a state, and does nothing."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        del arguments, named
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, tuple):  # what __slots__ hold comes second
-            state = {k: v for part in state if isinstance(part, dict) for k, v in part.items()}
-        self.__dict__.update(state if isinstance(state, dict) else {})
-
-
-class _DataOnly(pickle.Unpickler):
-    """Makes arrays, and inert objects of all else; nothing is imported."""
-
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        """Looks up a name that the pickle refers to."""
-        return pickled_arrays.STAND_INS.get((module_name, global_name), _Inert)

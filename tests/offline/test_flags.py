@@ -198,6 +198,8 @@ def test_every_robot_has_a_tuned_preset():
     [
         ("medium-ours", "hopper-medium"),
         ("medium-expert-ours", "hopper-medium-expert"),
+        ("medium-sac", "hopper-medium"),
+        ("medium-replay-sac", "hopper-mixed"),
         ("somewhere/hopper-medium-v2.hdf5", "hopper-medium"),
         ("hopper_medium_replay-v2.hdf5", "hopper-mixed"),
         ("hopper-medium-replay-v2.hdf5", "hopper-mixed"),
@@ -434,6 +436,8 @@ def expanded_file(words, default_env="hopper", family="morel"):
     [
         ([], "tuned/hopper"),  # data that are made here
         (["--dataset=medium-ours"], "tuned/hopper"),
+        (["--dataset=medium-sac"], None),  # nothing was chosen on such data
+        (["--dataset=medium-replay-sac", "--env=ant"], "default/ant"),
         (["--dataset=mine.hdf5"], None),  # hopper's default preset has nothing of its own
         (["--env=ant"], "tuned/ant"),
         (["--env=ant", "--preset=rules"], "default/ant"),

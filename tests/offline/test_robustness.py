@@ -202,6 +202,14 @@ def test_a_checkpoints_name_tells_its_command(tmp_path):
     about = ship_policy.about(path, 10_000)
     assert about["command"].endswith("SAC Hopper-v4 --steps=20000 --every=10000 --seed=3")
     assert about["versions"] == {"Python": "3.11", "Stable-Baselines3": "2"}
+    assert about["physics"] == "v4" and "-m" not in about["command"]
+    old = path.rename(tmp_path / "SAC-Hopper-v4-v2-20000-seed3.zip")
+    about = ship_policy.about(old, 10_000, (256, 256))
+    assert about["physics"] == "v2" and about["env"] == "hopper"
+    assert about["command"] == (
+        "python -m benchmarks.robustness.train_policy SAC Hopper-v4 --steps=20000 --every=10000 "
+        "--seed=3 --actor=256,256 --physics=v2"
+    )
     with pytest.raises(UserError, match="ALGO-ENV-STEPS-seedN.zip"):
         ship_policy.about(tmp_path / "policy.zip", 1)
 

@@ -92,9 +92,9 @@ def load_or_make(
     Raises:
       UserError: the task has no simulator or no shipped behaviour policy.
     """
-    name = f"{_stem(task, physics)}-{exploration}-{num_steps}-seed{seed}"
+    name = f"{stem(task, physics)}-{exploration}-{num_steps}-seed{seed}"
     shipped = policy_file.shipped(task.name)
-    return _cached(
+    return cached(
         name,
         shipped=shipped,
         task=task,
@@ -107,18 +107,18 @@ def load_or_make(
     )
 
 
-def _stem(task: TaskSpec, physics: str) -> str:
+def stem(task: TaskSpec, physics: str) -> str:
     """What data of a task are called in the cache: another simulator's data are other data."""
     physics_name = environments.physics_of(task, physics).partition(" ")[0]
-    stem = f"{tasks.short_name(task.name)}-{physics_name}"
+    name = f"{tasks.short_name(task.name)}-{physics_name}"
     if not isinstance(task.simulation, EnvironmentSpec):
-        return stem
+        return name
     # Plants of two modules may have one name.
     identity = f"{task.name} {task.simulation}"
-    return f"{stem}-{hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()}"
+    return f"{name}-{hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()}"
 
 
-def _cached(
+def cached(
     name: str,
     *,
     shipped: pathlib.Path,
@@ -130,7 +130,20 @@ def _cached(
     data_dir: str,
     threads: int,
 ) -> tuple[Transitions, str]:
-    """Reads NAME from the cache folder, or makes it with the policy in `shipped`."""
+    """Reads NAME from the cache folder, or makes it with the policy in `shipped`.
+
+    Args:
+      name: of the file, less what tells the policies of two versions apart.
+      shipped: the behaviour policy, which draws its actions.
+      task, physics, exploration, num_steps, seed, threads: see `collection.collect`.
+      data_dir: see `large_columns.cache_folder`.
+
+    Returns:
+      The transitions and the name.
+
+    Raises:
+      UserError: the task has no simulator, or there is no such policy.
+    """
     # A changed behaviour policy must not be answered with the old one's data.
     tag = ""
     if exploration != "random" and shipped.exists():
@@ -178,7 +191,7 @@ def load_or_make_kind(
 
     Args:
       task, physics: the robot.
-      kind: one of KINDS.
+      kind: one of names.OUR_KINDS.
       num_steps: rows (mixed: at most).
       seed: of the collection.
       data_dir: see `large_columns.cache_folder`.
@@ -209,8 +222,8 @@ def load_or_make_kind(
     if kind == "mixed-ours":
         training_data = _training_transitions(task, physics, shipped, data_dir)
         return whole_episodes(training_data, num_steps, seed), name
-    cached_name = f"{_stem(task, physics)}-{kind}-{num_steps}-seed{seed}"
-    data, _ = _cached(cached_name, shipped=shipped, task=task, exploration="pure", **common)
+    cached_name = f"{stem(task, physics)}-{kind}-{num_steps}-seed{seed}"
+    data, _ = cached(cached_name, shipped=shipped, task=task, exploration="pure", **common)
     return data, name
 
 

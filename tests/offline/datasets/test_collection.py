@@ -355,9 +355,7 @@ def test_plants_of_one_name_do_not_share_their_data():
         )
         for module in ("mod_a", "mod_b", "mod_a")
     )
-    assert (
-        generated._stem(one, "v2") == generated._stem(robot, "v2") != generated._stem(other, "v2")
-    )
+    assert generated.stem(one, "v2") == generated.stem(robot, "v2") != generated.stem(other, "v2")
 
 
 def test_another_behaviour_policy_means_other_data(hopper, tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import base64
 import io
 import pickle
 import sys
@@ -276,6 +277,22 @@ def test_a_policy_that_was_trained_on_other_observations_is_refused_without_its_
     assert foreign.load(path, HOPPER)[0].normalizer is None
     with pytest.raises(UserError, match="expected a zip file of Stable-Baselines3 for --policy"):
         foreign.load(tmp_path / "p.npz", HOPPER, path)
+
+
+def _kept(dtype):
+    """An array as a zip file of Stable-Baselines3 holds it."""
+    content = pickle.dumps(np.zeros((1, S), dtype), pickle.HIGHEST_PROTOCOL)
+    return {":type:": "ndarray", ":serialized:": base64.b64encode(content).decode()}
+
+
+def test_sac_keeps_original_observations_without_vecnormalize_too(tmp_path):
+    """VecNormalize makes float32 of what a policy sees; the robots' own observations are float64."""
+    path, original = tmp_path / "p.zip", _kept(np.float64)
+    torch_files.write_sb3(path, SAC, _last_original_obs=original, _last_obs=_kept(np.float64))
+    assert foreign.load(path, HOPPER)[0].normalizer is None
+    torch_files.write_sb3(path, SAC, _last_original_obs=original, _last_obs=_kept(np.float32))
+    with pytest.raises(UserError, match="under VecNormalize"):
+        foreign.load(path, HOPPER)
 
 
 @pytest.mark.parametrize(

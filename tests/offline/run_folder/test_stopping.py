@@ -203,6 +203,15 @@ def test_no_reader_takes_the_end_of_the_time_for_a_damaged_file(tmp_path, monkey
         sources.read_file(path, tasks.get("hopper"))
 
 
+def test_a_dry_run_counts_what_a_training_left(tmp_path, monkeypatch, untimed):
+    monkeypatch.setattr(dry_run.compilation, "use_threads", lambda threads: 1)
+    flags = {"dataset": "medium-replay-sac", "data_dir": str(tmp_path)}
+    with pytest.raises(UserError, match="^--dataset=medium-replay-sac: expected"):
+        dry_run.plan(*_configs(**flags))
+    (tmp_path / "hopper-medium-replay-sac.hdf5").write_bytes(bytes(4 * 27 * 700))
+    assert "(700 rows)" in "\n".join(dry_run.plan(*_configs(**flags)))
+
+
 @pytest.mark.parametrize(
     "flag", ["--dataset=nosuch.hdf5", "--dataset=nosuch-ours", "--dynamics_from=nosuch"]
 )
