@@ -23,7 +23,13 @@ from benchmarks.fuzz import torch_files
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.description import draft, table_facts
-from offline_tf.datasets.formats import d4rl, minari, observation_files, plant_logs
+from offline_tf.datasets.formats import (
+    d4rl,
+    minari,
+    observation_files,
+    plant_logs,
+    replay_buffer,
+)
 from offline_tf.datasets.quality import log_checks
 from offline_tf.inspection import inspect_stage
 from offline_tf.policies import foreign, foreign_normalizer, gaussian
@@ -241,6 +247,32 @@ def _normalizer(path: pathlib.Path) -> None:
     path.write_bytes(pickle.dumps(found, protocol=4))
 
 
+class Buffer:
+    """Stands for Stable-Baselines3's replay buffer: its attributes are all that a pickle keeps."""
+
+
+def _replay_buffer(path: pathlib.Path) -> None:
+    data, buffer = _transitions(), Buffer()
+    count = len(data)
+    columns = {
+        "observations": data.observations,
+        "next_observations": data.next_observations,
+        "actions": data.actions,
+        "rewards": data.rewards,
+        "dones": data.terminals.astype(np.float32),
+        "timeouts": np.zeros(count, np.float32),
+    }
+    vars(buffer).update(
+        {name: np.asarray(values)[:, None] for name, values in columns.items()},
+        buffer_size=count,
+        pos=0,
+        full=True,
+        handle_timeout_termination=True,
+        hostile=Hostile(),
+    )
+    path.write_bytes(pickle.dumps(buffer, protocol=5))
+
+
 def _observations(path: pathlib.Path) -> None:
     if path.suffix == ".npz":
         np.savez(path, observations=_transitions().observations)
@@ -328,6 +360,7 @@ FORMATS = (
     Format("sb3", ".zip", _sb3, lambda path: foreign.load(path, _task(), None)),
     Format("hostile_sb3", ".zip", _hostile_sb3, lambda path: foreign.load(path, _task(), None)),
     Format("normalizer", ".pkl", _normalizer, lambda path: foreign_normalizer.read(path, 11)),
+    Format("replay_buffer", ".pkl", _replay_buffer, lambda path: replay_buffer.read(path, _task())),
     Format("observations_csv", ".csv", _observations, _predicted),
     Format("observations_npz", ".npz", _observations, _predicted),
     Format("run_folder", ".zip", _run_folder, _read_run, members=1.0),

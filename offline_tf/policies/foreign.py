@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from offline_tf.numerics import pickled_arrays
+from offline_tf.numerics import pickle_sizes, pickled_arrays
 from offline_tf.numerics.size_limits import check_size
 from offline_tf.policies import foreign_normalizer
 from offline_tf.policies import gaussian as policy_file
@@ -303,6 +303,7 @@ def _may_be_normalized(about: dict[str, Any]) -> bool:
         return False
     try:
         content = base64.b64decode(about["_last_obs"][":serialized:"])
+        pickle_sizes.check(content)
         seen = pickled_arrays.resolved(pickled_arrays.DataOnly(io.BytesIO(content)).load())
         return seen.dtype == np.float32
     except Exception:  # a damaged pickle may raise anything
@@ -403,7 +404,9 @@ def _tensors(archive: bytes, source: str) -> dict[str, Array]:
         def storage(name: str, key: str) -> Array:
             return np.frombuffer(file.read(f"{folder}data/{key}"), _STORAGES[name])
 
-        state_dict = _TensorsOnly(io.BytesIO(file.read(index)), storage).load()
+        content = file.read(index)
+        pickle_sizes.check(content)
+        state_dict = _TensorsOnly(io.BytesIO(content), storage).load()
     if not isinstance(state_dict, dict):
         raise pickle.UnpicklingError("no dictionary of tensors")
     return {str(name): value for name, value in state_dict.items() if isinstance(value, np.ndarray)}

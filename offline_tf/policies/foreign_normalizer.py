@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from offline_tf.numerics import pickled_arrays
+from offline_tf.numerics import pickle_sizes, pickled_arrays
 from offline_tf.numerics.size_limits import check_size
 from offline_tf.types import Array, UserError
 
@@ -52,6 +52,7 @@ def read(path: pathlib.Path, width: int) -> Normalizer | None:
     """
     try:
         check_size(path.stat().st_size, str(path), "policy_normalizer")
+        pickle_sizes.check_file(path)
         with path.open("rb") as file:
             state = vars(pickled_arrays.DataOnly(file).load())
         if not state["norm_obs"]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from offline_tf.datasets.formats import columns, episodes, synonyms
-from offline_tf.numerics import pickled_arrays
+from offline_tf.numerics import pickle_sizes, pickled_arrays
 from offline_tf.numerics.size_limits import check_size
 from offline_tf.types import Transitions, UserError
 
@@ -46,6 +46,7 @@ def unpickle(path: pathlib.Path) -> Any:
     """
     check_size(path.stat().st_size, str(path))
     try:
+        pickle_sizes.check_file(path)
         with path.open("rb") as file:
             return pickled_arrays.resolved(_ArraysOnly(file, encoding="latin1").load())
     except Exception as error:  # a damaged pickle may raise anything

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from offline_tf.numerics import pickled_arrays
+from offline_tf.numerics import pickle_sizes, pickled_arrays
 from offline_tf.numerics.size_limits import check_size
 from offline_tf.types import Array, TaskSpec, Transitions, UserError
 
@@ -97,6 +97,7 @@ def _columns(path: pathlib.Path, task: TaskSpec) -> _Columns:
     """All steps that a buffer holds."""
     try:
         check_size(path.stat().st_size, str(path), "training")
+        pickle_sizes.check_file(path)
         with path.open("rb") as file:
             state = vars(pickled_arrays.DataOnly(file).load())
         found = {name: pickled_arrays.resolved(state[name]) for name in _Columns._fields}
