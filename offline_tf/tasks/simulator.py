@@ -14,10 +14,12 @@ solver's warm start over; the two agree to the solver's tolerance in one step.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 
 import gymnasium
 import numpy as np
@@ -50,10 +52,25 @@ def load_model(task: TaskSpec, physics: str = "v2") -> mujoco.MjModel:
     if physics not in PHYSICS:
         raise UserError(f"--physics: expected one of {', '.join(PHYSICS)}, got {physics!r}")
     assets = pathlib.Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
-    model = mujoco.MjModel.from_xml_path(str(assets / task.simulation.xml[physics]))
+    with _without_warnings():
+        model = mujoco.MjModel.from_xml_path(str(assets / task.simulation.xml[physics]))
     if physics == "v2":
         make_v2(model, task.simulation.v2_key)
     return model
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Within, MuJoCo keeps warnings to itself; it has some on Gymnasium's own files.
+
+    Else they stand on the terminal, and in a file MUJOCO_LOG.TXT in whatever folder one is.
+    """
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
 
 
 def make_v2(model: mujoco.MjModel, robot: str) -> None:

@@ -44,6 +44,16 @@ def test_v2_model_holds_recorded_constants(robot):
         np.testing.assert_array_equal(getattr(model, field), np.asarray(values), field)
 
 
+@pytest.mark.parametrize("physics", ["v2", "v4", "v5"])
+def test_a_robots_file_brings_no_warnings_and_no_log(physics, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    simulator.load_model(tasks.get("halfcheetah"), physics)
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
+    text = '<mujoco><compiler settotalmass="1"/><worldbody><geom size="1"/></worldbody></mujoco>'
+    mujoco.MjModel.from_xml_string(text)  # others' warnings are still told
+    assert "settotalmass" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(("robot", "mass"), TOTAL_MASS.items())
 def test_v2_total_mass(robot, mass):
     model = simulator.load_model(tasks.get(robot), "v2")
