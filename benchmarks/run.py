@@ -28,6 +28,7 @@ from benchmarks import peak
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _SLOW, _REPETITIONS = 0.93, 2
+_NPG_HIDDEN = 512
 Numbers = dict[str, float]
 
 
@@ -102,6 +103,22 @@ ROWS = (
     ),
     Row("the same, p99 over median", "decision_walker2d_int8", "p99_over_median", "x", 1.25, False),
     Row(
+        "MOPP decision, Hopper, networks of the default, float32",
+        "decision_hopper_default",
+        "ms",
+        "ms",
+        8.0,
+        False,
+    ),
+    Row(
+        "the same, LiteRT with 8 bits",
+        "decision_hopper_default_int8",
+        "ms",
+        "ms",
+        8.0,
+        False,
+    ),
+    Row(
         "20 environments in one call, over one by one",
         "decision_hopper_bfloat16",
         "batched_gain",
@@ -170,6 +187,27 @@ class Npg(NamedTuple):
     work: float
 
 
+def npg_models() -> Any:
+    """Hopper's models of `make_npg`: states hardly move."""
+    from morel_tf import config
+    from offline_tf import tasks
+    from offline_tf.models import gaussian_ensemble
+    from offline_tf.numerics import standardize
+
+    task = tasks.get("hopper")
+
+    def plain(width: int, scale: float) -> standardize.Statistics:
+        return standardize.Statistics(
+            np.zeros(width, np.float32), np.full(width, scale, np.float32)
+        )
+
+    inputs, deltas = plain(task.state_dim + task.action_dim, 1.0), plain(task.state_dim, 1e-4)
+    hidden = (_NPG_HIDDEN, _NPG_HIDDEN)
+    return gaussian_ensemble.GaussianEnsemble(
+        task, config.DynamicsConfig(), inputs, deltas, 0, hidden=hidden
+    )
+
+
 def make_npg(precision: str) -> Npg:
     """Builds the update; the models' products in "float32" or "bfloat16"."""
     import tensorflow as tf
@@ -177,22 +215,15 @@ def make_npg(precision: str) -> Npg:
     from morel_tf import config
     from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update
     from offline_tf import tasks
-    from offline_tf.models import compilation, gaussian_ensemble
-    from offline_tf.numerics import seeds, standardize
+    from offline_tf.models import compilation
+    from offline_tf.numerics import seeds
 
     compilation.use_threads(0)
     task = tasks.get("hopper")
     knobs, pmdp_knobs = config.PlannerConfig(), config.PmdpConfig(rollout_precision=precision)
     s, a = task.state_dim, task.action_dim
 
-    def plain(width: int, scale: float) -> standardize.Statistics:
-        return standardize.Statistics(
-            np.zeros(width, np.float32), np.full(width, scale, np.float32)
-        )
-
-    ensemble = gaussian_ensemble.GaussianEnsemble(
-        task, config.DynamicsConfig(), plain(s + a, 1.0), plain(s, 1e-4), 0
-    )
+    ensemble = npg_models()
     pmdp = pessimistic_mdp.make(
         task,
         physics="v2",
@@ -219,7 +250,7 @@ def make_npg(precision: str) -> Npg:
 
     block = roll_out(tf.constant([0, 0]))
     steps = float(block.valid.numpy().sum())
-    model = ensemble.size * ((s + a) * 512 + 512 * 512 + 512 * s)
+    model = ensemble.size * ((s + a) * _NPG_HIDDEN + _NPG_HIDDEN**2 + _NPG_HIDDEN * s)
 
     def whole(number: int) -> None:
         sampled = npg_planner.to_paths(roll_out(tf.constant([1, number])))
@@ -261,8 +292,8 @@ def npg(precision: str = "float32") -> Numbers:
     }
 
 
-def decision(robot: str, precision: str) -> Numbers:
-    """`plan_one` of an exported planner with the authors' sizes, and `plan` for 20 robots."""
+def decision(robot: str, precision: str, sizes: str = "authors") -> Numbers:
+    """`plan_one` of an exported planner, and `plan` for 20 robots."""
     import tensorflow as tf
 
     from benchmarks import decision as parts
@@ -272,7 +303,7 @@ def decision(robot: str, precision: str) -> Numbers:
 
     compilation.use_threads(0)
     dtype = tf.bfloat16 if precision == "bfloat16" else tf.float32
-    config = parts.BenchmarkConfig(env=robot)
+    config = parts.BenchmarkConfig(env=robot, sizes=sizes)
     planner, scale = parts.make_planner(config, dtype)
     observation = tf.random.stateless_normal([20, planner.task.state_dim], [0, 0])
     with tempfile.TemporaryDirectory() as folder:
@@ -307,7 +338,7 @@ def decision(robot: str, precision: str) -> Numbers:
     }
 
 
-def small_decision(robot: str) -> Numbers:
+def small_decision(robot: str, sizes: str = "authors") -> Numbers:
     """`plan` of planner_int8.tflite: the same networks, their products in 8-bit integers."""
     from benchmarks import decision as parts
     from mopp_tf import lite
@@ -316,7 +347,8 @@ def small_decision(robot: str) -> Numbers:
     from offline_tf.models import compilation
 
     compilation.use_threads(0)
-    planner, _ = parts.make_planner(parts.BenchmarkConfig(env=robot))
+    config = parts.BenchmarkConfig(env=robot, sizes=sizes)
+    planner, _ = parts.make_planner(config)
     observation = np.random.default_rng(0).normal(size=planner.task.state_dim).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "planner.tflite"
@@ -331,9 +363,7 @@ def small_decision(robot: str) -> Numbers:
         (spent,), (peaks,) = peak.in_turn([small], 15, [peak.probe()], repeats=20)
         (full,), _ = peak.in_turn([whole], 5, [], repeats=10)
     middle = float(np.median(spent))
-    work = 1e9 * parts.work_gflop(
-        parts.BenchmarkConfig(env=robot), planner.task.state_dim, planner.task.action_dim
-    )
+    work = 1e9 * parts.work_gflop(config, planner.task.state_dim, planner.task.action_dim)
     return {
         "ms": 1e3 * middle,
         "p99_over_median": float(np.quantile(spent, 0.99)) / middle,
@@ -346,14 +376,14 @@ def make_mopp_training(precision: str) -> Callable[[int], Any]:
     """20 Adam steps of three autoregressive dynamics models, Walker2d's sizes, batch 512."""
     import tensorflow as tf
 
-    from mopp_tf import config
+    from benchmarks.decision import AUTHORS as knobs
     from mopp_tf.models import autoregressive_network
     from mopp_tf.models import training as parts
     from offline_tf.models import compilation, fitting, networks
 
     compilation.use_threads(0)
     dtype = tf.bfloat16 if precision == "bfloat16" else tf.float32
-    knobs, s, a = config.ModelConfig(), 17, 6
+    s, a = 17, 6
     orders = autoregressive_network.orderings(s + 1, True, 3, 0, "dynamics")
     members = [
         autoregressive_network.make_network(
@@ -447,6 +477,8 @@ MEASUREMENTS: dict[str, Callable[[], Numbers]] = {
         for robot in ("hopper", "walker2d")
         for precision in ("float32", "bfloat16")
     },
+    "decision_hopper_default": lambda: decision("hopper", "float32", "default"),
+    "decision_hopper_default_int8": lambda: small_decision("hopper", "default"),
     "decision_hopper_int8": lambda: small_decision("hopper"),
     "decision_walker2d_int8": lambda: small_decision("walker2d"),
     "mopp_training_float32": lambda: mopp_training("float32"),
