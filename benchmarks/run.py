@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import peak
+from offline_tf.run_folder import files
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _SLOW, _REPETITIONS = 0.93, 2
@@ -443,6 +444,20 @@ def collection() -> Numbers:
     return {"million_s": time.perf_counter() - began}
 
 
+FIRST_STEP = """
+import numpy as np, tensorflow as tf
+from morel_tf.experiment import recipe
+from offline_tf.models import fitting, networks
+sizes = dict(hidden=(512, 512), output_dim=11, activation="relu")
+nets = [networks.mlp(14, generator=np.random.default_rng(i), **sizes) for i in range(4)]
+error = lambda n, x, y: tf.reduce_mean((networks.bind(n)(x) - y) ** 2)
+loss = lambda batches: [error(n, *batch) for n, batch in zip(nets, batches)]
+loop = fitting.Fit(networks.variables(*nets), loss=loss)
+data = (tf.zeros([9999, 14]), tf.zeros([9999, 11]))
+print(loop.run(data, tf.zeros([1, 4, 256], tf.int32), tf.ones([1])).numpy())
+"""
+
+
 def start() -> Numbers:
     """Wall time of --help, and of a process until its first minibatch step is done."""
     began = time.perf_counter()
@@ -450,20 +465,8 @@ def start() -> Numbers:
         [sys.executable, "-m", "morel_tf.train", "--help"], check=True, capture_output=True
     )
     help_seconds = time.perf_counter() - began
-    code = (
-        "import numpy as np, tensorflow as tf\n"
-        "from morel_tf.experiment import recipe\n"
-        "from offline_tf.models import fitting, networks\n"
-        "draws = np.random.default_rng(0)\n"
-        "nets = [networks.mlp(14, (512, 512), 11, 'relu', draws) for _ in range(4)]\n"
-        "error = lambda n, x, y: tf.reduce_mean((networks.bind(n)(x) - y) ** 2)\n"
-        "loss = lambda batches: [error(n, *batch) for n, batch in zip(nets, batches)]\n"
-        "loop = fitting.Fit(networks.variables(*nets), loss)\n"
-        "data = (tf.zeros([9999, 14]), tf.zeros([9999, 11]))\n"
-        "print(loop.run(data, tf.zeros([1, 4, 256], tf.int32), tf.ones([1])).numpy())\n"
-    )
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", FIRST_STEP], check=True, capture_output=True)
     return {"help_s": help_seconds, "first_step_s": time.perf_counter() - began}
 
 
@@ -548,14 +551,29 @@ def _one(name: str, peers: str) -> Numbers:
     return numbers
 
 
-def _measured(names: list[str], rounds: int, peers: str) -> dict[str, list[Numbers]]:
+Runs = dict[str, list[Numbers]]
+
+
+def _measured(names: list[str], rounds: int, peers: str, keep: Callable[[Runs], None]) -> Runs:
     """All rounds; measurements during which the machine was slow are made again, twice at most.
 
     Slow is numpy's product rate before and after at less than _SLOW of the best rate seen. Of
     repetitions the one at the highest rate counts, whatever it found.
+
+    Args:
+      names: of the measurements.
+      rounds: how often.
+      peers: the interpreter of the peers.
+      keep: gets all that there is, after each measurement.
     """
     probe = peak.numpy_probe()
     by_turn: dict[tuple[int, str], Numbers] = {}
+
+    def so_far() -> Runs:
+        turns_of = {name: [(number, name) for number in range(rounds)] for name in names}
+        found = {name: [by_turn.get(turn, {}) for turn in own] for name, own in turns_of.items()}
+        return {name: [numbers for numbers in own if numbers] for name, own in found.items()}
+
     turns = [(number, name) for number in range(rounds) for name in names]
     for _ in range(1 + _REPETITIONS):
         for turn in turns:
@@ -564,6 +582,7 @@ def _measured(names: list[str], rounds: int, peers: str) -> dict[str, list[Numbe
             numbers |= {"machine": (before + probe()) / 2} if numbers else {}
             if numbers.get("machine", 0.0) > by_turn.get(turn, {}).get("machine", -1.0):
                 by_turn[turn] = numbers
+                keep(so_far())
         best = max((numbers.get("machine", 0.0) for numbers in by_turn.values()), default=0.0)
         turns = [
             turn
@@ -573,7 +592,17 @@ def _measured(names: list[str], rounds: int, peers: str) -> dict[str, list[Numbe
         if turns:
             slow = ", ".join(sorted({name for _, name in turns}))
             print(f"the machine was slow during {slow}", file=sys.stderr, flush=True)
-    return {name: [by_turn.get((number, name), {}) for number in range(rounds)] for name in names}
+    return so_far()
+
+
+def record(runs: Runs, rounds: int) -> dict[str, Any]:
+    """What the file holds: medians, and what each round found."""
+    medians = {
+        name: {key: float(np.median([run[key] for run in several])) for key in several[0]}
+        for name, several in runs.items()
+        if several
+    }
+    return {"machine": machine(), "rounds": rounds, "numbers": medians, "runs": runs}
 
 
 def main() -> int:
@@ -593,22 +622,15 @@ def main() -> int:
     unknown = [name for name in names if name not in (*MEASUREMENTS, *peers)]
     if unknown:
         parser.error(f"expected names among {', '.join(MEASUREMENTS)}, got {unknown[0]}")
-    measured = _measured(names, arguments.rounds, arguments.peers if peers else "")
-    runs = {name: [numbers for numbers in measured[name] if numbers] for name in names}
-    medians = {
-        name: {key: float(np.median([run[key] for run in several])) for key in several[0]}
-        for name, several in runs.items()
-        if several
-    }
+    output: pathlib.Path | None = arguments.output
+
+    def keep(runs: Runs) -> None:
+        if output:
+            with files.whole(output) as partial:
+                partial.write_text(json.dumps(record(runs, arguments.rounds), indent=1) + "\n")
+
+    runs = _measured(names, arguments.rounds, arguments.peers if peers else "", keep)
     print("\n".join([machine(), "", *table(runs)]))
-    if arguments.output:
-        content = {
-            "machine": machine(),
-            "rounds": arguments.rounds,
-            "numbers": medians,
-            "runs": runs,
-        }
-        arguments.output.write_text(json.dumps(content, indent=1) + "\n")
     return sum(len(several) < arguments.rounds for several in runs.values())
 
 

@@ -23,11 +23,32 @@ def test_a_decision_of_the_authors_sizes_has_their_work(robot):
 )
 def test_a_planner_has_the_sizes_that_are_asked_for(sizes, widths):
     planner, _ = decision.make_planner(decision.BenchmarkConfig(env="hopper", sizes=sizes))
-    found = {w.shape[-1] for w in planner.models.dynamics.weights if w.shape.rank == 2}
+    found = {w.shape[-1] for w in planner._models.dynamics.weights if w.shape.rank == 2}
     assert set(widths) <= found
-    assert {w.shape[-1] for w in planner.models.q.weights if w.shape.rank == 2} == {widths[0], 1}
+    assert {w.shape[-1] for w in planner._models.q.weights if w.shape.rank == 2} == {widths[0], 1}
 
 
 def test_an_iterations_models_are_512_wide():
     ensemble = run.npg_models()
     assert ensemble.hidden == (512, 512) and ensemble.size == 4
+
+
+def test_the_first_step_of_a_process_can_be_taken(capsys):
+    exec(run.FIRST_STEP, {})
+    assert len(capsys.readouterr().out.split()) >= 4  # a loss of each member
+
+
+def test_what_was_measured_is_kept_after_each_measurement(monkeypatch):
+    found = iter([{"a": 1.0}, {"a": 3.0}, {}, {"a": 5.0}])
+    monkeypatch.setattr(run.peak, "numpy_probe", lambda: lambda: 1.0)
+    monkeypatch.setattr(run, "_one", lambda name, peers: next(found))
+    kept = []
+    runs = run._measured(
+        ["x", "y"], 2, "", lambda runs: kept.append(run.record(runs, 2)["numbers"])
+    )
+    assert kept[0] == {"x": {"a": 1.0, "machine": 1.0}}
+    assert [len(each) for each in kept] == [1, 2, 2]
+    assert runs["x"][0]["a"] == 1.0 and runs["y"] == [
+        {"a": 3.0, "machine": 1.0},
+        {"a": 5.0, "machine": 1.0},
+    ]
