@@ -47,7 +47,7 @@ def test_what_was_measured_is_kept_after_each_measurement(monkeypatch):
         ["x", "y"], 2, "", lambda runs: kept.append(run.record(runs, 2)["numbers"])
     )
     assert kept[0] == {"x": {"a": 1.0, "machine": 1.0}}
-    assert [len(each) for each in kept] == [1, 2, 2]
+    assert [len(each) for each in kept] == [1, 2, 2, 2]
     assert runs["x"][0]["a"] == 1.0 and runs["y"] == [
         {"a": 3.0, "machine": 1.0},
         {"a": 5.0, "machine": 1.0},
