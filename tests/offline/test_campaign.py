@@ -58,7 +58,7 @@ def test_an_unknown_list_is_told(here, monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         campaign.main()
     assert left.value.code == 2
-    assert "or one of mopp-ablations, mopp-authors, " in capsys.readouterr().err
+    assert "or one of d4rl-v2, mopp-ablations, " in capsys.readouterr().err
 
 
 def test_morels_list_has_each_cell_of_the_paper_three_times():
