@@ -84,7 +84,8 @@ def ship(
         checkpoints.earned(policy, task, stochastic, EPISODES, seed=_EPISODES_SEED, threads=threads)
         for stochastic in (True, False)
     )
-    nearest = f"mean return nearest to that of D4RL's {task.name}-{SETS[kind]}-v2, {pick.target:g}"
+    which = "first with the" if SETS[kind] == "medium" else "nearest to the"
+    target = f"mean return of D4RL's {task.name}-{SETS[kind]}-v2, {pick.target:g} (quoted)"
     about |= {
         "command": f"{about['command']} --keep-buffer",
         "interrupted_after": [steps for steps in interrupted_after if steps < pick.worth.steps],
@@ -92,9 +93,7 @@ def ship(
         "std_return": float(drawn.std(ddof=1)),
         "mean_return_of_mean_actions": float(mean.mean()),
         "picked": {
-            "by": f"{nearest} (quoted)"
-            if pick.matches
-            else f"the last; none matched {pick.target:g}",
+            "by": f"{which} {target}" if pick.matches else f"the last; none has the {target}",
             "of_checkpoints": len(training.checkpoints),
             "mean_return_then": pick.worth.mean,
             "episodes_then": pick.worth.episodes,

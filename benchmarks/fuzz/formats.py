@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import tensorflow as tf
 
-from benchmarks.fuzz import torch_files
+from benchmarks.fuzz import replay_buffers, torch_files
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.description import draft, table_facts
@@ -247,30 +247,10 @@ def _normalizer(path: pathlib.Path) -> None:
     path.write_bytes(pickle.dumps(found, protocol=4))
 
 
-class Buffer:
-    """Stands for Stable-Baselines3's replay buffer: its attributes are all that a pickle keeps."""
-
-
 def _replay_buffer(path: pathlib.Path) -> None:
-    data, buffer = _transitions(), Buffer()
-    count = len(data)
-    columns = {
-        "observations": data.observations,
-        "next_observations": data.next_observations,
-        "actions": data.actions,
-        "rewards": data.rewards,
-        "dones": data.terminals.astype(np.float32),
-        "timeouts": np.zeros(count, np.float32),
-    }
-    vars(buffer).update(
-        {name: np.asarray(values)[:, None] for name, values in columns.items()},
-        buffer_size=count,
-        pos=0,
-        full=True,
-        handle_timeout_termination=True,
-        hostile=Hostile(),
-    )
-    path.write_bytes(pickle.dumps(buffer, protocol=5))
+    data = _transitions()
+    limits = np.zeros(len(data), bool)
+    replay_buffers.write(path, data, size=len(data) + 5, limits=limits, hostile=Hostile())
 
 
 def _observations(path: pathlib.Path) -> None:

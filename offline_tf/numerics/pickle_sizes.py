@@ -12,11 +12,7 @@ import pathlib
 import pickle
 import re
 
-_NO_ARGUMENT = (
-    b"(.012N\x88\x89]aelt)\x85\x86\x87}dsubRo\x81\x92Q\x94\x93\x8f\x90\x91\x97\x98".replace(
-        b".", b""
-    )
-)
+_NO_ARGUMENT = b"(012N\x88\x89]aelt)\x85\x86\x87}dsubRo\x81\x92Q\x94\x93\x8f\x90\x91\x97\x98"
 _FIXED = {1: b"Khq\x82\x80", 2: b"M\x83", 4: b"Jj\x84", 8: b"G\x95"}
 _LENGTH = {
     1: b"UC\x8c\x8a",
@@ -24,7 +20,7 @@ _LENGTH = {
     8: b"\x8e\x96\x8d",
 }  # bytes of a length, then so many bytes
 _LINES = {1: b"ILFSVgpP", 2: b"ci"}
-_STOP, _LONG_BINPUT, _PUT = b".", b"r", b"p"
+_LONG_BINPUT, _PUT = b"r", b"p"
 
 # Runs of opcodes that need no look. Bounded: an endless repetition keeps a mark for each.
 _PLAIN = re.compile(

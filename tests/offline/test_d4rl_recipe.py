@@ -12,7 +12,7 @@ from benchmarks import published
 from benchmarks.d4rl_recipe import __main__ as command
 from benchmarks.d4rl_recipe import checkpoints, making
 from benchmarks.d4rl_recipe.checkpoints import Worth
-from benchmarks.fuzz import torch_files
+from benchmarks.fuzz import replay_buffers, torch_files
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.simulated import collection
@@ -51,7 +51,7 @@ def folder(tmp_path, monkeypatch):
     before[29] += 1.0
     data = dataclasses.replace(data, next_observations=before)
     buffer = folder / "SAC-Hopper-v4-v2-buffer-seed0.pkl"
-    toys.write_replay_buffer(buffer, data, size=100, limits=data.timeouts)
+    replay_buffers.write(buffer, data, size=100, limits=data.timeouts)
     buffer.with_suffix(".json").write_text(json.dumps({"steps": 60}))
     return folder
 

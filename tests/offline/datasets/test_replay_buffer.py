@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import toys
 
+from benchmarks.fuzz import replay_buffers
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.datasets.formats import d4rl, replay_buffer
@@ -38,7 +39,7 @@ def trained(**changes):
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "buffer.pkl"
-    toys.write_replay_buffer(path, trained(), size=20, limits=LIMITS)
+    replay_buffers.write(path, trained(), size=20, limits=LIMITS)
     return path
 
 
@@ -86,15 +87,15 @@ def test_a_difference_below_float32_is_an_interruption(tmp_path):
     moved = trained().observations.copy()
     moved[2] += 1e-12
     path = tmp_path / "buffer.pkl"
-    toys.write_replay_buffer(path, trained(observations=moved), size=20, limits=LIMITS)
+    replay_buffers.write(path, trained(observations=moved), size=20, limits=LIMITS)
     assert replay_buffer.read(path, CART).interrupted_after == (2, 12)
 
 
 def test_a_buffer_that_is_just_full_holds_all_and_one_that_went_round_is_refused(tmp_path):
     path = tmp_path / "buffer.pkl"
-    toys.write_replay_buffer(path, trained(), size=14, limits=LIMITS)
+    replay_buffers.write(path, trained(), size=14, limits=LIMITS)
     assert len(replay_buffer.read(path, CART).transitions) == 14
-    toys.write_replay_buffer(path, trained(), size=14, limits=LIMITS, pos=3)
+    replay_buffers.write(path, trained(), size=14, limits=LIMITS, pos=3)
     with pytest.raises(UserError, match="lost the training's first steps, as it holds 14"):
         replay_buffer.read(path, CART)
 
@@ -129,7 +130,7 @@ def test_a_set_on_disk_is_the_same(path, tmp_path):
 )
 def test_a_buffer_that_cannot_be_used_is_one_line(tmp_path, changes, words):
     path = tmp_path / "buffer.pkl"
-    toys.write_replay_buffer(path, trained(), size=20, limits=LIMITS, **changes)
+    replay_buffers.write(path, trained(), size=20, limits=LIMITS, **changes)
     with pytest.raises(UserError, match=f"^--training: .*{words}") as caught:
         replay_buffer.read(path, CART)
     assert "\n" not in str(caught.value)
@@ -177,7 +178,7 @@ def test_stable_baselines3s_own_buffer_is_read(tmp_path):
         )
     save_util = pytest.importorskip("stable_baselines3.common.save_util")
     save_util.save_to_pkl(tmp_path / "theirs.pkl", buffer)
-    toys.write_replay_buffer(tmp_path / "ours.pkl", data, size=20, limits=LIMITS)
+    replay_buffers.write(tmp_path / "ours.pkl", data, size=20, limits=LIMITS)
     theirs, ours = (
         replay_buffer.read(tmp_path / f"{name}.pkl", CART) for name in ("theirs", "ours")
     )
