@@ -141,7 +141,8 @@ def main() -> int:
     try:
         lists = lists_of(arguments.list)
     except UserError as error:
-        parser.error(str(error))
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     runs = [
         run
         for path in lists
