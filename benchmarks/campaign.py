@@ -130,7 +130,7 @@ def runs_of(path: pathlib.Path, record: pathlib.Path, folder: pathlib.Path) -> l
 
 
 def main() -> int:
-    """Works through the lists; returns the number of runs that failed."""
+    """Works through the lists; returns the number of runs that failed, or 2 for an unknown list."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("list", help="a file, or a name in benchmarks/campaigns")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time")
