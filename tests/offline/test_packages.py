@@ -1,3 +1,4 @@
+import os
 import pathlib
 import shlex
 import subprocess
@@ -36,3 +37,19 @@ def test_the_command_runs_and_the_files_are_there(monkeypatch):
     assert pathlib.Path(words[-1]).is_file()
     said = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "pip install" in said.stdout
+
+
+@pytest.mark.parametrize("module", ["morel_tf.train", "mopp_tf.train", "offline_tf.collect"])
+@pytest.mark.parametrize(("setting", "threads"), [({}, 1), ({"OPENBLAS_NUM_THREADS": "2"}, 2)])
+def test_products_of_numpy_take_one_thread_or_as_many_as_the_user_says(module, setting, threads):
+    code = (
+        f"import os, {module}, numpy; x = numpy.ones((500, 500)); x @ x;"
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    environment = {**os.environ, **setting}
+    if not setting:
+        environment.pop("OPENBLAS_NUM_THREADS", None)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert run.stdout.strip() == str(min(threads, os.cpu_count() or 1)), run.stderr
