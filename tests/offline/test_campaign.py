@@ -57,9 +57,8 @@ def test_an_unknown_list_is_told(here, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["campaign", "pappers"])
     assert campaign.main() == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(
-        "error: expected the file of a list, or one of d4rl-v2, mopp-ablations, "
-    )
+    names = ", ".join(sorted(path.stem for path in campaign._LISTS.glob("*.txt")))
+    assert line == f"error: expected the file of a list, or one of {names}, got pappers"
 
 
 def test_morels_list_has_each_cell_of_the_paper_three_times():
