@@ -495,8 +495,9 @@ def machine() -> str:
     """The processor, its cores here, and what matters of its instructions."""
     text = pathlib.Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
     names = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
-    has = [name for name in ("avx512f", "avx512_bf16", "amx_bf16") if name in text]
-    return f"{(names or [platform.processor()])[0]}, {os.cpu_count()} cores, {' '.join(has)}"
+    known = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
+    has = " ".join(name for name in known if name in text)
+    return f"{(names or [platform.processor()])[0]}, {os.cpu_count()} cores, {has or 'no AVX2'}"
 
 
 def _shown(values: list[float]) -> str:
