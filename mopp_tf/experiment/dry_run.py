@@ -178,7 +178,7 @@ def _decision(task: TaskSpec, configs: Configs) -> float:
         models_of_mopp = algorithm.build(endless, one.knobs, prepared)
         learned = algorithm.Learned(models_of_mopp, prepared.scale, 1e9, planned)
     planner = make_planner(endless, configs=one, learned=learned)
-    decide = compilation.compiled(planner.decide)
+    decide = compilation.compiled(planner.decide, in_parts=True)
     states = tf.constant(timing.normal(configs.run.eval_episodes, task.state_dim))
     plan, seed = planner.initial_plan(states), tf.constant([0, 0], tf.int32)
     spent = timing.least(lambda: decide(states, plan, seed).action.numpy())

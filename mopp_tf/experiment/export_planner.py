@@ -17,7 +17,7 @@ from mopp_tf.planning import rollout
 from mopp_tf.planning.decision import Decision
 from mopp_tf.planning.planner import Planner
 from offline_tf.export import saved_model
-from offline_tf.models import compilation
+from offline_tf.models import compilation, devices
 from offline_tf.types import Array, Tensor, UserError
 
 AnyPlanner = Planner | MbopPlanner
@@ -114,6 +114,7 @@ class Exported(tf.Module):
             "disagreement": prediction.disagreement,
         }
 
+    @devices.only_first()
     def signatures(self) -> dict[str, Any]:
         """Returns signature name -> concrete function.
 
@@ -176,6 +177,7 @@ class Lite(tf.Module):
         """As in `Exported`."""
         return {"plan": self._planner.initial_plan(observation)}
 
+    @devices.only_first()
     def signatures(self) -> dict[str, Any]:
         """Returns signature name -> concrete function."""
         planner, one = self._planner, tf.constant([0, 0])

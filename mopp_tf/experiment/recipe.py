@@ -60,7 +60,7 @@ def run(configs: Configs) -> dict[str, Any]:
     experiment, prepared = begin(configs)
     learned = learn(experiment, prepared)
     planner = make_planner(experiment.task, configs=configs, learned=learned)
-    decide = compilation.compiled(planner.decide)
+    decide = compilation.compiled(planner.decide, in_parts=True)
     measured = experiment.once(
         "evaluation",
         lambda stage: evaluation.evaluate_final(experiment, learned, planner, decide, stage),

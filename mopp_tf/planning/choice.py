@@ -116,7 +116,7 @@ def judged_by(
             objective=objectives.of_task(task, scale),
             dtype=networks.product_dtype(knobs.planner_precision),
         )
-        decide = compilation.compiled(planner.decide)
+        decide = compilation.compiled(planner.decide, in_parts=True)
         seen: list[tuple[float, float]] = []
 
         def act(observations: Tensor, plan: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Any]:

@@ -12,7 +12,7 @@ from mopp_tf.models import autoregressive_density
 from mopp_tf.objectives import Objective
 from mopp_tf.planning import pruning, rollout
 from mopp_tf.planning.decision import Candidates, Decision, by_environment, decide_among
-from offline_tf.models import compilation
+from offline_tf.models import compilation, devices
 from offline_tf.tasks import closed_form
 from offline_tf.types import TaskSpec, Tensor
 
@@ -40,7 +40,7 @@ class Planner(tf.Module):
 
     Attributes:
       groups: parts of the candidates that the graph rolls out independently, so that as many cores
-        work at once.
+        work at once; as many as --devices where these are more.
     """
 
     groups = 2
@@ -89,8 +89,9 @@ class Planner(tf.Module):
 
     def _group_sizes(self) -> list[int]:
         """Candidates per group; they add up to N."""
-        whole, remainder = divmod(self.knobs.population, self.groups)
-        sizes = [whole + (index < remainder) for index in range(self.groups)]
+        groups = max(self.groups, devices.here())
+        whole, remainder = divmod(self.knobs.population, groups)
+        sizes = [whole + (index < remainder) for index in range(groups)]
         return [size for size in sizes if size]
 
     def initial_plan(self, observation: Tensor) -> Tensor:
@@ -189,7 +190,10 @@ class Planner(tf.Module):
           A Decision.
         """
         count = observation.shape[0] or tf.shape(observation)[0]
-        return self.decide_given(observation, plan, self.noise(count, seed))
+        noise = compilation.of_part(self.noise)(
+            count, seed
+        )  # XLA draws other numbers than TensorFlow
+        return self.decide_given(observation, plan, noise)
 
     def decide_given(self, observation: Tensor, plan: Tensor, noise: rollout.Noise) -> Decision:
         """As `decide`, with the noise that it draws given."""
@@ -218,19 +222,27 @@ class Planner(tf.Module):
 
     def _roll_out(self, observation: Tensor, plan: Tensor, noise: rollout.Noise) -> Candidates:
         """Candidates [E, N, ..]: observation [E, S], plan [E, H, A]; groups do not wait for others."""
-        bound = rollout.Bound.of(self._models, self._dtype)
-        groups, first = [], 0
-        for count in self._group_sizes():
-            rows = rollout.roll_out(
+        bound = None if devices.here() > 1 else rollout.Bound.of(self._models, self._dtype)
+
+        @compilation.of_part
+        def of_group(states: Tensor, plan: Tensor, noise: rollout.Noise) -> Candidates:
+            return rollout.roll_out(
                 task=self.task,
                 models=self._models,
-                bound=bound,
+                bound=bound or rollout.Bound.of(self._models, self._dtype),  # on the part's device
                 objective=self._objective,
                 knobs=self.knobs,
-                states=tf.repeat(observation, count, axis=0),  # [E * count, S]
-                plan=tf.repeat(plan, count, axis=0),  # [E * count, H, A]
-                noise=_of_candidates(noise, first, count),
+                states=states,
+                plan=plan,
+                noise=noise,
             )
+
+        groups, first = [], 0
+        for number, count in enumerate(self._group_sizes()):
+            states = tf.repeat(observation, count, axis=0)  # [E * count, S]
+            plans = tf.repeat(plan, count, axis=0)  # [E * count, H, A]
+            with devices.part(number):
+                rows = of_group(states, plans, _of_candidates(noise, first, count))
             groups.append(by_environment(rows, count))
             first += count
         return Candidates(*(tf.concat(parts, axis=1) for parts in zip(*groups, strict=True)))

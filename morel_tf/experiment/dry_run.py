@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 
 import numpy as np
@@ -186,7 +187,7 @@ def _iteration(
     members = tf.constant(np.arange(count, dtype=np.int32) % ensemble.size)
     starts = tf.zeros([count, task.state_dim])
 
-    @compilation.compiled
+    @functools.partial(compilation.compiled, in_parts=True)
     def roll_out(seed: Tensor) -> pessimistic_mdp.RollOut:
         groups = 2 if count % 2 == 0 else 1
         return pessimistic_mdp.roll_out_in_groups(

@@ -164,7 +164,7 @@ def path_sampler(
             whole=whole,
         )
 
-    roll_out = compilation.compiled(in_groups)
+    roll_out = compilation.compiled(in_groups, in_parts=True)
 
     def sample(iteration: int) -> RollOut:
         chosen = pessimistic_mdp.start_rows(

@@ -6,6 +6,7 @@ Three pure functions: `start_rows`, `step`, `roll_out`. A path's state is (state
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import tensorflow as tf
 
 from morel_tf.config import PmdpConfig
 from morel_tf.models import usad
-from offline_tf.models import compilation, networks
+from offline_tf.models import compilation, devices, networks
 from offline_tf.models.gaussian_ensemble import GaussianEnsemble
 from offline_tf.models.given_signals import GivenSignals
 from offline_tf.policies.gaussian import GaussianPolicy
@@ -227,6 +228,27 @@ def step(
     )
 
 
+class Bound(NamedTuple):
+    """Models and policy with their weights read once.
+
+    Attributes:
+      predict: (states [k, S], actions [k, A]) -> raw member outputs [M, k, width].
+      mean: observations [k, S] -> [k, A].
+      std: [A], of the policy's draws.
+    """
+
+    predict: Callable[[Tensor, Tensor], Tensor]
+    mean: Callable[[Tensor], Tensor]
+    std: Tensor
+
+    @classmethod
+    def of(cls, pmdp: PessimisticMdp, policy: GaussianPolicy) -> Bound:
+        """Reads the weights."""
+        dtype = networks.product_dtype(pmdp.config.rollout_precision)
+        predict = pmdp.ensemble.bind(dtype, bounded=pmdp.config.model_actions == "clipped")
+        return cls(predict, policy.bind(), tf.exp(policy.log_std))
+
+
 def roll_out(
     pmdp: PessimisticMdp,
     *,
@@ -236,6 +258,7 @@ def roll_out(
     seed: Tensor,
     rows: Tensor | None = None,
     whole: bool = False,
+    bound: Bound | None = None,
 ) -> RollOut:
     """Rolls K paths out for at most H steps, all members and paths in one tf.while_loop.
 
@@ -250,6 +273,7 @@ def roll_out(
       rows: [K] int32, of the starts in the log, where the P-MDP has given signals.
       whole: whether the result has H rows, zeros after the loop's end, and not as many as the loop ran,
         and paths that are over are computed on; for XLA, which needs shapes that are known before.
+      bound: models and policy, where others share them.
 
     Returns:
       A RollOut.
@@ -257,10 +281,7 @@ def roll_out(
     task, config = pmdp.task, pmdp.config
     tf.debugging.assert_shapes([(starts, ("K", task.state_dim)), (member, ("K",))])
     count, horizon = tf.shape(starts)[0], config.horizon
-    dtype = networks.product_dtype(config.rollout_precision)
-    predict = pmdp.ensemble.bind(dtype, bounded=config.model_actions == "clipped")
-    mean_of = policy.bind()
-    std = tf.exp(policy.log_std)  # [A]
+    predict, mean_of, std = bound or Bound.of(pmdp, policy)
     action_noise = tf.random.stateless_normal([horizon, count, task.action_dim], seed)  # [H, K, A]
     sample_states = config.rollout_noise == "sample"
 
@@ -351,7 +372,7 @@ def roll_out_in_groups(
     """Like `roll_out`, in independent loops that TensorFlow runs side by side.
 
     The steps of one loop follow one another and are too small to fill two cores. The number of groups
-    is fixed, so that results do not depend on the number of cores.
+    is fixed, so that results do not depend on the number of cores. With --devices each has one.
 
     Args:
       pmdp, policy, starts, member: as in `roll_out`; K is a multiple of `groups`.
@@ -363,25 +384,33 @@ def roll_out_in_groups(
     Returns:
       A RollOut; paths in the order of `starts`, steps padded to the longest group.
     """
-    parts = [
-        roll_out(
+    bound = Bound.of(pmdp, policy)  # here: XLA cannot read variables of another device
+
+    @compilation.of_part
+    def of_group(starts: Tensor, member: Tensor, seed: Tensor, rows: Tensor | None) -> RollOut:
+        return roll_out(
             pmdp,
             policy=policy,
-            starts=part_starts,
-            member=part_member,
-            seed=seed + tf.constant([0, 2 * group]),
-            rows=part_rows,
+            starts=starts,
+            member=member,
+            seed=seed,
+            rows=rows,
             whole=whole,
+            bound=bound,
         )
-        for group, (part_starts, part_member, part_rows) in enumerate(
-            zip(
-                tf.split(starts, groups),
-                tf.split(member, groups),
-                [None] * groups if rows is None else tf.split(rows, groups),
-                strict=True,
-            )
+
+    parts = []
+    for group, (part_starts, part_member, part_rows) in enumerate(
+        zip(
+            tf.split(starts, groups),
+            tf.split(member, groups),
+            [None] * groups if rows is None else tf.split(rows, groups),
+            strict=True,
         )
-    ]
+    ):
+        part_seed = seed + tf.constant([0, 2 * group])
+        with devices.part(group):
+            parts.append(of_group(part_starts, part_member, part_seed, part_rows))
     if whole:
         return RollOut(*(tf.concat(columns, axis=1) for columns in zip(*parts, strict=True)))
     steps = tf.reduce_max(tf.stack([tf.shape(part.valid)[0] for part in parts]))

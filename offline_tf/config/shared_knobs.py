@@ -180,9 +180,9 @@ def devices_knob() -> Any:
     """--devices of shared fits; see `devices.use_devices`."""
     return knob(
         "1",
-        "GPUs that each fit of models, behaviour and Q computes on: a number, or all. On a machine "
-        "without a GPU these are parts of the CPU, to try it. Over several machines: all, with "
-        "TF_CONFIG.",
+        "GPUs that each fit of models, behaviour and Q computes on, and that roll-outs and candidates "
+        "are split over: a number, or all. On a machine without a GPU these are parts of the CPU, to "
+        "try it. Over several machines: all, with TF_CONFIG.",
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from offline_tf.models import devices
+
 # Without AutoGraph: nothing of ours branches on a tensor, and converting its Python takes long
 # (benchmarks/tracing.py). Where a graph loops or branches, say tf.while_loop and tf.cond.
 function = functools.partial(tf.function, autograph=False)
@@ -53,14 +55,24 @@ def compiler() -> str:
     return _chosen["compiler"]
 
 
-def compiled(call: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+def compiled(
+    call: Callable[..., Any], *, in_parts: bool = False, **options: Any
+) -> Callable[..., Any]:
     """A tf.function of a hot loop, by this process's compiler.
 
     Args:
       call: its tensors have the same shapes in nearly all calls; XLA compiles each anew.
+      in_parts: whether it computes parts on several devices, see `of_part`; XLA compiles for one.
       options: of tf.function.
     """
-    return function(call, jit_compile=_chosen["compiler"] == "xla" or None, **options)
+    as_a_whole = not (in_parts and devices.here() > 1)
+    by_xla = as_a_whole and _chosen["compiler"] == "xla"
+    return function(call, jit_compile=by_xla or None, **options)
+
+
+def of_part(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Computes one part within `devices.part`: where there are several devices, a graph of its own."""
+    return compiled(call) if devices.here() > 1 else call
 
 
 class ForAnyLength:

@@ -2,7 +2,8 @@
 
 TensorFlow's strategies do the work: MirroredStrategy on one machine, MultiWorkerMirroredStrategy over
 several, which the environment variable TF_CONFIG names. The networks of a shared fit are made within
-`scope`; everything else computes on the first device, in every worker.
+`scope`. Rows that need no others, paths of roll-outs and candidates of a planner, are computed in parts
+on this worker's devices, see `part`. Everything else computes on the first device, in every worker.
 
 Worker 0, the chief, keeps the run folder. The others do the same run in a folder of their own, which
 is gone afterwards: they begin with a copy of the chief's, so that all know the same checkpoints, and
@@ -33,7 +34,7 @@ from offline_tf.types import Array, Tensor, UserError
 _ALL = "all"
 _PREFIX = "offline_tf_worker_"
 _COPIED = ("stages", "checkpoints", "metrics")
-_state: dict[str, Any] = {"strategy": None, "worker": 0, "workers": 1}
+_state: dict[str, Any] = {"strategy": None, "worker": 0, "workers": 1, "only_first": False}
 # What the strategies raise where another worker is gone.
 _LOST = (
     tf.errors.UnavailableError,
@@ -173,6 +174,42 @@ def replicas() -> int:
     """Devices over all workers that a shared fit computes on."""
     strategy = _state["strategy"]
     return strategy.num_replicas_in_sync if strategy else 1
+
+
+def here() -> int:
+    """Devices of this worker that `part` spreads parts over."""
+    return 1 if _state["only_first"] else len(_names_here())
+
+
+def _names_here() -> tuple[str, ...]:
+    chosen = strategy()
+    return chosen.extended.worker_devices if chosen else ("",)
+
+
+@contextlib.contextmanager
+def part(number: int) -> Iterator[None]:
+    """Where a part of rows that need no others is computed: one device after the other has its turn.
+
+    Args:
+      number: of the part, from 0.
+    """
+    if here() == 1:
+        yield
+        return
+    names = _names_here()
+    with tf.device(names[number % len(names)]):
+        yield
+
+
+@contextlib.contextmanager
+def only_first() -> Iterator[None]:
+    """Within, nothing is spread: for graphs that other machines will run."""
+    before = _state["only_first"]
+    _state["only_first"] = True
+    try:
+        yield
+    finally:
+        _state["only_first"] = before
 
 
 def workers() -> int:

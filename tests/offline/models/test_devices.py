@@ -20,13 +20,18 @@ _TESTS = pathlib.Path(__file__).parents[2]
 _ROWS = 65  # three devices have 21, 22 and 22 of them
 
 
-@functools.cache
 def _fits(case):
-    """What `fits_on_devices` prints; a process has one number of devices."""
+    """What `fits_on_devices` prints."""
+    return _printed("fits_on_devices.py", case, str(_ROWS))
+
+
+@functools.cache
+def _printed(name, case, *others):
+    """What a script prints; a process has one number of devices."""
     paths = os.pathsep.join([str(_TESTS.parent), str(_TESTS)])
-    script = str(pathlib.Path(__file__).with_name("fits_on_devices.py"))
+    script = str(pathlib.Path(__file__).with_name(name))
     done = subprocess.run(
-        [sys.executable, script, *case.split(), str(_ROWS)],
+        [sys.executable, script, *case.split(), *others],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": paths, "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -49,6 +54,23 @@ def test_a_fit_on_several_devices_is_that_on_one(kind, case):
 @pytest.mark.parametrize("kind", ["dynamics", "q"])
 def test_all_devices_hold_the_same_weights(kind):
     assert _fits("3 graph")[f"{kind} 3"]["apart"] == 0.0
+
+
+@pytest.mark.parametrize("case", ["3 graph", pytest.param("2 xla", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["roll_out", "decision"])
+def test_parts_on_several_devices_give_what_one_gives(kind, case):
+    printed = _printed("parts_on_devices.py", case)
+    one, several = printed[f"{kind} 1"], printed[f"{kind} {case[0]}"]
+    assert np.shape(one["numbers"])[-1] > 1
+    np.testing.assert_allclose(several["numbers"], one["numbers"], atol=1e-6)
+    parts = int(case[0]) if kind == "decision" else 2  # paths are drawn in two groups
+    assert one["where"][0] == []
+    assert several["where"][0] == [str(number) for number in range(parts)]
+
+
+def test_an_exported_planner_knows_no_devices():
+    printed = _printed("parts_on_devices.py", "3 graph")
+    assert printed["decision 3"]["where"][1] == []
 
 
 def test_minibatches_need_a_row_for_each_device():
