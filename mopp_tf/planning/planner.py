@@ -190,9 +190,8 @@ class Planner(tf.Module):
           A Decision.
         """
         count = observation.shape[0] or tf.shape(observation)[0]
-        noise = compilation.of_part(self.noise)(
-            count, seed
-        )  # XLA draws other numbers than TensorFlow
+        # Compiled as the parts are: XLA draws other numbers than TensorFlow's kernels.
+        noise = compilation.of_part(self.noise)(count, seed)
         return self.decide_given(observation, plan, noise)
 
     def decide_given(self, observation: Tensor, plan: Tensor, noise: rollout.Noise) -> Decision:
