@@ -1,4 +1,7 @@
-"""Makes the data sets in a cache folder, each once; the same table gives the same rows."""
+"""Makes the data sets in a cache folder, each once; the same table gives the same rows.
+
+On one kind of CPU: another rounds a policy's products otherwise, and its episodes then part.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from mopp_tf.experiment import panels
 from mopp_tf.experiment.configs import Configs
 from mopp_tf.planning import choice
 from offline_tf.judging import good_episodes, verdict
-from offline_tf.judging.verdict import Ground
+from offline_tf.judging.verdict import DataReturns, Ground
 from offline_tf.pipeline import summary
 from offline_tf.pipeline.run import Experiment
 
@@ -56,7 +56,9 @@ def promises(experiment: Experiment[Configs], judge_error: float | None) -> dict
         return {}
     candidates, chosen = stage.result["candidates"], stage.result["chosen"]
     judged = experiment.record.stage(choice.PROMISE).result
-    returns = good_episodes.known_returns(experiment.data, experiment.task.max_episode_steps)
+    returns = DataReturns.of(
+        good_episodes.known_returns(experiment.data, experiment.task.max_episode_steps)
+    )
     behind = candidates[choice.CLONE]["promise"] - candidates[chosen]["promise"]
     found = verdict.of(grounds(chosen, judged, returns, behind, judge_error))
     return {
@@ -74,7 +76,7 @@ def promises(experiment: Experiment[Configs], judge_error: float | None) -> dict
 def grounds(
     chosen: str,
     judged: dict[str, float],
-    data_returns: list[float],
+    data: DataReturns,
     behind: float,
     judge_error: float,
 ) -> list[Ground]:
@@ -83,14 +85,13 @@ def grounds(
     Args:
       chosen: its name.
       judged: the judge's numbers, see `choice.judged_by`.
-      data_returns: of the data's episodes.
+      data: what its episodes earned.
       behind: how far its promise is below the clone's where both were compared.
       judge_error: of the judge's models, held out.
     """
-    spread = verdict.spread_of(*verdict.mean_and_best_tenth(data_returns))
     found = [
-        *verdict.of_judgement(judged, data_returns, judge_error, {}, judged.get("worth_centre")),
-        verdict.below_clone(behind, spread, "leave --plan=always out"),
+        *verdict.of_judgement(judged, data, judge_error, {}, judged.get("worth_centre")),
+        verdict.below_clone(behind, data.spread, "leave --plan=always out"),
     ]
     if chosen == choice.CLONE or "kept_share" not in judged:
         return found

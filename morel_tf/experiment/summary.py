@@ -9,7 +9,7 @@ from morel_tf.experiment import panels
 from morel_tf.experiment.configs import Configs, algorithm_name
 from morel_tf.experiment.evaluation import late_returns, promise_correlation
 from offline_tf.judging import good_episodes, verdict
-from offline_tf.judging.verdict import Verdict
+from offline_tf.judging.verdict import DataReturns, Verdict
 from offline_tf.pipeline import summary
 from offline_tf.pipeline.run import Experiment
 
@@ -69,13 +69,16 @@ def verdict_on(experiment: Experiment[Configs], learned: algorithm.Learned) -> V
     planned = learned.planned
     if "promise" not in planned or learned.judge is None:
         return None
-    returns = good_episodes.known_returns(experiment.data, experiment.task.max_episode_steps)
+    data = DataReturns.of(
+        good_episodes.known_returns(experiment.data, experiment.task.max_episode_steps)
+    )
     of_clone = learned.start.get("centre") if planned["kept_iteration"] == 0 else None
-    spread = verdict.spread_of(*verdict.mean_and_best_tenth(returns))
     return verdict.of(
         [
-            *verdict.of_judgement(planned, returns, learned.judge.error, _ADVICE, of_clone),
-            verdict.below_clone(_behind_clone(planned, learned.start), spread, "deploy the clone"),
+            *verdict.of_judgement(planned, data, learned.judge.error, _ADVICE, of_clone),
+            verdict.below_clone(
+                _behind_clone(planned, learned.start), data.spread, "deploy the clone"
+            ),
         ]
     )
 

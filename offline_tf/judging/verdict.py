@@ -1,7 +1,7 @@
 """Whether a run's result can be relied on, and on what grounds; nothing here saw a simulator.
 
-The limits were set by runs on the development half of benchmarks/robustness: what is kept there is good
-(docs/results/robustness.md).
+The limits were set by seed 0 of the development half of benchmarks/robustness;
+`benchmarks.robustness.verdicts` judges all records by them (docs/results/robustness.md).
 """
 
 from __future__ import annotations
@@ -51,18 +51,45 @@ def ground(
     return Ground(name, value, level, words, advice)
 
 
+class DataReturns(NamedTuple):
+    """What the data's episodes earned.
+
+    Attributes:
+      mean: of all.
+      of_best: of the best tenth.
+    """
+
+    mean: float
+    of_best: float
+
+    @classmethod
+    def of(cls, returns: Sequence[float]) -> DataReturns:
+        """Of returns, at least one."""
+        best = sorted(returns)[-max(1, len(returns) // 10) :]
+        return cls(sum(returns) / len(returns), sum(best) / len(best))
+
+    @property
+    def spread(self) -> float:
+        """The unit of promises: by how much the best tenth is above the mean, or a tenth of it."""
+        return max(self.of_best - self.mean, 0.1 * abs(self.of_best), 1e-9)
+
+
 def of_judgement(
     judged: dict[str, float],
-    data_returns: Sequence[float],
+    data: DataReturns,
     model_error: float,
     advice: Mapping[str, str],
     of_clone: float | None = None,
 ) -> list[Ground]:
     """What the judge's numbers say of a controller.
 
+    The promise is a bound that one in twenty is below; that it lies below the data says little where
+    models are apart. So the middle between promise and expectation is held against the data. What is
+    too good to be true is seen in the expectation.
+
     Args:
       judged: see `Judgement.numbers`.
-      data_returns: of the data's episodes.
+      data: what its episodes earned.
       model_error: held-out squared error of the judge's models: 1 is that of predicting the mean
         change; see `Judge.error`.
       advice: of the algorithm, by ground: what to try where it is not green.
@@ -70,9 +97,11 @@ def of_judgement(
         the models know its episodes speak for it, so it has not to be promised what they earned, and
         HALT alone is never bad.
     """
-    mean, of_best = mean_and_best_tenth(data_returns)
-    spread = spread_of(mean, of_best)
-    what = "the promise" if of_clone is None else "what the clone is worth"
+    mean, of_best, spread = data.mean, data.of_best, data.spread
+    what = (
+        "the middle of promise and expectation" if of_clone is None else "what the clone is worth"
+    )
+    likely = 0.5 * (judged["promise"] + judged["expected"]) if of_clone is None else of_clone
     limits = []
     if "limits_broken" in judged:
         limits = [
@@ -88,18 +117,18 @@ def of_judgement(
     return limits + [
         ground(
             "below_data",
-            (mean - (judged["promise"] if of_clone is None else of_clone)) / spread,
-            doubtful=0.25,
+            (mean - likely) / spread,
+            doubtful=0.5,
             bad=3.5,
             words=f"{what} lies below the mean return of the data, in units of its best tenth",
             advice=advice.get("below_data", _MORE_DATA),
         ),
         ground(
             "above_best",
-            (judged["promise"] - of_best) / spread,
-            doubtful=2.5,
-            bad=5.0,
-            words="the promise lies above the best tenth of the episodes, in the same units",
+            (judged["expected"] - of_best) / spread,
+            doubtful=3.5,
+            bad=7.0,
+            words="the expectation lies above the best tenth of the episodes, in the same units",
             advice=advice.get("above_best", "try the controller with care"),
         ),
         ground(
@@ -113,7 +142,7 @@ def of_judgement(
         ground(
             "models_apart",
             judged["models_apart"] / max(abs(judged["expected"]), spread),
-            doubtful=0.5,
+            doubtful=0.75,
             bad=1.5,
             words="how far the judge's models are apart, as a share of the expected return",
             advice=advice.get("models_apart", _BETTER_JUDGE),
@@ -135,7 +164,7 @@ def below_clone(behind: float, spread: float, advice: str) -> Ground:
 
     Args:
       behind: how much less the controller may earn than the clone, by the judge's models.
-      spread: see `spread_of`.
+      spread: see `DataReturns`.
       advice: what to try.
     """
     return ground(
@@ -146,17 +175,6 @@ def below_clone(behind: float, spread: float, advice: str) -> Ground:
         words="the controller may earn less than the clone of the data, in the same units",
         advice=advice,
     )
-
-
-def mean_and_best_tenth(data_returns: Sequence[float]) -> tuple[float, float]:
-    """Means of all returns, and of the highest tenth."""
-    best = sorted(data_returns)[-max(1, len(data_returns) // 10) :]
-    return sum(data_returns) / len(data_returns), sum(best) / len(best)
-
-
-def spread_of(mean: float, of_best: float) -> float:
-    """The unit of promises: how far the best tenth lies above the mean, or a tenth of its return."""
-    return max(of_best - mean, 0.1 * abs(of_best), 1e-9)
 
 
 class Verdict(NamedTuple):

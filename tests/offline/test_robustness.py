@@ -25,10 +25,12 @@ from benchmarks.robustness import (
     ship_policy,
     simulate,
     table,
+    verdicts,
 )
 from benchmarks.robustness.data_sets import BY_NAME, SETS, DataSet, Part
 from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
+from offline_tf.judging import verdict
 from offline_tf.policies import foreign
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Transitions, UserError
@@ -516,3 +518,58 @@ def test_promises_are_told_beside_what_was_earned(shipped, tmp_path):
     assert "| toy, MOPP, seed 0 | 95 | 70 | bad | above_best | bad |" in told
     assert "at or below the truth in 1 of 2 runs" in told
     assert "Green: 1 of 1 good runs, 0 of 1 bad ones" in told
+
+
+@pytest.mark.parametrize("of_clone", [None, 20.0])
+def test_recorded_runs_are_judged_by_the_verdict_of_today(of_clone):
+    data = verdict.DataReturns(mean=55.0, of_best=100.0)
+    judged = {"promise": 40.0, "expected": 90.0, "models_apart": 30.0, "halted_share": 0.6}
+    stored = verdict.of(
+        [
+            *verdict.of_judgement(judged, data, 0.3, {}, of_clone),
+            verdict.Ground("fallback", 0.4, "doubtful", "words"),
+        ]
+    )
+    run = {"promise": 40.0, "expected_return": 90.0, "verdict": stored.to_json()}
+    run["kept_iteration"] = 20 if of_clone is None else 0
+    assert {g.name: (pytest.approx(g.value), g.level) for g in verdicts.of_run(run, data)} == {
+        g.name: (g.value, g.level) for g in stored.grounds
+    }
+
+
+def test_verdicts_of_the_record_are_told_by_half(shipped, tmp_path, monkeypatch, capsys):
+    data_set = _set()
+    monkeypatch.setattr(verdicts, "SETS", (data_set,))
+    about = {"dataset": f"toy-{making.tag(data_set)}", "variant": "", "command": "c"}
+    of_data = {"algorithm": "data", "policies": {"a": {"mean": 110.0}}, "random_return": 10.0}
+    of_data |= dict.fromkeys(("behavior_return", "best_tenth_return", "acted_return"), -1e3)
+    path = making.load_or_make(data_set, tmp_path / "data")
+    earned = d4rl.read(path).episode_returns() * (1000 / 50)  # cut at 50 of 1000 steps
+    promise = float(earned.mean())
+    run = {
+        "algorithm": "morel",
+        "promise": promise,
+        "expected_return": promise,
+        "true_return_mean": promise,
+        "kept_iteration": 10,
+        "verdict": {
+            "level": "bad",
+            "grounds": {
+                "models_apart": {"value": 0.0, "level": "green", "words": ""},
+                "halted_share": {"value": 0.0, "level": "green", "words": ""},
+                "pruned_share": {"value": 0.9, "level": "bad", "words": ""},
+            },
+        },
+    }
+    for kept in (of_data, run, run | {"seed": 1, "verdict": run["verdict"] | {"level": "green"}}):
+        summary = {"seed": 0, "wall_seconds": 1.0} | kept
+        (tmp_path / "summary.json").write_text(json.dumps(summary))
+        records.keep(data_set, tmp_path / "summary.json", about, tmp_path)
+    words = [f"--folder={tmp_path / 'data'}", f"--results={tmp_path}", "--seeds=1"]
+    assert verdicts.main([*words, f"--output={tmp_path / 'told.json'}"]) == 0
+    assert "| toy, MOReL, seed 1 | good | green | bad | pruned_share 0.90 |" in (
+        told := capsys.readouterr().out
+    )
+    assert "- development, good: 1 of 1 green as recorded, 0 today" in told
+    (found,) = json.loads((tmp_path / "told.json").read_text())["runs"]
+    assert found["grounds"] == {"pruned_share": 0.9}

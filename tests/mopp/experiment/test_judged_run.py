@@ -26,7 +26,7 @@ from mopp_tf.planning import choice
 from offline_tf import tasks
 from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.datasets.formats import d4rl
-from offline_tf.judging import clones, judge
+from offline_tf.judging import clones, judge, verdict
 from offline_tf.models import gaussian_ensemble, learned_task
 from offline_tf.pipeline import run as pipeline
 from offline_tf.pipeline import tuning
@@ -307,22 +307,22 @@ def test_a_dry_run_knows_what_the_judge_takes(cart, tmp_path):
 
 
 def test_a_verdict_names_what_speaks_against_the_choice():
-    returns = [50.0] * 9 + [100.0]  # mean 55, best tenth 100
+    data = verdict.DataReturns.of([50.0] * 9 + [100.0])  # mean 55, best tenth 100
     good = {"promise": 90.0, "expected": 100.0, "models_apart": 10.0, "halted_share": 0.0}
     good |= {"kept_share": 1.0, "fallback": 1.0}  # of the clone's own path: no ground
-    found = summary.grounds("clone", good, returns, 0.0, 0.05)
+    found = summary.grounds("clone", good, data, 0.0, 0.05)
     assert {g.name for g in found} == OF_JUDGEMENT and {g.level for g in found} == {"green"}
     planner = good | {
-        "models_apart": 60.0,
+        "models_apart": 80.0,
         "halted_share": 0.95,
         "kept_share": 0.4,
         "fallback": 0.2,
     }
-    found = summary.grounds("planner", planner, returns, 9.0, 0.05)
+    found = summary.grounds("planner", planner, data, 9.0, 0.05)
     values = {g.name: (pytest.approx(g.value), g.level) for g in found if g.level != "green"}
     assert values == {
         "below_clone": (0.2, "doubtful"),
-        "models_apart": (0.6, "doubtful"),
+        "models_apart": (0.8, "doubtful"),
         "halted_share": (0.95, "bad"),
         "pruned_share": (0.6, "doubtful"),
     }

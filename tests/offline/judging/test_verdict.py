@@ -5,7 +5,7 @@ import pytest
 from offline_tf.judging import verdict
 
 GOOD = {"promise": 95.0, "expected": 100.0, "models_apart": 5.0, "halted_share": 0.02}
-RETURNS = [50.0] * 9 + [100.0]  # mean 55, best tenth 100
+DATA = verdict.DataReturns.of([50.0] * 9 + [100.0])  # mean 55, best tenth 100, spread 45
 
 
 ADVICE = {"halted_share": "plan less"}
@@ -13,9 +13,8 @@ ADVICE = {"halted_share": "plan less"}
 
 def on(clone=90.0, error=0.01, of_clone=None, **changes):
     judged = GOOD | changes
-    spread = verdict.spread_of(*verdict.mean_and_best_tenth(RETURNS))
-    below = verdict.below_clone(clone - judged["promise"], spread, "deploy the clone")
-    return verdict.of([*verdict.of_judgement(judged, RETURNS, error, ADVICE, of_clone), below])
+    below = verdict.below_clone(clone - judged["promise"], DATA.spread, "deploy the clone")
+    return verdict.of([*verdict.of_judgement(judged, DATA, error, ADVICE, of_clone), below])
 
 
 def test_a_promise_within_the_data_is_green():
@@ -26,14 +25,14 @@ def test_a_promise_within_the_data_is_green():
 @pytest.mark.parametrize(
     ("changes", "name", "level"),
     [
-        ({"promise": 40.0}, "below_data", "doubtful"),
-        ({"promise": -90.0}, "below_data", "doubtful"),
-        ({"promise": -120.0}, "below_data", "bad"),
-        ({"promise": 220.0}, "above_best", "doubtful"),
-        ({"promise": 330.0}, "above_best", "bad"),
+        ({"promise": -40.0}, "below_data", "doubtful"),
+        ({"promise": -320.0}, "below_data", "bad"),
+        ({"promise": 30.0, "expected": 30.0}, "below_data", "doubtful"),
+        ({"expected": 265.0}, "above_best", "doubtful"),
+        ({"expected": 420.0}, "above_best", "bad"),
         ({"halted_share": 0.6}, "halted_share", "doubtful"),
         ({"halted_share": 0.95}, "halted_share", "bad"),
-        ({"models_apart": 60.0}, "models_apart", "doubtful"),
+        ({"models_apart": 80.0}, "models_apart", "doubtful"),
         ({"models_apart": 160.0}, "models_apart", "bad"),
         ({"limits_broken": 0.05}, "limits_broken", "doubtful"),
         ({"limits_broken": 0.2}, "limits_broken", "bad"),
@@ -51,6 +50,21 @@ def test_each_ground_alone_decides(changes, name, level):
     assert {"doubtful": "is doubtful: ", "bad": "cannot be relied on: "}[found.level] in (
         found.in_words()
     )
+
+
+def test_data_are_told_by_their_mean_and_their_best_tenth():
+    assert (DATA.mean, DATA.of_best, DATA.spread) == (55.0, 100.0, 45.0)
+    alike = verdict.DataReturns.of([-20.0] * 5)
+    assert (alike.mean, alike.of_best, alike.spread) == (-20.0, -20.0, 2.0)
+
+
+def test_a_bound_below_the_data_is_no_ground_where_as_much_more_is_expected():
+    # Middles 34 and 32 beside a mean of 55; half of the spread is 22.5.
+    level = {
+        promise: on(promise=promise, clone=promise).to_json()["grounds"]["below_data"]["level"]
+        for promise in (-32.0, -36.0)
+    }
+    assert level == {-32.0: "green", -36.0: "doubtful"}
 
 
 def test_episodes_speak_for_a_clone_where_the_models_know_nothing():
