@@ -20,7 +20,8 @@ from mopp_tf.config import (
     QConfig,
 )
 from mopp_tf.models import behavior, dynamics, fitted_q, rows, share
-from mopp_tf.planning import choice
+from mopp_tf.objectives import Reward
+from mopp_tf.planning import choice, planner_reward
 from mopp_tf.planning.rollout import Models
 from offline_tf.datasets import velocities
 from offline_tf.judging import clones
@@ -61,6 +62,7 @@ class Prepared(NamedTuple):
       share, behavior_split: of the episodes, and their rows, that the behaviour is fitted to.
       followed: [N] bool, rows of these episodes; None: of all.
       episodes_go_on: [T] what these episodes earn from each step on, see `clones.episodes_go_on`.
+      reward: the task's own; None where it has none.
       judge, few_starts: promise, and compare planners, see `choice.few_starts`; None: nobody does.
     """
 
@@ -76,6 +78,7 @@ class Prepared(NamedTuple):
     episodes_go_on: Array | None = None
     judge: Judge | None = None
     few_starts: Judge | None = None
+    reward: Reward | None = None
 
     @property
     def dynamics_split(self) -> holdout.Split:
@@ -106,10 +109,12 @@ def prepare(
     record: RunRecord,
     models_from: RunRecord | None = None,
     judge: Judge | None = None,
+    reward: Reward | None = None,
 ) -> Prepared:
     """Rows, units and held-out episodes; which episodes are good.
 
     The units are kept in the run folder (stage "units"), and the share of the good ones ("share").
+    `reward` is the task's own, see `objectives.reward_of`.
     """
     scale = rows.reward_scale(data.rewards, knobs.dynamics.reward_scaling)
     table = rows.prepare(task, data, scale, knobs.behavior.return_weighting)
@@ -166,6 +171,7 @@ def prepare(
         episodes_go_on=go_on,
         judge=judge,
         few_starts=few_starts,
+        reward=reward,
     )
 
 
@@ -310,7 +316,17 @@ def learn(
         stage.finish({"limit": limit, "units": units, "rejected": rejected, **quantiles})
     limit = stage.result["limit"]
 
-    # No line of the paper: sigma_M by the data, and whether to plan at all.
+    # No line of the paper: whose reward, sigma_M by the data, and whether to plan at all.
+    stage = record.stage("planner_reward")
+    if knobs.planner.planner_reward == "auto" and not stage.complete:
+        chosen_reward = planner_reward.choose(
+            models.dynamics,
+            task=task,
+            rows=table.at(dynamics_split.judged(_LIMIT_ROWS)),
+            scale=prepared.scale,
+            reward=prepared.reward,
+        )
+        stage.finish(chosen_reward)
     stage = record.stage("sigma")
     if knobs.planner.sigma_max is None and not stage.complete:
         states = table.states[good.judged(_SIGMA_ROWS)]
@@ -320,7 +336,7 @@ def learn(
         logging.info("sigma_max: %.3g, the behaviour's own", stage.result["sigma_max"])
     if prepared.judge is not None and prepared.few_starts is not None:
         judged_by = judging(task, models=models, prepared=prepared, limit=limit, seed=seed)
-        planner = with_sigma(knobs.planner, record)
+        planner = by_rules(knobs.planner, record)
         minutes = knobs.choice.select_minutes if knobs.choice.select == "offline" else 0.0
         chosen = choice.choose_or_load(
             planner,
@@ -346,15 +362,24 @@ def judging(
 ) -> Callable[..., Callable[[PlannerConfig], dict[str, Any]]]:
     """Returns (judge, after_halt) -> (knobs -> what it says of a planner); see `choice.judged_by`."""
     return functools.partial(
-        choice.judged_by, task=task, models=models, scale=prepared.scale, limit=limit, seed=seed
+        choice.judged_by,
+        task=task,
+        models=models,
+        scale=prepared.scale,
+        limit=limit,
+        seed=seed,
+        reward=prepared.reward,
     )
 
 
-def with_sigma(planner: PlannerConfig, record: RunRecord) -> PlannerConfig:
-    """The knobs with the sigma_max that the rule has set, where they have none of their own."""
-    if planner.sigma_max is not None:
-        return planner
-    return dataclasses.replace(planner, sigma_max=record.stage("sigma").result["sigma_max"])
+def by_rules(planner: PlannerConfig, record: RunRecord) -> PlannerConfig:
+    """The knobs with the sigma_max and the reward that rules have set, where they have none."""
+    ruled = {}
+    if planner.sigma_max is None:
+        ruled["sigma_max"] = record.stage("sigma").result["sigma_max"]
+    if planner.planner_reward == "auto":
+        ruled["planner_reward"] = record.stage("planner_reward").result["chosen"]
+    return dataclasses.replace(planner, **ruled)
 
 
 def chosen_planner(knobs: Knobs, record: RunRecord) -> PlannerConfig:
@@ -365,11 +390,14 @@ def chosen_planner(knobs: Knobs, record: RunRecord) -> PlannerConfig:
     """
     planner, stage = knobs.planner, record.stage(choice.STAGE)
     judged = bool(knobs.judge.judge_members)
-    if (judged and not stage.complete) or (
-        planner.sigma_max is None and not record.stage("sigma").complete
-    ):
+    needed = {
+        choice.STAGE: judged,
+        "sigma": planner.sigma_max is None,
+        "planner_reward": planner.planner_reward == "auto",
+    }
+    if any(wanted and not record.stage(name).complete for name, wanted in needed.items()):
         raise UserError(f"--workdir: the run in {record.folder} is not finished; continue it first")
-    planner = with_sigma(planner, record)
+    planner = by_rules(planner, record)
     if judged:
         return dataclasses.replace(planner, **stage.result["knobs"])
     return dataclasses.replace(planner, plan="never" if planner.plan == "never" else "always")

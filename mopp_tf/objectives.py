@@ -24,6 +24,9 @@ from offline_tf.types import TaskSpec, Tensor, UserError
 _HEIGHT, _SPEED = 0, 8
 
 UserFunction = Callable[..., Tensor]
+Reward = Callable[
+    [Tensor, Tensor, Tensor], Tensor
+]  # (s [B,S], a [B,A], s' [B,S]) -> [B], task's units
 
 
 def made_for(task: str) -> Callable[[UserFunction], UserFunction]:
@@ -60,13 +63,14 @@ def speed_limit(states: Tensor, actions: Tensor, next_states: Tensor, limit: flo
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is maximised instead of, or beside, the learned reward, and what must not happen.
+    """What is maximised instead of, or beside, the models' reward, and what must not happen.
 
     Attributes:
-      scale: of the learned reward; a user's reward is brought to the same units.
+      scale: of the models' reward; others are brought to the same units.
       middle, half: [A], a = middle + half * (action in units of the bounds).
-      reward: see the module; None for the learned one alone.
-      replaces: whether `reward` takes the learned one's place.
+      of_task: the task's own reward, which takes the place of the models'; None for theirs.
+      reward: see the module; None for none beside these.
+      replaces: whether `reward` takes their place.
       constraint: (s, a, s') -> violation [B]; None for none.
       price: reward taken per unit of violation; None prunes instead.
     """
@@ -74,10 +78,18 @@ class Objective:
     scale: RewardScale
     middle: Any = 0.0
     half: Any = 1.0
-    reward: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    of_task: Reward | None = None
+    reward: Reward | None = None
     replaces: bool = False
     constraint: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     price: float | None = None
+
+    def own(self, states: Tensor, actions: Tensor, next_states: Tensor, learned: Tensor) -> Tensor:
+        """The scaled reward [B] before a user's: the task's, or the models'; see `apply`."""
+        if self.of_task is None:
+            return learned
+        paid = self.of_task(states, self.middle + self.half * actions, next_states)
+        return (paid - self.scale.shift) / self.scale.scale
 
     def apply(
         self, states: Tensor, actions: Tensor, next_states: Tensor, learned: Tensor
@@ -87,16 +99,17 @@ class Objective:
         Args:
           states, next_states: [B, S].
           actions: [B, A] in units of the bounds.
-          learned: [B], the learned scaled reward.
+          learned: [B], the models' scaled reward.
 
         Returns:
           The reward [B], scaled, and what prunes [B].
         """
-        reward, broken = learned, tf.zeros_like(learned)
+        reward = self.own(states, actions, next_states, learned)
+        broken = tf.zeros_like(learned)
         in_task_units = self.middle + self.half * actions  # [B, A]
         if self.reward is not None:
             user = self.reward(states, in_task_units, next_states) / self.scale.scale
-            reward = user if self.replaces else learned + user
+            reward = user if self.replaces else reward + user
         if self.constraint is not None:
             violation = tf.nn.relu(self.constraint(states, in_task_units, next_states))
             if self.price is None:
@@ -106,8 +119,22 @@ class Objective:
         return reward, broken
 
 
-def of_task(task: TaskSpec, scale: RewardScale) -> Objective:
-    """The learned reward, and the limits of the task's signals as a hard constraint."""
+def reward_of(task: TaskSpec, physics: str) -> Reward | None:
+    """The reward that a task declares, or that was learned apart; None where there is neither."""
+    reward = task.reward
+    if reward is None:
+        return None
+    return lambda states, actions, next_states: reward(states, actions, next_states, physics)
+
+
+def of_task(task: TaskSpec, scale: RewardScale, reward: Reward | None = None) -> Objective:
+    """The models' reward, and the limits of the task's signals as a hard constraint.
+
+    Args:
+      task: bounds and limits.
+      scale: of the models' reward.
+      reward: of the task, where it takes the place of the models'.
+    """
     limits = None
     if (violation := task.violation) is not None:
 
@@ -117,7 +144,7 @@ def of_task(task: TaskSpec, scale: RewardScale) -> Objective:
 
     middle = 0.5 * (task.action_high + task.action_low)
     half = 0.5 * (task.action_high - task.action_low)
-    return Objective(scale, middle, half, constraint=limits)
+    return Objective(scale, middle, half, reward, constraint=limits)
 
 
 def load_function(flag: str, name: str) -> UserFunction:
@@ -145,6 +172,7 @@ def make(
     config: ControlConfig,
     reward: UserFunction | None = None,
     constraint: UserFunction | None = None,
+    own: Reward | None = None,
 ) -> Objective:
     """Builds the objective from flags, or from functions; a constraint takes the task's limits' place.
 
@@ -153,6 +181,7 @@ def make(
       scale: of the learned reward.
       config: the flags.
       reward, constraint: used instead of those that the flags name.
+      own: see `of_task`.
 
     Raises:
       UserError: a function does not exist, is made for another task or does not work inside a graph;
@@ -162,24 +191,24 @@ def make(
         reward = reward or load_function("reward", config.reward)
     if config.constraint:
         constraint = constraint or load_function("constraint", config.constraint)
-    plain = ControlConfig()
+    unset = ControlConfig()
     for flag, function, needing in (
         ("reward", reward, ("reward_mode", "reward_arg")),
         ("constraint", constraint, ("constraint_mode", "constraint_weight", "constraint_arg")),
     ):
         for name in needing if function is None else ():
-            if getattr(config, name) != getattr(plain, name):
+            if getattr(config, name) != getattr(unset, name):
                 raise UserError(f"--{name}: expected --{flag} with it, got none")
     if reward is not None:
         reward = _checked("reward", reward, config.reward_arg, task)
     if constraint is not None:
         constraint = _checked("constraint", constraint, config.constraint_arg, task)
-    own = of_task(task, scale)
+    plain = of_task(task, scale, own)
     return dataclasses.replace(
-        own,
+        plain,
         reward=reward,
         replaces=config.reward_mode == "replace",
-        constraint=constraint or own.constraint,
+        constraint=constraint or plain.constraint,
         price=config.constraint_weight if config.constraint_mode == "soft" else None,
     )
 

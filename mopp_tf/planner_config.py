@@ -92,6 +92,14 @@ class PlannerConfig:
         "authors).",
         choices=("task", "none"),
     )
+    planner_reward: str = knob(
+        "auto",
+        "The reward of a candidate's steps: models, what the dynamics models predict (the paper); "
+        "task, the task's own, declared or learned apart; auto: the models' unless they miss more than "
+        "one per cent of the variance of held-out rewards and the task's misses less.",
+        choices=("auto", "models", "task"),
+        source="dmsd-own of the bench: the models know states to 0.3 % and half of the reward",
+    )
     prune: bool = knob(True, "Prune uncertain trajectories.")
     uncertainty_limit: float = knob(
         0.0, "L; 0: the quantile below, of held-out data.", low=0.0, source="run_planning.sh"

@@ -64,7 +64,7 @@ def rank(record: RunRecord, minutes: float) -> list[Candidate]:
         limit=learned.limit,
         seed=configs.run.seed,
     )
-    planner = algorithm.with_sigma(configs.planner, experiment.record)
+    planner = algorithm.by_rules(configs.planner, experiment.record)
     comparison = choice.Comparison(
         planner,
         judged_by(prepared.few_starts, after_halt=prepared.episodes_go_on),

@@ -41,8 +41,11 @@ class Configs(NamedTuple):
 
 
 def from_manifest(manifest: dict[str, Any]) -> Configs:
-    """Rebuilds the configuration of a run from its folder; one older than the judge has none."""
-    flags = {"judge_members": 0} | manifest["flags"]
+    """Rebuilds the configuration of a run from its folder.
+
+    One older than the judge has none, one older than --planner_reward planned with its models'.
+    """
+    flags = {"judge_members": 0, "planner_reward": "models"} | manifest["flags"]
     return Configs(*(rebuild(cls, flags) for cls in config.STAGES))
 
 

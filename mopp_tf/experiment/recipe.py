@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mopp_tf import algorithm
+from mopp_tf import algorithm, objectives
 from mopp_tf.experiment import data, evaluation, export_planner, inspection, panels
 from mopp_tf.experiment.configs import Configs, fits_q_again, folder_of, from_manifest
 from mopp_tf.experiment.export_planner import AnyPlanner
@@ -86,6 +86,7 @@ def begin(configs: Configs) -> tuple[Experiment[Configs], algorithm.Prepared]:
         record=experiment.record,
         models_from=experiment.reused,
         judge=fit_judge(experiment) if judges else None,
+        reward=objectives.reward_of(experiment.task, configs.run.physics),
     )
     return experiment, prepared
 

@@ -68,7 +68,14 @@ def make_planner(
         trained, configs.mbop, control.planner, configs.run.algorithm
     )
     dtype = networks.product_dtype(knobs.planner_precision)
-    objective = objectives.make(task, reward_scale_of(learned), control, reward, constraint)
+    objective = objectives.make(
+        task,
+        reward_scale_of(learned),
+        control,
+        reward,
+        constraint,
+        own=_own_reward(task, knobs, configs),
+    )
     if isinstance(learned, learning.MbopLearned):
         fitted = configs.mbop.mbop_horizon
         if of_mbop.mbop_horizon != fitted and knobs.terminal_value:
@@ -86,6 +93,25 @@ def make_planner(
     return Planner(
         task, models=learned.models, knobs=knobs, limit=limit, objective=objective, dtype=dtype
     )
+
+
+def _own_reward(
+    task: TaskSpec, knobs: config.PlannerConfig, configs: Configs
+) -> objectives.Reward | None:
+    """The task's reward where it takes the place of the models'.
+
+    Raises:
+      UserError: there is none; or what a rule decides after the fits is asked for again.
+    """
+    if configs.run.algorithm == "mbop" or knobs.planner_reward == "models":
+        return None
+    own = objectives.reward_of(task, configs.run.physics)
+    if knobs.planner_reward == "auto" or own is None:
+        raise UserError(
+            "--planner: expected planner_reward=models"
+            f"{'' if own is None else ' or task'}, got {knobs.planner_reward}"
+        )
+    return own
 
 
 def _changed_limit(trained: config.PlannerConfig, now: config.PlannerConfig) -> float | None:

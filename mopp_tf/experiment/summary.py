@@ -23,6 +23,9 @@ _FITTED = (
     ("behavior", "nll", "behavior_nll"),
     ("behavior", "mse", "behavior_mse"),
     ("q", "gap", "q_gap"),
+    ("planner_reward", "chosen", "planner_reward"),
+    ("planner_reward", "models_missed", "reward_missed_by_models"),
+    ("planner_reward", "task_missed", "reward_missed_by_task"),
     ("q", "mse", "value_mse"),
 )
 

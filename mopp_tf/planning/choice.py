@@ -91,6 +91,7 @@ def judged_by(
     limit: float,
     seed: int,
     after_halt: Array | None = None,
+    reward: objectives.Reward | None = None,
 ) -> Callable[[PlannerConfig], dict[str, Any]]:
     """Returns knobs -> what the judge says of a planner with them.
 
@@ -101,6 +102,7 @@ def judged_by(
       seed: of its draws.
       after_halt: what is paid to the clone in whole episodes, see `clones.episodes_go_on`; None: as to
         others.
+      reward: of the task, for planners with --planner_reward=task.
 
     Returns:
       A function; its numbers are those of `Judgement.numbers`, "kept_share", "fallback" and "least",
@@ -113,7 +115,9 @@ def judged_by(
             models=models,
             knobs=knobs,
             limit=limit,
-            objective=objectives.of_task(task, scale),
+            objective=objectives.of_task(
+                task, scale, reward if knobs.planner_reward == "task" else None
+            ),
             dtype=networks.product_dtype(knobs.planner_precision),
         )
         decide = compilation.compiled(planner.decide, in_parts=True)

@@ -129,16 +129,19 @@ class Planner(tf.Module):
         """The same of each member: next states [K, E, S], rewards and ends [K, E]."""
         dynamics = self._models.dynamics
         bounded = closed_form.executable(self.task, observation, action)
+        in_units = (bounded - self._middle) / self._half  # [E, A]
         predict = dynamics.bind(self._dtype, constant=True)
-        outputs = predict(observation, (bounded - self._middle) / self._half)  # [K, E, S + 1]
+        outputs = predict(observation, in_units)  # [K, E, S + 1]
         next_states = dynamics.next_states(observation, outputs)  # [K, E, S]
         next_states = closed_form.with_the_past(self.task, observation, bounded, next_states)
+        members = zip(tf.unstack(next_states), tf.unstack(dynamics.rewards(outputs)), strict=True)
+        rewards = [self._objective.own(observation, in_units, *each) for each in members]
         disagreement = dynamics.uncertainty(outputs, self.knobs.uncertainty_units)  # [E]
         assert self.task.termination is not None, "see offline_tf/models/learned_task.py"
         ends = compilation.of_task(self.task.termination)
         return Step(
             next_states=next_states,
-            rewards=dynamics.rewards(outputs),
+            rewards=tf.stack(rewards),  # [K, E]
             terminated=tf.stack([ends(each) for each in tf.unstack(next_states)]),
             disagreement=disagreement,
             known=disagreement <= self.limit,

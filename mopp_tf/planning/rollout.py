@@ -213,9 +213,9 @@ def pay(
       tally: so far.
       states, next_states: [B, S].
       actions: [B, A] in units of the bounds.
-      rewards: [B], learned, in scaled rewards.
+      rewards: [B], of the models, in scaled rewards.
       task: termination.
-      objective: another reward and constraints.
+      objective: the task's or another reward, and constraints.
       knobs: `planner_termination`.
 
     Returns:

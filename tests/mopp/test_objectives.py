@@ -81,6 +81,21 @@ def test_a_user_reward_is_added_or_takes_the_place_in_scaled_units():
     _check(_objective(reward=reward, replaces=True), [64.0, 110.75], [0.0, 0.0])
 
 
+def test_the_tasks_reward_takes_the_place_of_the_models_in_scaled_units():
+    # (1 + 5 + 250 - shift) / 4 and (3 - 10 + 450 - shift) / 4
+    own = [(256.0 - SCALE.shift) / 4.0, (443.0 - SCALE.shift) / 4.0]
+    _check(_objective(of_task=reward), own, [0.0, 0.0])
+    _check(_objective(of_task=reward, reward=reward), [own[0] + 64.0, own[1] + 110.75], [0.0, 0.0])
+    _check(_objective(of_task=reward, reward=reward, replaces=True), [64.0, 110.75], [0.0, 0.0])
+    _check(_objective(of_task=reward, constraint=constraint), own, [2.0, 0.0])
+
+
+def test_a_task_without_a_reward_has_none_of_its_own():
+    assert objectives.reward_of(toys.cart(reward=None), "v2") is None
+    told = toys.cart(reward=lambda s, a, n, physics: physics)
+    assert objectives.reward_of(told, "v5")(None, None, None) == "v5"
+
+
 def test_functions_see_actions_in_the_units_of_the_task():
     bounds = {"middle": np.float32([2.0]), "half": np.float32([4.0])}
     # 2 + 4 a: 4 and -2.

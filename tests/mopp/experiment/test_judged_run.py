@@ -159,6 +159,42 @@ def test_a_judged_run_promises_and_says_how_far_it_can_be_relied_on(judged):
     changes = record.stage("choice").result["knobs"]
     assert rebuilt(configs).knobs.plan == changes["plan"]
     assert rebuilt(configs).knobs.sigma_max == changes.get("sigma_max", sigma)
+    # Thirty steps leave the models without a notion of the reward; 200 were spent on it alone.
+    whose = record.stage("planner_reward").result
+    assert whose["chosen"] == "task" and whose["task_missed"] < whose["models_missed"]
+    assert found["planner_reward"] == "task"
+    assert rebuilt(configs).knobs.planner_reward == "task"
+
+
+def test_whose_reward_can_be_changed_and_not_left_to_the_rule_again(judged):
+    configs, _ = judged
+    at = tf.constant([[0.1, 0.2]]), tf.constant([[0.3]])
+
+    def rewards(*changes):
+        return rebuilt(configs, control_config.ControlConfig(planner=changes)).forecast(*at).rewards
+
+    assert (np.abs(rewards() - rewards("planner_reward=models")) > 1e-6).any()
+    np.testing.assert_array_equal(rewards(), rewards("planner_reward=task"))
+    with pytest.raises(UserError, match="expected planner_reward=models or task, got auto"):
+        rewards("planner_reward=auto")
+    never = config.PlannerConfig(planner_reward="task")
+    with pytest.raises(UserError, match="expected planner_reward=models, got task"):
+        restore._own_reward(toys.cart(reward=None), never, configs)
+
+
+def test_a_run_older_than_the_choice_of_rewards_planned_with_its_models(judged):
+    configs, _ = judged
+    manifest = RunRecord.open_existing(recipe.folder_of(configs)).manifest
+    flags = {k: v for k, v in manifest["flags"].items() if k != "planner_reward"}
+    older = from_manifest(manifest | {"flags": flags})
+    assert older.planner.planner_reward == "models"
+
+
+def test_the_tasks_reward_is_refused_where_nobody_would_know_one(cart, tmp_path):
+    configs = cart(tmp_path / "run", planner_reward="task", judge_members=0)
+    with pytest.raises(UserError, match="--planner_reward: expected models, as mute_cart"):
+        recipe.run(configs)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

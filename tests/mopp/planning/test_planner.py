@@ -655,6 +655,17 @@ def test_another_reward_and_a_hard_constraint_change_the_plan_at_once():
     assert (held.action.numpy() <= 0.2 + 1e-6).all() and (held.action.numpy() > 0.1).all()
 
 
+def test_forecasts_tell_the_reward_that_candidates_are_paid():
+    at = np.float32([[0.5, 1.0]]), np.float32([[0.2]])
+    plain = planner(KNOBS).forecast(*at)
+    own = Objective(rows.RewardScale(2.0, 4.0), of_task=lambda s, a, n: n[:, 0] + a[:, 0])
+    paid = planner(KNOBS, objective=own).forecast(*at)
+    np.testing.assert_array_equal(paid.next_states, plain.next_states)
+    expected = (plain.next_states.numpy()[..., 0] + 0.2 - 2.0) / 4.0  # [K, 1]
+    np.testing.assert_allclose(paid.rewards, expected, rtol=1e-6)
+    assert (np.abs(paid.rewards - plain.rewards) > 0.01).all()
+
+
 @pytest.mark.parametrize("rule", ["task", "none"])
 def test_violations_add_up_over_the_steps_before_a_predicted_end(rule):
     knobs = dataclasses.replace(KNOBS, planner_termination=rule)
