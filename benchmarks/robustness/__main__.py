@@ -82,7 +82,7 @@ def planned(
             physics = [] if data_set.kind == "plant" else [f"--physics={data_set.physics}"]
             words = [_TRAINING[what], f"--env={data_set.env}", *physics, f"--dataset={file}"]
             words += [f"--seed={seed}", *_SHORTER[what], *shlex.split(flags)]
-            shown = [f"--variant={variant}"] if variant else []
+            shown = [f"--variant={shlex.quote(variant)}"] if variant else []
             shown += [f"--flags={shlex.quote(flags)}"] if flags else []
             found.append(Planned(what, what, variant, words, shown, []))
     for algorithm in arguments.peers.split(",") if "peers" in wanted else ():

@@ -22,12 +22,15 @@ from benchmarks.robustness import (
     peers,
     promises,
     records,
+    rules,
     ship_policy,
     simulate,
     table,
     verdicts,
 )
 from benchmarks.robustness.data_sets import BY_NAME, SETS, DataSet, Part
+from mopp_tf import config as mopp_config
+from morel_tf import config as morel_config
 from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
 from offline_tf.judging import verdict
@@ -368,9 +371,11 @@ def test_what_is_recorded_is_not_run_again(tmp_path):
     again = _jobs(tmp_path, file.with_name("toy-2.hdf5"), flags)
     assert len(again) == 2
     _finish(again[0], "morel")
-    wide = _jobs(tmp_path, file, flags, "--variant=wide", "--flags=--iterations=3")
+    wide = _jobs(tmp_path, file, flags, "--variant=very wide", "--flags=--iterations=3")
     assert len(wide) == 2 and "--iterations=3" in wide[0].job.words
     _finish(wide[0], "morel")
+    wide_run = records.read(_set(), tmp_path / "results")[-1]
+    assert wide_run["command"].endswith("--variant='very wide' --flags=--iterations=3")
     assert len(records.read(_set(), tmp_path / "results")) == 3
 
 
@@ -573,3 +578,52 @@ def test_verdicts_of_the_record_are_told_by_half(shipped, tmp_path, monkeypatch,
     assert "- development, good: 1 of 1 green as recorded, 0 today" in told
     (found,) = json.loads((tmp_path / "told.json").read_text())["runs"]
     assert found["grounds"] == {"pruned_share": 0.9}
+
+
+def test_a_rules_worth_is_the_score_with_it_less_that_without(shipped, tmp_path):
+    data_set, rule = _set(), rules.RULES[0]
+    about = {"dataset": f"toy-{making.tag(data_set)}", "command": "c"}
+    of_data = {"algorithm": "data", "policies": {"a": {"mean": 110.0}}, "random_return": 10.0}
+    of_data |= dict.fromkeys(("behavior_return", "best_tenth_return", "acted_return"), 60.0)
+    for seed, variant, earned in (
+        (0, "", 110.0),
+        (0, rule.variant, 90.0),
+        (1, "", 60.0),
+        (1, rule.variant, 65.0),
+        (2, rule.variant, 65.0),  # nothing to hold it against
+        (0, "wide", 500.0),
+    ):
+        run = {"algorithm": rule.algorithm, "true_return_mean": earned}
+        for summary in (of_data, run):
+            told = {"seed": seed, "wall_seconds": 1.0} | summary
+            (tmp_path / "summary.json").write_text(json.dumps(told))
+            kept = about | {"variant": variant if summary is run else ""}
+            records.keep(data_set, tmp_path / "summary.json", kept, tmp_path)
+    pairs = rules.found_in(rules.RULES, [data_set], tmp_path)
+    assert [(pair.seed, pair.with_rule, pair.without) for pair in pairs] == [
+        (0, pytest.approx(100.0), pytest.approx(80.0)),
+        (1, pytest.approx(50.0), pytest.approx(55.0)),
+    ]
+    told = rules.report(pairs)
+    assert f"| {rule.name} | morel | 2 | 1 | +7.5 | -5.0 | +20.0 |" in told
+    assert f"| {rule.name}, morel | toy, 0 | 100.0 | 80.0 |" in told
+
+
+def test_rules_off_are_runs_of_the_bench_by_their_flags(shipped, tmp_path, monkeypatch):
+    data_set, asked = _set(), []
+    monkeypatch.setitem(BY_NAME, "toy", data_set)
+    monkeypatch.setattr(rules.campaign, "work_through", lambda jobs, **_: asked.extend(jobs) or 0)
+    words = ["--sets=toy", "--rules=whose reward", "--seeds=4", f"--folder={tmp_path / 'data'}"]
+    assert rules.main([*words, f"--results={tmp_path / 'results'}"]) == 0
+    (job,) = asked
+    assert {"mopp_tf.train", "--planner_reward=models", "--seed=4"} <= set(job.job.words)
+    with pytest.raises(UserError, match="--rules: expected some of .*whose reward.*, got 'luck'"):
+        rules.parse(["--rules=luck"])
+
+
+@pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: f"{rule.algorithm} {rule.name}")
+def test_every_rule_is_left_out_by_flags_that_there_are(rule):
+    module = {"morel": morel_config, "mopp": mopp_config}[rule.algorithm]
+    knobs = {field.name for stage in module.STAGES for field in dataclasses.fields(stage)}
+    names = [word.removeprefix("--").partition("=")[0] for word in rule.flags.split()]
+    assert names and set(names) <= knobs
