@@ -52,7 +52,7 @@ def with_objective(
     Args:
       run: the run folder.
       reward: (s, a, s') -> [B] in the units of the data's rewards.
-      replace: whether it takes the learned reward's place, else it is added.
+      replace: whether it takes the place of the planner's reward, else it is added.
       constraint: (s, a, s') -> [B], positive where broken, by how much.
       price: reward taken per unit of violation; None: candidates that break it are pruned.
       seed: of the proposals.

@@ -26,7 +26,7 @@ from mopp_tf.planning.rollout import Models
 from offline_tf.datasets import velocities
 from offline_tf.judging import clones
 from offline_tf.judging.judge import Judge
-from offline_tf.models import critics
+from offline_tf.models import critics, learned_task
 from offline_tf.numerics import holdout, standardize
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.run_folder.stage import Stage
@@ -63,6 +63,7 @@ class Prepared(NamedTuple):
       followed: [N] bool, rows of these episodes; None: of all.
       episodes_go_on: [T] what these episodes earn from each step on, see `clones.episodes_go_on`.
       reward: the task's own; None where it has none.
+      reward_rows: numbers of rows that neither it nor the dynamics models were fitted to.
       judge, few_starts: promise, and compare planners, see `choice.few_starts`; None: nobody does.
     """
 
@@ -79,6 +80,7 @@ class Prepared(NamedTuple):
     judge: Judge | None = None
     few_starts: Judge | None = None
     reward: Reward | None = None
+    reward_rows: Array | None = None
 
     @property
     def dynamics_split(self) -> holdout.Split:
@@ -172,7 +174,18 @@ def prepare(
         judge=judge,
         few_starts=few_starts,
         reward=reward,
+        reward_rows=_reward_rows(task, data, split, seed, record),
     )
+
+
+def _reward_rows(
+    task: TaskSpec, data: Transitions, split: holdout.Split, seed: int, record: RunRecord
+) -> Array:
+    """Rows that say which reward is better: a learned one has held-out episodes of its own."""
+    rows = split.where(data.next_known).judged(_LIMIT_ROWS)
+    if not record.stage(learned_task.STAGE).complete:
+        return rows
+    return np.intersect1d(rows, learned_task.split_of(task, data, seed).held_out)
 
 
 def split_of(task: TaskSpec, data: Transitions, knobs: Knobs, models_seed: int) -> holdout.Split:
@@ -319,14 +332,16 @@ def learn(
     # No line of the paper: whose reward, sigma_M by the data, and whether to plan at all.
     stage = record.stage("planner_reward")
     if knobs.planner.planner_reward == "auto" and not stage.complete:
-        chosen_reward = planner_reward.choose(
-            models.dynamics,
-            task=task,
-            rows=table.at(dynamics_split.judged(_LIMIT_ROWS)),
-            scale=prepared.scale,
-            reward=prepared.reward,
+        assert prepared.reward_rows is not None
+        stage.finish(
+            planner_reward.choose(
+                models.dynamics,
+                task=task,
+                rows=table.at(prepared.reward_rows),
+                scale=prepared.scale,
+                reward=prepared.reward,
+            )
         )
-        stage.finish(chosen_reward)
     stage = record.stage("sigma")
     if knobs.planner.sigma_max is None and not stage.complete:
         states = table.states[good.judged(_SIGMA_ROWS)]

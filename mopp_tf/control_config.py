@@ -32,7 +32,7 @@ class ControlConfig:
     )
     reward_mode: str = knob(
         "add",
-        "Whether it is added to the learned reward or replaces it.",
+        "Whether it is added to the reward that the planner has, or replaces it.",
         choices=("add", "replace"),
     )
     reward_arg: float | None = knob(

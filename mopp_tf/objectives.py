@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from mopp_tf.control_config import ControlConfig
 from mopp_tf.models.rows import RewardScale
+from offline_tf.models import compilation
 from offline_tf.types import TaskSpec, Tensor, UserError
 
 # HalfCheetah's observation: 0 is the torso's height, 8 its forward velocity.
@@ -124,7 +125,11 @@ def reward_of(task: TaskSpec, physics: str) -> Reward | None:
     reward = task.reward
     if reward is None:
         return None
-    return lambda states, actions, next_states: reward(states, actions, next_states, physics)
+
+    def paid(states: Tensor, actions: Tensor, next_states: Tensor) -> Tensor:
+        return compilation.of_task(reward)(states, actions, next_states, physics)
+
+    return paid
 
 
 def of_task(task: TaskSpec, scale: RewardScale, reward: Reward | None = None) -> Objective:

@@ -99,6 +99,7 @@ class PlannerConfig:
         "one per cent of the variance of held-out rewards and the task's misses less.",
         choices=("auto", "models", "task"),
         source="dmsd-own of the bench: the models know states to 0.3 % and half of the reward",
+        older="models",
     )
     prune: bool = knob(True, "Prune uncertain trajectories.")
     uncertainty_limit: float = knob(

@@ -41,11 +41,8 @@ class Configs(NamedTuple):
 
 
 def from_manifest(manifest: dict[str, Any]) -> Configs:
-    """Rebuilds the configuration of a run from its folder.
-
-    One older than the judge has none, one older than --planner_reward planned with its models'.
-    """
-    flags = {"judge_members": 0, "planner_reward": "models"} | manifest["flags"]
+    """Rebuilds the configuration of a run from its folder; one older than the judge has none."""
+    flags = {"judge_members": 0} | manifest["flags"]
     return Configs(*(rebuild(cls, flags) for cls in config.STAGES))
 
 
@@ -88,4 +85,22 @@ def check(configs: Configs) -> None:
         raise UserError(
             f"--dynamics_orders: expected {count} numbers, as --dynamics_members says, got "
             f"{len(orders)}"
+        )
+    _check_reward(configs)
+
+
+def _check_reward(configs: Configs) -> None:
+    """Whether there is a reward of the task where candidates are to be paid it."""
+    if configs.planner.planner_reward != "task":
+        return
+    if configs.run.algorithm == "mbop":
+        raise UserError(
+            "--planner_reward: MBOP pays by its dynamics models; expected no such flag, got task"
+        )
+    task = tasks.get(configs.run.env, configs.run.simulator)
+    learned = configs.judge.judge_members or task.termination is None
+    if task.reward is None and not learned:
+        raise UserError(
+            f"--planner_reward: expected models, as {configs.run.env} declares no reward and without a "
+            "judge none is learned apart, got task; or give --judge_members=3"
         )

@@ -12,7 +12,7 @@ from offline_tf.datasets.names import Reading
 from offline_tf.judging import judge
 from offline_tf.pipeline import reuse
 from offline_tf.run_folder.record import RunRecord
-from offline_tf.types import TaskSpec, Transitions, UserError
+from offline_tf.types import TaskSpec, Transitions
 
 FITS = ("dynamics", "behavior", "q")
 _MODEL_STAGES = (
@@ -30,19 +30,7 @@ def check_flags(configs: Configs) -> None:
       UserError: they do not go together, or there is no run.
     """
     check(configs)
-    _check_reward(configs)
     reuse.open_run(configs.run.models_from, "models_from")
-
-
-def _check_reward(configs: Configs) -> None:
-    knobs = configs.knobs
-    if knobs.planner.planner_reward != "task" or knobs.judge.judge_members:
-        return  # with a judge a reward is learned where the task has none
-    if tasks.get(configs.run.env, configs.run.simulator).reward is None:
-        raise UserError(
-            f"--planner_reward: expected models, as {configs.run.env} declares no reward and without a "
-            "judge none is learned apart, got task; or give --judge_members=3"
-        )
 
 
 def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitions, str]:

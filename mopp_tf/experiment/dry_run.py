@@ -174,7 +174,9 @@ def _decision(task: TaskSpec, configs: Configs) -> float:
         models = learning.build(endless, one.knobs, prepared, 0)
         learned = learning.MbopLearned(models, prepared, 0.0, 1.0)
     else:
-        planned = dataclasses.replace(one.planner, plan="always", sigma_max=0.25)
+        planned = dataclasses.replace(
+            one.planner, plan="always", sigma_max=0.25, planner_reward="models"
+        )
         models_of_mopp = algorithm.build(endless, one.knobs, prepared)
         learned = algorithm.Learned(models_of_mopp, prepared.scale, 1e9, planned)
     planner = make_planner(endless, configs=one, learned=learned)

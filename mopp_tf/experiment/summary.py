@@ -23,7 +23,6 @@ _FITTED = (
     ("behavior", "nll", "behavior_nll"),
     ("behavior", "mse", "behavior_mse"),
     ("q", "gap", "q_gap"),
-    ("planner_reward", "chosen", "planner_reward"),
     ("planner_reward", "models_missed", "reward_missed_by_models"),
     ("planner_reward", "task_missed", "reward_missed_by_task"),
     ("q", "mse", "value_mse"),
@@ -44,12 +43,26 @@ def summarize(
     return summary.write(
         experiment,
         algorithm=configs.run.algorithm,
-        settings={"variant": variant(configs), "horizon": configs.knobs.planner.horizon},
+        settings={
+            "variant": variant(configs),
+            "horizon": configs.knobs.planner.horizon,
+            "planner_reward": _whose_reward(experiment),
+        },
         results=measured | promises(experiment, judge_error),
         fitted=_fit_numbers(experiment.record.results()),
         in_words=in_words,
         report=panels.LAYOUT,
     )
+
+
+def _whose_reward(experiment: Experiment[Configs]) -> str:
+    """What the planner is paid by: a flag's, or the rule's; MBOP knows the models' alone."""
+    configs = experiment.configs
+    if configs.run.algorithm == "mbop":
+        return "models"
+    stage = experiment.record.stage("planner_reward")
+    given = configs.planner.planner_reward
+    return stage.result["chosen"] if given == "auto" else given
 
 
 def promises(experiment: Experiment[Configs], judge_error: float | None) -> dict[str, Any]:

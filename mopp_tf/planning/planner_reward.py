@@ -19,7 +19,7 @@ from mopp_tf.objectives import Reward, of_task
 from offline_tf.models import compilation
 from offline_tf.numerics import large_columns
 from offline_tf.tasks import closed_form
-from offline_tf.types import Array, TaskSpec, Tensor
+from offline_tf.types import TaskSpec, Tensor
 
 MODELS, TASK = "models", "task"
 _MISSED = 0.01  # of the variance; the models of the three robots miss less than a thousandth
@@ -32,11 +32,11 @@ def errors(
     """Shares of the rewards' variance that are missed, both from s and a alone.
 
     Args:
-      dynamics: fitted; its members' predictions are averaged.
+      dynamics: fitted; its members' rewards are averaged, as planning does.
       task: bounds, and what it tells of the next state.
       rows: n held-out ones.
       scale: of their rewards.
-      reward: the task's own, paid at each member's next state.
+      reward: the task's own, paid at the next state of one member at a time, as planning does.
 
     Returns:
       Of the models' reward, and of the task's.
@@ -45,27 +45,23 @@ def errors(
     predict = dynamics.bind()
 
     @compilation.ForAnyLength
-    def block(states: Tensor, actions: Tensor) -> Tensor:
+    def block(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         outputs = predict(states, actions)  # [K, B, S + 1]
-        learned = dynamics.rewards(outputs)  # [K, B]
+        learned = tf.reduce_mean(dynamics.rewards(outputs), axis=0)  # [B]
         paid = []
-        for next_states, of_models in zip(
-            tf.unstack(dynamics.next_states(states, outputs)), tf.unstack(learned), strict=True
-        ):
+        for next_states in tf.unstack(dynamics.next_states(states, outputs)):
             reached = closed_form.with_the_past_in_units(task, states, actions, next_states)
-            paid.append(own.own(states, actions, reached, of_models))
-        return tf.stack([tf.reduce_mean(learned, 0), tf.reduce_mean(tf.stack(paid), 0)])  # [2, B]
+            paid.append(own.own(states, actions, reached, learned))
+        return learned, tf.stack(paid)
 
-    cuts = large_columns.blocks(len(rows.states), _ROWS_PER_CALL)
-    found: Array = np.concatenate(
-        [
-            block(tf.constant(rows.states[cut]), tf.constant(rows.actions[cut])).numpy()
-            for cut in cuts
-        ],
-        axis=1,
-    )
-    missed = np.square(found.astype(np.float64) - rows.rewards).mean(axis=1)  # [2]
-    of_models, of_own = missed / max(float(rows.rewards.astype(np.float64).var()), 1e-12)
+    missed = np.zeros(2)
+    for cut in large_columns.blocks(len(rows.states), _ROWS_PER_CALL):
+        found = block(tf.constant(rows.states[cut]), tf.constant(rows.actions[cut]))
+        for index, predicted in enumerate(found):  # [B], [K, B]
+            errors_squared = np.square(predicted.numpy().astype(np.float64) - rows.rewards[cut])
+            missed[index] += errors_squared.mean(axis=0).sum() if index else errors_squared.sum()
+    variance = max(float(rows.rewards.astype(np.float64).var()), 1e-12)
+    of_models, of_own = missed / len(rows.rewards) / variance
     return float(of_models), float(of_own)
 
 
@@ -79,12 +75,12 @@ def choose(
 ) -> dict[str, Any]:
     """The rule of --planner_reward=auto.
 
-    Args: see `errors`; without a `reward` of the task there is no choice.
+    Args: see `errors`; without a `reward` of the task, or without rows, there is no choice.
 
     Returns:
       "chosen", and "models_missed" and "task_missed" where there was a choice.
     """
-    if reward is None:
+    if reward is None or not len(rows.rewards):
         return {"chosen": MODELS}
     of_models, of_own = errors(dynamics, task=task, rows=rows, scale=scale, reward=reward)
     chosen = TASK if of_models > _MISSED and of_own < of_models else MODELS

@@ -9,6 +9,8 @@ from typing import Any
 
 from offline_tf.types import UserError
 
+_AS_DEFAULT = object()
+
 
 def knob(
     default: Any,
@@ -20,6 +22,7 @@ def knob(
     source: str = "",
     repeated: bool = False,
     infinite: bool = False,
+    older: Any = _AS_DEFAULT,
 ) -> Any:
     """Declares a field of a stage dataclass.
 
@@ -31,6 +34,7 @@ def knob(
       source: paper section or authors' file.
       repeated: a tuple of words whose flag is given once for each.
       infinite: whether a number may be infinite.
+      older: what a run did whose folder is older than the knob, where that is not the default.
     """
     metadata = {
         "help": help,
@@ -40,6 +44,7 @@ def knob(
         "source": source,
         "repeated": repeated,
         "infinite": infinite,
+        "older": default if older is _AS_DEFAULT else older,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -71,18 +76,23 @@ def check(config: Any) -> None:
 
 
 def defaults_of(configs: Iterable[Any]) -> dict[str, Any]:
-    """What the flags of some stage dataclasses are where none is given: name -> value."""
-    return {field.name: field.default for part in configs for field in dataclasses.fields(part)}
+    """What a run folder that lacks a flag of some stage dataclasses did: name -> value."""
+    return {
+        field.name: field.metadata.get("older", field.default)
+        for part in configs
+        for field in dataclasses.fields(part)
+    }
 
 
 def rebuild(cls: type, flags: dict[str, Any]) -> Any:
     """Builds a stage dataclass from a manifest's flags, where tuples are lists.
 
-    A flag that the manifest lacks has its default: it is younger than the run.
+    A flag that the manifest lacks is younger than the run: see `defaults_of`.
 
     Raises:
       UserError: a value is out of its bounds.
     """
-    names = [field.name for field in dataclasses.fields(cls) if field.name in flags]
-    values = {name: flags[name] for name in names}
+    values = defaults_of([cls]) | {
+        field.name: flags[field.name] for field in dataclasses.fields(cls) if field.name in flags
+    }
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -78,6 +78,12 @@ def of_run(task: TaskSpec, seed: int, record: RunRecord) -> TaskSpec:
     return learned.into(task, bool(stage.result["terminals"]))
 
 
+def split_of(task: TaskSpec, data: Transitions, seed: int) -> holdout.Split:
+    """Which episodes are held out from what is learned here."""
+    by_time = task.log is not None
+    return holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed, by_time)
+
+
 def errors(record: RunRecord) -> dict[str, Any]:
     """Errors on held-out rows, or training rows where there are none, for a run's summary.
 
@@ -223,10 +229,7 @@ def _fit(
             int((~known).sum()),
             int(data.terminals.sum()),
         )
-    by_time = task.log is not None
-    split = holdout.split_episodes(data.episode_bounds(), _HOLDOUT_SHARE, seed, by_time).where(
-        known
-    )
+    split = split_of(task, data, seed).where(known)
     rewards = learned._units.rewards.normalize(data.rewards[:, None])[:, 0]
     terminals = data.terminals.astype(np.float32)
 

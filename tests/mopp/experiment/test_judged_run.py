@@ -182,19 +182,40 @@ def test_whose_reward_can_be_changed_and_not_left_to_the_rule_again(judged):
         restore._own_reward(toys.cart(reward=None), never, configs)
 
 
-def test_a_run_older_than_the_choice_of_rewards_planned_with_its_models(judged):
+def test_a_run_older_than_the_choice_of_rewards_planned_with_its_models(judged, tmp_path):
     configs, _ = judged
     manifest = RunRecord.open_existing(recipe.folder_of(configs)).manifest
     flags = {k: v for k, v in manifest["flags"].items() if k != "planner_reward"}
     older = from_manifest(manifest | {"flags": flags})
     assert older.planner.planner_reward == "models"
+    # Such a folder goes on with its models' reward alone.
+    folder = tmp_path / "run"
+    shutil.copytree(recipe.folder_of(configs), folder)
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"flags": flags}))
+    here = configs._replace(run=dataclasses.replace(configs.run, workdir=str(folder)))
+    with pytest.raises(UserError, match="--planner_reward is 'models' there and 'auto' now"):
+        recipe.run(here)
+    models = dataclasses.replace(configs.planner, planner_reward="models")
+    recipe.run(here._replace(planner=models))
 
 
 def test_the_tasks_reward_is_refused_where_nobody_would_know_one(cart, tmp_path):
     configs = cart(tmp_path / "run", planner_reward="task", judge_members=0)
     with pytest.raises(UserError, match="--planner_reward: expected models, as mute_cart"):
         recipe.run(configs)
+    mbop = cart(tmp_path / "run", planner_reward="task", algorithm="mbop")
+    with pytest.raises(UserError, match="--planner_reward: MBOP pays by its dynamics models"):
+        recipe.run(mbop)
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_neither_reward_was_fitted_to_say_which_is_better(cart, tmp_path):
+    configs = cart(tmp_path / "run", holdout_share=0.4)
+    experiment, prepared = recipe.begin(configs)
+    outcome = learned_task.split_of(experiment.task, experiment.data, configs.run.seed)
+    rows = prepared.reward_rows
+    assert len(rows) and set(rows) <= set(prepared.split.held_out) & set(outcome.held_out)
+    assert len(rows) < len(prepared.split.held_out)
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -6,6 +7,7 @@ import tensorflow as tf
 import toys
 
 from mopp_tf.config import PlannerConfig
+from mopp_tf.models.rows import RewardScale
 from mopp_tf.planning import choice
 from offline_tf.judging.judge import Judge
 from offline_tf.judging.model_simulator import Models
@@ -238,6 +240,43 @@ def test_planners_are_judged_by_what_the_judges_models_pay(monkeypatch):
     np.testing.assert_allclose(planner["expected"], pushed, rtol=1e-5)
     assert planner["promise"] > clone["promise"]
     assert (planner["kept_share"], planner["fallback"]) == (0.25, 1.0)
+
+
+@pytest.mark.parametrize(("whose", "paid"), [("models", 0.5), ("task", 6.0)])
+def test_planners_are_judged_with_the_reward_that_they_are_exported_with(monkeypatch, whose, paid):
+    """A planner whose force is what its objective says of a step that the models pay 0.5."""
+
+    class Pays(tf.Module):
+        def __init__(self, task, *, objective, **_):
+            super().__init__()
+            rows = tf.zeros([1, 2]), tf.zeros([1, 1]), tf.ones([1, 2])
+            self.force = objective.apply(*rows, tf.constant([0.5]))[0] / 10.0
+
+        def initial_plan(self, observation):
+            return tf.zeros([tf.shape(observation)[0], 1, 1])
+
+        def decide(self, observation, plan, seed):
+            count = tf.shape(observation)[0]
+            action = tf.fill([count, 1], self.force[0])
+            return Decided(action, plan, tf.ones([count]), tf.fill([count], False))
+
+    monkeypatch.setattr(choice, "Planner", Pays)
+    judge_one = choice.judged_by(
+        toy_judge(1),
+        task=toys.cart(),
+        models=None,
+        scale=RewardScale(1.0, 2.0),
+        limit=1.0,
+        seed=0,
+        reward=lambda s, a, n: 13.0 * n[:, 0],  # (13 - 1) / 2 = 6
+    )
+    knobs = dataclasses.replace(KNOBS, plan="always", planner_reward=whose)
+    # One step from rest pays 1 + x - 0.1 a^2.
+    at_rest = judge_one(dataclasses.replace(knobs, planner_reward="models"))["expected"]
+    base = at_rest + 0.1 * 0.05**2
+    np.testing.assert_allclose(
+        judge_one(knobs)["expected"], base - 0.1 * (paid / 10) ** 2, rtol=1e-6
+    )
 
 
 def test_beyond_halt_the_clone_earns_what_its_episodes_did(monkeypatch):

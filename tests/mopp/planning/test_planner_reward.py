@@ -17,7 +17,7 @@ VARIANCE = ROWS.rewards.astype(np.float64).var()
 
 
 class Dynamics:
-    """Two members that know the next state, and are off by `state` in it and by `reward` in that."""
+    """Two members that know the next state; one is off by `state` in it, both by `reward`."""
 
     def __init__(self, state=0.0, reward=0.0):
         self.state, self.reward = state, reward
@@ -27,8 +27,9 @@ class Dynamics:
             x, v = tf.unstack(states, axis=1)
             after = tf.stack([x + toys.DT * v, v + toys.PUSH * actions[:, 0]], axis=1)
             paid = (toys.reward(states, actions, after) - SCALE.shift) / SCALE.scale
-            off = tf.constant([self.state, self.state, self.reward], tf.float32)
-            return tf.stack([tf.concat([after, paid[:, None]], axis=1) + off] * 2)
+            whole = tf.concat([after, paid[:, None]], axis=1)
+            off = tf.constant([self.state, self.state, 0.0], tf.float32)
+            return tf.stack([whole + off, whole]) + [0.0, 0.0, self.reward]
 
         return predict
 
@@ -61,9 +62,10 @@ def test_what_is_missed_is_a_share_of_the_variance():
 
 
 def test_the_tasks_reward_is_paid_where_the_models_say_that_it_leads():
-    _, near = of(Dynamics(state=0.1))
-    _, far = of(Dynamics(state=0.2))
-    assert 0.0 < near < far
+    # x' + 0.1 pays 0.1 more, 0.025 in the models' units; of the other member nothing is missed.
+    of_models, of_task = of(Dynamics(state=0.1))
+    assert of_models == pytest.approx(0.0, abs=1e-10)
+    assert of_task == pytest.approx(0.5 * 0.025**2 / VARIANCE, rel=1e-3)
 
 
 def test_the_models_reward_stays_unless_it_misses_a_hundredth_and_the_tasks_less():
@@ -77,5 +79,6 @@ def test_the_models_reward_stays_unless_it_misses_a_hundredth_and_the_tasks_less
     assert worse["chosen"] == "models" and worse["task_missed"] > worse["models_missed"]
 
 
-def test_without_a_reward_of_the_task_there_is_no_choice():
+def test_without_a_reward_of_the_task_or_rows_there_is_no_choice():
     assert choice(Dynamics(reward=9.0), reward=None) == {"chosen": "models"}
+    assert choice(Dynamics(reward=9.0), rows=ROWS.at(slice(0))) == {"chosen": "models"}

@@ -5,6 +5,8 @@ import pytest
 import tensorflow as tf
 import toys
 
+from mopp_tf import objectives
+from mopp_tf.models.rows import RewardScale
 from morel_tf.planning import pessimistic_mdp
 from offline_tf import tasks
 from offline_tf.models import compilation
@@ -69,6 +71,13 @@ def test_the_pessimistic_mdp_takes_a_tasks_loops():
     np.testing.assert_array_equal(found.rewards, [0.0, 1.0])
     for a, b in zip(tf.nest.flatten(step(STATES)), tf.nest.flatten(found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_a_planner_pays_by_a_tasks_loops():
+    task = dataclasses.replace(toys.cart(), reward=paying)
+    own = objectives.of_task(task, RewardScale(0.0, 1.0), objectives.reward_of(task, "v2"))
+    found = compilation.function(own.own)(STATES, tf.zeros([2, 1]), STATES, tf.ones([2]))
+    np.testing.assert_array_equal(found, [0.0, 1.0])
 
 
 def test_a_graph_for_any_length_knows_none_of_them_from_its_first_call_on():
