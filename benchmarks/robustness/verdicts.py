@@ -35,6 +35,7 @@ class Again(NamedTuple):
 
     Attributes:
       split, name: of the run.
+      promise, true: lower bound and mean return.
       kind: see `promises`.
       recorded, today: levels.
       grounds: today's that are not green, with their numbers.
@@ -42,6 +43,8 @@ class Again(NamedTuple):
 
     split: str
     name: str
+    promise: float
+    true: float
     kind: str
     recorded: str
     today: str
@@ -114,6 +117,8 @@ def again(
                 Again(
                     split=data_set.split,
                     name=f"{data_set.name}, {table.column_of(run)}, seed {run['seed']}",
+                    promise=run["promise"],
+                    true=true,
                     kind=promises.kind_of(run["promise"], true, row.acted),
                     recorded=run["verdict"]["level"],
                     today=now.level,
@@ -125,11 +130,14 @@ def again(
 
 def told(runs: Sequence[Again]) -> str:
     """A table, and by half how many good and bad runs are green."""
-    lines = ["| run | is | recorded | today | grounds |", "|---" * 5 + "|"]
+    lines = ["| run | promise | true | is | recorded | today | grounds |", "|---" * 7 + "|"]
     for run in runs:
         grounds = ", ".join(f"{name} {value:.2f}" for name, value in run.grounds.items())
         kind = run.kind or "between"
-        lines.append(f"| {run.name} | {kind} | {run.recorded} | {run.today} | {grounds} |")
+        lines.append(
+            f"| {run.name} | {run.promise:.0f} | {run.true:.0f} | {kind} | {run.recorded} | "
+            f"{run.today} | {grounds} |"
+        )
     lines.append("")
     for split in SPLITS:
         for kind in ("good", "bad"):

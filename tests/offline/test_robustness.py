@@ -572,8 +572,11 @@ def test_verdicts_of_the_record_are_told_by_half(shipped, tmp_path, monkeypatch,
         records.keep(data_set, tmp_path / "summary.json", about, tmp_path)
     words = [f"--folder={tmp_path / 'data'}", f"--results={tmp_path}", "--seeds=1"]
     assert verdicts.main([*words, f"--output={tmp_path / 'told.json'}"]) == 0
-    assert "| toy, MOReL, seed 1 | good | green | bad | pruned_share 0.90 |" in (
-        told := capsys.readouterr().out
+    told = capsys.readouterr().out
+    earned_as_told = f"{promise:.0f} | {promise:.0f}"
+    assert (
+        f"| toy, MOReL, seed 1 | {earned_as_told} | good | green | bad | pruned_share 0.90 |"
+        in told
     )
     assert "- development, good: 1 of 1 green as recorded, 0 today" in told
     (found,) = json.loads((tmp_path / "told.json").read_text())["runs"]
