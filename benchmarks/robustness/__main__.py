@@ -127,6 +127,20 @@ def job_of(
     )
 
 
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of which runs are worked, and how many at a time."""
+    parser.add_argument("--seeds", default="0", help="of the learners")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, a thread each")
+    parser.add_argument("--hours", type=float, default=float("inf"), help="start no run after this")
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of where data and records lie."""
+    parser.add_argument("--folder", type=pathlib.Path, default=making.FOLDER, help="of the data")
+    parser.add_argument("--results", type=pathlib.Path, default=records.FOLDER)
+    parser.add_argument("--neorl2", default="", help=f"folder of NeoRL-2's data; ${making.NEORL2}")
+
+
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line.
 
@@ -142,17 +156,13 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split", choices=("", *SPLITS), default="", help="empty: both")
     parser.add_argument("--sets", default="", help="names with commas between them; empty: all")
     parser.add_argument("--what", default="data,baselines,morel,mopp", help=", ".join(WHAT))
-    parser.add_argument("--seeds", default="0", help="of the learners")
     parser.add_argument("--flags", default="", help="for MOReL's and MOPP's training")
     parser.add_argument("--variant", default="", help="what runs with --flags are called")
     parser.add_argument("--peers", default=",".join(peers.ALGORITHMS))
     parser.add_argument("--peers_python", default="", help="with requirements-benchmarks.txt")
     parser.add_argument("--minutes", type=float, default=20.0, help="CPU time of a peer")
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, a thread each")
-    parser.add_argument("--hours", type=float, default=float("inf"), help="start no run after this")
-    parser.add_argument("--folder", type=pathlib.Path, default=making.FOLDER, help="of the data")
-    parser.add_argument("--results", type=pathlib.Path, default=records.FOLDER)
-    parser.add_argument("--neorl2", default="", help=f"folder of NeoRL-2's data; ${making.NEORL2}")
+    add_running(parser)
+    add_folders(parser)
     arguments = parser.parse_args(words)
     for flag, given, known in (
         ("what", arguments.what, WHAT),

@@ -49,9 +49,9 @@ def found_in(sets: Sequence[DataSet], folder: pathlib.Path = records.FOLDER) -> 
     """All runs with a promise on the sets' data of today."""
     found = []
     for data_set in sets:
-        row = table.row_of(data_set, folder)
-        for run in records.read(data_set, folder) if row else []:
-            if "promise" not in run or run["dataset"] != row.dataset:
+        row, runs = table.runs_of(data_set, folder)
+        for run in runs:
+            if row is None or "promise" not in run:
                 continue
             true = run.get("true_return_as_promised", run["true_return_mean"])
             grounds = run["verdict"]["grounds"]

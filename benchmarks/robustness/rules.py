@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import campaign, robustness
 from benchmarks.robustness import __main__ as bench
-from benchmarks.robustness import making, records, table
+from benchmarks.robustness import records, table
 from benchmarks.robustness.data_sets import BY_NAME, DEVELOPMENT, DataSet
 from offline_tf.types import UserError
 
@@ -76,12 +76,7 @@ def found_in(
     """All pairs in the records."""
     found = []
     for data_set in sets:
-        row = table.row_of(data_set, folder)
-        runs = [
-            run
-            for run in records.read(data_set, folder)
-            if row is not None and run["dataset"] == row.dataset
-        ]
+        row, runs = table.runs_of(data_set, folder)
         by_key = {(run["algorithm"], run["variant"], run["seed"]): run for run in runs}
         for rule in rules:
             for (algorithm, variant, seed), run in by_key.items():
@@ -129,12 +124,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split", default=DEVELOPMENT)
     parser.add_argument("--sets", default="", help="names with commas between them; empty: all")
     parser.add_argument("--rules", default="", help="names with commas between them; empty: all")
-    parser.add_argument("--seeds", default="0", help="of the learners")
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, a thread each")
-    parser.add_argument("--hours", type=float, default=float("inf"), help="start no run after this")
-    parser.add_argument("--folder", type=pathlib.Path, default=making.FOLDER, help="of the data")
-    parser.add_argument("--results", type=pathlib.Path, default=records.FOLDER)
-    parser.add_argument("--neorl2", default="", help=f"folder of NeoRL-2's data; ${making.NEORL2}")
+    bench.add_running(parser)
+    bench.add_folders(parser)
     arguments = parser.parse_args(words)
     wanted, names = [n for n in arguments.rules.split(",") if n], {rule.name for rule in RULES}
     if unknown := [name for name in wanted if name not in names]:

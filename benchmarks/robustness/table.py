@@ -101,6 +101,13 @@ def row_of(data_set: DataSet, folder: pathlib.Path) -> Row | None:
     )
 
 
+def runs_of(data_set: DataSet, folder: pathlib.Path) -> tuple[Row | None, list[records.Run]]:
+    """A set's row, and its runs on the data of today; none without a row."""
+    row = row_of(data_set, folder)
+    runs = [] if row is None else records.read(data_set, folder)
+    return row, [run for run in runs if row is not None and run["dataset"] == row.dataset]
+
+
 def column_of(run: records.Run) -> str:
     """The heading under which a run stands."""
     algorithm: str = run["algorithm"]

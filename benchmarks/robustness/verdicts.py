@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import robustness
-from benchmarks.robustness import making, promises, records, table
+from benchmarks.robustness import __main__ as bench
+from benchmarks.robustness import making, promises, table
 from benchmarks.robustness.data_sets import SETS, SPLITS, DataSet
 from offline_tf import tasks
 from offline_tf.datasets import sources
@@ -94,12 +95,8 @@ def again(
     """All runs with a promise on the sets' data of today; sets that cannot be made are told."""
     found = []
     for data_set in sets:
-        row = table.row_of(data_set, results)
-        runs = [
-            run
-            for run in records.read(data_set, results)
-            if row is not None and "promise" in run and run["dataset"] == row.dataset
-        ]
+        row, every = table.runs_of(data_set, results)
+        runs = [run for run in every if "promise" in run]
         if row is None or not runs:
             continue
         try:
@@ -162,9 +159,7 @@ def main(words: list[str] | None = None) -> int:
     )
     parser.add_argument("--split", choices=("", *SPLITS), default="", help="empty: both")
     parser.add_argument("--seeds", default="", help="of the learners; empty: all")
-    parser.add_argument("--folder", type=pathlib.Path, default=making.FOLDER, help="of the data")
-    parser.add_argument("--neorl2", default="", help=f"folder of NeoRL-2's data; ${making.NEORL2}")
-    parser.add_argument("--results", type=pathlib.Path, default=records.FOLDER)
+    bench.add_folders(parser)
     parser.add_argument("--output", type=pathlib.Path, default=_RECORD)
     arguments = parser.parse_args(words)
     sets = [each for each in SETS if arguments.split in ("", each.split)]
