@@ -75,8 +75,7 @@ def promises(experiment: Experiment[Configs], judge_error: float | None) -> dict
     returns = DataReturns.of(
         good_episodes.known_returns(experiment.data, experiment.task.max_episode_steps)
     )
-    behind = candidates[choice.CLONE]["promise"] - candidates[chosen]["promise"]
-    found = verdict.of(grounds(chosen, judged, returns, behind, judge_error))
+    found = verdict.of(grounds(chosen, judged, returns, -candidates[chosen]["gain"], judge_error))
     return {
         "chosen": chosen,
         "promise": judged["promise"],
@@ -102,7 +101,7 @@ def grounds(
       chosen: its name.
       judged: the judge's numbers, see `choice.judged_by`.
       data: what its episodes earned.
-      behind: how far its promise is below the clone's where both were compared.
+      behind: how much less than the clone it may earn; negative where it surely earns more.
       judge_error: of the judge's models, held out.
     """
     found = [

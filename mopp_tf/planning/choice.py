@@ -21,7 +21,7 @@ from mopp_tf.config import PlannerConfig
 from mopp_tf.models.rows import RewardScale
 from mopp_tf.planning.planner import Planner
 from mopp_tf.planning.rollout import Models
-from offline_tf.judging.judge import Judge, gain, spread_of
+from offline_tf.judging.judge import MOSTLY, Judge, gain, spread_of
 from offline_tf.models import compilation, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
@@ -106,7 +106,8 @@ def judged_by(
 
     Returns:
       A function; its numbers are those of `Judgement.numbers`, "kept_share", "fallback" and "least",
-      the lists of `Judgement.least`.
+      the lists of `Judgement.least`; of a clone that is paid beyond HALT "least_alone", the same
+      without that.
     """
 
     def judge_one(knobs: PlannerConfig) -> dict[str, Any]:
@@ -134,10 +135,14 @@ def judged_by(
             steps = judge.models.task.max_episode_steps
             beyond = after_halt[steps] if steps < len(after_halt) else 0.0
             paid = after_halt[:steps] - beyond
-        judgement = judge.run(compilation.function(planner.initial_plan), act, seed, paid)
+        start = compilation.function(planner.initial_plan)
+        judgement = judge.run(start, act, seed, paid)
         kept_share, fallback = np.mean(seen, axis=0)
         shares = {"kept_share": float(kept_share), "fallback": float(fallback)}
-        return judgement.numbers() | shares | {"least": judgement.least.tolist()}
+        least = {"least": judgement.least.tolist()}
+        if paid is not None:
+            least["least_alone"] = judge.run(start, act, seed).least.tolist()
+        return judgement.numbers() | shares | least
 
     return judge_one
 
@@ -152,7 +157,8 @@ class Comparison:
     """Candidates, what the judge says of each, and how much each gains over the clone.
 
     Few models agree on a difference by chance at times, so no spread of one counts for less than the
-    median of all candidates' does.
+    median of all candidates' does. What the cloned episodes earned counts beyond HALT only where most
+    roll-outs of a candidate halt; else HALT costs both the same.
 
     Attributes:
       changes: name -> knobs that differ.
@@ -177,7 +183,7 @@ class Comparison:
         self._knobs = knobs
         self._judge_one = judge_one
         self._record = record
-        self._of_clone: Array | None = None
+        self._of_clone: dict[bool, Array] = {}  # whether it is paid beyond HALT -> [M, E]
         self.add(CLONE, {"plan": "never"})
 
     def add(self, name: str, changes: dict[str, Any]) -> None:
@@ -187,9 +193,12 @@ class Comparison:
             stage.finish(self._judge_one(changed(self._knobs, changes)))
         numbers = dict(stage.result)
         least = np.array(numbers.pop("least"))  # [M, E]
-        self._of_clone = least if self._of_clone is None else self._of_clone
-        if name != CLONE:
-            self._differences[name] = least - self._of_clone
+        alone = np.array(numbers.pop("least_alone", least))  # [M, E]
+        if name == CLONE:
+            self._of_clone = {True: least, False: alone}
+        else:
+            mostly_halted = numbers["halted_share"] > MOSTLY
+            self._differences[name] = least - self._of_clone[mostly_halted]
         self.changes[name] = changes
         self._judged[name] = numbers
         logging.info(
@@ -319,7 +328,8 @@ def promise_or_load(
         return stage.result
     planner = changed(knobs, chosen["knobs"])
     numbers = judge_one(planner)
-    del numbers["least"]
+    for name in ("least", "least_alone"):
+        numbers.pop(name, None)
     if judge_clone is not None and chosen["chosen"] == CLONE:
         of_clone = judge_clone(planner)
         numbers["worth"] = of_clone["promise"]

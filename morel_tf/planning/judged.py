@@ -10,11 +10,9 @@ import tensorflow as tf
 from absl import logging
 
 from morel_tf.config import PlannerConfig
-from offline_tf.judging.judge import Judge, Judgement, gain, promise_of
+from offline_tf.judging.judge import MOSTLY, Judge, Judgement, gain, promise_of
 from offline_tf.policies.gaussian import GaussianPolicy
 from offline_tf.types import Array
-
-_MOSTLY = 0.5  # of the roll-outs; from there on the verdict doubts, too
 
 
 class Kept(NamedTuple):
@@ -156,7 +154,7 @@ class Keeper:
         iteration = self.take_best()
         best = judge.policy(self._policy.numpy())
         clone = judge.policy(first)
-        by_episodes = best.halted.mean() > _MOSTLY
+        by_episodes = best.halted.mean() > MOSTLY
         gained = gain(best.least - (worth() if by_episodes else clone).least)
         if not iteration or gained > 0.0:
             return Kept(iteration, gained, best)

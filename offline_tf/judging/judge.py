@@ -46,6 +46,8 @@ _STUDENT_80 = (
     *(0.906, 0.896, 0.889, 0.883, 0.879),
     *(0.876, 0.873, 0.870, 0.868, 0.866),
 )
+# Where more of a controller's episodes meet HALT, the clone's count for what they earned beyond it.
+MOSTLY = 0.5
 _BATCH = 8192
 _LOW_REWARD = 0.05  # quantile of the data's rewards
 

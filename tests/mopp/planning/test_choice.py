@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,11 @@ def judge_with(promises, seen=None):
         if seen is not None:
             seen.append(key)
         # The starts differ by more than the candidates, which all models see alike.
-        return {"promise": promises[key], "least": [[promises[key], promises[key] + 50.0]] * 3}
+        return {
+            "promise": promises[key],
+            "halted_share": 0.0,
+            "least": [[promises[key], promises[key] + 50.0]] * 3,
+        }
 
     return judge_one
 
@@ -76,7 +81,11 @@ def test_where_the_data_are_narrow_the_spread_of_the_paper_is_tried_too(tmp_path
 def test_a_planner_that_the_models_do_not_agree_on_is_not_chosen(tmp_path):
     def judge_one(knobs):
         by_model = [0.0, 0.0, 0.0] if knobs.plan == "never" else [9.0, 9.0, -8.0]
-        return {"promise": float(np.mean(by_model)), "least": [[x, x] for x in by_model]}
+        return {
+            "promise": float(np.mean(by_model)),
+            "halted_share": 0.0,
+            "least": [[x, x] for x in by_model],
+        }
 
     assert choice.choose_or_load(KNOBS, judge_one, toys.record(tmp_path))["chosen"] == "clone"
 
@@ -91,7 +100,7 @@ def test_more_settings_are_judged_on_top_of_the_best(tmp_path, monkeypatch):
             "never" if knobs.plan == "never" else (knobs.max_q, knobs.sigma_max), 1
         )
         promise += (knobs.horizon == 8) - 2 * (knobs.inverse_temperature == 1.0)
-        return {"promise": promise, "least": [[promise, promise + 50.0]] * 3}
+        return {"promise": promise, "halted_share": 0.0, "least": [[promise, promise + 50.0]] * 3}
 
     found = choice.choose_or_load(KNOBS, judge_one, toys.record(tmp_path), 60.0)
     assert found["chosen"] == "horizon_8" and found["knobs"] == {"plan": "always", "horizon": 8}
@@ -111,7 +120,9 @@ def test_more_settings_end_with_their_minutes(tmp_path, monkeypatch):
     now = iter(range(0, 10_000, 40))  # a look at the clock takes forty seconds
     monkeypatch.setattr(choice.time, "monotonic", lambda: next(now))
     comparison = choice.Comparison(
-        KNOBS, lambda _: {"promise": 1.0, "least": [[1.0, 2.0]] * 3}, toys.record(tmp_path)
+        KNOBS,
+        lambda _: {"promise": 1.0, "halted_share": 0.0, "least": [[1.0, 2.0]] * 3},
+        toys.record(tmp_path),
     )
     comparison.add("max_q", {"plan": "always"})
     choice.compare_more(comparison, 2.0)
@@ -125,7 +136,11 @@ def test_a_planner_that_the_models_agree_on_by_chance_is_not_chosen(tmp_path):
     def judge_one(knobs):
         by_model = [5.0] * 3 if knobs.max_q and knobs.sigma_max == 0.2 else [-10.0, 0.0, 10.0]
         by_model = [0.0] * 3 if knobs.plan == "never" else by_model
-        return {"promise": float(np.mean(by_model)), "least": [[x, x] for x in by_model]}
+        return {
+            "promise": float(np.mean(by_model)),
+            "halted_share": 0.0,
+            "least": [[x, x] for x in by_model],
+        }
 
     found = choice.choose_or_load(KNOBS, judge_one, toys.record(tmp_path))
     assert found["chosen"] == "clone"
@@ -140,13 +155,13 @@ def test_whole_episodes_are_asked_of_the_chosen_one_once(tmp_path):
     chosen = {"chosen": "half_sigma", "knobs": {"plan": "always", "sigma_max": 0.1}}
     for _ in range(2):
         found = choice.promise_or_load(KNOBS, judge_one, chosen, toys.record(tmp_path))
-        assert found == {"promise": 7}
+        assert found == {"promise": 7, "halted_share": 0.0}
     assert seen == [(True, 0.1)]
     clone = {"chosen": "clone", "knobs": {"plan": "never"}}
     other = toys.record(tmp_path / "clone")
     worth = judge_with({"never": 9})
     found = choice.promise_or_load(KNOBS, judge_one, clone, other, worth)
-    assert found == {"promise": 5, "worth": 9, "worth_centre": 34.0}
+    assert found == {"promise": 5, "halted_share": 0.0, "worth": 9, "worth_centre": 34.0}
     whole = choice.to_the_end(toy_judge(), 3)
     assert len(whole.starts) == 3 and whole.models.task.max_episode_steps == 50
 
@@ -279,6 +294,39 @@ def test_planners_are_judged_with_the_reward_that_they_are_exported_with(monkeyp
     )
 
 
+@pytest.mark.parametrize(
+    ("halted", "chosen", "gained"), [(0.5, "planner", 2.0), (0.6, "clone", -28.0)]
+)
+def test_halt_costs_both_the_same_unless_most_roll_outs_halt(tmp_path, halted, chosen, gained):
+    def judge_one(knobs):
+        if knobs.plan == "never":
+            paid, alone = [[40.0, 90.0]] * 3, [[10.0, 60.0]] * 3
+            return {
+                "promise": 40.0,
+                "halted_share": 1.0,
+                "least": paid,
+                "least_alone": alone,
+            }
+        return {
+            "promise": 12.0,
+            "halted_share": halted,
+            "least": [[12.0, 62.0]] * 3,
+        }
+
+    record = toys.record(tmp_path)
+    comparison = choice.Comparison(KNOBS, judge_one, record)
+    comparison.add("planner", {"plan": "always"})
+    assert (comparison.best(), comparison.gain("planner")) == (chosen, pytest.approx(gained))
+    # Of a run that is older than this, whose clone was always paid.
+    stage = record.folder / "stages" / "judged_clone.json"
+    older = json.loads(stage.read_text())
+    del older["result"]["least_alone"]
+    stage.write_text(json.dumps(older))
+    again = choice.Comparison(KNOBS, judge_one, toys.record(tmp_path))
+    again.add("planner", {"plan": "always"})
+    assert again.gain("planner") == pytest.approx(-28.0)
+
+
 def test_beyond_halt_the_clone_earns_what_its_episodes_did(monkeypatch):
     class Stands(tf.Module):
         def __init__(self, task, **_):
@@ -307,3 +355,4 @@ def test_beyond_halt_the_clone_earns_what_its_episodes_did(monkeypatch):
         judge_one(choice.changed(KNOBS, {"plan": plan})) for plan in ("never", "always")
     )
     assert clone["promise"] == 30.0 and planner["promise"] == -3.0
+    assert clone["least_alone"] == planner["least"] and "least_alone" not in planner
