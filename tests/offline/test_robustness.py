@@ -14,6 +14,7 @@ import toys
 from benchmarks import robustness
 from benchmarks.robustness import __main__ as command
 from benchmarks.robustness import (
+    along_planning,
     baselines,
     behaviour,
     data_sets,
@@ -630,3 +631,22 @@ def test_every_rule_is_left_out_by_flags_that_there_are(rule):
     knobs = {field.name for stage in module.STAGES for field in dataclasses.fields(stage)}
     names = [word.removeprefix("--").partition("=")[0] for word in rule.flags.split()]
     assert names and set(names) <= knobs
+
+
+def test_what_the_judge_said_stands_beside_what_was_earned(tmp_path, capsys):
+    metrics = tmp_path / "run" / "metrics"
+    metrics.mkdir(parents=True)
+    judged = ["step,promise,expected,models_apart,halted_share"]
+    judged += [f"{step},{-step},{step},5,0.5" for step in (0, 10, 20, 30)]
+    (metrics / "planning.judge.csv").write_text("\n".join(judged) + "\n")
+    true = ["step,pmdp_return,true_return_mean", "9,1,100", "21,2,200", "31,3,300", "40,3,"]
+    (metrics / "planning.evaluation.csv").write_text("\n".join(true) + "\n")
+    words = [f"toy={tmp_path / 'run'}", f"--output={tmp_path / 'told.json'}"]
+    assert along_planning.main(words) == 0
+    found = json.loads((tmp_path / "told.json").read_text())["toy"]
+    assert found["rank_correlation_promise"] == pytest.approx(-1.0)
+    assert found["rank_correlation_expected"] == pytest.approx(1.0)
+    assert len(found["judged"]) == 4 and len(found["true"]) == 3
+    assert "true: 9: 100, 21: 200, 31: 300" in capsys.readouterr().out
+    with pytest.raises(UserError, match="expected a finished run of MOReL with a judge"):
+        along_planning.read(tmp_path)
