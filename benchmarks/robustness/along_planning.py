@@ -3,7 +3,8 @@
 python -m benchmarks.robustness.along_planning hopper-small=RUN hopper-three=RUN ...
 
 Of each run folder: the judge's bound and mean at every look, the true mean return at every evaluation,
-and the rank correlations of both with it. Writes results/tables/along_planning.json.
+the rank correlations of both with it, and what was kept in the end. Writes
+results/tables/along_planning.json.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import csv
 import json
 import pathlib
+import re
 import sys
 from typing import Any
 
@@ -25,6 +27,7 @@ from offline_tf.types import UserError
 _RECORD = pathlib.Path("results", "tables", "along_planning.json")
 _JUDGED = ("promise", "expected", "models_apart", "halted_share")
 _TRUE = "true_return_mean"
+_SUMMARY = ("command", "commit", "bc_return", "kept_iteration", "promise", _TRUE)
 
 
 def _column(path: pathlib.Path, names: tuple[str, ...]) -> list[dict[str, float]]:
@@ -50,6 +53,11 @@ def read(run: pathlib.Path) -> dict[str, Any]:
     true = [row for row in _column(metrics / "planning.evaluation.csv", (_TRUE,)) if _TRUE in row]
     steps = np.array([row["step"] for row in judged])
     found: dict[str, Any] = {"judged": judged, "true": true}
+    if (summary := run / "summary.json").exists():
+        numbers = json.loads(summary.read_text())
+        found["summary"] = {name: numbers.get(name) for name in _SUMMARY}
+        command = str(numbers.get("command", ""))
+        found["summary"]["command"] = re.sub(r"--dataset=\S*/", "--dataset=", command)
     returns = np.array([row[_TRUE] for row in true])
     for name in ("promise", "expected"):
         said = np.array([row[name] for row in judged])
