@@ -98,7 +98,7 @@ class PlannerConfig:
         "task, the task's own, declared or learned apart; auto: the models' unless they miss more than "
         "one per cent of the variance of held-out rewards and the task's misses less.",
         choices=("auto", "models", "task"),
-        source="dmsd-own of the bench: the models know states to 0.3 % and half of the reward",
+        source="dmsd-own of the bench: the models know the states and half of the reward",
         older="models",
     )
     prune: bool = knob(True, "Prune uncertain trajectories.")
