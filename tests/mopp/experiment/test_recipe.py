@@ -84,6 +84,7 @@ SETTINGS = {
     "mlp_hidden": (32,),
     "batch_size": 16,
     "precision": "float32",
+    "planner_precision": "float32",  # auto is bfloat16 on some CPUs
     "holdout_share": 0.1,
     "dynamics_members": 2,
     "dynamics_steps": 30,
@@ -185,6 +186,7 @@ def test_the_summary_holds_what_readers_count_on(finished):
         "behavior",
         "q",
         "limit",
+        "planner_reward",
         "evaluation",
         "inspection",
         "export",
