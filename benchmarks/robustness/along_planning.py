@@ -14,11 +14,11 @@ import csv
 import json
 import pathlib
 import re
-import sys
 from typing import Any
 
 import numpy as np
 
+from benchmarks.robustness import __main__ as bench
 from offline_tf.numerics import rank_statistics
 from offline_tf.run_folder import provenance
 from offline_tf.run_folder.files import write_json
@@ -106,8 +106,4 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    bench.exit_with(main)

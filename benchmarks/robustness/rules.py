@@ -4,7 +4,7 @@ python -m benchmarks.robustness.rules --seeds=0 --folder=DATA                 al
 python -m benchmarks.robustness.rules --rules="whose reward" --sets=dmsd-own  one rule, one set
 python -m benchmarks.robustness.rules table                                   what the records say
 
-A rule is off where a flag puts the constant in its place that stood there before. What is recorded is
+A rule is off where a flag puts a constant in its place. What is recorded is
 not run again, as in `benchmarks.robustness`. Differences are scores (see `table`), with the rule less
 without it, on the same set and seed.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ import numpy as np
 from benchmarks import campaign, robustness
 from benchmarks.robustness import __main__ as bench
 from benchmarks.robustness import records, table
-from benchmarks.robustness.data_sets import BY_NAME, DEVELOPMENT, DataSet
+from benchmarks.robustness.data_sets import BY_NAME, DEVELOPMENT, SPLITS, DataSet
 from offline_tf.types import UserError
 
 
@@ -121,7 +120,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", nargs="?", choices=("run", "table"), default="run")
-    parser.add_argument("--split", default=DEVELOPMENT)
+    parser.add_argument("--split", choices=("", *SPLITS), default=DEVELOPMENT, help="empty: both")
     parser.add_argument("--sets", default="", help="names with commas between them; empty: all")
     parser.add_argument("--rules", default="", help="names with commas between them; empty: all")
     bench.add_running(parser)
@@ -157,8 +156,4 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    bench.exit_with(main)

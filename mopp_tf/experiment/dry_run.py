@@ -242,7 +242,7 @@ def plan(*stages: object) -> list[str]:
     folder = folder_of(configs)
     if run.dataset:
         sources.check_named(run.dataset, task=task, physics=run.physics, data_dir=run.data_dir)
-    defaults = knobs.defaults_of(configs)
+    defaults = knobs.of_older_runs(configs)
     old = RunRecord.check_folder(folder, run.algorithm, configs.flat(), FREE_FLAGS, defaults)
     rows = dry_run.rows_of(task, run.dataset, run.data_steps, run.data_dir)
     done = set(RunRecord.open_existing(folder).results()) if old else set()

@@ -21,7 +21,7 @@ from mopp_tf.config import PlannerConfig
 from mopp_tf.models.rows import RewardScale
 from mopp_tf.planning.planner import Planner
 from mopp_tf.planning.rollout import Models
-from offline_tf.judging.judge import MOSTLY, Judge, gain, spread_of
+from offline_tf.judging.judge import MOSTLY_HALTED, Judge, gain, spread_of
 from offline_tf.models import compilation, networks
 from offline_tf.numerics import seeds
 from offline_tf.numerics.holdout import Split
@@ -135,13 +135,12 @@ def judged_by(
             steps = judge.models.task.max_episode_steps
             beyond = after_halt[steps] if steps < len(after_halt) else 0.0
             paid = after_halt[:steps] - beyond
-        start = compilation.function(planner.initial_plan)
-        judgement = judge.run(start, act, seed, paid)
+        judgement = judge.run(compilation.function(planner.initial_plan), act, seed, paid)
         kept_share, fallback = np.mean(seen, axis=0)
         shares = {"kept_share": float(kept_share), "fallback": float(fallback)}
         least = {"least": judgement.least.tolist()}
         if paid is not None:
-            least["least_alone"] = judge.run(start, act, seed).least.tolist()
+            least["least_alone"] = judge.unpaid(judgement, paid).tolist()
         return judgement.numbers() | shares | least
 
     return judge_one
@@ -197,8 +196,8 @@ class Comparison:
         if name == CLONE:
             self._of_clone = {True: least, False: alone}
         else:
-            mostly_halted = numbers["halted_share"] > MOSTLY
-            self._differences[name] = least - self._of_clone[mostly_halted]
+            by_episodes = numbers["halted_share"] > MOSTLY_HALTED
+            self._differences[name] = least - self._of_clone[by_episodes]
         self.changes[name] = changes
         self._judged[name] = numbers
         logging.info(

@@ -66,7 +66,7 @@ def run(config: BehaviorConfig) -> dict[str, Any]:
         config.workdir or f"runs/behavior-{tasks.short_name(config.env)}-seed{config.seed}"
     )
     flags = dataclasses.asdict(config)
-    defaults = knobs.defaults_of([config])
+    defaults = knobs.of_older_runs([config])
     old = RunRecord.check_folder(folder, "behavior", flags, _FREE_FLAGS, defaults)
     if old is None and config.save_transitions and pathlib.Path(config.save_transitions).exists():
         raise UserError(f"--save_transitions: {config.save_transitions} exists; it is not replaced")

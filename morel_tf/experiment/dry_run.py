@@ -258,7 +258,7 @@ def plan(*stages: object) -> list[str]:
     selects = run.select == "offline"
     old = None
     if not selects:
-        defaults = knobs.defaults_of(configs)
+        defaults = knobs.of_older_runs(configs)
         old = RunRecord.check_folder(folder, "morel", configs.flat(), FREE_FLAGS, defaults)
     rows = dry_run.rows_of(task, run.dataset, run.data_steps, run.data_dir)
     done = set(RunRecord.open_existing(folder).results()) if old else set()

@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from morel_tf.config import PlannerConfig
-from offline_tf.judging.judge import MOSTLY, Judge, Judgement, gain, promise_of
+from offline_tf.judging.judge import MOSTLY_HALTED, Judge, Judgement, gain, promise_of
 from offline_tf.policies.gaussian import GaussianPolicy
 from offline_tf.types import Array
 
@@ -154,7 +154,7 @@ class Keeper:
         iteration = self.take_best()
         best = judge.policy(self._policy.numpy())
         clone = judge.policy(first)
-        by_episodes = best.halted.mean() > MOSTLY
+        by_episodes = best.halted.mean() > MOSTLY_HALTED
         gained = gain(best.least - (worth() if by_episodes else clone).least)
         if not iteration or gained > 0.0:
             return Kept(iteration, gained, best)

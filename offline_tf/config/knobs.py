@@ -75,7 +75,7 @@ def check(config: Any) -> None:
                     )
 
 
-def defaults_of(configs: Iterable[Any]) -> dict[str, Any]:
+def of_older_runs(configs: Iterable[Any]) -> dict[str, Any]:
     """What a run folder that lacks a flag of some stage dataclasses did: name -> value."""
     return {
         field.name: field.metadata.get("older", field.default)
@@ -87,12 +87,12 @@ def defaults_of(configs: Iterable[Any]) -> dict[str, Any]:
 def rebuild(cls: type, flags: dict[str, Any]) -> Any:
     """Builds a stage dataclass from a manifest's flags, where tuples are lists.
 
-    A flag that the manifest lacks is younger than the run: see `defaults_of`.
+    A flag that the manifest lacks is younger than the run: see `of_older_runs`.
 
     Raises:
       UserError: a value is out of its bounds.
     """
-    values = defaults_of([cls]) | {
+    values = of_older_runs([cls]) | {
         field.name: flags[field.name] for field in dataclasses.fields(cls) if field.name in flags
     }
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -47,7 +47,7 @@ _STUDENT_80 = (
     *(0.876, 0.873, 0.870, 0.868, 0.866),
 )
 # Where more of a controller's episodes meet HALT, the clone's count for what they earned beyond it.
-MOSTLY = 0.5
+MOSTLY_HALTED = 0.5
 _BATCH = 8192
 _LOW_REWARD = 0.05  # quantile of the data's rewards
 
@@ -205,6 +205,19 @@ class Judge:
         """Judges a policy that acts by its mean; after_halt: see `ModelSimulator`."""
         simulator = ModelSimulator(self.models, self.starts, after_halt, self.rows)
         return self._episodes(simulator, lambda _, observations: policy.mean(observations))
+
+    def unpaid(self, judgement: Judgement, after_halt: Array) -> Array:
+        """What `Judgement.least` of a controller that was paid beyond HALT is without that, [M, E].
+
+        Args:
+          judgement: of a run with `after_halt`.
+          after_halt: see `ModelSimulator`.
+        """
+        models = self.models
+        last = judgement.lengths - 1  # [M, E], the step that met HALT
+        as_others = (models.task.max_episode_steps - last) * float(models.halted_reward)
+        paid = after_halt[np.minimum(last, len(after_halt) - 1)]
+        return judgement.least - np.where(judgement.halted, paid - as_others, 0.0)
 
     def _episodes(self, simulator: ModelSimulator, act: Callable[[int, Array], Array]) -> Judgement:
         count = simulator.count

@@ -128,7 +128,7 @@ def begin(algorithm: Algorithm[C], configs: C) -> Experiment[C]:
         algorithm=algorithm.name(configs),
         flags=configs.flat(),
         free_flags=FREE_FLAGS,
-        defaults=knobs.defaults_of(configs),
+        defaults=knobs.of_older_runs(configs),
         task=task,
         load=lambda: algorithm.load_data(configs, task, threads),
         reused_run=lambda data, data_hash: algorithm.reused_run(configs, data, data_hash),
