@@ -221,7 +221,7 @@ def morel(
         evaluate=evaluate,
         keep_paths=keep_paths,
         judge=judge,
-        clone=None if judge is None else lambda: start.worth_of(begun, data, judge),
+        worth=None if judge is None else lambda: start.worth_of(begun, data, judge),
     )
     return Learned(
         policy=policy,

@@ -318,10 +318,17 @@ class PlannerConfig:
     judge_every: int = knob(
         10, "Updates between judgements, where there is a judge (--judge_members).", low=1
     )
+    judge_keeps: str = knob(
+        "gain",
+        "The policy that planning keeps: the one that surely gains most over the clone (gain: of one "
+        "comparison in five less is expected), or that is promised most (promise: one in twenty).",
+        choices=("gain", "promise"),
+        older="promise",
+    )
     judge_patience: int = knob(
         50,
-        "After so many updates without a higher promise of the judge the best policy is taken up again "
-        "and the KL per update halved, --judge_halvings times; then planning ends.",
+        "After so many updates without a better policy, see --judge_keeps, the best one is taken up "
+        "again and the KL per update halved, --judge_halvings times; then planning ends.",
         low=1,
     )
     judge_halvings: int = knob(1, "How often; 0 ends planning at the first time.", low=0, high=20)

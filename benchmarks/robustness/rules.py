@@ -51,6 +51,7 @@ RULES = (
     Rule("share to clone", "morel", "--bc_share=1"),
     Rule("first noise", "morel", "--init_log_std=-1"),
     Rule("judge", "morel", "--judge_members=0 --iterations=250"),
+    Rule("gain", "morel", "--judge_keeps=promise"),
     Rule("length of the fits", "mopp", "--patience=0"),
     Rule("share to clone", "mopp", "--behavior_share=1"),
     Rule("whose reward", "mopp", "--planner_reward=models"),

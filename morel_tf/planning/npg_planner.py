@@ -227,11 +227,12 @@ def plan(
     evaluate: Callable[[NumpyPolicy, int], dict[str, float]],
     keep_paths: Callable[[RollOut, int], None] = lambda block, iteration: None,
     judge: Judge | None = None,
-    clone: Callable[[], Judgement] | None = None,
+    worth: Callable[[], Judgement] | None = None,
 ) -> dict[str, float]:
     """Improves the policy in the P-MDP; goes on from the stage's last checkpoint.
 
-    With a judge the policy of the highest promise is kept, and planning may end early; see `Keeper`.
+    With a judge the policy that surely gains most over the clone is kept, and planning may end early;
+    see `Keeper`.
 
     Args:
       pmdp: where to plan.
@@ -244,13 +245,13 @@ def plan(
       evaluate: (policy, iteration) -> numbers for the log, empty where nothing is due.
       keep_paths: (paths, iteration), told of every update's paths.
       judge: decides which policy is kept; None: the last one is.
-      clone: what the clone is worth that planning begins with, see `start.worth_of`; it is kept where
-        no policy surely gains over it.
+      worth: what the clone is worth that planning begins with, see `start.worth_of`; None: its
+        episodes do not speak for it.
 
     Returns:
       Of the final policy: numbers of fresh paths in the P-MDP, see `path_statistics`; "iterations" that
-      were done; with a judge "kept_iteration" and its numbers, see `Judgement.numbers`; with a clone
-      the "gain" over it, see `Keeper.take_best_or_first`.
+      were done; with a judge "kept_iteration" and its numbers, see `Judgement.numbers`, and the "gain"
+      over the clone, see `Keeper.take_best_or_first`.
 
     Raises:
       UserError: an update is not finite; checkpoints from before are kept.
@@ -258,7 +259,7 @@ def plan(
     baseline = baseline_in(pmdp, config, seed)
     natural_gradient = new_natural_gradient(policy, config)
     sample = path_sampler(pmdp, policy, first_rows, states, seed)
-    keeper, watched = Keeper(policy, config), Watch()
+    keeper, watched = Keeper(policy, config, worth), Watch()
     stage.track([*policy.weights, *baseline.state, *(keeper.variables if judge else [])])
     first = stage.restore()
     if stage.complete:
@@ -310,17 +311,12 @@ def plan(
             stage.save(done)
     final: dict[str, float] = {"iterations": done}
     if judge is not None:
-        if clone is None:
-            final["kept_iteration"] = keeper.take_best()
-            judged = judge.policy(policy.numpy()).numbers()
-        else:
-            kept = keeper.take_best_or_first(judge, clone)
-            final |= {"kept_iteration": kept.iteration, "gain": kept.gain}
-            judged = kept.judgement.numbers()
+        kept = keeper.take_best_or_first(judge)
+        final |= {"kept_iteration": kept.iteration, "gain": kept.gain}
+        judged = kept.judgement.numbers()
         told = ("expected", "models_apart", "halted_share", "limits_broken")
         final |= {name: judged[name] for name in told if name in judged}
-        is_first = final["kept_iteration"] == 0
-        final["promise"] = judged["promise"] if is_first else keeper.promise
+        final["promise"] = keeper.promise if kept.iteration else judged["promise"]
     final = path_statistics(sample(config.iterations)) | final
     if judge is not None:  # last, so that nothing is left to do once the best policy is on disk
         stage.save(done + 1, may_stop=False)

@@ -145,7 +145,17 @@ def gain(difference: Array, usual: float = 0.0) -> float:
       usual: the least that the spread counts for, see `spread_of`.
     """
     spread = max(spread_of(difference), usual)
-    return float(difference.mean()) - _STUDENT_80[len(difference) - 2] * spread
+    return gain_of(float(difference.mean()), spread, len(difference))
+
+
+def gain_of(centre: float, spread: float, models: int) -> float:
+    """A bound: centre - t * spread, t the 80 % quantile of Student's distribution of M - 1 degrees.
+
+    Args:
+      centre, spread: of a difference, see `gain`.
+      models: M.
+    """
+    return centre - _STUDENT_80[models - 2] * spread
 
 
 def spread_of(values: Array) -> float:
