@@ -191,13 +191,20 @@ def by_promise(seen: Looked) -> int:
 
 
 def by_gain(seen: Looked) -> int:
-    """The highest bound of the gain over the clone, one in five; no spread below the median one."""
+    """The highest bound of the gain over the clone, one in five; no spread below the usual one."""
     halts = seen.halted.mean(axis=(1, 2)) > judging.MOSTLY_HALTED  # [L]
     differences = seen.least - np.where(halts[:, None, None], seen.worth, seen.least[0])
-    spreads = [judging.spread_of(each) for each in differences[1:]]
-    gains = [judging.gain(each, float(np.median(spreads))) for each in differences[1:]]
-    best = int(np.argmax(gains))
-    return best + 1 if gains[best] > 0.0 else 0
+    spreads = np.array([judging.spread_of(each) for each in differences])
+
+    def gained(at: int, now: int) -> float:
+        usual = float(np.sqrt((spreads[1 : now + 1] ** 2).mean()))
+        return judging.gain(differences[at], usual)
+
+    best, last = 1, len(differences) - 1
+    for now in range(2, len(differences)):
+        if gained(now, now) > gained(best, now):
+            best = now
+    return best if gained(best, last) > 0.0 else 0
 
 
 def by_middle(seen: Looked) -> int:

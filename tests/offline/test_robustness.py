@@ -19,6 +19,7 @@ from benchmarks.robustness import (
     behaviour,
     data_sets,
     dmsd,
+    looks,
     making,
     peers,
     promises,
@@ -650,3 +651,35 @@ def test_what_the_judge_said_stands_beside_what_was_earned(tmp_path, capsys):
     assert "true: 9: 100, 21: 200, 31: 300" in capsys.readouterr().out
     with pytest.raises(UserError, match="expected a finished run of MOReL with a judge"):
         along_planning.read(tmp_path)
+
+
+def _look(middle, *, apart=0.0, halted=0.0, true):
+    least = np.full((3, 2), middle) + apart * np.array([[-1.0], [0.0], [1.0]])
+    ends = np.arange(6).reshape(3, 2) < 6 * halted
+    return {"true": true} | {
+        str(members): {"least": least.tolist(), "halted": ends.tolist()} for members in (3, 6)
+    }
+
+
+def test_ways_of_keeping_a_policy_are_those_of_the_planner():
+    """Numbers of the planner's own test: of a gain of 260 15 is sure, of one of 180 nothing."""
+    by_step = {
+        "0": _look(500.0, true=1.0),
+        "10": _look(501.0, true=2.0),
+        "20": _look(760.0, apart=200.0, true=3.0),
+        "30": _look(680.0, apart=200.0, true=4.0),
+    }
+    run = {"looks": by_step, "worth": _look(900.0, true=0.0)}
+    seen = looks.looked(run, 3)
+    kept = {way: int(seen.steps[keep(seen)]) for way, keep in looks.WAYS.items()}
+    assert kept == {"promise": 10, "gain": 20, "middle": 20, "last": 0}
+    # Where most roll-outs halt, the clone is worth what its episodes earned, 900.
+    for step in ("10", "20", "30"):
+        by_step[step]["3"]["halted"] = _look(0.0, halted=0.6, true=0.0)["3"]["halted"]
+    assert {keep(looks.looked(run, 3)) for keep in looks.WAYS.values()} == {0}
+    assert "| toy, 0 | 1 | 4 | 1 (0) |" in looks.table({"toy, 0": run})
+
+
+def test_looks_are_taken_at_development_sets_alone(tmp_path):
+    with pytest.raises(UserError, match="development"):
+        looks.main(["--sets=hopper-small", f"--output={tmp_path / 'looks.json'}"])
