@@ -47,8 +47,8 @@ Seen = dict[str, Any]
 def _seen(judge: Judge, policy: NumpyPolicy, after_halt: Array | None = None) -> Seen:
     found = judge.policy(policy, after_halt)
     return {
-        "least": np.round(found.least, 1).tolist(),
-        "halted": found.halted.astype(int).tolist(),
+        "least": np.round(found.least).astype(int).tolist(),
+        "halted": round(float(found.halted.mean()), 3),
         "expected": round(found.expected, 1),
     }
 
@@ -143,7 +143,7 @@ class Looked(NamedTuple):
     Attributes:
       steps: [L] updates, 0 first.
       least: [L, M, E], see `Judgement.least`.
-      halted: [L, M, E] bool.
+      halted: [L] share of the roll-outs that met HALT.
       worth: [M, E] of the clone, if beyond HALT it earns what its episodes did.
       true: [L] mean returns.
     """
@@ -161,7 +161,7 @@ def looked(run: dict[str, Any], members: int) -> Looked:
     return Looked(
         np.array([int(step) for step in looks]),
         np.array([each[key]["least"] for each in looks.values()]),
-        np.array([each[key]["halted"] for each in looks.values()], bool),
+        np.array([each[key]["halted"] for each in looks.values()]),
         np.array(run["worth"][key]["least"]),
         np.array([each["true"] for each in looks.values()]),
     )
@@ -169,7 +169,7 @@ def looked(run: dict[str, Any], members: int) -> Looked:
 
 def _clone_unless(seen: Looked, best: int) -> int:
     """The clone where the best does not surely gain over it, as `Keeper.take_best_or_first`."""
-    halts = seen.halted[best].mean() > judging.MOSTLY_HALTED
+    halts = seen.halted[best] > judging.MOSTLY_HALTED
     clone = seen.worth if halts else seen.least[0]
     return best if best and judging.gain(seen.least[best] - clone) > 0.0 else 0
 
@@ -192,7 +192,7 @@ def by_promise(seen: Looked) -> int:
 
 def by_gain(seen: Looked) -> int:
     """The highest bound of the gain over the clone, one in five; no spread below the usual one."""
-    halts = seen.halted.mean(axis=(1, 2)) > judging.MOSTLY_HALTED  # [L]
+    halts = seen.halted > judging.MOSTLY_HALTED  # [L]
     differences = seen.least - np.where(halts[:, None, None], seen.worth, seen.least[0])
     spreads = np.array([judging.spread_of(each) for each in differences])
 

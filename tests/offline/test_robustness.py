@@ -655,10 +655,8 @@ def test_what_the_judge_said_stands_beside_what_was_earned(tmp_path, capsys):
 
 def _look(middle, *, apart=0.0, halted=0.0, true):
     least = np.full((3, 2), middle) + apart * np.array([[-1.0], [0.0], [1.0]])
-    ends = np.arange(6).reshape(3, 2) < 6 * halted
-    return {"true": true} | {
-        str(members): {"least": least.tolist(), "halted": ends.tolist()} for members in (3, 6)
-    }
+    by_size = {str(members): {"least": least.tolist(), "halted": halted} for members in (3, 6)}
+    return {"true": true} | by_size
 
 
 def test_ways_of_keeping_a_policy_are_those_of_the_planner():
@@ -675,7 +673,7 @@ def test_ways_of_keeping_a_policy_are_those_of_the_planner():
     assert kept == {"promise": 10, "gain": 20, "middle": 20, "last": 0}
     # Where most roll-outs halt, the clone is worth what its episodes earned, 900.
     for step in ("10", "20", "30"):
-        by_step[step]["3"]["halted"] = _look(0.0, halted=0.6, true=0.0)["3"]["halted"]
+        by_step[step]["3"]["halted"] = 0.6
     assert {keep(looks.looked(run, 3)) for keep in looks.WAYS.values()} == {0}
     assert "| toy, 0 | 1 | 4 | 1 (0) |" in looks.table({"toy, 0": run})
 
