@@ -22,13 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import published
+from benchmarks import pages, published
 from offline_tf.numerics import seed_statistics
 from offline_tf.numerics.seed_statistics import Interval
-from offline_tf.run_folder import files
 from offline_tf.types import Array
 
-_BEGIN, _END = "<!-- papers: begin -->", "<!-- papers: end -->"
 _SEEDS = 3
 _KINDS = ("random", "medium", "medium-replay", "medium-expert")
 _OURS = {  # algorithm of a record -> heading
@@ -210,21 +208,6 @@ def draw(morel: _Runs, d4rl: _Runs, path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def put(page: pathlib.Path, lines: Sequence[str]) -> None:
-    """Writes lines between the markers of a page.
-
-    Raises:
-      SystemExit: it has none.
-    """
-    text = page.read_text()
-    if _BEGIN not in text or _END not in text:
-        raise SystemExit(f"{page}: expected the lines {_BEGIN} and {_END}")
-    before, _, rest = text.partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    with files.whole(page) as partial:
-        partial.write_text("\n".join([f"{before}{_BEGIN}", *lines, f"{_END}{after}"]))
-
-
 def main() -> int:
     """Reads, prints, writes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -242,7 +225,7 @@ def main() -> int:
         lines += ["", "## D4RL's own files", "", *of_d4rl(own_files)]
     print("\n".join(lines))
     if arguments.page:
-        put(arguments.page, lines)
+        pages.put(arguments.page, "papers", lines)
     if arguments.picture:
         draw(morel, d4rl, arguments.picture)
     return 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from absl import flags as absl_flags
 
-from benchmarks import campaign, papers, published
+from benchmarks import campaign, pages, papers, published
 from flags import definitions, preset_files
 from mopp_tf import config as of_mopp
 from morel_tf import config as of_morel
@@ -97,13 +97,13 @@ def test_a_better_algorithm_beats_the_other_on_the_sets_that_both_have():
 
 
 def test_the_page_keeps_what_stands_around_the_tables(tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{papers._BEGIN}\nold\n{papers._END}\nafter\n")
-    papers.put(page, ["new"])
-    assert page.read_text() == f"before\n{papers._BEGIN}\nnew\n{papers._END}\nafter\n"
+    page, (begin, end) = tmp_path / "page.md", pages.markers("papers")
+    page.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    pages.put(page, "papers", ["new"])
+    assert page.read_text() == f"before\n{begin}\nnew\n{end}\nafter\n"
     page.write_text("nothing")
     with pytest.raises(SystemExit, match="expected the lines"):
-        papers.put(page, ["new"])
+        pages.put(page, "papers", ["new"])
 
 
 def test_profiles_are_drawn(tmp_path):

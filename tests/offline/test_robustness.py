@@ -21,6 +21,7 @@ from benchmarks.robustness import (
     dmsd,
     looks,
     making,
+    page,
     peers,
     promises,
     records,
@@ -681,3 +682,56 @@ def test_ways_of_keeping_a_policy_are_those_of_the_planner():
 def test_looks_are_taken_at_development_sets_alone(tmp_path):
     with pytest.raises(UserError, match="development"):
         looks.main(["--sets=hopper-small", f"--output={tmp_path / 'looks.json'}"])
+
+
+def _of(name, *, random=0.0, best=100.0, acted=90.0, **returns):
+    row = table.Row(BY_NAME[name], name, (best,), random, best, acted, acted, acted, {})
+    runs = {
+        (algorithm, ""): [
+            {"seed": seed, "true_return_mean": value} for seed, value in enumerate(values)
+        ]
+        for algorithm, values in returns.items()
+    }
+    return page.Of(BY_NAME[name], row, runs)
+
+
+def test_the_page_tells_who_is_below_the_best_policy_by_the_mean_of_the_seeds():
+    sets = [
+        _of("hopper-small", acted=99.0, morel=[120.0, 100.0], mopp=[80.0]),
+        _of("hopper-three", random=50.0, acted=60.0, morel=[100.0, 98.0]),
+    ]
+    lines = page.scores(sets)
+    assert "| who made the data | 2 | 60 (20 to 99) | 1 of 2 | hopper-three 20 |" in lines
+    assert "| MOReL | 2, 4 | 104 (98 to 110) | 1 of 2 | hopper-three 98 |" in lines
+    assert "| MOPP | 1, 1 | 80 (80 to 80) | 0 of 1 | hopper-small 80 |" in lines
+    assert page.returns(sets)[2] == (
+        "| hopper-small: one policy, noise 0.1, 20,000 rows | 100 | 99 |  |  | 120, 100 | 80 |"
+    )
+
+
+def test_no_policy_better_than_chance_has_no_score():
+    assert _of("cstr", random=5.0, best=5.0, morel=[7.0]).score("morel") is None
+    assert _of("cstr").score("morel") is None
+
+
+def test_green_runs_are_counted_without_variants():
+    runs = [
+        {"split": "reporting", "name": "a, MOReL, seed 0", "kind": "good", "today": "green"},
+        {"split": "reporting", "name": "a, MOReL, seed 1", "kind": "good", "today": "doubtful"},
+        {"split": "reporting", "name": "a, MOPP, seed 0", "kind": "bad", "today": "green"},
+        {"split": "reporting", "name": "a, MOPP, old, seed 0", "kind": "bad", "today": "green"},
+        {"split": "development", "name": "a, MOPP, seed 0", "kind": "", "today": "green"},
+    ]
+    assert page.green(runs)[2:] == [
+        "| development | 0 of 0 | 0 of 0 |",
+        "| reporting | 1 of 2 | 1 of 1 |",
+    ]
+
+
+def test_the_page_shows_what_the_records_say(tmp_path):
+    written, root = tmp_path / "page.md", pathlib.Path(robustness.__file__).parents[2]
+    written.write_text((root / "docs" / "results" / "robustness.md").read_text())
+    before = written.read_text()
+    words = [f"--results={root / records.FOLDER}", f"--verdicts={root / page._VERDICTS}"]
+    assert page.main([str(written), *words]) == 0
+    assert written.read_text() == before, "run python -m benchmarks.robustness.page with the page"

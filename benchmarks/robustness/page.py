@@ -1,0 +1,237 @@
+"""The tables of docs/results/robustness.md, from the records.
+
+python -m benchmarks.robustness.page [docs/results/robustness.md]     prints them, or writes them there
+
+Parts, each between its two markers: the sets of either split, with every seed; what each algorithm's
+scores come to; whose reward MOPP is paid; the verdicts (of results/tables/verdicts.json, which
+`benchmarks.robustness.verdicts` writes). Variants are shown where a part is about them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import pages
+from benchmarks.robustness import __main__ as bench
+from benchmarks.robustness import promises, records, table
+from benchmarks.robustness.data_sets import SETS, SPLITS, DataSet
+from benchmarks.robustness.table import Row
+from offline_tf.judging import verdict
+
+_VERDICTS = pathlib.Path("results", "tables", "verdicts.json")
+_SHOWN = {"bc": "BC", "bc-best-tenth": "BC of best tenth", "morel": "MOReL", "mopp": "MOPP"}
+_PEERS = ("iql", "td3bc", "cql")
+_LEVEL = 99.0  # a score from which on an algorithm is not below the best policy
+_KINDS = {
+    "dmsd-neorl2": "a plant, NeoRL-2's own data",
+    "dmsd-own": "a plant",
+    "tanks": "a plant",
+    "cstr": "a reactor",
+}
+
+
+class Of(NamedTuple):
+    """A set: its row, and its runs by algorithm and variant, seeds in order."""
+
+    data_set: DataSet
+    row: Row
+    runs: dict[tuple[str, str], list[records.Run]]
+
+    def returns(self, algorithm: str, variant: str = "") -> list[float]:
+        """True mean returns, one per seed."""
+        return [run["true_return_mean"] for run in self.runs.get((algorithm, variant), [])]
+
+    def score(self, algorithm: str) -> float | None:
+        """Of the mean over seeds; None without a run, or where no policy is better than chance."""
+        found = self.returns(algorithm)
+        if not found or self.row.best <= self.row.random:
+            return None
+        return self.row.score(float(np.mean(found)))
+
+
+def sets_of(split: str, folder: pathlib.Path = records.FOLDER) -> list[Of]:
+    """The split's sets with baselines."""
+    found = []
+    for data_set in SETS:
+        row, runs = table.runs_of(data_set, folder)
+        if data_set.split == split and row is not None:
+            by_kind: dict[tuple[str, str], list[records.Run]] = {}
+            for run in sorted(runs, key=lambda run: run["seed"]):
+                by_kind.setdefault((run["algorithm"], run["variant"]), []).append(run)
+            found.append(Of(data_set, row, by_kind))
+    return found
+
+
+def in_words(data_set: DataSet) -> str:
+    """What a set differs in, such as "two policies, noise 0.3 and 0.1, 100,000 rows"."""
+    policies = {part.policy for part in data_set.parts}
+    count = {1: "one policy", 2: "two policies", 3: "three policies"}.get(len(policies), "")
+    words = [_KINDS.get(data_set.name) or count]
+    noises = sorted({part.noise for part in data_set.parts if part.noise}, reverse=True)
+    if noises:
+        words.append("noise " + " and ".join(f"{noise:g}" for noise in noises))
+    if any(part.draws for part in data_set.parts):
+        words.append("which draw")
+    if any(part.gain != 1.0 for part in data_set.parts):
+        words.append("means tripled")
+    words.append(f"{data_set.rows:,} rows")
+    if data_set.cut:
+        words.append(f"cut at {data_set.cut}")
+    return ", ".join(word for word in words if word)
+
+
+def _cells(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.0f}" for value in values)
+
+
+def returns(sets: Sequence[Of]) -> list[str]:
+    """A row per set: who made the data, how they acted, and every seed's return."""
+    peers = [name for name in _PEERS if any(key[0] == name for of in sets for key in of.runs)]
+    heads = ["set", "policies", "as they acted", *_SHOWN.values()]
+    heads += [table.column_of({"algorithm": name}) for name in peers]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for of in sets:
+        cells = [f"{of.data_set.name}: {in_words(of.data_set)}"]
+        cells += [_cells(sorted({round(p) for p in of.row.policies})) or "not shipped"]
+        cells += [f"{of.row.acted:.0f}", *(_cells(of.returns(name)) for name in _SHOWN)]
+        for name in peers:
+            variants = {variant for algorithm, variant in of.runs if algorithm == name}
+            cells.append("; ".join(_cells(of.returns(name, variant)) for variant in variants))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def scores(sets: Sequence[Of]) -> list[str]:
+    """What each algorithm's scores come to, and where it is below the best policy of the data."""
+    lines = [
+        "| | sets, runs | interquartile mean of scores | at or above the best policy | below it |"
+    ]
+    lines.append("|---" * 5 + "|")
+    acted = {
+        of.data_set.name: of.row.score(of.row.acted) for of in sets if of.row.best > of.row.random
+    }
+    lines.append(_scored("who made the data", acted, ""))
+    for name, head in _SHOWN.items():
+        found = {of.data_set.name: of.score(name) for of in sets}
+        known = {key: value for key, value in found.items() if value is not None}
+        runs = sum(len(of.returns(name)) for of in sets if of.data_set.name in known)
+        if known:
+            lines.append(_scored(head, known, f", {runs}"))
+    return lines
+
+
+def _scored(head: str, by_set: dict[str, float], runs: str) -> str:
+    values = np.array(list(by_set.values()))
+    low, high = table.interval(values)
+    below = sorted((value, name) for name, value in by_set.items() if value < _LEVEL)
+    told = ", ".join(f"{name} {value:.0f}" for value, name in below)
+    middle = f"{table.interquartile_mean(values):.0f} ({low:.0f} to {high:.0f})"
+    above = f"{len(values) - len(below)} of {len(values)}"
+    return f"| {head} | {len(values)}{runs} | {middle} | {above} | {told} |"
+
+
+def promised(splits: Sequence[str], folder: pathlib.Path = records.FOLDER) -> list[str]:
+    """How many promises lie at or below the truth, by split and algorithm."""
+    lines = ["| runs | promises at or below the truth | those above it |", "|---" * 3 + "|"]
+    for split in splits:
+        sets = [data_set for data_set in SETS if data_set.split == split]
+        every = [run for run in promises.found_in(sets, folder) if run.name.count(",") == 2]
+        for algorithm in ("MOReL", "MOPP"):
+            runs = [run for run in every if f", {algorithm}, " in run.name]
+            above = [run for run in runs if run.promise > run.true]
+            told = "; ".join(f"{run.name}: {run.promise:.0f}, true {run.true:.0f}" for run in above)
+            kept = f"{len(runs) - len(above)} of {len(runs)}"
+            lines.append(f"| {split}, {algorithm} | {kept} | {told} |")
+    return lines
+
+
+def whose_reward(sets: Sequence[Of]) -> list[str]:
+    """MOPP paid by its models and by the rule, on sets that have both."""
+    heads = ["set, seed", "reward missed by the models; by the task's"]
+    heads += ["MOPP paid by the models", "MOPP", "promised"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for of in sets:
+        without = {run["seed"]: run for run in of.runs.get(("mopp", "without whose reward"), [])}
+        for run in of.runs.get(("mopp", ""), []):
+            if run["seed"] in without:
+                missed = [run[f"reward_missed_by_{which}"] for which in ("models", "task")]
+                cells = [f"{of.data_set.name}, {run['seed']}"]
+                cells += ["; ".join(f"{100.0 * share:.2g} %" for share in missed)]
+                cells += _cells([without[run["seed"]]["true_return_mean"]]).split(", ")
+                cells += [f"{run['true_return_mean']:.0f}", f"{run['promise']:.0f}"]
+                lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def verdicts(runs: Sequence[dict[str, Any]], split: str) -> list[str]:
+    """The runs of a split with their promises and today's verdicts; variants are left out."""
+    lines = ["| run | promise | true | is | verdict | grounds |", "|---" * 6 + "|"]
+    for run in _default(runs, split):
+        grounds = ", ".join(f"{name} {value:.2f}" for name, value in run["grounds"].items())
+        cells = [
+            run["name"],
+            f"{run['promise']:.0f}",
+            f"{run['true']:.0f}",
+            run["kind"] or "between",
+        ]
+        lines.append(f"| {' | '.join([*cells, run['today'], grounds])} |")
+    return lines
+
+
+def green(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """How many good and bad runs are green, by split."""
+    lines = ["| runs | good ones that are green | bad ones that are green |", "|---" * 3 + "|"]
+    for split in SPLITS:
+        counts = []
+        for kind in ("good", "bad"):
+            those = [run for run in _default(runs, split) if run["kind"] == kind]
+            ours = sum(run["today"] == verdict.GREEN for run in those)
+            counts.append(f"{ours} of {len(those)}")
+        lines.append(f"| {split} | {' | '.join(counts)} |")
+    return lines
+
+
+def _default(runs: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]]:
+    return [run for run in runs if run["split"] == split and run["name"].count(",") == 2]
+
+
+def parts(folder: pathlib.Path, judged: pathlib.Path) -> dict[str, list[str]]:
+    """Name -> lines of every part."""
+    by_split = {split: sets_of(split, folder) for split in SPLITS}
+    development, reporting = SPLITS
+    found = {split: returns(sets) for split, sets in by_split.items()}
+    found |= {f"{split} scores": scores(sets) for split, sets in by_split.items()}
+    found["promises"] = promised(SPLITS, folder)
+    found["whose reward"] = whose_reward([*by_split[development], *by_split[reporting]])
+    if judged.exists():
+        runs = json.loads(judged.read_text())["runs"]
+        found |= {f"{split} verdicts": verdicts(runs, split) for split in SPLITS}
+        found["green"] = green(runs)
+    return found
+
+
+def main(words: list[str] | None = None) -> int:
+    """Prints or writes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("page", type=pathlib.Path, nargs="?")
+    parser.add_argument("--results", type=pathlib.Path, default=records.FOLDER)
+    parser.add_argument("--verdicts", type=pathlib.Path, default=_VERDICTS)
+    arguments = parser.parse_args(words)
+    found = parts(arguments.results, arguments.verdicts)
+    text = "" if arguments.page is None else arguments.page.read_text()
+    for name, lines in found.items():
+        if arguments.page is None:
+            print("\n".join([f"{name}:", "", *lines, ""]))
+        elif pages.markers(name)[0] in text:
+            pages.put(arguments.page, name, lines)
+    return 0
+
+
+if __name__ == "__main__":
+    bench.exit_with(main)
