@@ -245,6 +245,14 @@ class CloningConfig:
     bc_steps: int = knob(
         10_000, "Adam steps, with --bc_epochs=0; 0 starts from a random policy.", low=0
     )
+    bc_restarts: int = knob(
+        2,
+        "Rounds at most after --bc_steps, each twice as long as the one before and begun at the whole "
+        "learning rate, while the last one lowered the held-out error.",
+        low=0,
+        high=6,
+        older=0,
+    )
     bc_epochs: int = knob(
         0, "Passes over the data; 0: --bc_steps (authors: 5).", low=0, source="run_morel.py"
     )
@@ -320,8 +328,8 @@ class PlannerConfig:
     )
     judge_keeps: str = knob(
         "gain",
-        "The policy that planning keeps: the one that surely gains most over the clone (gain: of one "
-        "comparison in five less is expected), or that is promised most (promise: one in twenty).",
+        "The policy that planning keeps: the one that likely gains most over the clone (gain: one "
+        "comparison in three may show less), or that is promised most (promise: one in twenty).",
         choices=("gain", "promise"),
         older="promise",
     )

@@ -191,14 +191,15 @@ def by_promise(seen: Looked) -> int:
 
 
 def by_gain(seen: Looked) -> int:
-    """The highest bound of the gain over the clone, one in five; no spread below the usual one."""
+    """The highest bound of the gain over the clone, one in three; no spread below the usual one."""
     halts = seen.halted > judging.MOSTLY_HALTED  # [L]
     differences = seen.least - np.where(halts[:, None, None], seen.worth, seen.least[0])
     spreads = np.array([judging.spread_of(each) for each in differences])
 
     def gained(at: int, now: int) -> float:
         usual = float(np.sqrt((spreads[1 : now + 1] ** 2).mean()))
-        return judging.gain(differences[at], usual)
+        spread = max(float(spreads[at]), usual)
+        return judging.likely_gain_of(float(differences[at].mean()), spread, differences.shape[1])
 
     best, last = 1, len(differences) - 1
     for now in range(2, len(differences)):

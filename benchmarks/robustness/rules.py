@@ -49,6 +49,7 @@ RULES = (
     Rule("width of the models", "morel", "--dynamics_hidden=512,512"),
     Rule("threshold", "morel", "--threshold_rule=beta --beta=10"),
     Rule("share to clone", "morel", "--bc_share=1"),
+    Rule("length of the clones' fits", "morel", "--bc_restarts=0"),
     Rule("first noise", "morel", "--init_log_std=-1"),
     Rule("judge", "morel", "--judge_members=0 --iterations=250"),
     Rule("gain", "morel", "--judge_keeps=promise"),

@@ -22,6 +22,7 @@ from offline_tf.models import compilation, devices, fitting, gaussian_ensemble, 
 from offline_tf.pipeline import dry_run, timing
 from offline_tf.pipeline.dry_run import Part
 from offline_tf.pipeline.run import FREE_FLAGS
+from offline_tf.policies.cloning import Rounds
 from offline_tf.policies.gaussian import GaussianPolicy
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import TaskSpec, Tensor
@@ -57,7 +58,8 @@ def seconds(task: TaskSpec, configs: Configs, rows: int, threads: int) -> dict[s
     units = npg_planner.units_of(task, planner, ensemble.inputs)
     policy = npg_planner.new_policy(units, planner, 0)
     cloning = configs.cloning
-    clones = _adam_steps(rows, cloning.bc_epochs, cloning.bc_batch_size, cloning.bc_steps)
+    rounds = Rounds(cloning.bc_steps, cloning.bc_restarts)
+    clones = _adam_steps(rows, cloning.bc_epochs, cloning.bc_batch_size, rounds.total)
     judged = configs.judge.judge_members > 0
     if judged and cloning.bc_share is None:
         clones *= len(good_episodes.SHARES)

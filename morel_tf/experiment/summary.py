@@ -84,7 +84,7 @@ def verdict_on(experiment: Experiment[Configs], learned: algorithm.Learned) -> V
 
 
 def _behind_clone(planned: dict[str, float], start: dict[str, Any]) -> float:
-    """How far the policy may earn less than the clone does; negative where it surely earns more."""
+    """How far the policy may earn less than the clone does; negative where it likely earns more."""
     if planned["kept_iteration"] == 0:
         return 0.0
     if "gain" in planned:

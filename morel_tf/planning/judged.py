@@ -73,11 +73,12 @@ class _Bound:
 
 
 class Keeper:
-    """Keeps the policy that surely gains most over the clone, by what the judge's models say.
+    """Keeps the policy that likely gains most over the clone, by what the judge's models say.
 
     Policy and clone are compared model by model and start by start: what a model gets wrong of both
-    falls out. So it takes less to prefer one than to promise what it earns: one comparison in five may
-    show less. Where that is less than nothing the clone is kept.
+    falls out. So it takes less to prefer one than to promise what it earns: one comparison in three may
+    show less. Where that is less than nothing the clone is kept. HALT and the least reward are
+    pessimistic already, and more so of a policy that goes where the clone does not.
 
     Where most roll-outs of a policy meet HALT, the models do not know what it earns, and the clone's
     episodes speak for the clone: beyond HALT it earns what they did. Else HALT costs both the same.
@@ -110,7 +111,7 @@ class Keeper:
         self._worth = worth
         self._of_clone: dict[bool, Judgement] = {}  # whether its episodes speak for it -> judgement
         self._best = [tf.Variable(weight, trainable=False) for weight in policy.weights]
-        self._promise, self._gain = _Bound(judging.promise_of), _Bound(judging.gain_of)
+        self._promise, self._gain = _Bound(judging.promise_of), _Bound(judging.likely_gain_of)
         self._models = tf.Variable(2, dtype=tf.int64, trainable=False)
         self._iteration = tf.Variable(0, dtype=tf.int64, trainable=False)  # of the best
         self._since = tf.Variable(0, dtype=tf.int64, trainable=False)  # patience runs from here
@@ -191,7 +192,7 @@ class Keeper:
                 "planning: no better policy than that of iteration %d, %.1f %s; %s",
                 int(self._iteration),
                 self.gain if self._by_gain else self.promise,
-                "surely gained over the clone" if self._by_gain else "promised",
+                "likely gained over the clone" if self._by_gain else "promised",
                 "planning ends" if self.is_over else "back to it with half the step",
             )
         numbers["promise"] = self._promise.of(*promised, int(self._models))
@@ -203,7 +204,7 @@ class Keeper:
         return int(self._iteration)
 
     def take_best_or_first(self, judge: Judge) -> Kept:
-        """Gives the policy its best weights, or the clone's where these do not surely gain over it.
+        """Gives the policy its best weights, or the clone's where these do not likely gain over it.
 
         Args:
           judge: of the best policy.
@@ -215,7 +216,7 @@ class Keeper:
             return Kept(iteration, gained, best)
         if iteration:
             logging.info(
-                "planning: the policy of iteration %d does not surely gain over the clone (%.1f or "
+                "planning: the policy of iteration %d does not likely gain over the clone (%.1f or "
                 "more); the clone is kept",
                 iteration,
                 gained,

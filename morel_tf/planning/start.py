@@ -71,7 +71,11 @@ def clone_or_load(
         split=split,
         share=config.bc_share,
         fitting=clones.Fitting(
-            config.bc_steps, config.bc_epochs, config.bc_batch_size, config.bc_learning_rate
+            steps=config.bc_steps,
+            epochs=config.bc_epochs,
+            batch_size=config.bc_batch_size,
+            learning_rate=config.bc_learning_rate,
+            restarts=config.bc_restarts,
         ),
         seed=seed,
         judge=judge,

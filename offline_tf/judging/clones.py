@@ -32,6 +32,7 @@ class Fitting(NamedTuple):
     epochs: int = 0
     batch_size: int = 256
     learning_rate: float = 1e-3
+    restarts: int = 0
 
 
 class Chosen(NamedTuple):
@@ -99,6 +100,7 @@ def choose(
             rows=rows,
             epochs=fitting.epochs,
             steps=fitting.steps,
+            restarts=fitting.restarts,
             batch_size=fitting.batch_size,
             learning_rate=fitting.learning_rate,
             seed=seed,

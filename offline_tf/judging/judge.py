@@ -46,6 +46,12 @@ _STUDENT_80 = (
     *(0.906, 0.896, 0.889, 0.883, 0.879),
     *(0.876, 0.873, 0.870, 0.868, 0.866),
 )
+# 2/3 quantiles of the same.
+_STUDENT_67 = (
+    *(0.577, 0.500, 0.476, 0.464, 0.457),
+    *(0.453, 0.449, 0.447, 0.445, 0.444),
+    *(0.443, 0.442, 0.441, 0.440, 0.439),
+)
 # Where more of a controller's episodes meet HALT, the clone's count for what they earned beyond it.
 MOSTLY_HALTED = 0.5
 _BATCH = 8192
@@ -145,17 +151,17 @@ def gain(difference: Array, usual: float = 0.0) -> float:
       usual: the least that the spread counts for, see `spread_of`.
     """
     spread = max(spread_of(difference), usual)
-    return gain_of(float(difference.mean()), spread, len(difference))
+    return float(difference.mean()) - _STUDENT_80[len(difference) - 2] * spread
 
 
-def gain_of(centre: float, spread: float, models: int) -> float:
-    """A bound: centre - t * spread, t the 80 % quantile of Student's distribution of M - 1 degrees.
+def likely_gain_of(centre: float, spread: float, models: int) -> float:
+    """A bound: centre - t * spread, t the 2/3 quantile of Student's distribution of M - 1 degrees.
 
     Args:
       centre, spread: of a difference, see `gain`.
       models: M.
     """
-    return centre - _STUDENT_80[models - 2] * spread
+    return centre - _STUDENT_67[models - 2] * spread
 
 
 def spread_of(values: Array) -> float:

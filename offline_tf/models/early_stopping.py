@@ -34,6 +34,11 @@ class EarlyStopping:
         """Whether patience has run out after so many steps."""
         return bool(self._patience) and done - int(self._best_step) >= self._patience
 
+    @property
+    def best_step(self) -> int:
+        """The step that the best weights are of."""
+        return int(self._best_step)
+
     def note(self, done: int, held_out_loss: float) -> None:
         """Keeps the present weights if no loss was lower before."""
         if not self._patience or not held_out_loss < float(self._best_loss):

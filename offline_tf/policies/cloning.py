@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -24,6 +24,46 @@ _STEPS_PER_LOOK = 1000
 _ROWS_JUDGED = 20_000
 
 
+class Rounds(NamedTuple):
+    """Warm restarts of the learning rate, each round twice as long as the one before.
+
+    Source: Loshchilov and Hutter 2017 (SGDR), T_mult = 2.
+
+    Attributes:
+      steps: of the first round.
+      restarts: rounds after it, at most.
+    """
+
+    steps: int
+    restarts: int
+
+    @property
+    def total(self) -> int:
+        """Steps of all rounds."""
+        return self.steps * (2 ** (self.restarts + 1) - 1)
+
+    def _ends(self) -> list[int]:
+        return [self._replace(restarts=number).total for number in range(self.restarts + 1)]
+
+    def rates(self, peak: float, step: Array) -> Array:
+        """Learning rates of steps, from 0: half a cosine from the peak to 0 in each round."""
+        ends = np.array(self._ends())
+        at = np.minimum(np.searchsorted(ends, step, side="right"), self.restarts)
+        lengths = self.steps * 2**at
+        since = step - (ends[at] - lengths)
+        return fitting.cosine(peak, 0.0, since / np.maximum(lengths, 1), 1)
+
+    def is_over(self, done: int, best: int) -> bool:
+        """Whether the last whole round found nothing better than those before.
+
+        Args:
+          done: steps.
+          best: step of the best weights.
+        """
+        before = [end for end in self._ends() if end <= done][:-1]
+        return bool(before) and best <= before[-1]
+
+
 def fit_or_load(
     policy: GaussianPolicy,
     *,
@@ -32,6 +72,7 @@ def fit_or_load(
     rows: holdout.Split | None = None,
     epochs: int,
     steps: int = 0,
+    restarts: int = 0,
     batch_size: int,
     learning_rate: float,
     seed: int,
@@ -49,12 +90,15 @@ def fit_or_load(
       rows: which to clone, and which of these are held out; None: all, and none held out.
       epochs: passes over the data; 0: `steps` instead.
       steps: of Adam; the weights with the least held-out error are kept. 0 leaves the policy random.
+      restarts: rounds at most after these steps, each twice as long as the one before and begun at the
+        whole learning rate. None follows a round that found no lower held-out error.
       batch_size: rows per minibatch.
       learning_rate: of Adam.
       seed: of the order.
       stage: where checkpoints and metrics go; its result is {"mse": squared error per action
         dimension over the last epoch, in the policy's units, "residual": [A] root of the mean squared
-        error on held-out rows, or on those cloned where none are held out, in the task's units}.
+        error on held-out rows, or on those cloned where none are held out, in the task's units,
+        "steps" or "epochs" that were done}.
 
     Returns:
       A copy of the fitted policy.
@@ -65,12 +109,12 @@ def fit_or_load(
     if rows is None:
         rows = holdout.Split(np.arange(len(observations)), np.arange(0))
     judged = rows.judged(_ROWS_JUDGED)
-    patience = steps if not epochs and len(rows.held_out) else 0
+    rounds = Rounds(steps, restarts if len(rows.held_out) else 0)
+    patience = rounds.total if not epochs and len(rows.held_out) else 0
     stopping = EarlyStopping(policy.weights, patience)
     optimiser, last_mse = _tracked(policy, stage, stopping.variables if patience else ())
     feed = minibatches.Feed(lambda at: (observations[at], actions[at]), rows.train)
     stream = functools.partial(seeds.generator, seed, "behavior_cloning/order")
-    rates = functools.partial(fitting.cosine, learning_rate, 0.0 if steps and not epochs else 1.0)
 
     def residual() -> Array:
         errors = policy.numpy().mean(observations[judged]) - actions[judged]  # [n, A]
@@ -84,16 +128,16 @@ def fit_or_load(
     schedule = training_loop.by_epochs(
         epochs,
         lambda epoch: minibatches.shuffled_batches([stream(epoch)], len(feed), batch_size),
-        rates,
+        lambda step, total: fitting.cosine(learning_rate, 1.0, step, total),
     )
     if not epochs:
         schedule = training_loop.by_steps(
-            steps,
+            rounds.total,
             _STEPS_PER_LOOK,
             lambda done, count: minibatches.drawn_batches(
                 [stream(done)], len(feed), count, batch_size
             ),
-            rates,
+            lambda step, _: rounds.rates(learning_rate, step),
         )
     done = training_loop.fit(
         optimiser,
@@ -103,6 +147,7 @@ def fit_or_load(
         stage=stage,
         steps_per_call=_STEPS_PER_CALL,
         rate_flag="bc_learning_rate",
+        is_over=lambda at: not epochs and rounds.is_over(at, stopping.best_step),
     )
     if not stage.complete:
         if patience and done:
@@ -110,7 +155,13 @@ def fit_or_load(
             stage.save(done + 1, may_stop=False)
         elif not done:
             stage.save(0)
-        stage.finish({"mse": float(last_mse), "residual": residual().astype(float).tolist()})
+        stage.finish(
+            {
+                "mse": float(last_mse),
+                "residual": residual().astype(float).tolist(),
+                "steps" if not epochs else "epochs": done,
+            }
+        )
     return policy.numpy()
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 import toys
 
 from offline_tf import tasks
-from offline_tf.numerics import standardize
+from offline_tf.numerics import holdout, standardize
 from offline_tf.policies import cloning, gaussian
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import UserError
@@ -287,6 +287,70 @@ def clone(folder, epochs, rate=0.01):
         stage=stage,
     )
     return made, fitted, stage
+
+
+def test_rounds_restart_at_the_whole_rate_and_are_twice_as_long():
+    rounds = cloning.Rounds(100, 2)
+    assert rounds.total == 700
+    rates = rounds.rates(1.0, np.array([0, 50, 99, 100, 200, 299, 300, 500, 699]))
+    half, last = 0.5, [0.5 * (1.0 + np.cos(np.pi * (1.0 - 1.0 / n))) for n in (100, 200, 400)]
+    expected = [1.0, half, last[0], 1.0, half, last[1], 1.0, half, last[2]]
+    np.testing.assert_allclose(rates, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("done", "best", "over"),
+    [
+        (100, 100, False),  # the first round has none before it
+        (299, 90, False),  # the second is not over
+        (300, 100, True),  # nothing better in it
+        (300, 200, False),
+        (400, 100, True),  # a look after its end tells as much
+        (700, 300, True),
+        (700, 301, False),
+    ],
+)
+def test_no_round_follows_one_that_found_nothing_better(done, best, over):
+    assert cloning.Rounds(100, 2).is_over(done, best) is over
+
+
+def test_without_restarts_there_is_one_round():
+    rounds = cloning.Rounds(100, 0)
+    assert rounds.total == 100 and not rounds.is_over(100, 1)
+    np.testing.assert_allclose(rounds.rates(2.0, np.array([0, 50])), [2.0, 1.0])
+    assert cloning.Rounds(0, 2).total == 0
+
+
+def test_a_clone_is_fitted_on_while_the_held_out_error_falls(tmp_path):
+    """A hard function goes through all rounds; of noise the first round knows all there is."""
+    x = normal(3000, 4)
+    noise = np.random.default_rng(1).normal(size=(3000, 2)).astype(np.float32)
+    rows = holdout.Split(np.arange(2000), np.arange(2000, 3000))
+    steps, residuals = {}, {}
+    for name, actions in (("hard", np.sin(3.0 * x[:, :2])), ("noise", noise)):
+        for restarts in (0, 2):
+            made = gaussian.GaussianPolicy(
+                toys.plain_units(4, 2), (16,), -0.5, generator=np.random.default_rng(0)
+            )
+            stage = toys.record(tmp_path / f"{name}{restarts}").stage("cloning")
+            cloning.fit_or_load(
+                made,
+                observations=x,
+                actions=actions,
+                rows=rows,
+                epochs=0,
+                steps=1000,
+                restarts=restarts,
+                batch_size=50,
+                learning_rate=1e-2,
+                seed=0,
+                stage=stage,
+            )
+            steps[name, restarts] = stage.result["steps"]
+            residuals[name, restarts] = float(np.mean(stage.result["residual"]))
+    assert steps == {("hard", 0): 1000, ("hard", 2): 7000, ("noise", 0): 1000, ("noise", 2): 3000}
+    assert residuals["hard", 2] < 0.9 * residuals["hard", 0]
+    assert residuals["noise", 2] == pytest.approx(residuals["noise", 0], rel=0.05)
 
 
 def test_cloning_finds_a_linear_policy_and_leaves_log_std(tmp_path):
