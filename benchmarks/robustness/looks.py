@@ -167,15 +167,19 @@ def looked(run: dict[str, Any], members: int) -> Looked:
     )
 
 
-def _clone_unless(seen: Looked, best: int) -> int:
-    """The clone where the best does not surely gain over it, as `Keeper.take_best_or_first`."""
-    halts = seen.halted[best] > judging.MOSTLY_HALTED
-    clone = seen.worth if halts else seen.least[0]
-    return best if best and judging.gain(seen.least[best] - clone) > 0.0 else 0
+def _over_clone(seen: Looked) -> Array:
+    """[L, M, E] what each policy earns more than the clone, as `Keeper` compares them."""
+    halts = np.maximum(seen.halted, seen.halted[0]) > judging.MOSTLY_HALTED  # [L]
+    return seen.least - np.where(halts[:, None, None], seen.worth, seen.least[0])
+
+
+def _likely(differences: Array, at: int, usual: float = 0.0) -> float:
+    spread = max(judging.spread_of(differences[at]), usual)
+    return judging.likely_gain_of(float(differences[at].mean()), spread, differences.shape[1])
 
 
 def by_promise(seen: Looked) -> int:
-    """Today's: the highest bound, one in twenty; no spread below the usual one so far."""
+    """--judge_keeps=promise: the highest bound, one in twenty; no spread below the usual one."""
     spreads = np.array([judging.spread_of(each) for each in seen.least])
     best = 0
     for now in range(len(spreads)):
@@ -187,19 +191,18 @@ def by_promise(seen: Looked) -> int:
 
         if promised(now) > promised(best):
             best = now
-    return _clone_unless(seen, best)
+    by_episodes = seen.halted[best] > judging.MOSTLY_HALTED
+    clone = seen.worth if by_episodes else seen.least[0]
+    return best if best and judging.gain(seen.least[best] - clone) > 0.0 else 0
 
 
 def by_gain(seen: Looked) -> int:
-    """The highest bound of the gain over the clone, one in three; no spread below the usual one."""
-    halts = seen.halted > judging.MOSTLY_HALTED  # [L]
-    differences = seen.least - np.where(halts[:, None, None], seen.worth, seen.least[0])
+    """--judge_keeps=gain: the highest bound of the gain over the clone, one in three."""
+    differences = _over_clone(seen)
     spreads = np.array([judging.spread_of(each) for each in differences])
 
     def gained(at: int, now: int) -> float:
-        usual = float(np.sqrt((spreads[1 : now + 1] ** 2).mean()))
-        spread = max(float(spreads[at]), usual)
-        return judging.likely_gain_of(float(differences[at].mean()), spread, differences.shape[1])
+        return _likely(differences, at, float(np.sqrt((spreads[1 : now + 1] ** 2).mean())))
 
     best, last = 1, len(differences) - 1
     for now in range(2, len(differences)):
@@ -209,13 +212,16 @@ def by_gain(seen: Looked) -> int:
 
 
 def by_middle(seen: Looked) -> int:
-    """The highest middle of what the models say."""
-    return _clone_unless(seen, int(np.argmax(seen.least.mean(axis=(1, 2)))))
+    """The highest middle of the gain over the clone, if there is one."""
+    middles = _over_clone(seen).mean(axis=(1, 2))
+    middles[0] = 0.0
+    return int(np.argmax(middles))
 
 
 def the_last(seen: Looked) -> int:
-    """The last policy, against the clone."""
-    return _clone_unless(seen, len(seen.steps) - 1)
+    """The last policy, where it likely gains over the clone."""
+    last = len(seen.steps) - 1
+    return last if _likely(_over_clone(seen), last) > 0.0 else 0
 
 
 WAYS: dict[str, Callable[[Looked], int]] = {

@@ -15,6 +15,7 @@ from absl import logging
 
 from morel_tf.experiment import candidates
 from morel_tf.experiment.configs import Configs, folder_of
+from offline_tf.config import knobs
 from offline_tf.models import devices
 from offline_tf.pipeline.run import FREE_FLAGS
 from offline_tf.run_folder import files
@@ -46,7 +47,7 @@ def run(configs: Configs, run_one: Callable[[Configs], dict[str, Any]]) -> dict[
     devices.check_one_worker("select=offline", configs.run.devices)
     asked = {k: plain(v) for k, v in configs.flat().items() if k not in FREE_FLAGS}
     if (folder / NAME).exists():
-        known = files.read_json(folder / NAME, "workdir")["asked"]
+        known = knobs.of_older_runs(configs) | files.read_json(folder / NAME, "workdir")["asked"]
         if differing := [name for name in asked if known.get(name) != asked[name]]:
             raise UserError(
                 f"--workdir: {folder} holds a selection with other flags ({', '.join(differing)}); "

@@ -77,16 +77,17 @@ class Keeper:
 
     Policy and clone are compared model by model and start by start: what a model gets wrong of both
     falls out. So it takes less to prefer one than to promise what it earns: one comparison in three may
-    show less. Where that is less than nothing the clone is kept. HALT and the least reward are
-    pessimistic already, and more so of a policy that goes where the clone does not.
+    show less. The bound orders policies. Of the best of many it is no bound of the true gain. Where none
+    has more than nothing the clone is kept.
 
-    Where most roll-outs of a policy meet HALT, the models do not know what it earns, and the clone's
-    episodes speak for the clone: beyond HALT it earns what they did. Else HALT costs both the same.
+    Where most roll-outs of either meet HALT, the models do not know what it earns, and the clone's
+    episodes speak for the clone: beyond HALT it earns what they did.
 
     Without a better policy for a while, planning goes back to the best with smaller steps, then ends.
 
     With --judge_keeps=promise it keeps the policy that is promised most, and compares that one alone
-    with the clone in the end.
+    with the clone in the end; one comparison in five may show less, and only the policy's own HALT
+    makes the episodes speak.
 
     Attributes:
       variables: what checkpoints must hold.
@@ -162,8 +163,9 @@ class Keeper:
           done: updates so far.
 
         Returns:
-          Numbers for the log, see `Judgement.numbers`, and "best_promise", "kl_share"; where it is
-          what decides, "gain" over the clone, whose own is 0.
+          Numbers for the log, see `Judgement.numbers`, and "best_promise", of the policy that would be
+          kept (-inf before there is one), and "kl_share"; where it is what decides, "gain" over the
+          clone, whose own is 0.
         """
         judgement = judge.policy(self._policy.numpy())
         self._models.assign(len(judgement.least))
@@ -222,11 +224,15 @@ class Keeper:
                 gained,
             )
         self._take(self._first)
-        return Kept(0, gained if iteration else 0.0, self._clone(judge, by_episodes=False))
+        nothing_seen = self._by_gain and not iteration
+        return Kept(0, 0.0 if nothing_seen else gained, self._clone(judge, by_episodes=False))
 
     def _difference(self, judge: Judge, judgement: Judgement) -> Array:
         """[M, E] what a policy earns more than the clone."""
-        by_episodes = judgement.halted.mean() > MOSTLY_HALTED and self._worth is not None
+        halted = float(judgement.halted.mean())
+        if self._by_gain:
+            halted = max(halted, float(self._clone(judge, by_episodes=False).halted.mean()))
+        by_episodes = halted > MOSTLY_HALTED and self._worth is not None
         return judgement.least - self._clone(judge, by_episodes).least
 
     def _clone(self, judge: Judge, by_episodes: bool) -> Judgement:

@@ -84,6 +84,13 @@ def of_older_runs(configs: Iterable[Any]) -> dict[str, Any]:
     }
 
 
+def other_in_older_runs(configs: Iterable[Any]) -> dict[str, Any]:
+    """Of these, what differs from today's default: the flags that make such a run again."""
+    older = of_older_runs(configs)
+    defaults = {field.name: field.default for part in configs for field in dataclasses.fields(part)}
+    return {name: value for name, value in older.items() if value != defaults[name]}
+
+
 def rebuild(cls: type, flags: dict[str, Any]) -> Any:
     """Builds a stage dataclass from a manifest's flags, where tuples are lists.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import pathlib
 import platform
 import sys
 
+from offline_tf.config import knobs
 from offline_tf.pipeline.tuning import flag_of
 from offline_tf.run_folder import comparison, provenance, stopping
 from offline_tf.run_folder.comparison import Difference
@@ -36,7 +38,7 @@ def repeat(record: RunRecord, folder: pathlib.Path, threads: int | None) -> list
 
 
 def command_of(record: RunRecord, folder: pathlib.Path, threads: int | None) -> list[str]:
-    """What follows "python" to make a run again.
+    """What follows "python" to make a run again, with what it did where a flag is younger than it is.
 
     Raises:
       UserError: the manifest does not name the module.
@@ -47,7 +49,9 @@ def command_of(record: RunRecord, folder: pathlib.Path, threads: int | None) -> 
             f"--workdir: expected a manifest that names its module in {record.folder}, got an older "
             "version's; its command stands in its summary.json"
         )
-    flags = record.manifest["flags"] | {"workdir": str(folder)}
+    package, _, command = module.rpartition(".")
+    stages = importlib.import_module(f"{package}.config").STAGES if command == "train" else ()
+    flags = knobs.other_in_older_runs(stages) | record.manifest["flags"] | {"workdir": str(folder)}
     if threads is not None:
         flags["threads"] = threads
     words = [flag_of(*item) for item in flags.items() if item[1] is not None]

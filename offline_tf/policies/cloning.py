@@ -45,6 +45,10 @@ class Rounds(NamedTuple):
     def _ends(self) -> list[int]:
         return [self._replace(restarts=number).total for number in range(self.restarts + 1)]
 
+    def end_after(self, done: int) -> int:
+        """Steps at the end of the round that is under way after so many."""
+        return next(end for end in self._ends() if end > done)
+
     def rates(self, peak: float, step: Array) -> Array:
         """Learning rates of steps, from 0: half a cosine from the peak to 0 in each round."""
         ends = np.array(self._ends())
@@ -97,8 +101,7 @@ def fit_or_load(
       seed: of the order.
       stage: where checkpoints and metrics go; its result is {"mse": squared error per action
         dimension over the last epoch, in the policy's units, "residual": [A] root of the mean squared
-        error on held-out rows, or on those cloned where none are held out, in the task's units,
-        "steps" or "epochs" that were done}.
+        error on held-out rows, or on those cloned where none are held out, in the task's units}.
 
     Returns:
       A copy of the fitted policy.
@@ -131,14 +134,15 @@ def fit_or_load(
         lambda step, total: fitting.cosine(learning_rate, 1.0, step, total),
     )
     if not epochs:
-        schedule = training_loop.by_steps(
-            rounds.total,
-            _STEPS_PER_LOOK,
-            lambda done, count: minibatches.drawn_batches(
-                [stream(done)], len(feed), count, batch_size
-            ),
-            lambda step, _: rounds.rates(learning_rate, step),
-        )
+
+        def block(done: int) -> training_loop.Block:
+            count = min(_STEPS_PER_LOOK, rounds.end_after(done) - done)
+            batches = minibatches.drawn_batches([stream(done)], len(feed), count, batch_size)
+            return training_loop.Block(
+                count, batches, rounds.rates(learning_rate, done + np.arange(count))
+            )
+
+        schedule = training_loop.Schedule(rounds.total, "steps", block)
     done = training_loop.fit(
         optimiser,
         feed=lambda epoch: feed,
@@ -155,13 +159,7 @@ def fit_or_load(
             stage.save(done + 1, may_stop=False)
         elif not done:
             stage.save(0)
-        stage.finish(
-            {
-                "mse": float(last_mse),
-                "residual": residual().astype(float).tolist(),
-                "steps" if not epochs else "epochs": done,
-            }
-        )
+        stage.finish({"mse": float(last_mse), "residual": residual().astype(float).tolist()})
     return policy.numpy()
 
 

@@ -346,7 +346,8 @@ def test_a_clone_is_fitted_on_while_the_held_out_error_falls(tmp_path):
                 seed=0,
                 stage=stage,
             )
-            steps[name, restarts] = stage.result["steps"]
+            log = tmp_path / f"{name}{restarts}" / "metrics" / "cloning.csv"
+            steps[name, restarts] = int(log.read_text().splitlines()[-1].split(",")[0])
             residuals[name, restarts] = float(np.mean(stage.result["residual"]))
     assert steps == {("hard", 0): 1000, ("hard", 2): 7000, ("noise", 0): 1000, ("noise", 2): 3000}
     assert residuals["hard", 2] < 0.9 * residuals["hard", 0]
