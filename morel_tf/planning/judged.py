@@ -77,8 +77,8 @@ class Keeper:
 
     Policy and clone are compared model by model and start by start: what a model gets wrong of both
     falls out. So it takes less to prefer one than to promise what it earns: one comparison in three may
-    show less. The bound orders policies. Of the best of many it is no bound of the true gain. Where none
-    has more than nothing the clone is kept.
+    show less. The bound orders policies; of the best of many it is no bound of the true gain. Where
+    none has more than nothing the clone is kept.
 
     Where most roll-outs of either meet HALT, the models do not know what it earns, and the clone's
     episodes speak for the clone: beyond HALT it earns what they did.

@@ -27,8 +27,10 @@ from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
 from offline_tf.judging import judge
 from offline_tf.pipeline import run as pipeline
+from offline_tf.pipeline.run import FREE_FLAGS
 from offline_tf.policies import fitted_value
-from offline_tf.run_folder.record import RunRecord
+from offline_tf.run_folder.files import write_json
+from offline_tf.run_folder.record import RunRecord, plain
 from offline_tf.types import UserError
 
 SETTINGS = {
@@ -98,8 +100,8 @@ def test_a_run_ends_with_a_promise_and_a_verdict(tmp_path, file):
     summary = recipe.run(run)
     record = RunRecord.open_existing(tmp_path / "run")
     log = np.genfromtxt(record.folder / "metrics" / "planning.judge.csv", delimiter=",", names=True)
-    # The best one's, or the clone's own, where that was kept.
-    assert summary["promise"] >= log["best_promise"][-1] - 1e-3
+    of_kept = log["best_promise"][-1] if summary["kept_iteration"] else log["promise"][0]
+    assert summary["promise"] == pytest.approx(of_kept, rel=1e-6)
     assert summary["kept_iteration"] in log["step"]
     assert summary["iterations"] == log["step"][-1]
     assert summary["verdict"]["level"] in ("green", "doubtful", "bad")
@@ -209,6 +211,20 @@ def test_the_settings_that_the_judge_promises_most_of_become_the_run(tmp_path, f
     assert selection.run(asked, fails)["promise"] == summary["promise"]
     with pytest.raises(UserError, match="holds a selection with other flags .seed."):
         selection.run(configs(folder, file, select="offline", seed=9), fails)
+
+
+def test_a_selection_older_than_a_flag_is_read_with_what_it_did(tmp_path, file):
+    asked = configs(tmp_path / "run", file, select="offline", judge_keeps="promise", bc_restarts=0)
+    flags = {k: v for k, v in asked.flat().items() if k not in FREE_FLAGS}
+    younger = {"judge_keeps", "bc_restarts"}
+    told = {k: plain(v) for k, v in flags.items() if k not in younger}
+    write_json(tmp_path / "run" / selection.NAME, {"asked": told})
+    write_json(tmp_path / "run" / "summary.json", {"promise": 3.0})
+    fails = lambda _: pytest.fail("trained")  # noqa: E731
+    assert selection.run(asked, fails) == {"promise": 3.0}
+    today = configs(tmp_path / "run", file, select="offline", bc_restarts=0)
+    with pytest.raises(UserError, match="holds a selection with other flags .judge_keeps."):
+        selection.run(today, fails)
 
 
 def test_a_selection_needs_a_judge_and_a_folder_of_its_own(tmp_path, file):

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import toys
 
 from morel_tf.config import PlannerConfig
@@ -168,6 +169,16 @@ def test_where_most_roll_outs_halt_the_clones_episodes_speak_for_it(config):
         assert kept.take_best_or_first(judge)[:2] == expected
 
 
+@pytest.mark.parametrize(("config", "expected"), [(GAIN, (0, -3.0)), (PROMISE, (10, 4.0))])
+def test_a_clone_that_halts_is_not_behind_a_policy_that_does_not(config, expected):
+    """HALT took 7 of the clone's 8 and nothing of the policy's 5; the promise looks at the policy's."""
+    policy, kept = keeper(config, lambda: judged_as(8.0, 8.0))
+    judge = Judges(b0=judged_as(1.0, 1.0, halted=0.6), b3=judged_as(5.0, 5.0))
+    look(policy, kept, 0.0, 0, judge=judge)
+    look(policy, kept, 3.0, 10, judge=judge)
+    assert kept.take_best_or_first(judge)[:2] == expected
+
+
 def test_nobody_is_asked_what_the_clones_episodes_earned_where_the_models_know_enough():
     policy, kept = keeper(worth=lambda: pytest.fail("the models know enough"))
     for done, bias in ((0, 0.0), (10, 3.0)):
@@ -264,9 +275,13 @@ def test_a_run_that_goes_on_judges_the_clone_anew():
 def test_runs_older_than_the_rule_keep_what_was_promised_most():
     field = next(f for f in dataclasses.fields(PlannerConfig) if f.name == "judge_keeps")
     assert (field.default, field.metadata["older"]) == ("gain", "promise")
-    # Their checkpoints hold these variables, in this order.
-    _, kept = keeper(PROMISE)
-    assert [tuple(variable.shape) for variable in kept.variables] == [
-        *(tuple(weight.shape) for weight in keeper()[0].weights),
-        *[()] * 8,
-    ]
+    # Their checkpoints hold these variables, in this order: three weights, then the best's bound, the
+    # spreads so far, the models, and the best's iteration, where patience began, halvings.
+    policy, kept = keeper(PROMISE)
+    look(policy, kept, 3.0, 10, apart=2.0)
+    look(policy, kept, -9.0, 30)
+    spread = np.sqrt(1.5 * 2.0**2 / 2)
+    values = [variable.numpy() for variable in kept.variables[3:]]
+    np.testing.assert_allclose(values, [3.0, spread, spread**2, 2, 2, 10, 30, 1])
+    dtypes = [variable.dtype for variable in kept.variables[3:]]
+    assert dtypes == [tf.float64] * 3 + [tf.int64] * 5

@@ -11,6 +11,7 @@ from offline_tf import tasks
 from offline_tf.numerics import holdout, standardize
 from offline_tf.policies import cloning, gaussian
 from offline_tf.run_folder.record import RunRecord
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import UserError
 
 
@@ -352,6 +353,57 @@ def test_a_clone_is_fitted_on_while_the_held_out_error_falls(tmp_path):
     assert steps == {("hard", 0): 1000, ("hard", 2): 7000, ("noise", 0): 1000, ("noise", 2): 3000}
     assert residuals["hard", 2] < 0.9 * residuals["hard", 0]
     assert residuals["noise", 2] == pytest.approx(residuals["noise", 0], rel=0.05)
+
+
+def cloned_in_rounds(folder, steps, restarts, target=None):
+    made = gaussian.GaussianPolicy(
+        toys.plain_units(4, 2), (16,), -0.5, generator=np.random.default_rng(0)
+    )
+    x = normal(3000, 4)
+    stage = toys.record(folder).stage("cloning")
+    cloning.fit_or_load(
+        made,
+        observations=x,
+        actions=np.sin(3.0 * x[:, :2]) if target is None else target,
+        rows=holdout.Split(np.arange(2000), np.arange(2000, 3000)),
+        epochs=0,
+        steps=steps,
+        restarts=restarts,
+        batch_size=50,
+        learning_rate=1e-2,
+        seed=0,
+        stage=stage,
+    )
+    return toys.bits(made.weights), float(np.mean(stage.result["residual"]))
+
+
+@pytest.mark.parametrize("steps", [200, 500, 1500])
+def test_restarts_never_end_with_a_higher_held_out_error(tmp_path, steps):
+    """Whatever the steps between looks: each round's end is looked at, where the rate is 0."""
+    noise = np.random.default_rng(1).normal(size=(3000, 2)).astype(np.float32)
+    for name, target in (("hard", None), ("noise", noise)):
+        _, one = cloned_in_rounds(tmp_path / f"{name}-one", steps, 0, target)
+        _, more = cloned_in_rounds(tmp_path / f"{name}-more", steps, 2, target)
+        assert more <= one
+
+
+@pytest.mark.parametrize("saves", [1, 2, 3, 4, 6, 8])
+def test_a_fit_killed_in_any_round_ends_with_the_same_bits(tmp_path, monkeypatch, saves):
+    """Rounds of 1500, 3000 and 6000 steps; the last saves are those of the best weights."""
+    expected = cloned_in_rounds(tmp_path / "whole", 1500, 2)
+    save, done = Stage.save, []
+
+    def killed(self, *arguments, **options):
+        save(self, *arguments, **options)
+        done.append(arguments)
+        if len(done) == saves:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stage, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cloned_in_rounds(tmp_path / "killed", 1500, 2)
+    monkeypatch.undo()
+    assert cloned_in_rounds(tmp_path / "killed", 1500, 2) == expected
 
 
 def test_cloning_finds_a_linear_policy_and_leaves_log_std(tmp_path):
