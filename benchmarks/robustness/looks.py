@@ -38,7 +38,7 @@ from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, UserError
 
-_RECORD = pathlib.Path("results", "tables", "looks.json")
+RECORD = pathlib.Path("results", "tables", "looks.json")
 _MEMBERS = (3, 6)
 _EVERY, _EPISODES = 10, 20
 Seen = dict[str, Any]
@@ -258,7 +258,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--sets", default="")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--iterations", type=int, default=150)
-    parser.add_argument("--output", type=pathlib.Path, default=_RECORD)
+    parser.add_argument("--output", type=pathlib.Path, default=RECORD)
     bench.add_folders(parser)
     arguments = parser.parse_args(words)
     at = arguments.output

@@ -3,8 +3,9 @@
 python -m benchmarks.robustness.page [docs/results/robustness.md]     prints them, or writes them there
 
 Parts, each between its two markers: the sets of either split, with every seed; what each algorithm's
-scores come to; whose reward MOPP is paid; the verdicts (of results/tables/verdicts.json, which
-`benchmarks.robustness.verdicts` writes). Variants are shown where a part is about them.
+scores come to; which policy MOReL keeps (of results/tables/looks.json, which
+`benchmarks.robustness.looks` writes); whose reward MOPP is paid; the verdicts (of
+results/tables/verdicts.json, which `benchmarks.robustness.verdicts` writes).
 """
 
 from __future__ import annotations
@@ -19,13 +20,23 @@ import numpy as np
 
 from benchmarks import pages
 from benchmarks.robustness import __main__ as bench
-from benchmarks.robustness import promises, records, table
+from benchmarks.robustness import looks, promises, records, table
 from benchmarks.robustness.data_sets import SETS, SPLITS, DataSet
 from benchmarks.robustness.table import Row
+from offline_tf.config.judge_config import JudgeConfig
 from offline_tf.judging import verdict
 
 _VERDICTS = pathlib.Path("results", "tables", "verdicts.json")
-_SHOWN = {"bc": "BC", "bc-best-tenth": "BC of best tenth", "morel": "MOReL", "mopp": "MOPP"}
+_OTHER = (
+    "without gain and restarts"  # MOReL's runs by other rules, see --judge_keeps, --bc_restarts
+)
+_SHOWN = {
+    ("bc", ""): "BC",
+    ("bc-best-tenth", ""): "BC of best tenth",
+    ("morel", _OTHER): f"MOReL {_OTHER}",
+    ("morel", ""): "MOReL",
+    ("mopp", ""): "MOPP",
+}
 _PEERS = ("iql", "td3bc", "cql")
 _LEVEL = 99.0  # a score from which on an algorithm is not below the best policy
 _KINDS = {
@@ -47,9 +58,9 @@ class Of(NamedTuple):
         """True mean returns, one per seed."""
         return [run["true_return_mean"] for run in self.runs.get((algorithm, variant), [])]
 
-    def score(self, algorithm: str) -> float | None:
+    def score(self, algorithm: str, variant: str = "") -> float | None:
         """Of the mean over seeds; None without a run, or where no policy is better than chance."""
-        found = self.returns(algorithm)
+        found = self.returns(algorithm, variant)
         if not found or self.row.best <= self.row.random:
             return None
         return self.row.score(float(np.mean(found)))
@@ -69,21 +80,25 @@ def sets_of(split: str, folder: pathlib.Path = records.FOLDER) -> list[Of]:
 
 
 def in_words(data_set: DataSet) -> str:
-    """What a set differs in, such as "two policies, noise 0.3 and 0.1, 100,000 rows"."""
-    policies = {part.policy for part in data_set.parts}
-    count = {1: "one policy", 2: "two policies", 3: "three policies"}.get(len(policies), "")
-    words = [_KINDS.get(data_set.name) or count]
-    noises = sorted({part.noise for part in data_set.parts if part.noise}, reverse=True)
-    if noises:
-        words.append("noise " + " and ".join(f"{noise:g}" for noise in noises))
-    if any(part.draws for part in data_set.parts):
+    """What a set differs in, such as "two policies; noise 0.3 in half of 100,000 rows"."""
+    parts = data_set.parts
+    count = {1: "one policy", 2: "two policies", 3: "three policies"}
+    words = [_KINDS.get(data_set.name) or count[len({part.policy for part in parts})]]
+    if any(part.draws for part in parts):
         words.append("which draw")
-    if any(part.gain != 1.0 for part in data_set.parts):
+    if any(part.gain != 1.0 for part in parts):
         words.append("means tripled")
+    shares: dict[float, float] = {}
+    for part in parts:
+        shares[part.noise] = shares.get(part.noise, 0.0) + part.share
+    shares.pop(0.0, None)
+    for noise in sorted(shares, reverse=True):
+        where = f" in {100 * shares[noise]:.0f} %" if shares[noise] < 1.0 else ""
+        words.append(f"noise {noise:g}{where}")
     words.append(f"{data_set.rows:,} rows")
     if data_set.cut:
         words.append(f"cut at {data_set.cut}")
-    return ", ".join(word for word in words if word)
+    return ", ".join(words)
 
 
 def _cells(values: Sequence[float]) -> str:
@@ -99,10 +114,11 @@ def returns(sets: Sequence[Of]) -> list[str]:
     for of in sets:
         cells = [f"{of.data_set.name}: {in_words(of.data_set)}"]
         cells += [_cells(sorted({round(p) for p in of.row.policies})) or "not shipped"]
-        cells += [f"{of.row.acted:.0f}", *(_cells(of.returns(name)) for name in _SHOWN)]
+        cells += [f"{of.row.acted:.0f}", *(_cells(of.returns(*kind)) for kind in _SHOWN)]
         for name in peers:
-            variants = {variant for algorithm, variant in of.runs if algorithm == name}
-            cells.append("; ".join(_cells(of.returns(name, variant)) for variant in variants))
+            variants = sorted(variant for algorithm, variant in of.runs if algorithm == name)
+            told = (f"{_cells(of.returns(name, variant))} ({variant})" for variant in variants)
+            cells.append("; ".join(told))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -117,10 +133,10 @@ def scores(sets: Sequence[Of]) -> list[str]:
         of.data_set.name: of.row.score(of.row.acted) for of in sets if of.row.best > of.row.random
     }
     lines.append(_scored("who made the data", acted, ""))
-    for name, head in _SHOWN.items():
-        found = {of.data_set.name: of.score(name) for of in sets}
+    for kind, head in _SHOWN.items():
+        found = {of.data_set.name: of.score(*kind) for of in sets}
         known = {key: value for key, value in found.items() if value is not None}
-        runs = sum(len(of.returns(name)) for of in sets if of.data_set.name in known)
+        runs = sum(len(of.returns(*kind)) for of in sets if of.data_set.name in known)
         if known:
             lines.append(_scored(head, known, f", {runs}"))
     return lines
@@ -134,6 +150,19 @@ def _scored(head: str, by_set: dict[str, float], runs: str) -> str:
     middle = f"{table.interquartile_mean(values):.0f} ({low:.0f} to {high:.0f})"
     above = f"{len(values) - len(below)} of {len(values)}"
     return f"| {head} | {len(values)}{runs} | {middle} | {above} | {told} |"
+
+
+def kept(record: pathlib.Path) -> list[str]:
+    """What each way of keeping a policy would have kept, of `looks`; judges of the usual size."""
+    heads = ["set, seed", "clone", "the best of all looks", *looks.WAYS]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for name, run in json.loads(record.read_text()).items():
+        seen = looks.looked(run, JudgeConfig().judge_members)
+        at = [keep(seen) for keep in looks.WAYS.values()]
+        values = [0, int(np.argmax(seen.true)), *at]
+        told = [f"{seen.true[one]:.0f} ({seen.steps[one]})" for one in values]
+        lines.append(f"| {name} | {' | '.join(told)} |")
+    return lines
 
 
 def promised(splits: Sequence[str], folder: pathlib.Path = records.FOLDER) -> list[str]:
@@ -201,7 +230,7 @@ def _default(runs: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]]
     return [run for run in runs if run["split"] == split and run["name"].count(",") == 2]
 
 
-def parts(folder: pathlib.Path, judged: pathlib.Path) -> dict[str, list[str]]:
+def parts(folder: pathlib.Path, judged: pathlib.Path, looked: pathlib.Path) -> dict[str, list[str]]:
     """Name -> lines of every part."""
     by_split = {split: sets_of(split, folder) for split in SPLITS}
     development, reporting = SPLITS
@@ -209,10 +238,10 @@ def parts(folder: pathlib.Path, judged: pathlib.Path) -> dict[str, list[str]]:
     found |= {f"{split} scores": scores(sets) for split, sets in by_split.items()}
     found["promises"] = promised(SPLITS, folder)
     found["whose reward"] = whose_reward([*by_split[development], *by_split[reporting]])
-    if judged.exists():
-        runs = json.loads(judged.read_text())["runs"]
-        found |= {f"{split} verdicts": verdicts(runs, split) for split in SPLITS}
-        found["green"] = green(runs)
+    found["kept"] = kept(looked)
+    runs = json.loads(judged.read_text())["runs"]
+    found |= {f"{split} verdicts": verdicts(runs, split) for split in SPLITS}
+    found["green"] = green(runs)
     return found
 
 
@@ -222,13 +251,13 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("page", type=pathlib.Path, nargs="?")
     parser.add_argument("--results", type=pathlib.Path, default=records.FOLDER)
     parser.add_argument("--verdicts", type=pathlib.Path, default=_VERDICTS)
+    parser.add_argument("--looks", type=pathlib.Path, default=looks.RECORD)
     arguments = parser.parse_args(words)
-    found = parts(arguments.results, arguments.verdicts)
-    text = "" if arguments.page is None else arguments.page.read_text()
+    found = parts(arguments.results, arguments.verdicts, arguments.looks)
     for name, lines in found.items():
         if arguments.page is None:
             print("\n".join([f"{name}:", "", *lines, ""]))
-        elif pages.markers(name)[0] in text:
+        else:
             pages.put(arguments.page, name, lines)
     return 0
 

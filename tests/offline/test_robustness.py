@@ -705,7 +705,7 @@ def test_the_page_tells_who_is_below_the_best_policy_by_the_mean_of_the_seeds():
     assert "| MOReL | 2, 4 | 104 (98 to 110) | 1 of 2 | hopper-three 98 |" in lines
     assert "| MOPP | 1, 1 | 80 (80 to 80) | 0 of 1 | hopper-small 80 |" in lines
     assert page.returns(sets)[2] == (
-        "| hopper-small: one policy, noise 0.1, 20,000 rows | 100 | 99 |  |  | 120, 100 | 80 |"
+        "| hopper-small: one policy, noise 0.1, 20,000 rows | 100 | 99 |  |  |  | 120, 100 | 80 |"
     )
 
 
@@ -733,5 +733,6 @@ def test_the_page_shows_what_the_records_say(tmp_path):
     written.write_text((root / "docs" / "results" / "robustness.md").read_text())
     before = written.read_text()
     words = [f"--results={root / records.FOLDER}", f"--verdicts={root / page._VERDICTS}"]
+    words.append(f"--looks={root / looks.RECORD}")
     assert page.main([str(written), *words]) == 0
     assert written.read_text() == before, "run python -m benchmarks.robustness.page with the page"
