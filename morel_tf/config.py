@@ -248,7 +248,8 @@ class CloningConfig:
     bc_restarts: int = knob(
         2,
         "Rounds at most after --bc_steps, each twice as long as the one before and begun at the whole "
-        "learning rate, while the last one lowered the held-out error.",
+        "learning rate, while the last one lowered the held-out error; none with --bc_epochs or without "
+        "held-out rows.",
         low=0,
         high=6,
         older=0,

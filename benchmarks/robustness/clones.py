@@ -2,9 +2,9 @@
 
 python -m benchmarks.robustness.clones --sets=halfcheetah-two,walker2d-noisy --folder=DATA
 
-Of all episodes and of the best tenth, without restarts and with as many as --bc_restarts has. Development
-sets only. Writes results/tables/clones.json: held-out error per action, true mean return of 20 episodes and
-its standard error, seconds of the fit.
+Of all episodes and of the best tenth, without restarts and with as many as --bc_restarts has.
+Development sets only. Writes results/tables/clones.json: held-out error per action, true mean return of
+20 episodes and its standard error, seconds of the fit.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 python -m benchmarks.robustness.page [docs/results/robustness.md]     prints them, or writes them there
 
 Parts, each between its two markers: the sets of either split, with every seed; what each algorithm's
-scores come to; which policy MOReL keeps (of results/tables/looks.json, which
-`benchmarks.robustness.looks` writes); whose reward MOPP is paid; the verdicts (of
-results/tables/verdicts.json, which `benchmarks.robustness.verdicts` writes).
+scores come to; which policy MOReL keeps, what its clones return, and the verdicts, of the tables in
+results/tables that `looks`, `clones` and `verdicts` of this package write; whose reward MOPP is paid.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy as np
 
 from benchmarks import pages
 from benchmarks.robustness import __main__ as bench
-from benchmarks.robustness import looks, promises, records, table
+from benchmarks.robustness import clones, looks, promises, records, table
 from benchmarks.robustness.data_sets import SETS, SPLITS, DataSet
 from benchmarks.robustness.table import Row
 from offline_tf.config.judge_config import JudgeConfig
@@ -230,7 +229,9 @@ def _default(runs: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]]
     return [run for run in runs if run["split"] == split and run["name"].count(",") == 2]
 
 
-def parts(folder: pathlib.Path, judged: pathlib.Path, looked: pathlib.Path) -> dict[str, list[str]]:
+def parts(
+    folder: pathlib.Path, judged: pathlib.Path, looked: pathlib.Path, fitted: pathlib.Path
+) -> dict[str, list[str]]:
     """Name -> lines of every part."""
     by_split = {split: sets_of(split, folder) for split in SPLITS}
     development, reporting = SPLITS
@@ -239,6 +240,7 @@ def parts(folder: pathlib.Path, judged: pathlib.Path, looked: pathlib.Path) -> d
     found["promises"] = promised(SPLITS, folder)
     found["whose reward"] = whose_reward([*by_split[development], *by_split[reporting]])
     found["kept"] = kept(looked)
+    found["clones"] = clones.table(json.loads(fitted.read_text()))
     runs = json.loads(judged.read_text())["runs"]
     found |= {f"{split} verdicts": verdicts(runs, split) for split in SPLITS}
     found["green"] = green(runs)
@@ -252,8 +254,9 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--results", type=pathlib.Path, default=records.FOLDER)
     parser.add_argument("--verdicts", type=pathlib.Path, default=_VERDICTS)
     parser.add_argument("--looks", type=pathlib.Path, default=looks.RECORD)
+    parser.add_argument("--clones", type=pathlib.Path, default=clones.RECORD)
     arguments = parser.parse_args(words)
-    found = parts(arguments.results, arguments.verdicts, arguments.looks)
+    found = parts(arguments.results, arguments.verdicts, arguments.looks, arguments.clones)
     for name, lines in found.items():
         if arguments.page is None:
             print("\n".join([f"{name}:", "", *lines, ""]))

@@ -231,8 +231,7 @@ def plan(
 ) -> dict[str, float]:
     """Improves the policy in the P-MDP; goes on from the stage's last checkpoint.
 
-    With a judge the policy that likely gains most over the clone is kept, and planning may end early;
-    see `Keeper`.
+    With a judge the policy is kept that --judge_keeps names, and planning may end early; see `Keeper`.
 
     Args:
       pmdp: where to plan.

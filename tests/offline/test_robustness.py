@@ -17,6 +17,7 @@ from benchmarks.robustness import (
     along_planning,
     baselines,
     behaviour,
+    clones,
     data_sets,
     dmsd,
     looks,
@@ -679,6 +680,23 @@ def test_ways_of_keeping_a_policy_are_those_of_the_planner():
     assert "| toy, 0 | 1 | 4 | 1 (0) |" in looks.table({"toy, 0": run})
 
 
+def test_clones_stand_beside_each_other():
+    fits = [
+        {"share": share, "restarts": restarts, "true_return_mean": value, "standard_error": 2.0}
+        for share, restarts, value in (
+            (1.0, 0, 10.0),
+            (1.0, 2, 20.0),
+            (0.1, 0, 30.0),
+            (0.1, 2, 40.0),
+        )
+    ]
+    lines = clones.table({"toy, 0": {"clones": fits}})
+    assert lines[2:] == [
+        "| toy, 0 | 1 | 10 +- 2 | 20 +- 2 |",
+        "| toy, 0 | 0.1 | 30 +- 2 | 40 +- 2 |",
+    ]
+
+
 def test_looks_are_taken_at_development_sets_alone(tmp_path):
     with pytest.raises(UserError, match="development"):
         looks.main(["--sets=hopper-small", f"--output={tmp_path / 'looks.json'}"])
@@ -733,6 +751,6 @@ def test_the_page_shows_what_the_records_say(tmp_path):
     written.write_text((root / "docs" / "results" / "robustness.md").read_text())
     before = written.read_text()
     words = [f"--results={root / records.FOLDER}", f"--verdicts={root / page._VERDICTS}"]
-    words.append(f"--looks={root / looks.RECORD}")
+    words += [f"--looks={root / looks.RECORD}", f"--clones={root / clones.RECORD}"]
     assert page.main([str(written), *words]) == 0
     assert written.read_text() == before, "run python -m benchmarks.robustness.page with the page"
