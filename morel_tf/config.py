@@ -248,8 +248,8 @@ class CloningConfig:
     bc_restarts: int = knob(
         2,
         "Rounds at most after --bc_steps, each twice as long as the one before and begun at the whole "
-        "learning rate, while the last one lowered the held-out error; none with --bc_epochs or without "
-        "held-out rows.",
+        "learning rate, while the last one lowered the held-out error; none with --bc_epochs, or where "
+        "no rows are held out.",
         low=0,
         high=6,
         older=0,

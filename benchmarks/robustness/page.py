@@ -25,7 +25,7 @@ from benchmarks.robustness.table import Row
 from offline_tf.config.judge_config import JudgeConfig
 from offline_tf.judging import verdict
 
-_VERDICTS = pathlib.Path("results", "tables", "verdicts.json")
+VERDICTS = pathlib.Path("results", "tables", "verdicts.json")
 _OTHER = (
     "without gain and restarts"  # MOReL's runs by other rules, see --judge_keeps, --bc_restarts
 )
@@ -252,7 +252,7 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("page", type=pathlib.Path, nargs="?")
     parser.add_argument("--results", type=pathlib.Path, default=records.FOLDER)
-    parser.add_argument("--verdicts", type=pathlib.Path, default=_VERDICTS)
+    parser.add_argument("--verdicts", type=pathlib.Path, default=VERDICTS)
     parser.add_argument("--looks", type=pathlib.Path, default=looks.RECORD)
     parser.add_argument("--clones", type=pathlib.Path, default=clones.RECORD)
     arguments = parser.parse_args(words)

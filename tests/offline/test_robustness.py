@@ -35,9 +35,10 @@ from benchmarks.robustness import (
 from benchmarks.robustness.data_sets import BY_NAME, SETS, DataSet, Part
 from mopp_tf import config as mopp_config
 from morel_tf import config as morel_config
+from morel_tf.planning.judged import Keeper
 from offline_tf import tasks
 from offline_tf.datasets.formats import d4rl
-from offline_tf.judging import verdict
+from offline_tf.judging import judge, verdict
 from offline_tf.policies import foreign
 from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Transitions, UserError
@@ -45,6 +46,7 @@ from offline_tf.types import Transitions, UserError
 CHEETAH = tasks.get("halfcheetah")
 SHIPPED = sorted((pathlib.Path(robustness.__file__).parent / "policies").glob("*.npz"))
 TASK = "benchmarks/robustness/dmsd.py:DMSD"
+ROOT = pathlib.Path(robustness.__file__).parents[2]
 
 
 def _policy(seed=0, width=8):
@@ -680,6 +682,37 @@ def test_ways_of_keeping_a_policy_are_those_of_the_planner():
     assert "| toy, 0 | 1 | 4 | 1 (0) |" in looks.table({"toy, 0": run})
 
 
+class _Replayed:
+    """A judge that says of the policy whose first bias is k what the k-th look of a record says."""
+
+    def __init__(self, seen):
+        self._seen = seen
+
+    def policy(self, policy):
+        return self.at(round(float(policy.layers[-1][1][0])))
+
+    def at(self, number):
+        least, share = self._seen.least[number], self._seen.halted[number]
+        return judge.Judgement(least, least, np.ones(least.shape), np.full(least.shape, share))
+
+
+@pytest.mark.parametrize("members", [3, 6])
+@pytest.mark.parametrize(("way", "keeps"), [("gain", "gain"), ("promise", "promise")])
+def test_what_a_way_keeps_is_what_planning_keeps(way, keeps, members):
+    record = json.loads((ROOT / looks.RECORD).read_text())
+    config = morel_config.PlannerConfig(judge_keeps=keeps, judge_patience=10**6)
+    for run in record.values():
+        seen = looks.looked(run, members)
+        worth = judge.Judgement(seen.worth, seen.worth, seen.worth, np.zeros(seen.worth.shape))
+        policy = toys.linear_policy(np.zeros((2, 1)), [0.0])
+        kept = Keeper(policy, config, lambda found=worth: found)
+        for number, step in enumerate(seen.steps):
+            policy.weights[1].assign([float(number)])
+            kept.look(_Replayed(seen), int(step))
+        expected = int(seen.steps[looks.WAYS[way](seen)])
+        assert kept.take_best_or_first(_Replayed(seen)).iteration == expected
+
+
 def test_clones_stand_beside_each_other():
     fits = [
         {"share": share, "restarts": restarts, "true_return_mean": value, "standard_error": 2.0}
@@ -747,10 +780,10 @@ def test_green_runs_are_counted_without_variants():
 
 
 def test_the_page_shows_what_the_records_say(tmp_path):
-    written, root = tmp_path / "page.md", pathlib.Path(robustness.__file__).parents[2]
-    written.write_text((root / "docs" / "results" / "robustness.md").read_text())
+    written = tmp_path / "page.md"
+    written.write_text((ROOT / "docs" / "results" / "robustness.md").read_text())
     before = written.read_text()
-    words = [f"--results={root / records.FOLDER}", f"--verdicts={root / page._VERDICTS}"]
-    words += [f"--looks={root / looks.RECORD}", f"--clones={root / clones.RECORD}"]
+    words = [f"--results={ROOT / records.FOLDER}", f"--verdicts={ROOT / page.VERDICTS}"]
+    words += [f"--looks={ROOT / looks.RECORD}", f"--clones={ROOT / clones.RECORD}"]
     assert page.main([str(written), *words]) == 0
     assert written.read_text() == before, "run python -m benchmarks.robustness.page with the page"
