@@ -158,7 +158,11 @@ def test_promises_are_compared_with_true_returns_along_planning(tmp_path):
 
 @pytest.mark.slow
 def test_without_progress_planning_ends_early(tmp_path, file):
-    summary = recipe.run(configs(tmp_path / "run", file, kl_per_update=0.0, iterations=50))
+    still = {"kl_per_update": 0.0, "iterations": 50}
+    summary = recipe.run(configs(tmp_path / "run", file, **still))
+    # The first planned policy, of update 2, is the best so far; patience runs from it.
+    assert summary["iterations"] == 4 and summary["kept_iteration"] == 0
+    summary = recipe.run(configs(tmp_path / "other", file, **still, judge_keeps="promise"))
     assert summary["iterations"] == 2 and summary["kept_iteration"] == 0
 
 
