@@ -17,9 +17,11 @@ def put(page: pathlib.Path, name: str, lines: Sequence[str]) -> None:
     """Writes lines between the markers of a part.
 
     Raises:
-      SystemExit: the page has none.
+      SystemExit: there is no such page, or it has none.
     """
     begin, end = markers(name)
+    if not page.is_file():
+        raise SystemExit(f"expected a page at {page}, found none")
     text = page.read_text()
     if begin not in text or end not in text:
         raise SystemExit(f"{page}: expected the lines {begin} and {end}")

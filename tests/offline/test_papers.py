@@ -104,6 +104,8 @@ def test_the_page_keeps_what_stands_around_the_tables(tmp_path):
     page.write_text("nothing")
     with pytest.raises(SystemExit, match="expected the lines"):
         pages.put(page, "papers", ["new"])
+    with pytest.raises(SystemExit, match="^expected a page at .*none.md, found none"):
+        pages.put(tmp_path / "none.md", "papers", ["new"])
 
 
 def test_profiles_are_drawn(tmp_path):
