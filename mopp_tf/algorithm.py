@@ -410,8 +410,7 @@ def chosen_planner(knobs: Knobs, record: RunRecord) -> PlannerConfig:
         "sigma": planner.sigma_max is None,
         "planner_reward": planner.planner_reward == "auto",
     }
-    if any(wanted and not record.stage(name).complete for name, wanted in needed.items()):
-        raise UserError(f"--workdir: the run in {record.folder} is not finished; continue it first")
+    record.check_complete(*(name for name, wanted in needed.items() if wanted))
     planner = by_rules(planner, record)
     if judged:
         return dataclasses.replace(planner, **stage.result["knobs"])
@@ -451,8 +450,7 @@ def load(task: TaskSpec, knobs: Knobs, record: RunRecord) -> Learned:
       UserError: the models are not fitted yet.
     """
     prepared = load_units(record)
-    if not record.stage("limit").complete:
-        raise UserError(f"--workdir: the run in {record.folder} is not finished; continue it first")
+    record.check_complete("limit")
     models = build(task, knobs, prepared)
     parts = models._asdict()
     for name in ("dynamics", "behavior", "q"):

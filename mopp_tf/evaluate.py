@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from absl import logging
 
 from flags import schema
-from mopp_tf.control_config import ControlConfig, changed_planner
+from mopp_tf.control_config import ControlConfig
 from offline_tf import tasks
 from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
-from offline_tf.types import UserError
+from offline_tf.types import TaskSpec, UserError
 
 USAGE = """
 usage: python -m mopp_tf.evaluate --workdir=RUN [--episodes=N] [--reward=MODULE:FUNCTION]
@@ -74,11 +75,7 @@ def main(config_: EvaluateConfig, control: ControlConfig) -> None:
     configs = from_manifest(record.manifest)
     task = tasks.get(configs.run.env, config_.simulator or configs.run.simulator)
     task = learned_task.of_run(task, configs.run.seed, record)
-    unknown = sorted(set(config_.watch) - set(task.observation_names))
-    if unknown:
-        raise UserError(
-            f"--watch: expected names among {', '.join(task.observation_names)}, got {unknown[0]!r}"
-        )
+    _check_watched(config_.watch, task)
     planner = restore.make_planner(
         task, configs=configs, learned=restore.load(configs, task, record), control=control
     )
@@ -135,19 +132,41 @@ def main(config_: EvaluateConfig, control: ControlConfig) -> None:
     )
 
 
+def _check_watched(names: Sequence[str], task: TaskSpec) -> None:
+    unknown = sorted(set(names) - set(task.observation_names))
+    if unknown:
+        raise UserError(
+            f"--watch: expected names among {', '.join(task.observation_names)}, got {unknown[0]!r}"
+        )
+
+
 def plan(config_: EvaluateConfig, control: ControlConfig) -> list[str]:
     """What --dry_run prints; the time is taken from the run's own evaluation."""
-    from mopp_tf import algorithm, objectives
+    from mopp_tf import algorithm
+    from mopp_tf.experiment import restore
     from mopp_tf.experiment.configs import from_manifest
     from offline_tf.run_folder.record import RunRecord
 
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
     configs = from_manifest(record.manifest)
     task = tasks.get(configs.run.env)
-    changed_planner(configs.planner, configs.mbop, control.planner, configs.run.algorithm)
-    objectives.make(task, algorithm.load_units(record).scale, control)
+    _check_watched(config_.watch, task)
+    of_mopp = configs.run.algorithm == "mopp"
+    record.check_complete("dynamics", "behavior", "q")
+    restore.settings_of(
+        task,
+        configs=configs,
+        trained=algorithm.chosen_planner(configs.knobs, record) if of_mopp else configs.planner,
+        scale=algorithm.load_units(record).scale,
+        control=control,
+    )
     lines = [f"{config_.episodes} episodes with the models of {record.folder}, nothing retrained"]
-    lines += [f"  --{name}={value}" for name, value in vars(control).items() if value]
+    usual = ControlConfig()
+    lines += [
+        f"  --{name}={','.join(value) if isinstance(value, tuple) else value}"
+        for name, value in vars(control).items()
+        if value != getattr(usual, name)
+    ]
     stage = record.stage("evaluation")
     if stage.complete and "decision_ms_median" in stage.result:
         share = config_.episodes / configs.run.eval_episodes

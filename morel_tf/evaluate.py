@@ -89,6 +89,7 @@ def plan(config: EvaluateConfig) -> list[str]:
     from offline_tf.run_folder.record import RunRecord
 
     record = RunRecord.open_existing(pathlib.Path(config.workdir))
+    record.check_complete("planning")
     task = tasks.get(from_manifest(record.manifest).run.env)
     steps = 2 * config.episodes * task.max_episode_steps
     return [

@@ -36,15 +36,16 @@ class Set(NamedTuple):
 
     Attributes:
       name: such as hopper-medium-sac.
-      mean, std: of the returns of whole episodes; the spread is over episodes (n), as quoted.
+      mean, std: of the returns of whole episodes; the spread is over episodes (n), as quoted. None
+        where no episode is whole, as in a replay set of a few steps.
       episodes: whole ones.
       steps: rows, also of episodes that were cut.
       quoted: D4RL's; None where nothing is known.
     """
 
     name: str
-    mean: float
-    std: float
+    mean: float | None
+    std: float | None
     episodes: int
     steps: int
     quoted: published.Statistics | None
@@ -52,7 +53,9 @@ class Set(NamedTuple):
     @property
     def ratio(self) -> float | None:
         """Mean return, as a share of D4RL's."""
-        return None if self.quoted is None else self.mean / self.quoted.mean
+        if self.quoted is None or self.mean is None:
+            return None
+        return self.mean / self.quoted.mean
 
 
 def ship(
@@ -168,7 +171,8 @@ def measure(
     )
     returns = whole_returns(data, task.max_episode_steps)
     quoted = published.D4RL_DATA[task.name].get(SETS[kind])
-    return Set(name, float(returns.mean()), float(returns.std()), len(returns), len(data), quoted)
+    mean, std = (float(returns.mean()), float(returns.std())) if len(returns) else (None, None)
+    return Set(name, mean, std, len(returns), len(data), quoted)
 
 
 def record_file(env: str, data_dir: str) -> pathlib.Path:
@@ -183,8 +187,9 @@ def row(found: Set) -> str:
     if quoted is not None:
         rows = "-" if quoted.steps is None else f"{quoted.steps:,}"
         theirs = f"{quoted.mean:.0f} +- {quoted.std:.0f} | {rows}"
+    ours = "-" if found.mean is None else f"{found.mean:.0f} +- {found.std:.0f}"
     return (
-        f"| {found.name} | {found.steps:,} | {found.episodes} | {found.mean:.0f} +- {found.std:.0f} | "
+        f"| {found.name} | {found.steps:,} | {found.episodes} | {ours} | "
         f"{theirs} | {'-' if ratio is None else format(ratio, '.2f')} |"
     )
 

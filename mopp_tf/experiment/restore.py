@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,42 +58,92 @@ def make_planner(
       UserError: see `objectives.make` and `control_config.changed_planner`; or another limit is
         asked for by a quantile, which only the data could tell, or another horizon of MBOP's value.
     """
-    control = control or control_config.ControlConfig()
-    trained = configs.planner
-    if isinstance(learned, algorithm.Learned):
-        trained = learned.planner
-        asked = (control.reward, control.constraint, control.planner, reward, constraint)
-        if trained.plan == "never" and any(asked):  # the clone would heed none of them
-            trained = dataclasses.replace(trained, plan="always")
-    knobs, of_mbop = control_config.changed_planner(
-        trained, configs.mbop, control.planner, configs.run.algorithm
-    )
-    dtype = networks.product_dtype(knobs.planner_precision)
-    objective = objectives.make(
+    settings = settings_of(
         task,
-        reward_scale_of(learned),
-        control,
-        reward,
-        constraint,
-        own=_own_reward(task, knobs, configs),
+        configs=configs,
+        trained=learned.planner if isinstance(learned, algorithm.Learned) else configs.planner,
+        scale=reward_scale_of(learned),
+        control=control,
+        reward=reward,
+        constraint=constraint,
     )
+    knobs, objective = settings.knobs, settings.objective
+    dtype = networks.product_dtype(knobs.planner_precision)
     if isinstance(learned, learning.MbopLearned):
-        fitted = configs.mbop.mbop_horizon
-        if of_mbop.mbop_horizon != fitted and knobs.terminal_value:
-            raise UserError(
-                f"--planner: the value beyond the horizon was fitted for mbop_horizon={fitted}, got "
-                f"{of_mbop.mbop_horizon}; give terminal_value=false as well, or train with it"
-            )
-        knobs = planner_config.for_mbop(knobs, of_mbop)
         return mbop_planner.MbopPlanner(
-            task, learned=learned, knobs=knobs, mbop=of_mbop, objective=objective, dtype=dtype
+            task,
+            learned=learned,
+            knobs=planner_config.for_mbop(knobs, settings.mbop),
+            mbop=settings.mbop,
+            objective=objective,
+            dtype=dtype,
         )
-    limit = _changed_limit(configs.planner, knobs) or learned.limit
     if knobs.plan == "never":
         knobs = planner_config.for_clone(knobs)
     return Planner(
-        task, models=learned.models, knobs=knobs, limit=limit, objective=objective, dtype=dtype
+        task,
+        models=learned.models,
+        knobs=knobs,
+        limit=settings.limit or learned.limit,
+        objective=objective,
+        dtype=dtype,
     )
+
+
+class Settings(NamedTuple):
+    """What a run's planner is told, with its `control`.
+
+    Attributes:
+      knobs: of the planner.
+      mbop: of MBOP's.
+      objective: what it plans for.
+      limit: L, where `control` asks for another than the run's; else None.
+    """
+
+    knobs: config.PlannerConfig
+    mbop: config.MbopConfig
+    objective: objectives.Objective
+    limit: float | None
+
+
+def settings_of(
+    task: TaskSpec,
+    *,
+    configs: Configs,
+    trained: config.PlannerConfig,
+    scale: RewardScale,
+    control: control_config.ControlConfig | None = None,
+    reward: objectives.UserFunction | None = None,
+    constraint: objectives.UserFunction | None = None,
+) -> Settings:
+    """Checks all that a planner is asked for; needs no models.
+
+    Args:
+      task: of the run.
+      configs: of the run.
+      trained: the planner's knobs as the run's rules and judge have set them.
+      scale: the units of rewards that the models work in.
+      control, reward, constraint: as in `make_planner`, which raises what this raises.
+    """
+    control = control or control_config.ControlConfig()
+    of_mopp = configs.run.algorithm == "mopp"
+    asked = (control.reward, control.constraint, control.planner, reward, constraint)
+    if of_mopp and trained.plan == "never" and any(asked):  # the clone would heed none of them
+        trained = dataclasses.replace(trained, plan="always")
+    knobs, of_mbop = control_config.changed_planner(
+        trained, configs.mbop, control.planner, configs.run.algorithm
+    )
+    objective = objectives.make(
+        task, scale, control, reward, constraint, own=_own_reward(task, knobs, configs)
+    )
+    fitted = configs.mbop.mbop_horizon
+    if not of_mopp and of_mbop.mbop_horizon != fitted and knobs.terminal_value:
+        raise UserError(
+            f"--planner: the value beyond the horizon was fitted for mbop_horizon={fitted}, got "
+            f"{of_mbop.mbop_horizon}; give terminal_value=false as well, or train with it"
+        )
+    limit = _changed_limit(configs.planner, knobs) if of_mopp else None
+    return Settings(knobs, of_mbop, objective, limit)
 
 
 def _own_reward(

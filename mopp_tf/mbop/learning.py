@@ -282,12 +282,9 @@ def load(task: TaskSpec, knobs: algorithm.Knobs, record: RunRecord) -> MbopLearn
     prepared = algorithm.load_units(record)
     models = build(task, knobs, prepared, prepared.models_seed)
     parts = {"dynamics": models.dynamics.members, "behavior": models.behavior, "q": models.value}
+    record.check_complete(*parts)
     for name, members in parts.items():
         stage = record.stage(name)
-        if not stage.complete:
-            raise UserError(
-                f"--workdir: the run in {record.folder} is not finished; continue it first"
-            )
         stage.track(networks.variables(*members))
         stage.restore()
     values = record.stage("q").result

@@ -21,7 +21,7 @@ from offline_tf.numerics import seeds
 from offline_tf.policies import cloning
 from offline_tf.policies.gaussian import GaussianPolicy
 from offline_tf.run_folder.record import RunRecord
-from offline_tf.types import TaskSpec, UserError
+from offline_tf.types import TaskSpec
 
 _SAMPLES = 256
 
@@ -46,14 +46,13 @@ def load_policy(configs: Configs, record: RunRecord) -> GaussianPolicy:
     Raises:
       UserError: planning is not finished.
     """
-    stage = record.stage("planning")
-    if not stage.complete:
-        raise UserError(f"--workdir: the run in {record.folder} is not finished; continue it first")
+    record.check_complete("planning")
     task = tasks.get(configs.run.env)
     policy = _new_policy(task, configs, record)
     baseline = npg_planner.new_baseline(policy.units, configs.planner, 0)
     was_judged = record.stage(judge.STAGE).complete
     kept = Keeper(policy, configs.planner).variables if was_judged else []
+    stage = record.stage("planning")
     stage.track([*policy.weights, *baseline.state, *kept])
     stage.restore()
     return policy

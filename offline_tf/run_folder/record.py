@@ -267,6 +267,17 @@ class RunRecord:
         """Returns a stage of this run."""
         return Stage(self.folder, name, lambda: self.writer)
 
+    def check_complete(self, *names: str) -> None:
+        """Checks that stages of this run are finished.
+
+        Raises:
+          UserError: one is not.
+        """
+        if not all(self.stage(name).complete for name in names):
+            raise UserError(
+                f"--workdir: the run in {self.folder} is not finished; continue it first"
+            )
+
     def fit_or_load(
         self,
         name: str,

@@ -341,6 +341,10 @@ CASES = {
     "evaluate nothing": (("morel_tf.evaluate",), "--workdir"),
     "evaluate no run": (("morel_tf.evaluate", "--workdir=full"), "manifest.json"),
     "evaluate an unfinished run": (("morel_tf.evaluate", "--workdir=unfinished"), "unfinished"),
+    "see what evaluating an unfinished run would take": (
+        ("morel_tf.evaluate", "--workdir=unfinished", "--dry_run"),
+        "not finished",
+    ),
     "evaluate the other algorithm's": (("mopp_tf.evaluate", "--workdir=unfinished"), "unfinished"),
     "no episodes": (("morel_tf.evaluate", "--workdir=unfinished", "--episodes=0"), "--episodes"),
     "inspect an unfinished run": (("morel_tf.inspect", "--workdir=unfinished"), "unfinished"),

@@ -133,6 +133,15 @@ def test_statistics_are_of_whole_episodes():
     np.testing.assert_array_equal(making.whole_returns(data, 5), returns)
 
 
+def test_a_set_without_a_whole_episode_has_no_statistics(tmp_path):
+    found = making.measure(
+        "random-ours", task=HOPPER, steps=2, seed=0, data_dir=str(tmp_path), threads=1
+    )
+    assert found.episodes == 0 and found.steps > 0
+    assert found.mean is None and found.std is None and found.ratio is None
+    assert f"| {found.steps} | 0 | - |" in making.row(found)
+
+
 def test_one_command_ships_policies_and_writes_what_the_names_stand_for(folder, tmp_path, capsys):
     numbers = tmp_path / "numbers.json"
     numbers.write_text('{"walker2d": {}}')

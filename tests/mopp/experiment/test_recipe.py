@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 import shutil
 import types
 
@@ -765,6 +766,9 @@ def test_mbop_runs_in_the_same_harness(finished, tmp_path):
         UserError, match="value beyond the horizon was fitted for mbop_horizon=2, got 3"
     ):
         restore.make_planner(task, configs=configs, learned=learned, control=far)
+    asked = evaluate_binary.EvaluateConfig(workdir=str(tmp_path / "run"))
+    with pytest.raises(UserError, match="was fitted for mbop_horizon=2, got 3"):
+        evaluate_binary.plan(asked, far)
     far = control_config.ControlConfig(planner=("mbop_horizon=3", "terminal_value=false"))
     assert (
         restore.make_planner(task, configs=configs, learned=learned, control=far).knobs.horizon == 3
@@ -959,6 +963,27 @@ def test_evaluation_takes_another_reward_and_constraint(finished, tmp_path, monk
             evaluate_binary.EvaluateConfig(workdir=str(home / "run"), watch=("nose",)),
             control_config.ControlConfig(),
         )
+
+
+def test_a_dry_run_of_an_evaluation_refuses_what_the_evaluation_refuses(finished):
+    home, _, _ = finished
+    folder = str(home / "run")
+    lines = evaluate_binary.plan(
+        evaluate_binary.EvaluateConfig(workdir=folder, episodes=2),
+        control_config.ControlConfig(planner=("horizon=2", "max_q=false")),
+    )
+    assert lines[0].startswith("2 episodes with the models of")
+    assert lines[1] == "  --planner=horizon=2,max_q=false"
+    for changes, watched, expected in (
+        (("planner_reward=auto",), (), "expected planner_reward=models or task, got auto"),
+        (("uncertainty_quantile=0.5",), (), "give another uncertainty_limit=L as well"),
+        (("horizn=2",), (), "did you mean 'horizon'"),
+        ((), ("nose",), "--watch: expected names among"),
+    ):
+        asked = evaluate_binary.EvaluateConfig(workdir=folder, watch=watched)
+        for call in (evaluate_binary.plan, evaluate_binary.main):
+            with pytest.raises(UserError, match=re.escape(expected)):
+                call(asked, control_config.ControlConfig(planner=changes))
 
 
 def test_evaluation_in_litert(finished, tmp_path):
