@@ -4,7 +4,8 @@ python -m benchmarks.robustness.page [docs/results/robustness.md]     prints the
 
 Parts, each between its two markers: the sets of either split, with every seed; what each algorithm's
 scores come to; which policy MOReL keeps, what its clones return, and the verdicts, of the tables in
-results/tables that `looks`, `clones` and `verdicts` of this package write; whose reward MOPP is paid.
+results/tables that `looks`, `clones` and `verdicts` of this package write; whose reward MOPP is paid; what
+its planner adds to its clone.
 """
 
 from __future__ import annotations
@@ -197,6 +198,27 @@ def whose_reward(sets: Sequence[Of]) -> list[str]:
     return lines
 
 
+def beside_clone(sets: Sequence[Of]) -> list[str]:
+    """Every run of MOPP that plans beside its own clone; how often the difference is sure."""
+    heads = ["set, seed", "its clone", "MOPP", "difference, +- twice its standard error"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    above = below = planned = 0
+    runs = [(of.data_set.name, run) for of in sets for run in of.runs.get(("mopp", ""), [])]
+    for name, run in runs:
+        if run["chosen"] == "clone":
+            continue
+        clone, ours = run["bc_return"], run["true_return_mean"]
+        spreads = run["bc_return_std"], run["true_return_std"]  # of as many episodes each
+        error = 2.0 * float(np.hypot(*spreads)) / run["episodes"] ** 0.5
+        planned, above = planned + 1, above + (ours - clone > error)
+        below += clone - ours > error
+        lines.append(
+            f"| {name}, {run['seed']} | {clone:.0f} | {ours:.0f} | {ours - clone:+.0f} +- {error:.0f} |"
+        )
+    told = f"all that plan, {planned} of {len(runs)} runs"
+    return [*lines, f"| {told} | | | surely above in {above}, surely below in {below} |"]
+
+
 def verdicts(runs: Sequence[dict[str, Any]], split: str) -> list[str]:
     """The runs of a split with their promises and today's verdicts; variants are left out."""
     lines = ["| run | promise | true | is | verdict | grounds |", "|---" * 6 + "|"]
@@ -239,6 +261,7 @@ def parts(
     found |= {f"{split} scores": scores(sets) for split, sets in by_split.items()}
     found["promises"] = promised(SPLITS, folder)
     found["whose reward"] = whose_reward([*by_split[development], *by_split[reporting]])
+    found["beside its clone"] = beside_clone([*by_split[development], *by_split[reporting]])
     found["kept"] = kept(looked)
     found["clones"] = clones.table(json.loads(fitted.read_text()))
     runs = json.loads(judged.read_text())["runs"]

@@ -760,6 +760,27 @@ def test_the_page_tells_who_is_below_the_best_policy_by_the_mean_of_the_seeds():
     )
 
 
+def test_a_planner_is_told_beside_its_clone_where_it_plans():
+    def run(seed, chosen, clone, ours):
+        spreads = {"bc_return_std": 3.0, "true_return_std": 4.0, "episodes": 25}  # error 2
+        returns = {"bc_return": clone, "true_return_mean": ours}
+        return {"seed": seed, "chosen": chosen} | returns | spreads
+
+    of = _of("hopper-small")
+    of.runs["mopp", ""] = [
+        run(0, "max_q", 100.0, 103.0),
+        run(1, "clone", 100.0, 0.0),
+        run(2, "planner", 100.0, 98.5),
+        run(3, "max_q", 100.0, 97.0),
+    ]
+    assert page.beside_clone([of])[2:] == [
+        "| hopper-small, 0 | 100 | 103 | +3 +- 2 |",
+        "| hopper-small, 2 | 100 | 98 | -2 +- 2 |",
+        "| hopper-small, 3 | 100 | 97 | -3 +- 2 |",
+        "| all that plan, 3 of 4 runs | | | surely above in 1, surely below in 1 |",
+    ]
+
+
 def test_no_policy_better_than_chance_has_no_score():
     assert _of("cstr", random=5.0, best=5.0, morel=[7.0]).score("morel") is None
     assert _of("cstr").score("morel") is None
