@@ -4,8 +4,8 @@ python -m benchmarks.robustness.page [docs/results/robustness.md]     prints the
 
 Parts, each between its two markers: the sets of either split, with every seed; what each algorithm's
 scores come to; which policy MOReL keeps, what its clones return, and the verdicts, of the tables in
-results/tables that `looks`, `clones` and `verdicts` of this package write; whose reward MOPP is paid; what
-its planner adds to its clone.
+results/tables that `looks`, `clones` and `verdicts` of this package write; whose reward MOPP is paid;
+what its planner adds to its clone.
 """
 
 from __future__ import annotations
