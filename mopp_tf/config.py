@@ -172,7 +172,8 @@ class BehaviorConfig:
     behavior_share: float | None = knob(
         None,
         "Share of the episodes that the model is fitted to, those with the highest returns first; "
-        "none: that of 1, 1/2, 1/4, 1/10 whose clone the judge promises most; all without a judge.",
+        "none: that of 1, 1/2, 1/4, 1/10 whose clone is worth most to the judge, a smaller one by 5 % "
+        "at least; all without a judge.",
         low=0.0,
         high=1.0,
     )

@@ -18,9 +18,9 @@ class PlannerConfig:
 
     plan: str = knob(
         "auto",
-        "always: plan; never: act by the clone, the mean of the behaviour members' modes; auto: what "
-        "the judge promises most of, the clone, the planner, it without max-Q, or with half of "
-        "sigma_M; always without a judge.",
+        "always: plan; never: act by the clone, the mean of the behaviour members' modes; auto: the "
+        "planner that gains most over the clone by the judge (whole, without max-Q, or with half of "
+        "sigma_M), the clone where none surely gains; always without a judge.",
         choices=("auto", "always", "never"),
     )
     population: int = knob(100, "Candidate trajectories N.", low=1, source="run_planning.sh")

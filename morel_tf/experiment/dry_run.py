@@ -16,6 +16,7 @@ from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update
 from offline_tf import tasks
 from offline_tf.config import knobs
 from offline_tf.datasets import sources
+from offline_tf.datasets.simulated import generated
 from offline_tf.judging import good_episodes, judge
 from offline_tf.judging.model_simulator import Models, ModelSimulator
 from offline_tf.models import compilation, devices, fitting, gaussian_ensemble, networks
@@ -257,6 +258,8 @@ def plan(*stages: object) -> list[str]:
     folder = folder_of(configs)
     if run.dataset:
         sources.check_named(run.dataset, task=task, physics=run.physics, data_dir=run.data_dir)
+    else:
+        generated.check(task, exploration=run.exploration)
     selects = run.select == "offline"
     old = None
     if not selects:

@@ -15,7 +15,7 @@ from offline_tf.pipeline.run import Experiment
 
 # What to try where a ground of the verdict is not green.
 _ADVICE = {
-    "above_best": "lower --cut_share, or try the controller with care",
+    "above_best": "raise --cut_share, or try the controller with care",
     "halted_share": "lower --kl_per_update or --judge_patience, or raise --judge_steps",
 }
 

@@ -86,6 +86,8 @@ def check_named(name: str, *, task: TaskSpec, physics: str, data_dir: str) -> No
     """
     if name in SAC_KINDS:
         sac_kinds.check(task, physics=physics, kind=name, data_dir=data_dir)
+    elif name in KINDS:
+        generated.check(task, kind=name)
     else:
         check(name, KINDS)
 

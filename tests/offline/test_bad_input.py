@@ -345,6 +345,14 @@ CASES = {
         ("morel_tf.evaluate", "--workdir=unfinished", "--dry_run"),
         "not finished",
     ),
+    "see what a run would take whose data cannot be made": (
+        (TRAIN, "--env=Pendulum-v1", "--dry_run"),
+        "no shipped behaviour policy",
+    ),
+    "see what a planner would take whose data cannot be made": (
+        ("mopp_tf.train", "--env=ant", "--dry_run"),
+        "no shipped behaviour policy",
+    ),
     "evaluate the other algorithm's": (("mopp_tf.evaluate", "--workdir=unfinished"), "unfinished"),
     "no episodes": (("morel_tf.evaluate", "--workdir=unfinished", "--episodes=0"), "--episodes"),
     "inspect an unfinished run": (("morel_tf.inspect", "--workdir=unfinished"), "unfinished"),

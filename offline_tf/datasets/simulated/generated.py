@@ -118,6 +118,36 @@ def stem(task: TaskSpec, physics: str) -> str:
     return f"{name}-{hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()}"
 
 
+def check(task: TaskSpec, *, kind: str = "", exploration: str = "") -> None:
+    """Checks, without reading or making anything, that data can be made.
+
+    Args:
+      task: whose data.
+      kind: one of names.OUR_KINDS; empty: the task's own policy with `exploration`.
+      exploration: see `collection.collect`.
+
+    Raises:
+      UserError: the task has no simulator or no shipped policy of that kind.
+    """
+    qualities: tuple[str, ...] = (
+        ("medium", "expert") if kind == "medium-expert-ours" else ("medium",)
+    )
+    qualities = ("expert",) if kind == "expert-ours" else qualities
+    names = [f"{task.name}-{quality}" for quality in qualities] if kind else [task.name]
+    needs_none = kind == "random-ours" or exploration == "random"
+    for policy in (None,) if needs_none else map(policy_file.shipped, names):
+        _check_can_be_made(task, policy)
+
+
+def _check_can_be_made(task: TaskSpec, policy: pathlib.Path | None) -> None:
+    """Raises where there is no simulator, or not the policy's file; None needs no file."""
+    if task.simulation is None or not (policy is None or policy.exists()):
+        raise UserError(
+            f"--dataset: --env={task.name} has no simulator or no shipped behaviour policy to "
+            "make data with; give an HDF5 file with --dataset"
+        )
+
+
 def cached(
     name: str,
     *,
@@ -150,11 +180,7 @@ def cached(
         tag = "-" + hashlib.blake2b(shipped.read_bytes(), digest_size=4).hexdigest()
     path = cache_folder(data_dir) / f"{name}{tag}.hdf5"
     if not path.exists():
-        if task.simulation is None or not (shipped.exists() or exploration == "random"):
-            raise UserError(
-                f"--dataset: --env={task.name} has no simulator or no shipped behaviour policy to "
-                "make data with; give an HDF5 file with --dataset"
-            )
+        _check_can_be_made(task, None if exploration == "random" else shipped)
         files.check_writable(path, "data_dir")
         with locks.held(path.with_suffix(".lock")):  # somebody else may be making it
             if not path.exists():

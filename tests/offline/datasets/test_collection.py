@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 
@@ -10,6 +11,7 @@ import toys
 
 from offline_tf import collect as collect_binary
 from offline_tf import tasks
+from offline_tf.datasets import sources
 from offline_tf.datasets.formats import d4rl
 from offline_tf.datasets.simulated import collection, generated
 from offline_tf.policies import gaussian
@@ -485,3 +487,41 @@ def test_data_cannot_be_made_without_a_simulator_or_a_policy(hopper, tmp_path):
                 threads=1,
             )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("env", "kind", "there"),
+    [
+        ("hopper", "medium-ours", True),
+        ("hopper", "medium-expert-ours", True),
+        ("ant", "random-ours", True),
+        ("ant", "medium-ours", False),
+        ("ant", "mixed-ours", False),
+        ("ant", "expert-ours", False),
+        ("Pendulum-v1", "random-ours", True),
+        ("Pendulum-v1", "medium-expert-ours", False),
+    ],
+)
+def test_data_that_cannot_be_made_are_refused_before_a_run_begins(tmp_path, env, kind, there):
+    arguments = {"task": tasks.get(env), "physics": "v2", "data_dir": str(tmp_path)}
+    if there:
+        sources.check_named(kind, **arguments)
+    else:
+        for call in (
+            functools.partial(sources.check_named, kind, **arguments),
+            functools.partial(sources.load_named, kind, steps=50, seed=0, threads=1, **arguments),
+        ):
+            with pytest.raises(UserError):
+                call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_without_a_shipped_policy_makes_random_data_alone():
+    for env, there in (("ant", True), ("Pendulum-v1", False)):
+        task = tasks.get(env)
+        generated.check(task, exploration="random")
+        if there:
+            generated.check(task, exploration="eps1")
+        else:
+            with pytest.raises(UserError, match="no shipped behaviour policy to make data with"):
+                generated.check(task, exploration="eps1")
