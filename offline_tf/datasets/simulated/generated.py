@@ -24,6 +24,13 @@ from offline_tf.run_folder.progress import Progress
 from offline_tf.tasks import environments
 from offline_tf.types import EnvironmentSpec, TaskSpec, Transitions, UserError
 
+_QUALITIES = {  # kind -> which of a robot's shipped policies it is made with
+    "mixed-ours": ("medium",),
+    "medium-ours": ("medium",),
+    "expert-ours": ("expert",),
+    "medium-expert-ours": ("medium", "expert"),
+}
+
 
 def make(
     path: pathlib.Path,
@@ -129,14 +136,12 @@ def check(task: TaskSpec, *, kind: str = "", exploration: str = "") -> None:
     Raises:
       UserError: the task has no simulator or no shipped policy of that kind.
     """
-    qualities: tuple[str, ...] = (
-        ("medium", "expert") if kind == "medium-expert-ours" else ("medium",)
-    )
-    qualities = ("expert",) if kind == "expert-ours" else qualities
-    names = [f"{task.name}-{quality}" for quality in qualities] if kind else [task.name]
-    needs_none = kind == "random-ours" or exploration == "random"
-    for policy in (None,) if needs_none else map(policy_file.shipped, names):
-        _check_can_be_made(task, policy)
+    if kind == "random-ours" or exploration == "random":
+        _check_can_be_made(task, None)
+        return
+    names = [f"{task.name}-{quality}" for quality in _QUALITIES[kind]] if kind else [task.name]
+    for name in names:
+        _check_can_be_made(task, policy_file.shipped(name))
 
 
 def _check_can_be_made(task: TaskSpec, policy: pathlib.Path | None) -> None:
@@ -243,7 +248,7 @@ def load_or_make_kind(
         medium, _ = load_or_make_kind(task, kind="medium-ours", **common)
         expert, _ = load_or_make_kind(task, kind="expert-ours", **common)
         return joined(medium, expert), name
-    quality = "expert" if kind == "expert-ours" else "medium"
+    (quality,) = _QUALITIES[kind]
     shipped = policy_file.shipped(f"{task.name}-{quality}")
     if kind == "mixed-ours":
         training_data = _training_transitions(task, physics, shipped, data_dir)

@@ -8,6 +8,7 @@ import tensorflow as tf
 import toys
 
 from morel_tf.config import DynamicsConfig, UsadConfig
+from morel_tf.experiment import summary
 from morel_tf.models import usad
 from morel_tf.models.usad import Calibration
 from offline_tf import tasks
@@ -105,6 +106,16 @@ def test_the_auto_rule_looks_at_whole_episodes(share, margin, threshold):
     config = UsadConfig(threshold_rule="auto", cut_share=share, threshold_margin=margin)
     found = usad.calibrate(VALUES, config, np.array([9.0, 4.0]))
     assert found.threshold == pytest.approx(threshold)
+
+
+def test_what_is_advised_where_too_much_is_expected_makes_more_unknown():
+    verb, flag = summary._ADVICE["above_best"].split(",")[0].split()
+    usual = UsadConfig(threshold_rule="auto")
+    share = usual.cut_share * {"raise": 2.0, "lower": 0.5}[verb]
+    changed = dataclasses.replace(usual, **{flag.removeprefix("--"): share})
+    maxima = np.linspace(1.0, 9.0, 100)
+    thresholds = [usad.calibrate(VALUES, config, maxima).threshold for config in (changed, usual)]
+    assert thresholds[0] < thresholds[1]
 
 
 def test_beta_max_is_the_beta_at_which_nothing_is_unknown_any_more():
