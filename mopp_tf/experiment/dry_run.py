@@ -244,7 +244,8 @@ def plan(*stages: object) -> list[str]:
         sources.check_named(run.dataset, task=task, physics=run.physics, data_dir=run.data_dir)
     defaults = knobs.of_older_runs(configs)
     old = RunRecord.check_folder(folder, run.algorithm, configs.flat(), FREE_FLAGS, defaults)
-    rows = dry_run.rows_of(task, run.dataset, run.data_steps, run.data_dir)
+    data_rows = dry_run.rows_of(task, run.dataset, run.data_steps, run.data_dir)
+    rows = data_rows.count
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.models_from:
         other = RunRecord.open_existing(pathlib.Path(run.models_from), "models_from")
@@ -260,7 +261,7 @@ def plan(*stages: object) -> list[str]:
     parts = [Part(name, value) for name, value in spent.items()]
     intent = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
     return [
-        f"{intent}: {run.algorithm} on {task.name}, {run.dataset} ({rows:,} rows), {dtype.name}, "
+        f"{intent}: {run.algorithm} on {task.name}, {run.dataset} ({data_rows}), {dtype.name}, "
         f"{threads} threads{shared and f', {shared}'}",
         *dry_run.in_words(
             [part for part in parts if part.name not in done], dry_run.memory(task, rows)

@@ -265,7 +265,8 @@ def plan(*stages: object) -> list[str]:
     if not selects:
         defaults = knobs.of_older_runs(configs)
         old = RunRecord.check_folder(folder, "morel", configs.flat(), FREE_FLAGS, defaults)
-    rows = dry_run.rows_of(task, run.dataset, run.data_steps, run.data_dir)
+    data_rows = dry_run.rows_of(task, run.dataset, run.data_steps, run.data_dir)
+    rows = data_rows.count
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.dynamics_from:
         RunRecord.open_existing(pathlib.Path(run.dynamics_from), "dynamics_from")
@@ -279,7 +280,7 @@ def plan(*stages: object) -> list[str]:
     intent = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
     data = run.dataset or f"{run.exploration} data, made here"
     return [
-        f"{intent}: MOReL on {task.name}, {data} ({rows:,} rows), {dtype.name}, {threads} threads"
+        f"{intent}: MOReL on {task.name}, {data} ({data_rows}), {dtype.name}, {threads} threads"
         f"{shared and f', {shared}'}",
         *dry_run.in_words(
             [part for part in parts if part.name not in done], dry_run.memory(task, rows)

@@ -173,6 +173,32 @@ def read_file(path: pathlib.Path, task: TaskSpec, reading: Reading = AS_NAMED) -
     raise UserError(f"--dataset: expected {FORMS}, got {path}")
 
 
+def count_rows(path: pathlib.Path) -> int | None:
+    """Rows of a file as its header tells them, unread.
+
+    Returns:
+      None where no header tells them, or the file is damaged: the reader says how.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".npz":
+            return npz.count(path)
+        if suffix in _HDF5:
+            return d4rl.count(path)
+    except Exception:  # h5py, zipfile and numpy raise many kinds
+        pass
+    return None
+
+
+def count_lines(table: pathlib.Path) -> int:
+    """Rows of a table, under its header.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    return tables.Table(table).count_lines()
+
+
 def load_named(
     name: str,
     *,

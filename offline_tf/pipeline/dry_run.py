@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from offline_tf.datasets import sources
 from offline_tf.datasets.names import KINDS, REPLAY_KINDS
 from offline_tf.datasets.simulated import sac_kinds
 from offline_tf.numerics import large_columns
@@ -25,6 +26,24 @@ class Part(NamedTuple):
     seconds: float
 
 
+class Rows(NamedTuple):
+    """How many rows a data set has, and how that is known.
+
+    Attributes:
+      count: of rows.
+      guessed: in words, where they were not counted.
+    """
+
+    count: int
+    guessed: str = ""
+
+    def __str__(self) -> str:
+        """For a person."""
+        return (
+            f"about {self.count:,} rows, {self.guessed}" if self.guessed else f"{self.count:,} rows"
+        )
+
+
 def weights(*widths: int) -> int:
     """Weights of a fully connected network."""
     return sum(a * b for a, b in zip(widths[:-1], widths[1:], strict=True))
@@ -35,8 +54,8 @@ def is_made(dataset: str) -> bool:
     return not dataset or (dataset in KINDS and dataset not in REPLAY_KINDS)
 
 
-def rows_of(task: TaskSpec, dataset: str, made: int, data_dir: str = "") -> int:
-    """Rows of a data set: of the file by its size, else those that would be made.
+def rows_of(task: TaskSpec, dataset: str, made: int, data_dir: str = "") -> Rows:
+    """Rows of a data set: those in the file, or those that would be made.
 
     Args:
       task: whose rows they are.
@@ -45,12 +64,18 @@ def rows_of(task: TaskSpec, dataset: str, made: int, data_dir: str = "") -> int:
       data_dir: see `large_columns.cache_folder`.
     """
     if is_made(dataset):
-        return made * (2 if dataset.startswith("medium-expert") else 1)
+        return Rows(made * (2 if dataset.startswith("medium-expert") else 1))
     is_replay = dataset in REPLAY_KINDS
     path = sac_kinds.replay_file(task, dataset, data_dir) if is_replay else pathlib.Path(dataset)
+    if tables := sources.tables_of(str(path)):
+        return Rows(sum(map(sources.count_lines, tables)), "by their lines")
     if not path.is_file():
-        return made
-    return max(path.stat().st_size // (4 * (2 * task.state_dim + task.action_dim + 2)), 1)
+        return Rows(made, "assumed")
+    counted = sources.count_rows(path)
+    if counted is not None:
+        return Rows(counted)
+    row = 4 * (2 * task.state_dim + task.action_dim + 2)
+    return Rows(max(path.stat().st_size // row, 1), "by its size")
 
 
 def memory(task: TaskSpec, rows: int) -> float:

@@ -68,6 +68,16 @@ def write(
             file.attrs[name] = value
 
 
+def count(path: pathlib.Path) -> int:
+    """Rows of a file's actions.
+
+    Raises:
+      OSError, UserError: it is damaged; KeyError: it has none.
+    """
+    with h5py.File(path, "r") as file:
+        return len(synonyms.renamed(hdf5_columns(file, str(path)))["actions"])
+
+
 def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
     """Reads a D4RL file; see `columns.from_columns`.
 

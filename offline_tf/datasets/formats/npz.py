@@ -67,6 +67,17 @@ class _Member:
         return np.frombuffer(part, self.dtype).reshape(stop - start, *self.shape[1:])
 
 
+def count(path: pathlib.Path) -> int:
+    """Rows of an archive's actions, by their header.
+
+    Raises:
+      ValueError, OSError, zipfile.BadZipFile: it is damaged; KeyError: it has none.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        return len(_Member(archive, members[synonyms.found_in(members)["actions"]]))
+
+
 def read(path: pathlib.Path, state_dim: int | None = None) -> Transitions:
     """Reads an archive of D4RL's columns, or of others' names for them; no pickled objects.
 

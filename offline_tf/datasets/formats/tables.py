@@ -134,6 +134,24 @@ class Table:
             raise UserError(self._unreadable(error)) from None
         return found
 
+    def count_lines(self) -> int:
+        """Lines under the header, or rows of a Parquet file; no cell is looked at.
+
+        Raises:
+          UserError: the file is damaged.
+        """
+        try:
+            if self.dialect is None:
+                return int(pyarrow.parquet.read_metadata(self.path).num_rows)
+            with dialects.opened_bytes(self.path) as file:
+                blocks = iter(lambda: file.read(_BLOCK_BYTES), b"")
+                ends, last = 0, b"\n"
+                for block in blocks:
+                    ends, last = ends + block.count(b"\n"), block[-1:]
+        except Exception as error:  # as in __init__
+            raise UserError(self._unreadable(error)) from None
+        return max(ends + (last != b"\n") - self.dialect.lines_before, 0)
+
     def _batches(
         self, wanted: dict[str, int], words: frozenset[str], allow_missing: bool
     ) -> Iterator[pa.RecordBatch]:

@@ -1,8 +1,13 @@
 """What --dry_run says about time: pieces of a run are tried, and multiplied by their numbers."""
 
 import dataclasses
+import gzip
 import time
 
+import h5py
+import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import tensorflow as tf
 import toys
@@ -15,7 +20,7 @@ from morel_tf import config as of_morel
 from morel_tf.experiment import dry_run as morel_dry_run
 from morel_tf.experiment.configs import Configs as MorelConfigs
 from offline_tf import tasks
-from offline_tf.pipeline import timing
+from offline_tf.pipeline import dry_run, timing
 
 
 def configs(stages, kind, **changes):
@@ -135,3 +140,50 @@ def test_the_benchmark_reads_the_records_of_campaigns():
     assert runs[0].took["dynamics"] > 100
     names = {run.family for run in estimates.of_record("results/mopp-default.json")}
     assert names == {"mopp"}
+
+
+def packed_columns(path, rows):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("acts", data=np.zeros((rows, 3)), compression="gzip")
+
+
+def text_table(path, rows):
+    lines = ["time,level,valve", *["0.5,1.25,0"] * rows]
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt") as file:
+        file.write("\n".join(lines))
+
+
+def parquet_table(path, rows):
+    pyarrow.parquet.write_table(pyarrow.table({"level": np.zeros(rows)}), path)
+
+
+def unknown_bytes(path, rows):
+    path.write_bytes(bytes(4 * 27 * rows))  # of Hopper's rows, of 27 numbers
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "said"),
+    [
+        ("log.hdf5", packed_columns, "1,234 rows"),
+        ("log.npz", lambda path, rows: np.savez(path, action=np.zeros((rows, 3))), "1,234 rows"),
+        ("log.csv", text_table, "about 1,234 rows, by their lines"),
+        ("log.csv.gz", text_table, "about 1,234 rows, by their lines"),
+        ("log.parquet", parquet_table, "about 1,234 rows, by their lines"),
+        ("log.pkl", unknown_bytes, "about 1,234 rows, by its size"),
+        ("damaged.hdf5", unknown_bytes, "about 1,234 rows, by its size"),
+        ("nothing", lambda path, rows: None, "about 5,000 rows, assumed"),
+    ],
+)
+def test_rows_are_counted_where_the_file_tells_them_and_else_the_guess_is_told(
+    tmp_path, name, write, said
+):
+    write(tmp_path / name, 1234)
+    assert str(dry_run.rows_of(tasks.get("hopper"), str(tmp_path / name), 5000)) == said
+
+
+def test_several_tables_are_counted_together(tmp_path):
+    text_table(tmp_path / "a.csv", 100)
+    text_table(tmp_path / "b.csv", 23)
+    for name in (tmp_path, tmp_path / "*.csv"):
+        assert dry_run.rows_of(tasks.get("hopper"), str(name), 1).count == 123
