@@ -245,7 +245,7 @@ def plan(*stages: object) -> list[str]:
     defaults = knobs.of_older_runs(configs)
     old = RunRecord.check_folder(folder, run.algorithm, configs.flat(), FREE_FLAGS, defaults)
     data_rows = dry_run.rows_of(task, run.dataset, run.data_steps, run.data_dir)
-    rows = data_rows.count
+    rows = data_rows.number
     done = set(RunRecord.open_existing(folder).results()) if old else set()
     if run.models_from:
         other = RunRecord.open_existing(pathlib.Path(run.models_from), "models_from")

@@ -30,17 +30,17 @@ class Rows(NamedTuple):
     """How many rows a data set has, and how that is known.
 
     Attributes:
-      count: of rows.
+      number: of rows.
       guessed: in words, where they were not counted.
     """
 
-    count: int
+    number: int
     guessed: str = ""
 
     def __str__(self) -> str:
         """For a person."""
         return (
-            f"about {self.count:,} rows, {self.guessed}" if self.guessed else f"{self.count:,} rows"
+            f"about {self.number:,} rows, {self.guessed}" if self.guessed else f"{self.number:,} rows"
         )
 
 

@@ -186,4 +186,4 @@ def test_several_tables_are_counted_together(tmp_path):
     text_table(tmp_path / "a.csv", 100)
     text_table(tmp_path / "b.csv", 23)
     for name in (tmp_path, tmp_path / "*.csv"):
-        assert dry_run.rows_of(tasks.get("hopper"), str(name), 1).count == 123
+        assert dry_run.rows_of(tasks.get("hopper"), str(name), 1).number == 123
