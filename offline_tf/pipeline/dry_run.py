@@ -40,7 +40,9 @@ class Rows(NamedTuple):
     def __str__(self) -> str:
         """For a person."""
         return (
-            f"about {self.number:,} rows, {self.guessed}" if self.guessed else f"{self.number:,} rows"
+            f"about {self.number:,} rows, {self.guessed}"
+            if self.guessed
+            else f"{self.number:,} rows"
         )
 
 
