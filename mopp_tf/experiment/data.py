@@ -8,7 +8,8 @@ from mopp_tf.mbop.learning import rows_with_value
 from mopp_tf.models import training
 from offline_tf import tasks
 from offline_tf.datasets import sources
-from offline_tf.datasets.names import Reading
+from offline_tf.datasets.names import KINDS, Reading
+from offline_tf.datasets.quality import checks
 from offline_tf.judging import judge
 from offline_tf.pipeline import reuse
 from offline_tf.run_folder.record import RunRecord
@@ -36,7 +37,7 @@ def check_flags(configs: Configs) -> None:
 def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitions, str]:
     """Loads --dataset: a file, or data made here under one of its names."""
     run = configs.run
-    return sources.load_named(
+    data, name = sources.load_named(
         run.dataset,
         task=task,
         physics=run.physics,
@@ -46,6 +47,8 @@ def load_data(configs: Configs, task: TaskSpec, threads: int) -> tuple[Transitio
         threads=threads,
         reading=Reading(run.columns, run.observation_keys),
     )
+    # The judge's models see the velocities; those that somebody else recorded may be of other states.
+    return data if run.dataset in KINDS else checks.with_own_states(data, task), name
 
 
 def reused_run(configs: Configs, data: Transitions, data_hash: str) -> RunRecord | None:

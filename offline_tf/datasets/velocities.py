@@ -74,14 +74,13 @@ def restore(
         if transitions.qvel.shape[1:] != (len(indices),):
             raise UserError(
                 f"--dataset: expected infos/qvel of {len(indices)} velocities a row, got shape "
-                f"{transitions.qvel.shape}; mend it, leave it out, or give --velocities=observed"
+                f"{transitions.qvel.shape}; mend it or leave it out"
             )
         is_finite = derive(lambda part: np.isfinite(part).all(axis=1), transitions.qvel)
         if not is_finite.all():
             raise UserError(
                 f"--dataset: infos/qvel holds NaN or infinity in {int((~is_finite).sum())} rows, the "
-                f"first is row {int(np.argmin(is_finite))}; mend it, leave it out, or give "
-                "--velocities=observed"
+                f"first is row {int(np.argmin(is_finite))}; mend it or leave it out"
             )
 
         def recorded(block: Array, restored: Array, qvel: Array) -> Array:
