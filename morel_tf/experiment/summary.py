@@ -54,7 +54,11 @@ def promises(planned: dict[str, float], worth: float | None) -> dict[str, float]
     """What the judge says of the final policy, and of the clone; empty without one."""
     if "promise" not in planned:
         return {}
-    gained = {"gain_over_clone": planned["gain"]} if "gain" in planned else {}
+    gained: dict[str, float] = {}
+    if "gain" in planned and planned["kept_iteration"]:
+        gained = {"gain_over_clone": planned["gain"]}
+    elif "gain" in planned:
+        gained = {"gain_over_clone": 0.0, "rejected_gain": planned["gain"]}
     return {
         **gained,
         "promise": planned["promise"],

@@ -21,13 +21,15 @@ class Kept(NamedTuple):
 
     Attributes:
       iteration: updates that the weights had seen; 0: the clone's.
-      gain: lower bound of what the best policy earns more than the clone.
+      gain: lower bound of what the best planned policy earns more than the clone.
       judgement: of the policy that is kept.
+      promise: of the policy that is kept; no spread counts for less than is usual, see `_Bound`.
     """
 
     iteration: int
     gain: float
     judgement: Judgement
+    promise: float
 
 
 class _Bound:
@@ -215,7 +217,7 @@ class Keeper:
         best = judge.policy(self._policy.numpy())
         gained = self.gain if self._by_gain else judging.gain(self._difference(judge, best))
         if iteration and gained > 0.0:
-            return Kept(iteration, gained, best)
+            return Kept(iteration, gained, best, self.promise)
         if iteration:
             logging.info(
                 "planning: the policy of iteration %d does not likely gain over the clone (%.1f or "
@@ -225,7 +227,9 @@ class Keeper:
             )
         self._take(self._first)
         nothing_seen = self._by_gain and not iteration
-        return Kept(0, 0.0 if nothing_seen else gained, self._clone(judge, by_episodes=False))
+        clone = self._clone(judge, by_episodes=False)
+        promise = self._promise.of(clone.centre, clone.spread, len(clone.least))
+        return Kept(0, 0.0 if nothing_seen else gained, clone, promise)
 
     def _difference(self, judge: Judge, judgement: Judgement) -> Array:
         """[M, E] what a policy earns more than the clone."""

@@ -315,7 +315,7 @@ def plan(
         judged = kept.judgement.numbers()
         told = ("expected", "models_apart", "halted_share", "limits_broken")
         final |= {name: judged[name] for name in told if name in judged}
-        final["promise"] = keeper.promise if kept.iteration else judged["promise"]
+        final["promise"] = kept.promise
     final = path_statistics(sample(config.iterations)) | final
     if judge is not None:  # last, so that nothing is left to do once the best policy is on disk
         stage.save(done + 1, may_stop=False)

@@ -22,7 +22,7 @@ from morel_tf import algorithm, config
 from morel_tf.experiment import data as experiment_data
 from morel_tf.experiment import evaluation, export_controller, inspection, panels, recipe, restore
 from morel_tf.experiment.configs import Configs, from_manifest
-from morel_tf.experiment.summary import in_words
+from morel_tf.experiment.summary import in_words, promises
 from offline_tf import tasks
 from offline_tf.config.shared_knobs import InspectConfig
 from offline_tf.datasets.formats import d4rl
@@ -774,3 +774,11 @@ def test_a_run_killed_in_every_stage_ends_with_the_bits_of_an_unbroken_one(tmp_p
         {p.name: p.read_text() for p in (run / "metrics").iterdir()} for run in (whole, folder)
     ]
     assert tables[0] == tables[1]
+
+
+def test_a_kept_clone_gains_nothing_over_itself():
+    numbers = {"promise": 5.0, "expected": 6.0, "halted_share": 0.0, "gain": -7.0}
+    told = promises(numbers | {"kept_iteration": 0}, None)
+    assert (told["gain_over_clone"], told["rejected_gain"]) == (0.0, -7.0)
+    told = promises(numbers | {"kept_iteration": 9, "gain": 7.0}, None)
+    assert told["gain_over_clone"] == 7.0 and "rejected_gain" not in told

@@ -147,7 +147,7 @@ def test_the_clone_is_kept_where_no_policy_likely_gains_over_it(config):
 
     # The models are far apart, but agree that the policy earns 1 more.
     weight, found = kept_of(judged_as(4.0, 4.0, apart=100.0))
-    assert found == (10, 1.0, best) and weight.numpy() == 3.0
+    assert found[:3] == (10, 1.0, best) and weight.numpy() == 3.0
     # They do not agree on that.
     weight, found = kept_of(judged_as(4.0, 4.0))
     assert found.iteration == 0 and weight.numpy() == 0.0 and found.judgement.centre == 4.0
@@ -184,6 +184,19 @@ def test_nobody_is_asked_what_the_clones_episodes_earned_where_the_models_know_e
     for done, bias in ((0, 0.0), (10, 3.0)):
         look(policy, kept, bias, done)
     assert kept.take_best_or_first(ToyJudge())[:2] == (10, 3.0)
+
+
+@WAYS
+def test_of_a_kept_clone_no_more_is_promised_than_models_usually_let_one(config):
+    """They are 1 apart on the clone and 60 on a policy that earns less."""
+    policy, kept = keeper(config)
+    judge = Judges(b0=judged_as(500.0, 500.0, apart=1.0), b3=judged_as(400.0, 400.0, apart=60.0))
+    for done, bias in ((0, 0.0), (10, 3.0)):
+        look(policy, kept, bias, done, judge=judge)
+    found = kept.take_best_or_first(judge)
+    usual = np.sqrt((1.0**2 + 60.0**2) / 2 * 4 / 3)
+    student = 2.920  # of 2 degrees, 95 %
+    np.testing.assert_allclose((found.iteration, found.promise), (0, 500.0 - student * usual))
 
 
 @WAYS
