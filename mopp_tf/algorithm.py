@@ -61,7 +61,8 @@ class Prepared(NamedTuple):
       table, split: the rows, None where a run is rebuilt without its data.
       share, behavior_split: of the episodes, and their rows, that the behaviour is fitted to.
       followed: [N] bool, rows of these episodes; None: of all.
-      episodes_go_on: [T] what these episodes earn from each step on, see `clones.episodes_go_on`.
+      episodes_go_on: [T, 1] what these episodes earn from each step on, see `clones.episodes_go_on`.
+      few_go_on: [T, E] the same, from where the episodes of `few_starts` begin.
       reward: the task's own; None where it has none.
       reward_rows: numbers of rows that neither it nor the dynamics models were fitted to.
       judge, few_starts: promise, and compare planners, see `choice.few_starts`; None: nobody does.
@@ -77,6 +78,7 @@ class Prepared(NamedTuple):
     behavior_split: holdout.Split | None = None
     followed: Array | None = None
     episodes_go_on: Array | None = None
+    few_go_on: Array | None = None
     judge: Judge | None = None
     few_starts: Judge | None = None
     reward: Reward | None = None
@@ -148,7 +150,7 @@ def prepare(
         models_from=models_from,
     )
     good_rows = share.rows_of(data, good, split)
-    few_starts = go_on = None
+    few_starts = go_on = few_go_on = None
     if judge is not None:
         few_starts = choice.few_starts(
             judge,
@@ -160,6 +162,7 @@ def prepare(
             seed=seed,
         )
         go_on = clones.episodes_go_on(data, good, judge)
+        few_go_on = clones.episodes_go_on(data, good, judge, few_starts.passed)
     return Prepared(
         scale,
         normalizer,
@@ -171,6 +174,7 @@ def prepare(
         behavior_split=good_rows,
         followed=share.is_good(data, good, split) if good < 1.0 else None,
         episodes_go_on=go_on,
+        few_go_on=few_go_on,
         judge=judge,
         few_starts=few_starts,
         reward=reward,
@@ -355,7 +359,7 @@ def learn(
         minutes = knobs.choice.select_minutes if knobs.choice.select == "offline" else 0.0
         chosen = choice.choose_or_load(
             planner,
-            judged_by(prepared.few_starts, after_halt=prepared.episodes_go_on),
+            judged_by(prepared.few_starts, after_halt=prepared.few_go_on),
             record,
             minutes,
         )

@@ -67,7 +67,7 @@ def rank(record: RunRecord, minutes: float) -> list[Candidate]:
     planner = algorithm.by_rules(configs.planner, experiment.record)
     comparison = choice.Comparison(
         planner,
-        judged_by(prepared.few_starts, after_halt=prepared.episodes_go_on),
+        judged_by(prepared.few_starts, after_halt=prepared.few_go_on),
         experiment.record,
     )
     for name, changes in known.items():

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from mopp_tf import objectives, planner_config
@@ -68,18 +67,22 @@ def few_starts(
         middles, size=wanted, replace=len(middles) < wanted
     )
     starts = np.resize(judge.starts, (count - wanted, judge.starts.shape[1]))
-    task = judge.models.task
-    task = dataclasses.replace(task, max_episode_steps=min(steps, task.max_episode_steps))
+    task, limit = judge.models.task, judge.models.task.max_episode_steps
+    task = dataclasses.replace(task, max_episode_steps=min(steps, limit))
     models, first = judge.models._replace(task=task), np.concatenate([starts, states[drawn]])
-    if judge.rows is None:
-        return Judge(models, first)
-    return Judge(models, first, rows=np.concatenate([np.resize(judge.rows, count - wanted), drawn]))
+    if judge.rows is not None:  # pieces of a log begin anywhere: none has steps behind it
+        log_rows = np.concatenate([np.resize(judge.rows, count - wanted), drawn])
+        return Judge(models, first, rows=log_rows)
+    begun = bounds[np.searchsorted(bounds[:, 0], drawn, side="right") - 1, 0]
+    # Of an episode that is longer than the time limit the last step counts.
+    behind = np.minimum(drawn - begun, limit - 1)
+    return Judge(models, first, passed=np.concatenate([np.zeros(count - wanted, np.int64), behind]))
 
 
 def to_the_end(judge: Judge, count: int) -> Judge:
     """The judge with its first starts of episodes alone, up to the time limit."""
     rows = None if judge.rows is None else judge.rows[:count]
-    return Judge(judge.models, judge.starts[:count], judge.error, rows)
+    return Judge(judge.models, judge.starts[:count], judge.error, rows, judge.passed[:count])
 
 
 def judged_by(
@@ -100,8 +103,8 @@ def judged_by(
       task, models, limit: of the planner.
       scale: of its rewards.
       seed: of its draws.
-      after_halt: what is paid to the clone in whole episodes, see `clones.episodes_go_on`; None: as to
-        others.
+      after_halt: [T, E] what is paid to the clone in whole episodes, see `clones.episodes_go_on`; None:
+        as to others.
       reward: of the task, for planners with --planner_reward=task.
 
     Returns:
@@ -122,13 +125,13 @@ def judged_by(
             dtype=networks.product_dtype(knobs.planner_precision),
         )
         decide = compilation.compiled(planner.decide, in_parts=True)
-        seen: list[tuple[float, float]] = []
 
-        def act(observations: Tensor, plan: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Any]:
+        def act(
+            observations: Tensor, plan: Tensor, key: Tensor
+        ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
             decision = decide(observations, plan, key)
-            fallback = tf.cast(decision.fallback, tf.float32)
-            seen.append((float(np.mean(decision.kept_share)), float(np.mean(fallback))))
-            return decision.action, decision.plan, None
+            told = {"kept_share": decision.kept_share, "fallback": decision.fallback}
+            return decision.action, decision.plan, told
 
         paid = None
         if after_halt is not None and knobs.plan == "never":
@@ -136,12 +139,10 @@ def judged_by(
             beyond = after_halt[steps] if steps < len(after_halt) else 0.0
             paid = after_halt[:steps] - beyond
         judgement = judge.run(compilation.function(planner.initial_plan), act, seed, paid)
-        kept_share, fallback = np.mean(seen, axis=0)
-        shares = {"kept_share": float(kept_share), "fallback": float(fallback)}
         least = {"least": judgement.least.tolist()}
         if paid is not None:
             least["least_alone"] = judge.unpaid(judgement, paid).tolist()
-        return judgement.numbers() | shares | least
+        return judgement.numbers() | dict(judgement.decisions) | least
 
     return judge_one
 

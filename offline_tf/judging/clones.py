@@ -138,6 +138,16 @@ def _best_of(worth: dict[float, float]) -> float:
     return best
 
 
-def episodes_go_on(data: Transitions, share: float, judge: Judge) -> Array:
-    """[T] what the judge pays a clone beyond HALT: what its episodes earned; see `ModelSimulator`."""
-    return good_episodes.returns_to_come(data, share, judge.models.task.max_episode_steps)
+def episodes_go_on(
+    data: Transitions, share: float, judge: Judge, passed: Array | None = None
+) -> Array:
+    """[T, E] what a clone is paid beyond HALT: what its episodes earned; see `ModelSimulator`.
+
+    Args:
+      data: that it was fitted to.
+      share: of the episodes that it was fitted to.
+      judge: whose time limit T is.
+      passed: [E], see `Judge`; None: [T, 1], of starts of episodes.
+    """
+    limit = judge.models.task.max_episode_steps
+    return good_episodes.returns_to_come(data, share, limit, passed)

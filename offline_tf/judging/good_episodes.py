@@ -114,8 +114,10 @@ def _chosen(data: Transitions, share: float) -> Array:
     return np.argsort(-scores(data), kind="stable")[:wanted]
 
 
-def returns_to_come(data: Transitions, share: float, limit: int) -> Array:
-    """[limit] what the best episodes earn from each step on, up to the time limit, in the mean.
+def returns_to_come(
+    data: Transitions, share: float, limit: int, passed: Array | None = None
+) -> Array:
+    """[limit, E] what the best episodes earn from each step on, up to the time limit, in the mean.
 
     An episode that ended earns nothing more. One that was cut goes on at its mean reward.
 
@@ -123,16 +125,22 @@ def returns_to_come(data: Transitions, share: float, limit: int) -> Array:
       data: the data set.
       share: of the episodes; fragments, see `full_returns`, are left out where there are others.
       limit: steps.
+      passed: [E] steps after which one begins to count, below the limit; the mean is over the episodes
+        that got there. None: [1], none.
     """
     bounds, known = data.episode_bounds(), np.isfinite(full_returns(data))
     chosen = _chosen(data, share)
     chosen = chosen[known[chosen]] if known[chosen].any() else chosen
-    total = np.zeros(limit)
+    total, got_there = np.zeros(limit), np.zeros(limit)
     for first, stop in bounds[chosen]:
         rewards = data.rewards[first : min(stop, first + limit)].astype(np.float64)
-        earned = np.zeros(limit)
-        earned[: len(rewards)] = rewards
-        if not data.terminals[stop - 1]:
-            earned[len(rewards) :] = rewards.mean()
-        total += earned
-    return np.cumsum((total / len(chosen))[::-1])[::-1]
+        total[: len(rewards)] += rewards
+        if data.terminals[stop - 1]:
+            got_there[: len(rewards)] += 1.0
+        else:
+            total[len(rewards) :] += rewards.mean()
+            got_there += 1.0
+    to_come = np.append(np.cumsum(total[::-1])[::-1], np.zeros(limit))
+    passed = np.zeros(1, np.int64) if passed is None else passed
+    from_there = to_come[np.arange(limit)[:, None] + passed]  # [limit, E]
+    return from_there / np.maximum(got_there[passed], 1.0)

@@ -8,7 +8,9 @@ that they agree on is worth more than the planner's own. Where they disagree an 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,6 +85,7 @@ class Judgement(NamedTuple):
       lengths: [M, E] steps.
       halted: [M, E] bool, the episode met HALT.
       broken: [M, E] steps in which a limit of the task's signals was broken; None of a task without.
+      decisions: what a controller with memory said of its decisions, in the mean over all of them.
     """
 
     returns: Array
@@ -90,6 +93,7 @@ class Judgement(NamedTuple):
     lengths: Array
     halted: Array
     broken: Array | None = None
+    decisions: Mapping[str, float] = MappingProxyType({})
 
     @property
     def expected(self) -> float:
@@ -180,21 +184,28 @@ class Judge:
       error: held-out squared error of the models, where 1 is predicting the mean change: over one
         step or over ten, whichever is less; see `model_error`.
       rows: [E], of the starts in the data; None where nothing follows a log.
+      passed: [E] int64, steps of their episodes that the starts have behind them.
     """
 
     def __init__(
-        self, models: Models, starts: Array, error: float = 0.0, rows: Array | None = None
+        self,
+        models: Models,
+        starts: Array,
+        error: float = 0.0,
+        rows: Array | None = None,
+        passed: Array | None = None,
     ) -> None:
-        """Holds them."""
+        """Holds them; `passed` None: the starts are episodes'."""
         self.models = models
         self.starts = starts
         self.error = error
         self.rows = rows
+        self.passed = np.zeros(len(starts), np.int64) if passed is None else passed
 
     def run(
         self,
         start: Callable[[Tensor], Any],
-        decide: Callable[[Tensor, Any, Tensor], tuple[Tensor, Any, Any]],
+        decide: Callable[[Tensor, Any, Tensor], tuple[Tensor, Any, Mapping[str, Tensor]]],
         seed: int = 0,
         after_halt: Array | None = None,
     ) -> Judgement:
@@ -202,20 +213,22 @@ class Judge:
 
         Args:
           start: first observations [K, S] -> memory.
-          decide: (observations [K, S], memory, seed [2]) -> actions [K, A], memory, anything.
+          decide: (observations [K, S], memory, seed [2]) -> actions [K, A], memory, numbers of the
+            decision [K] by name.
           seed: of the controller's draws.
           after_halt: see `ModelSimulator`.
         """
         simulator = ModelSimulator(self.models, self.starts, after_halt, self.rows)
         memory = start(tf.constant(simulator.observations()))
+        told: Mapping[str, Tensor] = {}
 
         def act(number: int, observations: Array) -> Array:
-            nonlocal memory
+            nonlocal memory, told
             key = seeds.stateless(seed, "judge/plan", number)
-            actions, memory, _ = decide(tf.constant(observations), memory, key)
+            actions, memory, told = decide(tf.constant(observations), memory, key)
             return actions.numpy()
 
-        return self._episodes(simulator, act)
+        return self._episodes(simulator, act, lambda: told)
 
     def policy(self, policy: NumpyPolicy, after_halt: Array | None = None) -> Judgement:
         """Judges a policy that acts by its mean; after_halt: see `ModelSimulator`."""
@@ -232,13 +245,21 @@ class Judge:
         models = self.models
         last = judgement.lengths - 1  # [M, E], the step that met HALT
         as_others = (models.task.max_episode_steps - last) * float(models.halted_reward)
-        paid = after_halt[np.minimum(last, len(after_halt) - 1)]
+        ends = np.broadcast_to(after_halt, (len(after_halt), last.shape[1]))  # [T, E]
+        paid = ends[np.minimum(last, len(ends) - 1), np.arange(last.shape[1])]
         return judgement.least - np.where(judgement.halted, paid - as_others, 0.0)
 
-    def _episodes(self, simulator: ModelSimulator, act: Callable[[int, Array], Array]) -> Judgement:
+    def _episodes(
+        self,
+        simulator: ModelSimulator,
+        act: Callable[[int, Array], Array],
+        told: Callable[[], Mapping[str, Tensor]] = dict,
+    ) -> Judgement:
+        """All episodes; `told` says what `act` last said of its decisions."""
         count = simulator.count
         returns, least, lengths = np.zeros(count), np.zeros(count), np.zeros(count, np.int64)
         halted, broken = np.zeros(count, bool), np.zeros(count, np.int64)
+        decisions: defaultdict[str, float] = defaultdict(float)
         limit = simulator.task.max_episode_steps
         unused = np.random.default_rng(0)
         for step in episode_loop.steps(simulator, act, refill=lambda _: unused, limit=limit):
@@ -247,10 +268,17 @@ class Judge:
             lengths += step.alive
             halted |= step.alive & simulator.unknown
             broken += step.alive & simulator.broken
+            for name, numbers in told().items():
+                decisions[name] += float(np.asarray(numbers, np.float64)[step.alive].sum())
         shape = (self.models.ensemble.size, len(self.starts))
-        columns = [returns, least, lengths, halted]
-        columns += [broken] if simulator.task.violation is not None else []
-        return Judgement(*(x.reshape(shape) for x in columns))
+        return Judgement(
+            returns=returns.reshape(shape),
+            least=least.reshape(shape),
+            lengths=lengths.reshape(shape),
+            halted=halted.reshape(shape),
+            broken=None if simulator.task.violation is None else broken.reshape(shape),
+            decisions={name: total / int(lengths.sum()) for name, total in decisions.items()},
+        )
 
 
 def check_episodes(config: JudgeConfig, data: Transitions) -> None:

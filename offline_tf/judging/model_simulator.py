@@ -60,8 +60,8 @@ class ModelSimulator:
         Args:
           models: drive.
           starts: [E, S].
-          after_halt: [T] what an episode that meets HALT at a step is paid for it and all later ones;
-            None: `halted_reward` a step.
+          after_halt: [T, E] what an episode that meets HALT at a step is paid for it and all later
+            ones, or [T, 1], the same for all starts; None: `halted_reward` a step.
           rows: [E], of the starts in the log; needed where signals follow it.
         """
         size = models.ensemble.size
@@ -74,8 +74,9 @@ class ModelSimulator:
         self._models = models
         if after_halt is None:
             remaining = np.arange(self.task.max_episode_steps, 0, -1)
-            after_halt = remaining * float(models.halted_reward)
-        self._after_halt = after_halt
+            after_halt = (remaining * float(models.halted_reward))[:, None]
+        by_start = np.broadcast_to(after_halt, (len(after_halt), len(starts)))
+        self._after_halt = np.tile(by_start, (1, size))  # [T, K]
         self._starts = np.tile(starts, (size, 1)).astype(np.float32)  # [K, S]
         self._states = self._starts.copy()
         rows = np.zeros(len(starts), np.int32) if rows is None else rows
@@ -120,7 +121,8 @@ class ModelSimulator:
                 tf.constant(self._rows),
             )
         )
-        at_halt = self._after_halt[np.minimum(self.elapsed, len(self._after_halt) - 1)]  # [K]
+        at = np.minimum(self.elapsed, len(self._after_halt) - 1)
+        at_halt = self._after_halt[at, np.arange(self.count)]  # [K]
         self._states = np.where(unknown[:, None], self._states, after)
         self.elapsed += 1
         self.unknown, self.broken = unknown, broken & ~unknown

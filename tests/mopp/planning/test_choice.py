@@ -215,6 +215,7 @@ def test_few_starts_are_starts_and_middles_of_held_out_episodes():
     assert len(set(rows)) == 2 and (rows >= 20).all()
     assert ((rows % 20 >= 5) & (rows % 20 <= 15)).all()
     assert few.models.task.max_episode_steps == 7
+    np.testing.assert_array_equal(few.passed, [0, 0, 0, *(rows % 20)])
     far = choice.few_starts(
         toy_judge(), states=states, bounds=bounds, split=split, count=5, steps=70, seed=0
     )
@@ -349,7 +350,9 @@ def test_beyond_halt_the_clone_earns_what_its_episodes_did(monkeypatch):
         scale=None,
         limit=1.0,
         seed=0,
-        after_halt=np.array([37.0, 27.0, 17.0, 7.0]),  # of whole episodes; three steps are judged
+        after_halt=np.array(
+            [[37.0], [27.0], [17.0], [7.0]]
+        ),  # of whole episodes; three steps are judged
     )
     clone, planner = (
         judge_one(choice.changed(KNOBS, {"plan": plan})) for plan in ("never", "always")

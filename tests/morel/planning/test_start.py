@@ -37,7 +37,7 @@ class PrefersLeft:
     def policy(self, policy, after_halt=None):
         class Told:
             promise = -self.sees * float(policy.mean(np.zeros((1, 2), np.float32))[0, 0])
-            promise += 0.0 if after_halt is None else 0.001 * float(after_halt[0])
+            promise += 0.0 if after_halt is None else 0.001 * float(after_halt[0, 0])
             centre = 2.0 * promise
 
         return Told()

@@ -62,9 +62,15 @@ def test_what_good_episodes_earn_from_each_step_on():
     )
     found = good_episodes.returns_to_come(data, 0.5, 6)
     ended, cut = np.array([14, 9, 0, 0, 0, 0]), np.array([18, 14, 12, 10, 6, 3])
-    np.testing.assert_allclose(found, (ended + cut) / 2)
+    np.testing.assert_allclose(found[:, 0], (ended + cut) / 2)
     of_all = good_episodes.returns_to_come(data, 1.0, 3)
     np.testing.assert_allclose(of_all[0], (14 + 8 + 0 + 3) / 4)
+    # After 1 step both are there; after 2 the one that was cut alone.
+    later = good_episodes.returns_to_come(data, 0.5, 6, np.array([0, 1, 2, 5]))
+    np.testing.assert_allclose(later[:, 0], found[:, 0])
+    np.testing.assert_allclose(later[:, 1], [23 / 2, 12 / 2, 10 / 2, 6 / 2, 3 / 2, 0])
+    np.testing.assert_allclose(later[:, 2], [12, 10, 6, 3, 0, 0])
+    np.testing.assert_allclose(later[:, 3], [3, 0, 0, 0, 0, 0])
 
 
 def test_the_best_are_whole_episodes_in_both_parts():

@@ -72,7 +72,7 @@ def test_a_controller_with_memory_is_judged_like_a_policy():
 
     def decide(observations, memory, key):
         del key
-        return policy.mean(observations), memory + 1, None
+        return policy.mean(observations), memory + 1, {}
 
     told = []
 
@@ -83,6 +83,22 @@ def test_a_controller_with_memory_is_judged_like_a_policy():
     judged = made.run(start, decide)
     np.testing.assert_allclose(judged.returns, made.policy(policy.numpy()).returns, rtol=1e-5)
     assert told == [(4, 2)]
+
+
+def test_what_is_told_of_decisions_counts_while_an_episode_runs():
+    """Carts from x = 0.5 halt after 8 steps and are put back; what is told of them then is nothing."""
+    made = toy_judge(threshold=0.2)
+    starts = np.array([[0.0, 0.0], [0.5, 1.0]], np.float32)
+    made = judging.Judge(made.models, starts)
+
+    def decide(observations, memory, key):
+        del key
+        told = {"right": observations[:, 0] > 0.4, "steps": tf.ones_like(observations[:, 0])}
+        return tf.zeros([len(observations), 1]), memory, told
+
+    judged = made.run(lambda observations: tf.constant(0), decide)
+    assert judged.lengths.tolist() == [[50, 8], [50, 8]] and judged.halted[:, 1].all()
+    assert judged.decisions == {"right": pytest.approx(8 / 58), "steps": 1.0}
 
 
 def test_a_fitted_judge_knows_the_cart_and_is_read_again(tmp_path):

@@ -46,11 +46,16 @@ def test_halt_pays_what_is_said_of_each_step():
     models = Models(
         task, "v2", toys.hinged_ensemble(task, (0.0, 1.0)), np.ones(2, np.float32), 0.5, -2.0
     )
-    to_come = np.arange(50.0, 0.0, -1.0)
-    made = ModelSimulator(models, np.array([[2.0, 1.0]], np.float32), to_come)
-    made.elapsed += 10
-    rewards, over = made.step(np.zeros((2, 1), np.float32))
-    assert over.all() and rewards.tolist() == made.expected.tolist() == [40.0, 40.0]
+    to_come = np.arange(50.0, 0.0, -1.0)[:, None]
+    starts = np.array([[2.0, 1.0], [2.0, 1.0]], np.float32)
+    for paid, expected in (
+        (to_come, [40.0, 40.0, 40.0, 40.0]),
+        (to_come * [1.0, 2.0], [40.0, 80.0, 40.0, 80.0]),  # by start; two models
+    ):
+        made = ModelSimulator(models, starts, paid)
+        made.elapsed += 10
+        rewards, over = made.step(np.zeros((4, 1), np.float32))
+        assert over.all() and rewards.tolist() == made.expected.tolist() == expected
 
 
 def test_a_fall_ends_without_halt():
