@@ -278,8 +278,8 @@ def plan(
         except FloatingPointError as error:
             raise UserError(
                 f"{stage.name}: {error} in iteration {iteration + 1}; look at the data with "
-                "offline_tf.datasets.doctor and at the task's reward function, then train in another "
-                "--workdir"
+                "offline_tf.datasets.doctor and at the task's reward function, or lower "
+                "--kl_per_update, then train in another --workdir"
             ) from None
 
     def look(done: int) -> None:

@@ -271,7 +271,8 @@ def test_an_update_that_is_no_number_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(npg_planner.policy_update, "update", update)
     with pytest.raises(
-        UserError, match="^planning: the policy's gradient .* in iteration 1; look at"
+        UserError,
+        match="^planning: the policy's gradient .* in iteration 1; .* or lower --kl_per_update",
     ):
         _plan(tmp_path)
 
