@@ -318,5 +318,5 @@ def plan(
         final["promise"] = keeper.promise if kept.iteration else judged["promise"]
     final = path_statistics(sample(config.iterations)) | final
     if judge is not None:  # last, so that nothing is left to do once the best policy is on disk
-        stage.save(done + 1, may_stop=False)
+        stage.save(done, may_stop=False, number=done + 1)
     return dict(stage.finish(final))
