@@ -41,42 +41,75 @@ def run(configs: Configs, run_one: Callable[[Configs], dict[str, Any]]) -> dict[
     Raises:
       UserError: the folder holds something else; there is no judge, or several workers.
     """
+    check(configs)
     folder = folder_of(configs)
-    if not configs.judge.judge_members:
-        raise UserError("--select: expected a judge, got --judge_members=0; or give --select=none")
-    devices.check_one_worker("select=offline", configs.run.devices)
-    asked = {k: plain(v) for k, v in configs.flat().items() if k not in FREE_FLAGS}
     if (folder / NAME).exists():
-        known = knobs.of_older_runs(configs) | files.read_json(folder / NAME, "workdir")["asked"]
-        if differing := [name for name in asked if known.get(name) != asked[name]]:
-            raise UserError(
-                f"--workdir: {folder} holds a selection with other flags ({', '.join(differing)}); "
-                "choose another --workdir"
-            )
         return files.read_json(folder / "summary.json", "workdir")
-    if (folder / "manifest.json").exists() and not (folder / "candidates").exists():
-        raise UserError(
-            f"--workdir: {folder} holds a run without --select; choose another --workdir, or rank its "
-            "settings with the command tune"
-        )
-    parts = folder / "candidates"
-    base = candidates.changed(
-        configs, {"select": "none", "workdir": str(parts / _AS_GIVEN), "inspection": False}
-    )
+    base = _as_given(configs)
     run_one(base)
-    record = RunRecord.open_existing(parts / _AS_GIVEN)
-    found = candidates.rank(record, configs.run.select_minutes, run_one, parts)
+    record = RunRecord.open_existing(folder_of(base))
+    found = candidates.rank(record, configs.run.select_minutes, run_one, record.folder.parent)
     summary = _hand_over(pathlib.Path(found[0].folder), folder, configs)
     write_json(
         folder / NAME,
         {
-            "asked": asked,
+            "asked": _asked(configs),
             "chosen": found[0].flags,
             "candidates": [candidate._asdict() for candidate in found],
         },
     )
     logging.info("%s\nselected: %s", candidates.in_words(found), found[0].name)
     return summary
+
+
+def check(configs: Configs) -> pathlib.Path | None:
+    """Checks, reading no data and changing nothing, that a selection may go into the run's folder.
+
+    Args:
+      configs: all knobs, with --select=offline.
+
+    Returns:
+      The folder of the run that a new try would go on with, or read; None where nothing is begun.
+
+    Raises:
+      UserError: see `run`.
+    """
+    folder, base = folder_of(configs), _as_given(configs)
+    if not configs.judge.judge_members:
+        raise UserError("--select: expected a judge, got --judge_members=0; or give --select=none")
+    devices.check_one_worker("select=offline", configs.run.devices)
+    defaults = knobs.of_older_runs(configs)
+    if (folder / NAME).exists():
+        told = files.read_json(folder / NAME, "workdir").get("asked")
+        if not isinstance(told, dict):
+            raise UserError(f"--workdir: expected a selection at {folder / NAME}, got another file")
+        known, asked = defaults | told, _asked(configs)
+        if differing := [name for name in asked if known.get(name) != asked[name]]:
+            raise UserError(
+                f"--workdir: {folder} holds a selection with other flags ({', '.join(differing)}); "
+                "choose another --workdir"
+            )
+        return folder
+    if not folder_of(base).exists():
+        if (folder / "manifest.json").exists():
+            raise UserError(
+                f"--workdir: {folder} holds a run without --select; choose another --workdir, or rank "
+                "its settings with the command tune"
+            )
+        RunRecord.check_folder(folder, "morel", {})  # what is there would be written over
+    flags = base.flat()
+    begun = RunRecord.check_folder(folder_of(base), "morel", flags, FREE_FLAGS, defaults)
+    return folder_of(base) if begun else None
+
+
+def _asked(configs: Configs) -> dict[str, Any]:
+    return {k: plain(v) for k, v in configs.flat().items() if k not in FREE_FLAGS}
+
+
+def _as_given(configs: Configs) -> Configs:
+    """Of the run with the settings that are given."""
+    own = folder_of(configs) / "candidates" / _AS_GIVEN
+    return candidates.changed(configs, {"select": "none", "workdir": str(own), "inspection": False})
 
 
 def _hand_over(best: pathlib.Path, folder: pathlib.Path, configs: Configs) -> dict[str, Any]:

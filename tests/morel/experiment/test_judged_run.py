@@ -14,6 +14,7 @@ import toys
 from morel_tf import config
 from morel_tf.experiment import (
     candidates,
+    dry_run,
     evaluation,
     export_controller,
     recipe,
@@ -24,6 +25,7 @@ from morel_tf.experiment import data as experiment_data
 from morel_tf.experiment.configs import Configs, from_manifest
 from morel_tf.planning import npg_planner
 from offline_tf import tasks
+from offline_tf.config import knobs
 from offline_tf.datasets.formats import d4rl
 from offline_tf.judging import judge
 from offline_tf.pipeline import run as pipeline
@@ -93,6 +95,19 @@ def configs(folder, file, **changes):
             for stage, own in zip(config.STAGES, names, strict=True)
         )
     )
+
+
+def selected(*stages):
+    """`--select=offline`, which must not come to training."""
+    return selection.run(Configs(*stages), lambda _: pytest.fail("trained"))
+
+
+def dying_at_the_data(asked):
+    """A run that opens its folder, and is killed."""
+    defaults = knobs.of_older_runs(asked)
+    folder = pathlib.Path(asked.run.workdir)
+    RunRecord.create_or_continue(folder, "morel", asked.flat(), FREE_FLAGS, defaults)
+    raise toys.Killed
 
 
 def test_a_run_ends_with_a_promise_and_a_verdict(tmp_path, file):
@@ -238,6 +253,35 @@ def test_a_selection_needs_a_judge_and_a_folder_of_its_own(tmp_path, file):
     toys.record(tmp_path / "run")
     with pytest.raises(UserError, match="holds a run without --select"):
         selection.run(configs(tmp_path / "run", file, select="offline"), fails)
+
+
+@pytest.mark.parametrize("call", [selected, dry_run.plan], ids=["run", "dry run"])
+@pytest.mark.parametrize("named", ["summary.json", "candidates/mary.txt", "stages/data.json"])
+def test_a_selection_leaves_a_folder_with_other_files_alone(tmp_path, file, call, named):
+    kept = tmp_path / "run" / named
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    asked = configs(tmp_path / "run", file, select="offline")
+    with pytest.raises(UserError, match="^--workdir: expected a new folder .* holds other files"):
+        call(*asked)
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [kept]
+    assert kept.read_text() == "mine"
+
+
+def test_a_selection_that_is_none_is_named(tmp_path, file):
+    write_json(tmp_path / "run" / selection.NAME, {"winner": "Mary"})
+    asked = configs(tmp_path / "run", file, select="offline")
+    with pytest.raises(UserError, match="expected a selection at .*selection.json, got another"):
+        selected(*asked)
+
+
+def test_a_killed_selection_goes_on_with_the_same_flags_alone(tmp_path, file):
+    asked = configs(tmp_path / "run", file, select="offline")
+    with pytest.raises(toys.Killed):
+        selection.run(asked, dying_at_the_data)
+    assert selection.check(asked) == tmp_path / "run" / "candidates" / "as-given"
+    with pytest.raises(UserError, match="--seed is 3 there and 9 now"):
+        selection.check(configs(tmp_path / "run", file, select="offline", seed=9))
 
 
 def test_a_run_without_a_judge_cannot_be_tuned(tmp_path, file):
