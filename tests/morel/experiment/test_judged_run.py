@@ -63,6 +63,9 @@ SETTINGS = {
 }
 
 
+STAGES = ("judge", "planning")  # that `tune` reads
+
+
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch):
     monkeypatch.setattr(export_controller.saved_model, "run_in_fresh_process", in_this_process)
@@ -212,7 +215,7 @@ def test_other_settings_are_ranked_on_the_same_models(tmp_path, file, monkeypatc
 def test_the_settings_that_the_judge_promises_most_of_become_the_run(tmp_path, file, monkeypatch):
     few = (({"kl_per_update": 0.005}, "smaller steps"), ({"init_log_std": -1.0}, "wider"))
     monkeypatch.setattr(candidates, "CANDIDATES", few)
-    asked = configs(tmp_path / "run", file, select="offline")
+    asked = configs(tmp_path / "run", file, select="offline", inspection=True)
     summary = selection.run(asked, recipe.run)
     folder = tmp_path / "run"
     told = json.loads((folder / "selection.json").read_text())
@@ -223,6 +226,8 @@ def test_the_settings_that_the_judge_promises_most_of_become_the_run(tmp_path, f
     kept = from_manifest(record.manifest)
     assert {k: kept.flat()[k] for k in told["chosen"]} == told["chosen"]
     assert kept.run.workdir == str(folder) and summary["export"] == str(folder / "export")
+    assert kept.run.inspection and "inspection" in summary["stages"]
+    assert list((folder / "inspection").glob("*.png"))
     restore.load_controller(record)
     recipe.run(kept)  # complete: nothing is trained
     # Asked again, it is read; with other flags it is refused.
@@ -282,6 +287,69 @@ def test_a_killed_selection_goes_on_with_the_same_flags_alone(tmp_path, file):
     assert selection.check(asked) == tmp_path / "run" / "candidates" / "as-given"
     with pytest.raises(UserError, match="--seed is 3 there and 9 now"):
         selection.check(configs(tmp_path / "run", file, select="offline", seed=9))
+
+
+class Pretended:
+    """Runs that promise what their KL per update is; `stops` names a stage where one is killed."""
+
+    def __init__(self):
+        self.began, self.stops = [], ""
+
+    def __call__(self, asked):
+        folder = pathlib.Path(asked.run.workdir)
+        flags, defaults = asked.flat(), knobs.of_older_runs(asked)
+        record = RunRecord.create_or_continue(folder, "morel", flags, FREE_FLAGS, defaults)
+        result = {"promise": asked.planner.kl_per_update, "expected": 1.0, "halted_share": 0.0}
+        stages = ["judge", "planning", *(["inspection"] if asked.run.inspection else [])]
+        for name in stages:
+            if not record.stage(name).complete:
+                self.began.append((folder.name, name))
+                if name == self.stops:
+                    raise toys.Killed
+                record.stage(name).finish(result)
+        write_json(folder / "export" / "manifest.json", record.manifest)
+        write_json(folder / "summary.json", {"verdict": {"level": "green"}, **result})
+        return {"stages": list(record.results())}
+
+
+@pytest.mark.parametrize("inspection", [True, False])
+def test_what_is_selected_is_inspected_once_where_that_is_asked_for(
+    tmp_path, file, monkeypatch, inspection
+):
+    monkeypatch.setattr(candidates, "CANDIDATES", (({"kl_per_update": 0.5}, "larger"),))
+    folder, run = tmp_path / "run", Pretended()
+    asked = configs(folder, file, select="offline", inspection=inspection)
+    run.stops = "inspection"
+    if inspection:
+        with pytest.raises(toys.Killed):
+            selection.run(asked, run)
+    run.stops = ""
+    for _ in range(2):
+        selection.run(asked, run)
+    planned = [(name, stage) for name in ("as-given", "kl_per_update=0.5") for stage in STAGES]
+    # Killed in its inspection, the run goes on there; nothing is chosen again.
+    assert run.began == planned + 2 * inspection * [("run", "inspection")]
+    record = RunRecord.open_existing(folder)
+    assert (
+        record.stage("inspection").complete is inspection is record.manifest["flags"]["inspection"]
+    )
+    told = json.loads((folder / selection.NAME).read_text())
+    assert told["chosen"] == {"kl_per_update": 0.5}
+
+
+def test_a_selection_killed_while_its_run_is_handed_over_hands_over_the_same(
+    tmp_path, file, monkeypatch
+):
+    monkeypatch.setattr(candidates, "CANDIDATES", (({"kl_per_update": 0.5}, "larger"),))
+    asked, run = configs(tmp_path / "run", file, select="offline"), Pretended()
+    with monkeypatch.context() as patch:
+        patch.setattr(selection.shutil, "copytree", toys.dying(selection.shutil.copytree, 1))
+        with pytest.raises(toys.Killed):
+            selection.run(asked, run)
+    monkeypatch.setattr(candidates, "rank", lambda *_: pytest.fail("ranked again"))
+    assert selection.run(asked, run)["promise"] == 0.5
+    kept = from_manifest(RunRecord.open_existing(tmp_path / "run").manifest)
+    assert kept.planner.kl_per_update == 0.5 and kept.run.workdir == str(tmp_path / "run")
 
 
 def test_a_run_without_a_judge_cannot_be_tuned(tmp_path, file):
