@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from offline_tf.config import knobs
 from offline_tf.datasets.formats import d4rl
 from offline_tf.judging import judge
 from offline_tf.pipeline import run as pipeline
+from offline_tf.pipeline import tuning
 from offline_tf.pipeline.run import FREE_FLAGS
 from offline_tf.policies import fitted_value
 from offline_tf.run_folder.files import write_json
@@ -186,8 +188,8 @@ def test_without_progress_planning_ends_early(tmp_path, file):
 
 @pytest.mark.slow
 def test_other_settings_are_ranked_on_the_same_models(tmp_path, file, monkeypatch):
-    few = (({"kl_per_update": 0.005}, "smaller steps"), ({"init_log_std": -1.0}, "wider"))
-    monkeypatch.setattr(candidates, "CANDIDATES", few)
+    few = [({"kl_per_update": 0.005}, "smaller steps"), ({"init_log_std": -1.0}, "wider")]
+    monkeypatch.setattr(candidates, "settings_of", lambda *_: few)
     recipe.run(configs(tmp_path / "run", file))
     record = RunRecord.open_existing(tmp_path / "run")
     ran = []
@@ -213,8 +215,8 @@ def test_other_settings_are_ranked_on_the_same_models(tmp_path, file, monkeypatc
 
 @pytest.mark.slow
 def test_the_settings_that_the_judge_promises_most_of_become_the_run(tmp_path, file, monkeypatch):
-    few = (({"kl_per_update": 0.005}, "smaller steps"), ({"init_log_std": -1.0}, "wider"))
-    monkeypatch.setattr(candidates, "CANDIDATES", few)
+    few = [({"kl_per_update": 0.005}, "smaller steps"), ({"init_log_std": -1.0}, "wider")]
+    monkeypatch.setattr(candidates, "settings_of", lambda *_: few)
     asked = configs(tmp_path / "run", file, select="offline", inspection=True)
     summary = selection.run(asked, recipe.run)
     folder = tmp_path / "run"
@@ -316,7 +318,7 @@ class Pretended:
 def test_what_is_selected_is_inspected_once_where_that_is_asked_for(
     tmp_path, file, monkeypatch, inspection
 ):
-    monkeypatch.setattr(candidates, "CANDIDATES", (({"kl_per_update": 0.5}, "larger"),))
+    monkeypatch.setattr(candidates, "settings_of", lambda *_: [({"kl_per_update": 0.5}, "")])
     folder, run = tmp_path / "run", Pretended()
     asked = configs(folder, file, select="offline", inspection=inspection)
     run.stops = "inspection"
@@ -340,7 +342,7 @@ def test_what_is_selected_is_inspected_once_where_that_is_asked_for(
 def test_a_selection_killed_while_its_run_is_handed_over_hands_over_the_same(
     tmp_path, file, monkeypatch
 ):
-    monkeypatch.setattr(candidates, "CANDIDATES", (({"kl_per_update": 0.5}, "larger"),))
+    monkeypatch.setattr(candidates, "settings_of", lambda *_: [({"kl_per_update": 0.5}, "")])
     asked, run = configs(tmp_path / "run", file, select="offline"), Pretended()
     with monkeypatch.context() as patch:
         patch.setattr(selection.shutil, "copytree", toys.dying(selection.shutil.copytree, 1))
@@ -350,6 +352,78 @@ def test_a_selection_killed_while_its_run_is_handed_over_hands_over_the_same(
     assert selection.run(asked, run)["promise"] == 0.5
     kept = from_manifest(RunRecord.open_existing(tmp_path / "run").manifest)
     assert kept.planner.kl_per_update == 0.5 and kept.run.workdir == str(tmp_path / "run")
+
+
+OWN = candidates.Own(
+    kl_per_update=0.015,
+    cut_share=0.1,
+    bc_share=0.5,
+    start_mix=0.0,
+    init_log_std=np.array([-2.0, -1.5]),
+    least_log_std=-3.0,
+    max_log_std=1.0,
+)
+ALL = {
+    "--kl_per_update=0.005",
+    "--cut_share=0.3",
+    "--cut_share=0.02",
+    "--bc_share=0.1",
+    "--bc_share=1.0",
+    "--init_log_std=-1.06",  # the mean and log 2
+    "--start_mix=0.5",
+}
+
+
+@pytest.mark.parametrize(
+    ("own", "without", "besides"),
+    [
+        ({}, (), ()),
+        ({"cut_share": None}, ("cut_share=0.3", "cut_share=0.02"), ()),  # another rule's threshold
+        ({"cut_share": 0.4}, ("cut_share=0.3",), ()),
+        ({"cut_share": 0.01}, ("cut_share=0.02",), ()),
+        ({"kl_per_update": 0.001}, ("kl_per_update=0.005",), ()),
+        ({"bc_share": 1.0}, ("bc_share=1.0",), ()),
+        ({"bc_share": 0.1}, ("bc_share=0.1",), ()),
+        ({"start_mix": 1.0}, ("start_mix=0.5",), ()),  # a plant's log
+        ({"init_log_std": np.array([-0.25])}, ("init_log_std=-1.06",), ("init_log_std=0.44",)),
+        ({"init_log_std": np.array([0.8])}, ("init_log_std=-1.06",), ("init_log_std=1.0",)),
+        ({"init_log_std": np.array([1.0])}, ("init_log_std=-1.06",), ()),
+        ({"init_log_std": np.array([-5.0])}, ("init_log_std=-1.06",), ("init_log_std=-3.0",)),
+        ({"init_log_std": np.array([-4.0, -1.0])}, ("init_log_std=-1.06",), ()),
+    ],
+)
+def test_candidates_plan_otherwise_than_the_run_did(own, without, besides):
+    found = {tuning.name_of(flags) for flags, _ in candidates.others(OWN._replace(**own))}
+    assert found == ALL - {f"--{name}" for name in without} | {f"--{name}" for name in besides}
+
+
+def test_what_a_run_was_planned_with_is_read_from_its_folder(tmp_path):
+    golden = pathlib.Path(__file__).parents[2] / "golden" / "run_morel"
+    record = RunRecord.open_existing(shutil.copytree(golden, tmp_path / "run"))
+    flags = from_manifest(record.manifest)
+    own = candidates.own_of(record, flags)
+    assert (own.bc_share, own.start_mix, own.cut_share) == (1.0, 0.0, None)  # of the beta rule
+    assert own.kl_per_update == flags.planner.kl_per_update
+    np.testing.assert_allclose(own.init_log_std, 3 * [flags.planner.init_log_std], atol=1e-6)
+    assert flags.usad.threshold_rule == "beta"
+
+
+@pytest.mark.parametrize("min_log_std", [None, -0.5])
+def test_flags_that_would_be_refused_are_left_out_before_anything_is_planned(
+    tmp_path, file, monkeypatch, caplog, min_log_std
+):
+    few = [({"kl_per_update": 0.5}, ""), ({"init_log_std": -1.0}, "")]
+    monkeypatch.setattr(candidates, "settings_of", lambda *_: few)
+    asked, run = configs(tmp_path / "run", file, min_log_std=min_log_std), Pretended()
+    run(asked)
+    caplog.set_level("INFO", logger="absl")
+    found = candidates.rank(RunRecord.open_existing(tmp_path / "run"), 60.0, run)
+    allowed = few if min_log_std is None else few[:1]
+    assert sorted(c.name for c in found if c.flags) == sorted(
+        tuning.name_of(flags) for flags, _ in allowed
+    )
+    told = "--init_log_std=-1.0 is left out: --init_log_std: expected a number between"
+    assert (told in caplog.text) == (min_log_std is not None)
 
 
 def test_a_run_without_a_judge_cannot_be_tuned(tmp_path, file):
