@@ -172,6 +172,7 @@ def rank(
     parent = parent or record.folder / "tune"
     began, longest = time.monotonic(), 0.0
     found = [_candidate({}, "", record)]
+    tuning.write(record.folder, [c._asdict() for c in found])
     for flags, why in _allowed(settings_of(record, configs), configs):
         folder = parent / "-".join(f"{k}={v}" for k, v in flags.items())
         done, now = (folder / "summary.json").exists(), time.monotonic()

@@ -408,6 +408,17 @@ def test_what_a_run_was_planned_with_is_read_from_its_folder(tmp_path):
     assert flags.usad.threshold_rule == "beta"
 
 
+def test_the_table_is_there_where_no_candidate_is_begun(tmp_path, file, monkeypatch):
+    monkeypatch.setattr(candidates, "settings_of", lambda *_: [({"kl_per_update": 0.5}, "")])
+    run = Pretended()
+    run(configs(tmp_path / "run", file))
+    record = RunRecord.open_existing(tmp_path / "run")
+    found = candidates.rank(record, 0.0, run)
+    table = json.loads((record.folder / "tune.json").read_text())
+    assert [row["flags"] for row in table] == [c.flags for c in found] == [{}]
+    assert (record.folder / "tune.flags").read_text() == ""
+
+
 @pytest.mark.parametrize("min_log_std", [None, -0.5])
 def test_flags_that_would_be_refused_are_left_out_before_anything_is_planned(
     tmp_path, file, monkeypatch, caplog, min_log_std
