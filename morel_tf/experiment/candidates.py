@@ -227,16 +227,20 @@ def _candidate(flags: dict[str, Any], why: str, record: RunRecord) -> Candidate:
     )
 
 
-def in_words(found: list[Candidate]) -> str:
-    """The table, and the flags of the best."""
+def table(found: list[Candidate]) -> list[str]:
+    """Lines for a person: a heading, and one for each setting."""
     width = max(len(candidate.name) for candidate in found)
     lines = [f"{'setting':<{width}}  promise  expected   HALT  verdict"]
-    lines += [
+    return lines + [
         f"{c.name:<{width}}  {c.promise:7.1f}  {c.expected:8.1f}  {c.halt_share:5.2f}  {c.verdict}"
         + (f"  ({c.why})" if c.why else "")
         for c in found
     ]
-    best = found[0]
+
+
+def in_words(found: list[Candidate]) -> str:
+    """The table, and what to do with the best."""
+    lines, best = table(found), found[0]
     if best.flags:
         lines.append(f"the judge promises most with {best.name}; its run is in {best.folder}")
         lines.append(tuning.HOW_TO_TAKE_OVER)

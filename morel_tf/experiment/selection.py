@@ -70,7 +70,7 @@ def _select(configs: Configs, run_one: Callable[[Configs], dict[str, Any]]) -> N
             "candidates": [candidate._asdict() for candidate in found],
         },
     )
-    logging.info("%s\nselected: %s", candidates.in_words(found), found[0].name)
+    logging.info("%s\nselected: %s", "\n".join(candidates.table(found)), found[0].name)
 
 
 def check(configs: Configs) -> pathlib.Path | None:

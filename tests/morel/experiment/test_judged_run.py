@@ -316,8 +316,9 @@ class Pretended:
 
 @pytest.mark.parametrize("inspection", [True, False])
 def test_what_is_selected_is_inspected_once_where_that_is_asked_for(
-    tmp_path, file, monkeypatch, inspection
+    tmp_path, file, monkeypatch, caplog, inspection
 ):
+    caplog.set_level("INFO", logger="absl")
     monkeypatch.setattr(candidates, "settings_of", lambda *_: [({"kl_per_update": 0.5}, "")])
     folder, run = tmp_path / "run", Pretended()
     asked = configs(folder, file, select="offline", inspection=inspection)
@@ -337,6 +338,8 @@ def test_what_is_selected_is_inspected_once_where_that_is_asked_for(
     )
     told = json.loads((folder / selection.NAME).read_text())
     assert told["chosen"] == {"kl_per_update": 0.5}
+    assert "selected: --kl_per_update=0.5" in caplog.text
+    assert "take it over" not in caplog.text  # it is
 
 
 def test_a_selection_killed_while_its_run_is_handed_over_hands_over_the_same(
