@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import logging
 
@@ -15,6 +15,10 @@ from offline_tf import tasks
 from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
 from offline_tf.types import TaskSpec, UserError
+
+if TYPE_CHECKING:
+    from mopp_tf.experiment.configs import Configs
+    from offline_tf.run_folder.record import RunRecord
 
 USAGE = """
 usage: python -m mopp_tf.evaluate --workdir=RUN [--episodes=N] [--reward=MODULE:FUNCTION]
@@ -57,29 +61,17 @@ def main(config_: EvaluateConfig, control: ControlConfig) -> None:
     import numpy as np  # here, so that --help needs no TensorFlow
 
     from mopp_tf.experiment import evaluation, export_planner, restore
-    from mopp_tf.experiment.configs import from_manifest
     from offline_tf.evaluation import planner_episodes
-    from offline_tf.models import compilation, learned_task
-    from offline_tf.run_folder import files
+    from offline_tf.models import compilation
     from offline_tf.run_folder.files import write_json
-    from offline_tf.run_folder.record import RunRecord
     from offline_tf.tasks import environments
 
     threads = compilation.use_threads(config_.threads)
     compilation.use_compiler(config_.compile)
-    record = RunRecord.open_existing(pathlib.Path(config_.workdir))
-    # Only .json is taken for an ending: names such as limit=0.5 hold dots.
-    stem = config_.output.removesuffix(".json") or str(record.folder / "evaluation")
-    path = pathlib.Path(f"{stem}.json")
-    files.check_writable(path, "output" if config_.output else "workdir")
-    configs = from_manifest(record.manifest)
-    task = tasks.get(configs.run.env, config_.simulator or configs.run.simulator)
-    task = learned_task.of_run(task, configs.run.seed, record)
-    _check_watched(config_.watch, task)
+    record, configs, task, physics, stem = _checked(config_, control)
     planner = restore.make_planner(
         task, configs=configs, learned=restore.load(configs, task, record), control=control
     )
-    physics = config_.physics or configs.run.physics
     stage = record.stage("evaluate")
 
     def progress(done: int) -> None:
@@ -115,6 +107,7 @@ def main(config_: EvaluateConfig, control: ControlConfig) -> None:
         **evaluation.describe(result),
     }
     report["normalized_score"] = task.normalized_score(report["true_return_mean"])
+    path = pathlib.Path(f"{stem}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, report)
     observed = {
@@ -140,19 +133,51 @@ def _check_watched(names: Sequence[str], task: TaskSpec) -> None:
         )
 
 
-def plan(config_: EvaluateConfig, control: ControlConfig) -> list[str]:
-    """What --dry_run prints; the time is taken from the run's own evaluation."""
+class _Checked(NamedTuple):
+    """A run that can be measured, and where.
+
+    Attributes:
+      record, configs: of the run.
+      task, physics: to measure in; the task with what the run has learned of it.
+      stem: of the files to be written, without their endings.
+    """
+
+    record: RunRecord
+    configs: Configs
+    task: TaskSpec
+    physics: str
+    stem: str
+
+
+def _checked(config_: EvaluateConfig, control: ControlConfig) -> _Checked:
+    """Checks all that can be checked before the models are loaded.
+
+    Raises:
+      UserError: the run is not finished, a file cannot be written, the task cannot be simulated, or the
+        planner is asked for what it cannot do.
+    """
     from mopp_tf import algorithm
-    from mopp_tf.experiment import restore
+    from mopp_tf.experiment import export_planner, restore
     from mopp_tf.experiment.configs import from_manifest
+    from offline_tf.models import learned_task
+    from offline_tf.run_folder import files
     from offline_tf.run_folder.record import RunRecord
+    from offline_tf.tasks import environments
 
     record = RunRecord.open_existing(pathlib.Path(config_.workdir))
+    # Only .json is taken for an ending: names such as limit=0.5 hold dots.
+    stem = config_.output.removesuffix(".json") or str(record.folder / "evaluation")
+    files.check_writable(pathlib.Path(f"{stem}.json"), "output" if config_.output else "workdir")
     configs = from_manifest(record.manifest)
-    task = tasks.get(configs.run.env)
+    task = tasks.get(configs.run.env, config_.simulator or configs.run.simulator)
+    physics = config_.physics or configs.run.physics
+    environments.check_simulated(task, physics)
     _check_watched(config_.watch, task)
     of_mopp = configs.run.algorithm == "mopp"
+    if config_.engine != "tensorflow" and not of_mopp:
+        raise UserError(export_planner.NO_LITE_OF_MBOP)
     record.check_complete("dynamics", "behavior", "q")
+    task = learned_task.of_run(task, configs.run.seed, record)
     restore.settings_of(
         task,
         configs=configs,
@@ -160,6 +185,12 @@ def plan(config_: EvaluateConfig, control: ControlConfig) -> list[str]:
         scale=algorithm.load_units(record).scale,
         control=control,
     )
+    return _Checked(record, configs, task, physics, stem)
+
+
+def plan(config_: EvaluateConfig, control: ControlConfig) -> list[str]:
+    """What --dry_run prints; the time is taken from the run's own evaluation."""
+    record, configs, task, _, _ = _checked(config_, control)
     lines = [f"{config_.episodes} episodes with the models of {record.folder}, nothing retrained"]
     usual = ControlConfig()
     lines += [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import TYPE_CHECKING, NamedTuple
 
 from absl import logging
 
@@ -11,6 +12,11 @@ from flags import schema
 from offline_tf import tasks
 from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
+from offline_tf.types import TaskSpec
+
+if TYPE_CHECKING:
+    from morel_tf.experiment.configs import Configs
+    from offline_tf.run_folder.record import RunRecord
 
 USAGE = """
 usage: python -m morel_tf.evaluate --workdir=RUN [--episodes=N] [--seed=N] [--physics=v4]
@@ -40,21 +46,15 @@ class EvaluateConfig:
 def main(config: EvaluateConfig) -> None:
     """Prints and writes RUN/evaluation.json."""
     from morel_tf.experiment import restore  # here, so that --help needs no TensorFlow
-    from morel_tf.experiment.configs import from_manifest
     from offline_tf.evaluation import policy_episodes
     from offline_tf.models import compilation
-    from offline_tf.run_folder import files
     from offline_tf.run_folder.files import write_json
-    from offline_tf.run_folder.record import RunRecord
     from offline_tf.tasks import environments
 
     threads = compilation.use_threads(config.threads)
-    record = RunRecord.open_existing(pathlib.Path(config.workdir))
-    files.check_writable(record.folder / "evaluation.json", "workdir")
-    configs = from_manifest(record.manifest)
-    task = tasks.get(configs.run.env, config.simulator or configs.run.simulator)
-    policy = restore.load_policy(configs, record).numpy()
-    physics = config.physics or configs.run.physics
+    run = _checked(config)
+    task, physics, path = run.task, run.physics, run.report
+    policy = restore.load_policy(run.configs, run.record).numpy()
     report: dict[str, object] = {
         "env": task.name,
         "physics": environments.physics_of(task, physics),
@@ -80,22 +80,55 @@ def main(config: EvaluateConfig) -> None:
             config.episodes,
             evaluation.lengths.mean(),
         )
-    write_json(record.folder / "evaluation.json", report)
+    write_json(path, report)
+
+
+class _Checked(NamedTuple):
+    """A run that can be measured, and where.
+
+    Attributes:
+      record, configs: of the run.
+      task, physics: to measure in.
+      report: the file to be written.
+    """
+
+    record: RunRecord
+    configs: Configs
+    task: TaskSpec
+    physics: str
+    report: pathlib.Path
+
+
+def _checked(config: EvaluateConfig) -> _Checked:
+    """Checks all that can be checked before the policy is loaded.
+
+    Raises:
+      UserError: the run is not finished, its folder takes no files, or its task cannot be simulated.
+    """
+    from morel_tf.experiment.configs import from_manifest
+    from offline_tf.run_folder import files
+    from offline_tf.run_folder.record import RunRecord
+    from offline_tf.tasks import environments
+
+    record = RunRecord.open_existing(pathlib.Path(config.workdir))
+    path = record.folder / "evaluation.json"
+    files.check_writable(path, "workdir")
+    record.check_complete("planning")
+    configs = from_manifest(record.manifest)
+    task = tasks.get(configs.run.env, config.simulator or configs.run.simulator)
+    physics = config.physics or configs.run.physics
+    environments.check_simulated(task, physics)
+    return _Checked(record, configs, task, physics, path)
 
 
 def plan(config: EvaluateConfig) -> list[str]:
     """What --dry_run prints."""
-    from morel_tf.experiment.configs import from_manifest
-    from offline_tf.run_folder.record import RunRecord
-
-    record = RunRecord.open_existing(pathlib.Path(config.workdir))
-    record.check_complete("planning")
-    task = tasks.get(from_manifest(record.manifest).run.env)
-    steps = 2 * config.episodes * task.max_episode_steps
+    run = _checked(config)
+    steps = 2 * config.episodes * run.task.max_episode_steps
     return [
-        f"{config.episodes} episodes by the mean action of {record.folder}, as many by draws",
+        f"{config.episodes} episodes by the mean action of {run.record.folder}, as many by draws",
         f"  at most {steps:,} steps, about {steps / _STEPS_PER_SECOND / 60 + 0.1:.1f} min",
-        f"  to {record.folder / 'evaluation.json'}",
+        f"  to {run.report}",
     ]
 
 

@@ -22,6 +22,7 @@ class Candidate(NamedTuple):
       flags: what differs from the run's.
       gain: over the clone, a lower bound; see `judge.gain`.
       promise, expected, halt_share: of the judge, over its few starts and steps.
+      is_own: whether the run acts by it.
     """
 
     flags: dict[str, Any]
@@ -29,6 +30,7 @@ class Candidate(NamedTuple):
     promise: float
     expected: float
     halt_share: float
+    is_own: bool
 
 
 def rank(record: RunRecord, minutes: float) -> list[Candidate]:
@@ -83,6 +85,7 @@ def rank(record: RunRecord, minutes: float) -> list[Candidate]:
             promise=numbers["promise"],
             expected=numbers["expected"],
             halt_share=numbers["halted_share"],
+            is_own=comparison.changes[name] == stage.result["knobs"],
         )
         for name, numbers in comparison.judged().items()
     ]
@@ -98,6 +101,11 @@ def in_words(found: list[Candidate]) -> str:
     lines = [f"{'setting':<{width}}     gain  promise  expected   HALT"]
     lines += [
         f"{name:<{width}}  {c.gain:7.1f}  {c.promise:7.1f}  {c.expected:8.1f}  {c.halt_share:5.2f}"
+        + ("  (the run acts by it)" if c.is_own else "")
         for name, c in zip(names, found, strict=True)
     ]
-    return "\n".join([*lines, f"the judge sees most in {names[0]}", tuning.HOW_TO_TAKE_OVER])
+    if found[0].is_own:
+        lines.append(f"the judge sees most in {names[0]}, by which the run acts already")
+    else:
+        lines += [f"the judge sees most in {names[0]}", tuning.HOW_TO_TAKE_OVER]
+    return "\n".join(lines)

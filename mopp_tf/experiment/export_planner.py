@@ -24,6 +24,7 @@ AnyPlanner = Planner | MbopPlanner
 
 TOLERANCE = 1e-5
 LITE_TOLERANCE = 1e-4
+NO_LITE_OF_MBOP = "LiteRT: expected a run of MOPP, got one of MBOP; leave LiteRT out"
 LITE_FILES = {"float32": "planner", "int8": "planner_int8"}
 _MOPP = "The whole planner of MOPP: models, Q function, pruning."
 _CLONE = (
@@ -215,7 +216,7 @@ def outputs(found: Decision) -> dict[str, Tensor]:
 def check_lite(planner: AnyPlanner) -> Planner:
     """Returns the planner; raises UserError for one that is not made for LiteRT."""
     if not isinstance(planner, Planner):
-        raise UserError("LiteRT: expected a run of MOPP, got one of MBOP; leave LiteRT out")
+        raise UserError(NO_LITE_OF_MBOP)
     return planner
 
 

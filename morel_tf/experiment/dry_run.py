@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from morel_tf.config import CloningConfig
+from morel_tf.experiment import selection
 from morel_tf.experiment.configs import Configs, check, folder_of
 from morel_tf.models import usad
 from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update
@@ -261,13 +262,15 @@ def plan(*stages: object) -> list[str]:
     else:
         generated.check(task, exploration=run.exploration)
     selects = run.select == "offline"
-    old = None
-    if not selects:
+    if selects:
+        begun = selection.check(configs)
+    else:
         defaults = knobs.of_older_runs(configs)
         old = RunRecord.check_folder(folder, "morel", configs.flat(), FREE_FLAGS, defaults)
+        begun = folder if old else None
     data_rows = dry_run.rows_of(task, run.dataset, run.data_steps, run.data_dir)
     rows = data_rows.number
-    done = set(RunRecord.open_existing(folder).results()) if old else set()
+    done = set(RunRecord.open_existing(begun).results()) if begun else set()
     if run.dynamics_from:
         RunRecord.open_existing(pathlib.Path(run.dynamics_from), "dynamics_from")
         done |= {"dynamics"}
@@ -277,7 +280,7 @@ def plan(*stages: object) -> list[str]:
     if dry_run.is_made(run.dataset):
         spent["data"] += rows * timing.simulator_step(task, run.physics, threads)
     parts = [Part(name, value) for name, value in spent.items()]
-    intent = f"go on with the run in {folder}" if old else f"make a new run in {folder}"
+    intent = f"go on with the run in {folder}" if begun else f"make a new run in {folder}"
     data = run.dataset or f"{run.exploration} data, made here"
     return [
         f"{intent}: MOReL on {task.name}, {data} ({data_rows}), {dtype.name}, {threads} threads"

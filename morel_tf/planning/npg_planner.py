@@ -278,8 +278,8 @@ def plan(
         except FloatingPointError as error:
             raise UserError(
                 f"{stage.name}: {error} in iteration {iteration + 1}; look at the data with "
-                "offline_tf.datasets.doctor and at the task's reward function, then train in another "
-                "--workdir"
+                "offline_tf.datasets.doctor and at the task's reward function, or lower "
+                "--kl_per_update, then train in another --workdir"
             ) from None
 
     def look(done: int) -> None:
@@ -318,5 +318,5 @@ def plan(
         final["promise"] = kept.promise
     final = path_statistics(sample(config.iterations)) | final
     if judge is not None:  # last, so that nothing is left to do once the best policy is on disk
-        stage.save(done + 1, may_stop=False)
+        stage.save(done, may_stop=False, number=done + 1)
     return dict(stage.finish(final))

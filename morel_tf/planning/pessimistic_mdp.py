@@ -121,13 +121,21 @@ def observe(task: TaskSpec, states: Tensor) -> Tensor:
     return tf.clip_by_value(states, -bound, bound)
 
 
+def start_mix(config: PmdpConfig, task: TaskSpec) -> float:
+    """Share of start states that are drawn from all data.
+
+    Without --start_mix a plant's log is begun anywhere: it is one long series, and where its pieces
+    begin says nothing.
+    """
+    if config.start_mix is not None:
+        return config.start_mix
+    return 0.0 if task.log is None else 1.0
+
+
 def start_rows(
     first_rows: Array, rows: int, pmdp: PessimisticMdp, generator: np.random.Generator
 ) -> Array:
     """Draws the rows that one update starts from: those of the data's episode starts, or of all.
-
-    Without --start_mix a plant's log is begun anywhere: it is one long series, and where its pieces
-    begin says nothing.
 
     Args:
       first_rows: [E], of episodes.
@@ -138,9 +146,7 @@ def start_rows(
     Returns:
       [paths_per_member]; every member starts from the same ones.
     """
-    count, mix = pmdp.config.paths_per_member, pmdp.config.start_mix
-    if mix is None:
-        mix = 0.0 if pmdp.task.log is None else 1.0
+    count, mix = pmdp.config.paths_per_member, start_mix(pmdp.config, pmdp.task)
     chosen = first_rows[generator.integers(len(first_rows), size=count)]
     mixed = generator.uniform(size=count) < mix
     return np.where(mixed, generator.integers(rows, size=count), chosen)

@@ -85,7 +85,8 @@ def update(
       An UpdateReport.
 
     Raises:
-      FloatingPointError: rewards, say, are NaN (the policy is as before), or the baseline became NaN.
+      FloatingPointError: rewards, say, are NaN, or no share of the step leaves the policy finite (it is
+        as before), or the baseline became NaN.
     """
     steps, count, state_dim = paths.observations.shape
     mask = paths.valid  # [T, K]
@@ -112,7 +113,8 @@ def update(
         tf.constant(kl_per_update, tf.float32),
     )
     if np.isnan(report.kl):
-        raise FloatingPointError("the policy's gradient is not a number")
+        what = "step" if np.isfinite(report.residual) else "gradient"
+        raise FloatingPointError(f"the policy's {what} is not a number")
     cut = paths.ended & ~paths.terminated & bootstrap_targets  # [T, K]
     rewards = paths.rewards + np.where(cut, discount * next_values, 0.0)  # [T, K]
     targets = returns.discounted_returns(np.where(mask, rewards, 0.0), paths.ended, discount)[mask]

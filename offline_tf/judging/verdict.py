@@ -194,14 +194,20 @@ class Verdict(NamedTuple):
         }
 
     def in_words(self) -> str:
-        """One line; what is not green is named with its number and what to try."""
+        """One line; what is not green is named with its number and what to try, the worst first."""
         if self.level == GREEN:
             return "can be relied on: no ground against it"
-        reasons = [g for g in self.grounds if g.level == self.level]
-        said = "; ".join(
-            f"{g.words} ({g.value:.2f}){f': {g.advice}' if g.advice else ''}" for g in reasons
+        bad, doubtful = (
+            "; ".join(
+                f"{g.words} ({g.value:.2f}){f': {g.advice}' if g.advice else ''}"
+                for g in self.grounds
+                if g.level == level
+            )
+            for level in (BAD, DOUBTFUL)
         )
-        return f"{'is doubtful' if self.level == DOUBTFUL else 'cannot be relied on'}: {said}"
+        if not bad:
+            return f"is doubtful: {doubtful}"
+        return f"cannot be relied on: {bad}{f'; also doubtful: {doubtful}' if doubtful else ''}"
 
 
 def of(grounds: list[Ground]) -> Verdict:

@@ -239,12 +239,13 @@ class Stage:
             f"{self._checkpoints}, found none; copy the run's whole folder, or train again"
         )
 
-    def save(self, step: int, may_stop: bool = True) -> None:
+    def save(self, step: int, may_stop: bool = True, *, number: int | None = None) -> None:
         """Writes a checkpoint.
 
         Args:
-          step: that it belongs to.
+          step: that it belongs to; `restore` returns it.
           may_stop: whether the run may stop after it, if it was asked to.
+          number: of the checkpoint, the highest of which is the newest; None: the step.
 
         Raises:
           stopping.Stopped: it was.
@@ -255,7 +256,7 @@ class Stage:
             self._manager = checkpoints.manager(self._checkpoint, self._checkpoints, keep=2)
         self._step.assign(step)
         self._spent.assign(self.seconds())
-        self._manager.save(checkpoint_number=step)
+        self._manager.save(checkpoint_number=step if number is None else number)
         if self._stopped.exists():
             shutil.rmtree(self._stopped)
         if may_stop:

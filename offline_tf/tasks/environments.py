@@ -95,6 +95,15 @@ def make_simulator(task: TaskSpec, physics: str, count: int, threads: int = 2) -
     return Simulator(task, physics, count, threads)
 
 
+def check_simulated(task: TaskSpec, physics: str) -> None:
+    """Checks, by making one simulator, that episodes of the task can be run.
+
+    Raises:
+      UserError: see `make_simulator`.
+    """
+    make_simulator(task, physics, 1, threads=1)
+
+
 def _gymnasium(name: str) -> Any:
     try:
         return gymnasium.make(name)

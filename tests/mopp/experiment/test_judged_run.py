@@ -254,7 +254,11 @@ def test_other_settings_are_ranked_and_can_be_taken_over_by_a_flag(
     folder = tmp_path / "moved"
     shutil.copytree(configs.run.workdir, folder)
     record = RunRecord.open_existing(folder)
+    assert len(candidates.rank(record, 0.0)) == len(summary_before["gains"])
+    assert (folder / "tune.json").exists() and (folder / "tune.flags").exists()
     found = candidates.rank(record, 60.0)
+    (own,) = (c for c in found if c.is_own)
+    assert own.flags == record.stage("choice").result["knobs"]
     assert [c.gain for c in found] == sorted((c.gain for c in found), reverse=True)
     of_run = summary_before["gains"]
     assert len(found) == len(of_run) + 2
@@ -268,6 +272,22 @@ def test_other_settings_are_ranked_and_can_be_taken_over_by_a_flag(
     assert found[0].flags and tuning.name_of(found[0].flags) in candidates.in_words(found)
     monkeypatch.setattr(judge.Judge, "run", lambda *_: pytest.fail("judged again"))
     assert candidates.rank(record, 60.0) == found
+
+
+@pytest.mark.parametrize("own", ["never", "always"])
+def test_only_what_the_run_does_not_act_by_can_be_taken_over(own):
+    found = [
+        candidates.Candidate(
+            {"plan": plan}, gain=gain, promise=5.0, expected=6.0, halt_share=0.0, is_own=plan == own
+        )
+        for plan, gain in (("never", 0.0), ("always", -1.0))
+    ]
+    told = candidates.in_words(found)
+    assert (tuning.HOW_TO_TAKE_OVER in told) == (own == "always")
+    assert ("by which the run acts already" in told) == (own == "never")
+    for plan in ("never", "always"):
+        (line,) = (line for line in told.split("\n") if line.startswith(f"--plan={plan} "))
+        assert line.endswith("(the run acts by it)") == (plan == own)
 
 
 def test_a_run_without_a_choice_cannot_be_tuned(tmp_path):

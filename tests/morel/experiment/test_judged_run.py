@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import toys
 from morel_tf import config
 from morel_tf.experiment import (
     candidates,
+    dry_run,
     evaluation,
     export_controller,
     recipe,
@@ -24,9 +26,11 @@ from morel_tf.experiment import data as experiment_data
 from morel_tf.experiment.configs import Configs, from_manifest
 from morel_tf.planning import npg_planner
 from offline_tf import tasks
+from offline_tf.config import knobs
 from offline_tf.datasets.formats import d4rl
 from offline_tf.judging import judge
 from offline_tf.pipeline import run as pipeline
+from offline_tf.pipeline import tuning
 from offline_tf.pipeline.run import FREE_FLAGS
 from offline_tf.policies import fitted_value
 from offline_tf.run_folder.files import write_json
@@ -61,6 +65,9 @@ SETTINGS = {
 }
 
 
+STAGES = ("judge", "planning")  # that `tune` reads
+
+
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch):
     monkeypatch.setattr(export_controller.saved_model, "run_in_fresh_process", in_this_process)
@@ -93,6 +100,19 @@ def configs(folder, file, **changes):
             for stage, own in zip(config.STAGES, names, strict=True)
         )
     )
+
+
+def selected(*stages):
+    """`--select=offline`, which must not come to training."""
+    return selection.run(Configs(*stages), lambda _: pytest.fail("trained"))
+
+
+def dying_at_the_data(asked):
+    """A run that opens its folder, and is killed."""
+    defaults = knobs.of_older_runs(asked)
+    folder = pathlib.Path(asked.run.workdir)
+    RunRecord.create_or_continue(folder, "morel", asked.flat(), FREE_FLAGS, defaults)
+    raise toys.Killed
 
 
 def test_a_run_ends_with_a_promise_and_a_verdict(tmp_path, file):
@@ -168,8 +188,8 @@ def test_without_progress_planning_ends_early(tmp_path, file):
 
 @pytest.mark.slow
 def test_other_settings_are_ranked_on_the_same_models(tmp_path, file, monkeypatch):
-    few = (({"kl_per_update": 0.005}, "smaller steps"), ({"init_log_std": -1.0}, "wider"))
-    monkeypatch.setattr(candidates, "CANDIDATES", few)
+    few = [({"kl_per_update": 0.005}, "smaller steps"), ({"init_log_std": -1.0}, "wider")]
+    monkeypatch.setattr(candidates, "settings_of", lambda *_: few)
     recipe.run(configs(tmp_path / "run", file))
     record = RunRecord.open_existing(tmp_path / "run")
     ran = []
@@ -195,9 +215,9 @@ def test_other_settings_are_ranked_on_the_same_models(tmp_path, file, monkeypatc
 
 @pytest.mark.slow
 def test_the_settings_that_the_judge_promises_most_of_become_the_run(tmp_path, file, monkeypatch):
-    few = (({"kl_per_update": 0.005}, "smaller steps"), ({"init_log_std": -1.0}, "wider"))
-    monkeypatch.setattr(candidates, "CANDIDATES", few)
-    asked = configs(tmp_path / "run", file, select="offline")
+    few = [({"kl_per_update": 0.005}, "smaller steps"), ({"init_log_std": -1.0}, "wider")]
+    monkeypatch.setattr(candidates, "settings_of", lambda *_: few)
+    asked = configs(tmp_path / "run", file, select="offline", inspection=True)
     summary = selection.run(asked, recipe.run)
     folder = tmp_path / "run"
     told = json.loads((folder / "selection.json").read_text())
@@ -208,6 +228,8 @@ def test_the_settings_that_the_judge_promises_most_of_become_the_run(tmp_path, f
     kept = from_manifest(record.manifest)
     assert {k: kept.flat()[k] for k in told["chosen"]} == told["chosen"]
     assert kept.run.workdir == str(folder) and summary["export"] == str(folder / "export")
+    assert kept.run.inspection and "inspection" in summary["stages"]
+    assert list((folder / "inspection").glob("*.png"))
     restore.load_controller(record)
     recipe.run(kept)  # complete: nothing is trained
     # Asked again, it is read; with other flags it is refused.
@@ -238,6 +260,184 @@ def test_a_selection_needs_a_judge_and_a_folder_of_its_own(tmp_path, file):
     toys.record(tmp_path / "run")
     with pytest.raises(UserError, match="holds a run without --select"):
         selection.run(configs(tmp_path / "run", file, select="offline"), fails)
+
+
+@pytest.mark.parametrize("call", [selected, dry_run.plan], ids=["run", "dry run"])
+@pytest.mark.parametrize("named", ["summary.json", "candidates/mary.txt", "stages/data.json"])
+def test_a_selection_leaves_a_folder_with_other_files_alone(tmp_path, file, call, named):
+    kept = tmp_path / "run" / named
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    asked = configs(tmp_path / "run", file, select="offline")
+    with pytest.raises(UserError, match="^--workdir: expected a new folder .* holds other files"):
+        call(*asked)
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [kept]
+    assert kept.read_text() == "mine"
+
+
+def test_a_selection_that_is_none_is_named(tmp_path, file):
+    write_json(tmp_path / "run" / selection.NAME, {"winner": "Mary"})
+    asked = configs(tmp_path / "run", file, select="offline")
+    with pytest.raises(UserError, match="expected a selection at .*selection.json, got another"):
+        selected(*asked)
+
+
+def test_a_killed_selection_goes_on_with_the_same_flags_alone(tmp_path, file):
+    asked = configs(tmp_path / "run", file, select="offline")
+    with pytest.raises(toys.Killed):
+        selection.run(asked, dying_at_the_data)
+    assert selection.check(asked) == tmp_path / "run" / "candidates" / "as-given"
+    with pytest.raises(UserError, match="--seed is 3 there and 9 now"):
+        selection.check(configs(tmp_path / "run", file, select="offline", seed=9))
+
+
+class Pretended:
+    """Runs that promise what their KL per update is; `stops` names a stage where one is killed."""
+
+    def __init__(self):
+        self.began, self.stops = [], ""
+
+    def __call__(self, asked):
+        folder = pathlib.Path(asked.run.workdir)
+        flags, defaults = asked.flat(), knobs.of_older_runs(asked)
+        record = RunRecord.create_or_continue(folder, "morel", flags, FREE_FLAGS, defaults)
+        result = {"promise": asked.planner.kl_per_update, "expected": 1.0, "halted_share": 0.0}
+        stages = ["judge", "planning", *(["inspection"] if asked.run.inspection else [])]
+        for name in stages:
+            if not record.stage(name).complete:
+                self.began.append((folder.name, name))
+                if name == self.stops:
+                    raise toys.Killed
+                record.stage(name).finish(result)
+        write_json(folder / "export" / "manifest.json", record.manifest)
+        write_json(folder / "summary.json", {"verdict": {"level": "green"}, **result})
+        return {"stages": list(record.results())}
+
+
+@pytest.mark.parametrize("inspection", [True, False])
+def test_what_is_selected_is_inspected_once_where_that_is_asked_for(
+    tmp_path, file, monkeypatch, caplog, inspection
+):
+    caplog.set_level("INFO", logger="absl")
+    monkeypatch.setattr(candidates, "settings_of", lambda *_: [({"kl_per_update": 0.5}, "")])
+    folder, run = tmp_path / "run", Pretended()
+    asked = configs(folder, file, select="offline", inspection=inspection)
+    run.stops = "inspection"
+    if inspection:
+        with pytest.raises(toys.Killed):
+            selection.run(asked, run)
+    run.stops = ""
+    for _ in range(2):
+        selection.run(asked, run)
+    planned = [(name, stage) for name in ("as-given", "kl_per_update=0.5") for stage in STAGES]
+    # Killed in its inspection, the run goes on there; nothing is chosen again.
+    assert run.began == planned + 2 * inspection * [("run", "inspection")]
+    record = RunRecord.open_existing(folder)
+    assert (
+        record.stage("inspection").complete is inspection is record.manifest["flags"]["inspection"]
+    )
+    told = json.loads((folder / selection.NAME).read_text())
+    assert told["chosen"] == {"kl_per_update": 0.5}
+    assert "selected: --kl_per_update=0.5" in caplog.text
+    assert "take it over" not in caplog.text  # it is
+
+
+def test_a_selection_killed_while_its_run_is_handed_over_hands_over_the_same(
+    tmp_path, file, monkeypatch
+):
+    monkeypatch.setattr(candidates, "settings_of", lambda *_: [({"kl_per_update": 0.5}, "")])
+    asked, run = configs(tmp_path / "run", file, select="offline"), Pretended()
+    with monkeypatch.context() as patch:
+        patch.setattr(selection.shutil, "copytree", toys.dying(selection.shutil.copytree, 1))
+        with pytest.raises(toys.Killed):
+            selection.run(asked, run)
+    monkeypatch.setattr(candidates, "rank", lambda *_: pytest.fail("ranked again"))
+    assert selection.run(asked, run)["promise"] == 0.5
+    kept = from_manifest(RunRecord.open_existing(tmp_path / "run").manifest)
+    assert kept.planner.kl_per_update == 0.5 and kept.run.workdir == str(tmp_path / "run")
+
+
+OWN = candidates.Own(
+    kl_per_update=0.015,
+    cut_share=0.1,
+    bc_share=0.5,
+    start_mix=0.0,
+    init_log_std=np.array([-2.0, -1.5]),
+    least_log_std=-3.0,
+    max_log_std=1.0,
+)
+ALL = {
+    "--kl_per_update=0.005",
+    "--cut_share=0.3",
+    "--cut_share=0.02",
+    "--bc_share=0.1",
+    "--bc_share=1.0",
+    "--init_log_std=-1.06",  # the mean and log 2
+    "--start_mix=0.5",
+}
+
+
+@pytest.mark.parametrize(
+    ("own", "without", "besides"),
+    [
+        ({}, (), ()),
+        ({"cut_share": None}, ("cut_share=0.3", "cut_share=0.02"), ()),  # another rule's threshold
+        ({"cut_share": 0.4}, ("cut_share=0.3",), ()),
+        ({"cut_share": 0.01}, ("cut_share=0.02",), ()),
+        ({"kl_per_update": 0.001}, ("kl_per_update=0.005",), ()),
+        ({"bc_share": 1.0}, ("bc_share=1.0",), ()),
+        ({"bc_share": 0.1}, ("bc_share=0.1",), ()),
+        ({"start_mix": 1.0}, ("start_mix=0.5",), ()),  # a plant's log
+        ({"init_log_std": np.array([-0.25])}, ("init_log_std=-1.06",), ("init_log_std=0.44",)),
+        ({"init_log_std": np.array([0.8])}, ("init_log_std=-1.06",), ("init_log_std=1.0",)),
+        ({"init_log_std": np.array([1.0])}, ("init_log_std=-1.06",), ()),
+        ({"init_log_std": np.array([-5.0])}, ("init_log_std=-1.06",), ("init_log_std=-3.0",)),
+        ({"init_log_std": np.array([-4.0, -1.0])}, ("init_log_std=-1.06",), ()),
+    ],
+)
+def test_candidates_plan_otherwise_than_the_run_did(own, without, besides):
+    found = {tuning.name_of(flags) for flags, _ in candidates.others(OWN._replace(**own))}
+    assert found == ALL - {f"--{name}" for name in without} | {f"--{name}" for name in besides}
+
+
+def test_what_a_run_was_planned_with_is_read_from_its_folder(tmp_path):
+    golden = pathlib.Path(__file__).parents[2] / "golden" / "run_morel"
+    record = RunRecord.open_existing(shutil.copytree(golden, tmp_path / "run"))
+    flags = from_manifest(record.manifest)
+    own = candidates.own_of(record, flags)
+    assert (own.bc_share, own.start_mix, own.cut_share) == (1.0, 0.0, None)  # of the beta rule
+    assert own.kl_per_update == flags.planner.kl_per_update
+    np.testing.assert_allclose(own.init_log_std, 3 * [flags.planner.init_log_std], atol=1e-6)
+    assert flags.usad.threshold_rule == "beta"
+
+
+def test_the_table_is_there_where_no_candidate_is_begun(tmp_path, file, monkeypatch):
+    monkeypatch.setattr(candidates, "settings_of", lambda *_: [({"kl_per_update": 0.5}, "")])
+    run = Pretended()
+    run(configs(tmp_path / "run", file))
+    record = RunRecord.open_existing(tmp_path / "run")
+    found = candidates.rank(record, 0.0, run)
+    table = json.loads((record.folder / "tune.json").read_text())
+    assert [row["flags"] for row in table] == [c.flags for c in found] == [{}]
+    assert (record.folder / "tune.flags").read_text() == ""
+
+
+@pytest.mark.parametrize("min_log_std", [None, -0.5])
+def test_flags_that_would_be_refused_are_left_out_before_anything_is_planned(
+    tmp_path, file, monkeypatch, caplog, min_log_std
+):
+    few = [({"kl_per_update": 0.5}, ""), ({"init_log_std": -1.0}, "")]
+    monkeypatch.setattr(candidates, "settings_of", lambda *_: few)
+    asked, run = configs(tmp_path / "run", file, min_log_std=min_log_std), Pretended()
+    run(asked)
+    caplog.set_level("INFO", logger="absl")
+    found = candidates.rank(RunRecord.open_existing(tmp_path / "run"), 60.0, run)
+    allowed = few if min_log_std is None else few[:1]
+    assert sorted(c.name for c in found if c.flags) == sorted(
+        tuning.name_of(flags) for flags, _ in allowed
+    )
+    told = "--init_log_std=-1.0 is left out: --init_log_std: expected a number between"
+    assert (told in caplog.text) == (min_log_std is not None)
 
 
 def test_a_run_without_a_judge_cannot_be_tuned(tmp_path, file):

@@ -10,6 +10,7 @@ import toys
 from morel_tf.config import PlannerConfig
 from morel_tf.planning import npg_planner, pessimistic_mdp
 from morel_tf.planning.pessimistic_mdp import RollOut
+from offline_tf.judging.judge import Judgement
 from offline_tf.policies.gaussian import raw_units
 from offline_tf.types import UserError
 
@@ -105,7 +106,14 @@ def test_path_statistics_by_hand():
     assert (nobody["halt_share"], nobody["halt_step"]) == (0.0, 2.0)
 
 
-def _plan(folder, evaluate=lambda policy, iteration: {}, config=SMALL, gains=(0.0, 1.0), **mdp):
+def _plan(
+    folder,
+    evaluate=lambda policy, iteration: {},
+    config=SMALL,
+    gains=(0.0, 1.0),
+    judge=None,
+    **mdp,
+):
     """A fresh policy, planned for the cart; returns P-MDP return, policy and record."""
     settings = {"threshold": 0.05, "horizon": 6, "paths_per_member": 5} | mdp
     pmdp = toys.pessimistic(TASK, toys.hinged_ensemble(TASK, gains), **settings)
@@ -121,6 +129,7 @@ def _plan(folder, evaluate=lambda policy, iteration: {}, config=SMALL, gains=(0.
         seed=0,
         stage=stage,
         evaluate=evaluate,
+        judge=judge,
     )
     return value["pmdp_return"], policy, record
 
@@ -271,7 +280,8 @@ def test_an_update_that_is_no_number_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(npg_planner.policy_update, "update", update)
     with pytest.raises(
-        UserError, match="^planning: the policy's gradient .* in iteration 1; look at"
+        UserError,
+        match="^planning: the policy's gradient .* in iteration 1; .* or lower --kl_per_update",
     ):
         _plan(tmp_path)
 
@@ -296,6 +306,34 @@ def test_killed_at_any_iteration_it_ends_with_the_same_bits(tmp_path):
     # What is complete is read, not planned again.
     third, read, _ = _plan(tmp_path / "broken", lambda policy, done: pytest.fail("planned again"))
     assert (third, toys.bits(read.weights)) == (value, toys.bits(policy.weights))
+
+
+class AlwaysLess:
+    """A judge that finds every policy worth less than the one before."""
+
+    def __init__(self):
+        self.found = 0.0
+
+    def policy(self, policy):
+        self.found -= 1.0
+        returns = np.full((2, 2), self.found)
+        return Judgement(returns, returns, np.ones((2, 2)), np.zeros((2, 2), bool))
+
+
+@pytest.mark.parametrize(("patience", "done"), [(100, 3), (1, 2)], ids=["whole", "ended early"])
+def test_killed_with_the_best_policy_on_disk_it_tells_the_iterations_that_were_done(
+    tmp_path, monkeypatch, eagerly, patience, done
+):
+    config = dataclasses.replace(
+        SMALL, iterations=3, judge_every=1, judge_patience=patience, judge_halvings=0
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(npg_planner.Stage, "finish", toys.dying(npg_planner.Stage.finish, 1))
+        with pytest.raises(toys.Killed):
+            _plan(tmp_path, config=config, judge=AlwaysLess())
+    _, _, record = _plan(tmp_path, config=config, judge=AlwaysLess())
+    table = np.genfromtxt(record.folder / "metrics" / "planning.csv", delimiter=",", names=True)
+    assert record.stage("planning").result["iterations"] == table["step"][-1] == done
 
 
 def test_every_member_starts_from_the_same_states_and_drives_its_paths(

@@ -245,20 +245,37 @@ def test_repeated_updates_solve_a_bandit():
     assert policy.numpy().mean(np.ones((1, 2), np.float32))[0, 0] == pytest.approx(0.7, abs=0.1)
 
 
-def test_an_update_that_is_no_number_ends_the_run_before_the_baseline_learns_from_it():
-    recorder = _Recorder()
-    recorder.step = lambda *_: StepReport(np.nan, 0.0, 0.0, 0.0, 0.0)
-    with pytest.raises(FloatingPointError, match="^the policy's gradient is not a number"):
-        policy_update.update(
-            MIXED,
-            natural_gradient=recorder,
-            baseline=recorder,
-            discount=DISCOUNT,
-            gae_lambda=LAMBDA,
-            kl_per_update=0.02,
-            generator=np.random.default_rng(0),
-        )
+@pytest.mark.parametrize(
+    ("reward", "kl_per_update", "what"), [(np.nan, 0.02, "gradient"), (0.0, 3e38, "step")]
+)
+def test_an_update_that_is_no_number_ends_the_run_before_the_baseline_learns_from_it(
+    reward, kl_per_update, what
+):
+    policy, recorder = toys.linear_policy(np.zeros((2, 1)), [0.0], log_std=-0.5), _Recorder()
+    natural_gradient = NaturalGradient(
+        policy,
+        cg_iterations=5,
+        cg_damping=1e-3,
+        fisher_share=1.0,
+        min_log_std=-2.0,
+        max_log_std=1.0,
+    )
+    tf.config.run_functions_eagerly(True)
+    try:
+        with pytest.raises(FloatingPointError, match=f"^the policy's {what} is not a number"):
+            policy_update.update(
+                MIXED._replace(rewards=MIXED.rewards + np.float32(reward)),
+                natural_gradient=natural_gradient,
+                baseline=recorder,
+                discount=DISCOUNT,
+                gae_lambda=LAMBDA,
+                kl_per_update=kl_per_update,
+                generator=np.random.default_rng(0),
+            )
+    finally:
+        tf.config.run_functions_eagerly(False)
     assert not recorder.of("fit")
+    assert (policy.weights[0].numpy() == 0.0).all() and policy.log_std.numpy() == np.float32(-0.5)
 
 
 def test_a_baseline_that_is_no_number_ends_the_run():

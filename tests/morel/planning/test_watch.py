@@ -17,7 +17,6 @@ SHOWN = {
     "constant_returns": ({"halt_share": 0.0, "return_spread": 1e-5}, "the task's reward"),
     "conjugate_gradients": ({"cg_residual": 0.95}, "--cg_damping"),
     "short_steps": ({"step_share": 0.05}, "--kl_per_update"),
-    "no_step": ({"step_share": 0.0}, "policy infinite"),
 }
 
 

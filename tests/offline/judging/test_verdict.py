@@ -84,3 +84,14 @@ def test_words_name_number_and_advice():
     assert on(halted_share=0.6).in_words() == (
         "is doubtful: share of the judge's episodes that leave what its models know (0.60): plan less"
     )
+
+
+def test_words_name_all_that_is_not_green_and_the_worst_first():
+    words = on(halted_share=0.6, error=1.0, models_apart=80.0).in_words()
+    assert words == (
+        "cannot be relied on: held-out error of the judge's models, where 1 is that of predicting the "
+        "mean change over one step or ten (1.00): raise --judge_steps, or record more data; also "
+        "doubtful: share of the judge's episodes that leave what its models know (0.60): plan less; "
+        "how far the judge's models are apart, as a share of the expected return (0.80): raise "
+        "--judge_steps, or record more data"
+    )
