@@ -75,7 +75,11 @@ def promises(experiment: Experiment[Configs], judge_error: float | None) -> dict
     returns = DataReturns.of(
         good_episodes.known_returns(experiment.data, experiment.task.max_episode_steps)
     )
-    found = verdict.of(grounds(chosen, judged, returns, -candidates[chosen]["gain"], judge_error))
+    # Candidates are compared over few steps; the data's returns are of whole episodes.
+    limit = experiment.task.max_episode_steps
+    compared = min(experiment.configs.choice.judge_plan_steps, limit)
+    behind = -candidates[chosen]["gain"] * limit / compared
+    found = verdict.of(grounds(chosen, judged, returns, behind, judge_error))
     return {
         "chosen": chosen,
         "promise": judged["promise"],
@@ -101,7 +105,8 @@ def grounds(
       chosen: its name.
       judged: the judge's numbers, see `choice.judged_by`.
       data: what its episodes earned.
-      behind: how much less than the clone it may earn; negative where it surely earns more.
+      behind: how much less than the clone it may earn in an episode; negative where it surely earns
+        more.
       judge_error: of the judge's models, held out.
     """
     found = [

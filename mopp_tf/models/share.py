@@ -29,7 +29,7 @@ def choose_or_load(
     record: RunRecord,
     models_from: RunRecord | None = None,
 ) -> float:
-    """The share that is asked for, or that whose small clone the judge promises most of.
+    """The share that is asked for, or that whose small clone is worth most, see `clones.Chosen`.
 
     Args:
       share: --behavior_share.
@@ -63,11 +63,14 @@ def choose_or_load(
         judge=judge,
         record=record,
     )
-    promises = {f"{each:g}": promise for each, promise in chosen.promises.items()}
+    promises, worth = (
+        {f"{each:g}": value for each, value in of.items()} for of in (chosen.promises, chosen.worth)
+    )
     results = record.results()
     spent = sum(results[f"clone_{each}"]["seconds"] for each in promises)  # in stages of their own
     seconds = max(stage.seconds() - spent, 0.0)
-    return stage.finish({"share": chosen.share, "promises": promises}, seconds)["share"]
+    found = {"share": chosen.share, "promises": promises, "worth": worth}
+    return stage.finish(found, seconds)["share"]
 
 
 def is_good(data: Transitions, share: float, split: Split) -> Array:

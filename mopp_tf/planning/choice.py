@@ -208,6 +208,15 @@ class Comparison:
             self.gain(name),
         )
 
+    def changed(self, changes: dict[str, Any]) -> PlannerConfig:
+        """The knobs of a candidate with these changes."""
+        return changed(self._knobs, changes)
+
+    def knows(self, changes: dict[str, Any]) -> bool:
+        """Whether a planner with the same knobs was judged."""
+        knobs = self.changed(changes)
+        return any(self.changed(each) == knobs for each in self.changes.values())
+
     def gain(self, name: str) -> float:
         """Over the clone, see `judge.gain`; of the clone 0."""
         if name == CLONE:
@@ -245,7 +254,9 @@ def compare_more(comparison: Comparison, minutes: float) -> None:
     for changes, _ in MORE if minutes else ():
         best, now = comparison.best(planner=True), time.monotonic()
         of_candidate = comparison.changes[best] | changes
-        if of_candidate in comparison.changes.values():
+        if comparison.knows(of_candidate):
+            continue
+        if "q_proposals" in changes and not comparison.changed(of_candidate).max_q:
             continue
         if now - began + longest > 60.0 * minutes:
             logging.info("choice: %s is left for another time", changes)

@@ -13,7 +13,7 @@ from offline_tf.judging.verdict import DataReturns, Verdict
 from offline_tf.pipeline import summary
 from offline_tf.pipeline.run import Experiment
 
-# What to try where a ground of the verdict is not green.
+# What to try where a ground of the verdict on a planned policy is not green.
 _ADVICE = {
     "above_best": "raise --cut_share, or try the controller with care",
     "halted_share": "lower --kl_per_update or --judge_patience, or raise --judge_steps",
@@ -76,24 +76,11 @@ def verdict_on(experiment: Experiment[Configs], learned: algorithm.Learned) -> V
     data = DataReturns.of(
         good_episodes.known_returns(experiment.data, experiment.task.max_episode_steps)
     )
-    of_clone = learned.start.get("centre") if planned["kept_iteration"] == 0 else None
-    return verdict.of(
-        [
-            *verdict.of_judgement(planned, data, learned.judge.error, _ADVICE, of_clone),
-            verdict.below_clone(
-                _behind_clone(planned, learned.start), data.spread, "deploy the clone"
-            ),
-        ]
-    )
-
-
-def _behind_clone(planned: dict[str, float], start: dict[str, Any]) -> float:
-    """How far the policy may earn less than the clone does; negative where it likely earns more."""
-    if planned["kept_iteration"] == 0:
-        return 0.0
-    if "gain" in planned:
-        return -planned["gain"]
-    return start["promises"][f"{start['share']:g}"] - planned["promise"]  # of older runs
+    is_clone = planned["kept_iteration"] == 0
+    of_clone = learned.start.get("centre") if is_clone else None
+    advice = {} if is_clone else _ADVICE
+    # A policy is kept only where it likely gains over its clone: that is no ground.
+    return verdict.of(verdict.of_judgement(planned, data, learned.judge.error, advice, of_clone))
 
 
 def in_words(numbers: dict[str, Any]) -> str:

@@ -34,6 +34,7 @@ class PessimisticMdp(NamedTuple):
       halt_reward: min_D(r) - offset, paid once; not with halt="truncate".
       halted_reward: what each step after HALT costs until the horizon: the data's mean reward where
         that is below 0, else 0. Without it HALT would be cheaper than going on where rewards are costs.
+        They are paid at once and so not discounted: HALT costs more than the same steps would.
       config: the knobs.
       given: signals that follow the log; None: there are none.
     """

@@ -108,10 +108,9 @@ def _shifted(values: Array, edge_values: Array, at_edge: Array, by: int) -> Arra
 
 
 def observe(task: TaskSpec, states: Array) -> Array:
-    """[B, S] states -> [B, S] observations: clips the velocities where the task does."""
-    if task.velocity_limit is None:
-        return states
-    clipped = states.copy()
-    indices = list(task.velocity_indices)
-    clipped[:, indices] = np.clip(states[:, indices], -task.velocity_limit, task.velocity_limit)
+    """[B, S] states -> [B, S] observations, a copy with the velocities that the task clips clipped."""
+    clipped, limit = states.copy(), task.velocity_limit
+    if limit is not None:
+        indices = list(task.velocity_indices)
+        clipped[:, indices] = np.clip(states[:, indices], -limit, limit)
     return clipped

@@ -36,7 +36,7 @@ class Fitting(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The clone of the highest promise.
+    """The clone that is worth most; one of fewer episodes must be worth clearly more.
 
     Attributes:
       policy: the clone.

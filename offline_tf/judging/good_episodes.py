@@ -18,7 +18,8 @@ def full_returns(data: Transitions, limit: int = 0) -> Array:
     """[E] what each episode would have earned up to a time limit; NaN where too little of it is there.
 
     An episode that ended is counted as it is. One that was cut goes on at its mean reward. Of one that
-    was cut in less than half of the longest cut one's length too little is there.
+    was cut in less than half of the longest cut one's length too little is there. What an episode
+    earned beyond the limit does not count.
 
     Args:
       data: the data set.
@@ -26,6 +27,10 @@ def full_returns(data: Transitions, limit: int = 0) -> Array:
     """
     bounds, returns = data.episode_bounds(), data.episode_returns()
     lengths = (bounds[:, 1] - bounds[:, 0]).astype(np.float64)
+    for at in np.flatnonzero(lengths > limit) if limit else ():
+        first = bounds[at, 0]
+        returns[at] = data.rewards[first : first + limit].astype(np.float64).sum()
+        lengths[at] = limit
     is_cut = ~data.terminals[bounds[:, 1] - 1]  # [E]
     if not is_cut.any():
         return returns

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from offline_tf.datasets import velocities
 from offline_tf.models import compilation, networks
 from offline_tf.models.disagreement import largest_pairwise_distance
 from offline_tf.models.gaussian_ensemble import GaussianEnsemble
@@ -87,11 +88,7 @@ class ModelSimulator:
 
     def observations(self) -> Array:
         """[K, S] float32; velocities clipped where the task clips them."""
-        limit, states = self.task.velocity_limit, self._states.copy()
-        if limit is not None:
-            columns = list(self.task.velocity_indices)
-            states[:, columns] = np.clip(states[:, columns], -limit, limit)
-        return states
+        return velocities.observe(self.task, self._states)
 
     def reset(self, generator: np.random.Generator, which: Array | None = None) -> None:
         """Puts episodes where `which` ([K] bool, default all) back to their start states."""

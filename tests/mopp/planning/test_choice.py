@@ -130,6 +130,26 @@ def test_more_settings_end_with_their_minutes(tmp_path, monkeypatch):
     assert list(comparison.changes) == ["clone", "max_q", "horizon_8"]
 
 
+def test_more_settings_leave_out_what_is_judged_already(tmp_path):
+    """Horizon 8 is the run's own, and without max-Q there are no proposals to look among."""
+
+    def judge_one(knobs):
+        return {"promise": 1.0, "halted_share": 0.0, "least": [[1.0, 2.0]] * 3}
+
+    knobs = dataclasses.replace(KNOBS, horizon=8, terminal_value=False)
+    comparison = choice.Comparison(knobs, judge_one, toys.record(tmp_path))
+    comparison.add("no_max_q", {"plan": "always", "max_q": False})
+    choice.compare_more(comparison, 60.0)
+    assert list(comparison.changes) == [
+        "clone",
+        "no_max_q",
+        "max_q_False_horizon_2",
+        "max_q_False_inverse_temperature_10.0",
+        "max_q_False_inverse_temperature_1.0",
+        "max_q_False_plan_mix_0.3",
+    ]
+
+
 def test_a_planner_that_the_models_agree_on_by_chance_is_not_chosen(tmp_path):
     """max_q gains 5 in all models, but the two others show that they are usually 10 apart."""
 

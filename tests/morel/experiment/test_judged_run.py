@@ -130,7 +130,6 @@ def test_a_run_ends_with_a_promise_and_a_verdict(tmp_path, file):
         "above_best",
         "halted_share",
         "models_apart",
-        "below_clone",
         "model_error",
     }
     assert summary["verdict_in_words"]

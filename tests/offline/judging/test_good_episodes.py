@@ -99,6 +99,9 @@ def test_a_cut_episode_goes_on_at_its_mean_reward():
     )
     np.testing.assert_allclose(good_episodes.full_returns(data), [20.0, 20.0, 20.0, 7.0, np.nan])
     assert good_episodes.scores(data)[4] == -np.inf
+    # A task with a shorter time limit than the data's: what came later does not count.
+    np.testing.assert_allclose(good_episodes.full_returns(data, 8), [8.0, 8.0, 8.0, 5.6, 8.0])
+    assert good_episodes.returns_to_come(data, 1.0, 8)[0, 0] == pytest.approx(7.4)  # of four
 
 
 def test_episodes_that_all_ended_count_as_they_are():
