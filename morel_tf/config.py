@@ -255,6 +255,14 @@ class CloningConfig:
         high=6,
         older=0,
     )
+    bc_loss: str = knob(
+        "squared",
+        "Of an action that stands at its bound: squared, the clone's mean shall be there; or censored, "
+        "it may lie beyond, as what is executed is the bound.",
+        choices=("squared", "censored"),
+        source="behavior_cloning.py: squared",
+        older="squared",
+    )
     bc_epochs: int = knob(
         0, "Passes over the data; 0: --bc_steps (authors: 5).", low=0, source="run_morel.py"
     )

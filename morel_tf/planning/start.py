@@ -76,6 +76,7 @@ def clone_or_load(
             batch_size=config.bc_batch_size,
             learning_rate=config.bc_learning_rate,
             restarts=config.bc_restarts,
+            loss=config.bc_loss,
         ),
         seed=seed,
         judge=judge,

@@ -33,6 +33,7 @@ class Fitting(NamedTuple):
     batch_size: int = 256
     learning_rate: float = 1e-3
     restarts: int = 0
+    loss: str = "squared"
 
 
 class Chosen(NamedTuple):
@@ -87,6 +88,7 @@ def choose(
         shares = shares[:1]
     clones: dict[float, NumpyPolicy] = {}
     results: dict[float, dict[str, Any]] = {}
+    bounds = cloning.Bounds(task.action_low, task.action_high)
     for each in shares:
         policy.assign(first_weights)
         stage = record.stage(f"clone_{each:g}")
@@ -105,6 +107,7 @@ def choose(
             learning_rate=fitting.learning_rate,
             seed=seed,
             stage=stage,
+            censored=bounds if fitting.loss == "censored" else None,
         )
         results[each] = stage.result
     if judge is None:

@@ -22,6 +22,28 @@ from offline_tf.types import Array, Tensor
 _STEPS_PER_CALL = 1000
 _STEPS_PER_LOOK = 1000
 _ROWS_JUDGED = 20_000
+_AT_BOUND = 1e-3  # of the range
+
+
+class Bounds(NamedTuple):
+    """Where actions are cut off.
+
+    Recorded at its bound an action says that the policy's mean lay there or beyond (a censored value,
+    as in Tobin 1958). So an error beyond the bound is none.
+
+    Attributes:
+      low, high: [A].
+    """
+
+    low: Array
+    high: Array
+
+    def errors(self, means: Tensor, logged: Tensor) -> Tensor:
+        """Means [B, A] less logged actions [B, A]; 0 where both stand at a bound or beyond."""
+        near = _AT_BOUND * (self.high - self.low)
+        errors = means - logged
+        errors = tf.where(logged >= self.high - near, tf.minimum(errors, 0.0), errors)
+        return tf.where(logged <= self.low + near, tf.maximum(errors, 0.0), errors)
 
 
 class Rounds(NamedTuple):
@@ -81,6 +103,7 @@ def fit_or_load(
     learning_rate: float,
     seed: int,
     stage: Stage,
+    censored: Bounds | None = None,
 ) -> NumpyPolicy:
     """Fits the policy's mean by least squares; goes on from the stage's last checkpoint.
 
@@ -102,6 +125,8 @@ def fit_or_load(
       stage: where checkpoints and metrics go; its result is {"mse": squared error per action
         dimension over the last epoch, in the policy's units, "residual": [A] root of the mean squared
         error on held-out rows, or on those cloned where none are held out, in the task's units}.
+      censored: the bounds, where means may lie beyond them; "residual" is then of executed actions.
+        None: means are drawn to the bound.
 
     Returns:
       A copy of the fitted policy.
@@ -115,12 +140,16 @@ def fit_or_load(
     rounds = Rounds(steps, restarts if len(rows.held_out) else 0)
     patience = rounds.total if not epochs and len(rows.held_out) else 0
     stopping = EarlyStopping(policy.weights, patience)
-    optimiser, last_mse = _tracked(policy, stage, stopping.variables if patience else ())
+    more = stopping.variables if patience else ()
+    optimiser, last_mse = _tracked(policy, stage, more, censored)
     feed = minibatches.Feed(lambda at: (observations[at], actions[at]), rows.train)
     stream = functools.partial(seeds.generator, seed, "behavior_cloning/order")
 
     def residual() -> Array:
-        errors = policy.numpy().mean(observations[judged]) - actions[judged]  # [n, A]
+        means = policy.numpy().mean(observations[judged])  # [n, A]
+        if censored is not None:
+            means = np.clip(means, censored.low, censored.high)
+        errors = means - actions[judged]
         return np.sqrt(np.square(errors).mean(axis=0))
 
     def report(done: int, losses: list[Array]) -> dict[str, float]:
@@ -177,14 +206,18 @@ def load(policy: GaussianPolicy, stage: Stage) -> None:
 
 
 def _tracked(
-    policy: GaussianPolicy, stage: Stage, more: Sequence[tf.Variable] = ()
+    policy: GaussianPolicy,
+    stage: Stage,
+    more: Sequence[tf.Variable] = (),
+    censored: Bounds | None = None,
 ) -> tuple[fitting.Fit, tf.Variable]:
     """The optimiser and the last epoch's error, named as what checkpoints hold."""
 
     def loss(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
         ((states, logged),) = batches
-        errors = (policy.mean(states) - logged) / policy.units.output_scale
-        return [tf.reduce_mean(tf.square(errors))]
+        means = policy.mean(states)
+        errors = means - logged if censored is None else censored.errors(means, logged)
+        return [tf.reduce_mean(tf.square(errors / policy.units.output_scale))]
 
     optimiser = fitting.Fit(networks.variables(policy.network), loss=loss)
     last_mse = tf.Variable(0.0, trainable=False)

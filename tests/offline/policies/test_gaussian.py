@@ -459,3 +459,37 @@ def test_a_header_that_numpy_cannot_take_apart_is_refused(tmp_path):
             archive.writestr(name, content.replace(b"{'descr'", b"(('descr'"))
     with pytest.raises(UserError, match=r"policy\.npz is no policy weight file"):
         gaussian.load(path)
+
+
+@pytest.mark.parametrize("censored", [False, True])
+def test_a_mean_may_lie_beyond_the_bound_that_an_action_stands_at(tmp_path, censored):
+    """A linear policy three times too steep for the bounds; half of its actions stand at them."""
+    x = np.random.default_rng(0).uniform(-1, 1, size=(4000, 1)).astype(np.float32)
+    y = np.clip(3.0 * x, -1.0, 1.0)
+    made = gaussian.GaussianPolicy(toys.plain_units(1, 1), (), -1.0, np.random.default_rng(0))
+    stage = toys.record(tmp_path / "run").stage("cloning")
+    bounds = cloning.Bounds(np.float32([-1.0]), np.float32([1.0]))
+    cloning.fit_or_load(
+        made,
+        observations=x,
+        actions=y,
+        epochs=20,
+        batch_size=100,
+        learning_rate=0.02,
+        seed=0,
+        stage=stage,
+        censored=bounds if censored else None,
+    )
+    steep = float(made.mean(np.float32([[1.0]])).numpy()[0, 0])
+    if censored:
+        assert steep > 2.7 and stage.result["residual"][0] < 0.03
+    else:
+        assert 1.0 < steep < 1.6 and stage.result["residual"][0] > 0.2
+
+
+def test_errors_at_a_bound_count_inwards_alone():
+    bounds = cloning.Bounds(np.float32([0.0, -2.0]), np.float32([100.0, 2.0]))
+    means = np.float32([[120.0, -3.0], [90.0, -1.0], [-5.0, 2.5], [50.0, 0.5]])
+    logged = np.float32([[100.0, -2.0], [99.95, -2.0], [0.0, 1.9], [40.0, 0.0]])
+    expected = np.float32([[0.0, 0.0], [-9.95, 1.0], [0.0, 0.6], [10.0, 0.5]])
+    np.testing.assert_allclose(bounds.errors(means, logged).numpy(), expected, rtol=1e-5)
