@@ -1,10 +1,12 @@
-"""What do MOReL's clones return, fitted once and fitted on in rounds?
+"""What do MOReL's clones return, fitted in other ways?
 
 python -m benchmarks.robustness.clones --sets=halfcheetah-two,walker2d-noisy --folder=DATA
+python -m benchmarks.robustness.clones policies --folder=DATA
 
-Of all episodes and of the best tenth, without restarts and with as many as --bc_restarts has.
-Development sets only. Writes results/tables/clones.json: held-out error per action, true mean return of
-20 episodes and its standard error, seconds of the fit.
+Of all episodes and of the best tenth. "rounds": without restarts and with as many as --bc_restarts
+has. "policies": 64 and 256 wide, by --bc_loss. Development sets only. Writes results/tables/clones.json
+or clones_policies.json: held-out error per action, true mean return of 20 episodes and its standard
+error, seconds of the fit.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import json
 import pathlib
 import tempfile
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,8 +42,43 @@ _SHARES = (1.0, 0.1)
 _EPISODES = 20
 
 
-def cloned(name: str, file: pathlib.Path, seed: int) -> list[dict[str, Any]]:
-    """Fits and measures the clones of a set."""
+class Kind(NamedTuple):
+    """What a clone is fitted to, and how.
+
+    Attributes:
+      share: of the episodes.
+      restarts: see --bc_restarts.
+      hidden: of the policy.
+      loss: see --bc_loss.
+    """
+
+    share: float
+    restarts: int
+    hidden: tuple[int, ...] = PlannerConfig().policy_hidden
+    loss: str = "squared"
+
+
+_RESTARTS = CloningConfig().bc_restarts
+# What is compared -> headings of its columns, and the kinds in their order.
+COMPARED: dict[str, tuple[tuple[str, ...], list[Kind]]] = {
+    "rounds": (
+        ("fitted once", "fitted on in rounds"),
+        [Kind(share, restarts) for share in _SHARES for restarts in (0, _RESTARTS)],
+    ),
+    "policies": (
+        ("64 wide", "64 wide, censored", "256 wide", "256 wide, censored"),
+        [
+            Kind(share, _RESTARTS, (width, width), loss)
+            for share in _SHARES
+            for width in (64, 256)
+            for loss in ("squared", "censored")
+        ],
+    ),
+}
+
+
+def cloned(name: str, file: pathlib.Path, seed: int, kinds: Sequence[Kind]) -> list[dict[str, Any]]:
+    """Fits and measures the clones of a set, one of each kind."""
     data_set, config = BY_NAME[name], CloningConfig()
     task = tasks.get(data_set.env)
     data, _ = sources.load(str(file), task)
@@ -51,59 +89,60 @@ def cloned(name: str, file: pathlib.Path, seed: int) -> list[dict[str, Any]]:
     units = npg_planner.units_of(
         task, PlannerConfig(), Statistics(np.zeros(width, np.float32), np.ones(width, np.float32))
     )
+    bounds = cloning.Bounds(task.action_low, task.action_high)
     found = []
-    for share in _SHARES:
-        for restarts in (0, config.bc_restarts):
-            policy = npg_planner.new_policy(units, PlannerConfig(), seed)
-            with tempfile.TemporaryDirectory() as folder:
-                path = pathlib.Path(folder, "run")
-                record = RunRecord.create_or_continue(path, "clone", {"seed": seed})
-                stage, began = record.stage("clone"), time.monotonic()
-                fitted = cloning.fit_or_load(
-                    policy,
-                    observations=data.observations,
-                    actions=actions,
-                    rows=good_episodes.best(data, share, split),
-                    epochs=0,
-                    steps=config.bc_steps,
-                    restarts=restarts,
-                    batch_size=config.bc_batch_size,
-                    learning_rate=config.bc_learning_rate,
-                    seed=seed,
-                    stage=stage,
-                )
-                seconds, residual = time.monotonic() - began, np.mean(stage.result["residual"])
-            episodes = policy_episodes.evaluate(
-                fitted,
-                task=task,
-                physics=data_set.physics,
-                episodes=_EPISODES,
-                stochastic=False,
+    for kind in kinds:
+        policy = npg_planner.new_policy(units, PlannerConfig(policy_hidden=kind.hidden), seed)
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "run")
+            record = RunRecord.create_or_continue(path, "clone", {"seed": seed})
+            stage, began = record.stage("clone"), time.monotonic()
+            fitted = cloning.fit_or_load(
+                policy,
+                observations=data.observations,
+                actions=actions,
+                rows=good_episodes.best(data, kind.share, split),
+                epochs=0,
+                steps=config.bc_steps,
+                restarts=kind.restarts,
+                batch_size=config.bc_batch_size,
+                learning_rate=config.bc_learning_rate,
                 seed=seed,
-                name="clones",
-                threads=1,
+                stage=stage,
+                censored=bounds if kind.loss == "censored" else None,
             )
-            found.append(
-                {
-                    "share": share,
-                    "restarts": restarts,
-                    "residual": float(residual),
-                    "true_return_mean": episodes.mean,
-                    "standard_error": episodes.std / np.sqrt(_EPISODES),
-                    "seconds": round(seconds, 1),
-                }
-            )
+            seconds, residual = time.monotonic() - began, np.mean(stage.result["residual"])
+        episodes = policy_episodes.evaluate(
+            fitted,
+            task=task,
+            physics=data_set.physics,
+            episodes=_EPISODES,
+            stochastic=False,
+            seed=seed,
+            name="clones",
+            threads=1,
+        )
+        found.append(
+            kind._asdict()
+            | {
+                "residual": float(residual),
+                "true_return_mean": episodes.mean,
+                "standard_error": episodes.std / np.sqrt(_EPISODES),
+                "seconds": round(seconds, 1),
+            }
+        )
     return found
 
 
-def table(record: dict[str, Any]) -> list[str]:
-    """A row per set and share: returns without and with restarts."""
-    lines = ["| set, seed | share | fitted once | fitted on in rounds |", "|---" * 4 + "|"]
+def table(record: dict[str, Any], compared: str = "rounds") -> list[str]:
+    """A row per set and share: returns of what is compared."""
+    headings, _ = COMPARED[compared]
+    lines = [f"| set, seed | share | {' | '.join(headings)} |", "|---" * (2 + len(headings)) + "|"]
     for name, run in record.items():
         for share in _SHARES:
-            pair = [each for each in run["clones"] if each["share"] == share]
+            row = [each for each in run["clones"] if each["share"] == share]
             cells = [
-                f"{each['true_return_mean']:.0f} +- {each['standard_error']:.0f}" for each in pair
+                f"{each['true_return_mean']:.0f} +- {each['standard_error']:.0f}" for each in row
             ]
             lines.append(f"| {name} | {share:g} | {' | '.join(cells)} |")
     return lines
@@ -114,22 +153,25 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("compared", nargs="?", choices=tuple(COMPARED), default="rounds")
     parser.add_argument("--sets", default="")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--output", type=pathlib.Path, default=RECORD)
+    parser.add_argument("--output", type=pathlib.Path, help="another record")
     bench.add_folders(parser)
     arguments = parser.parse_args(words)
     compilation.use_threads(1)
-    at = arguments.output
+    compared = arguments.compared
+    usual = RECORD if compared == "rounds" else RECORD.with_stem(f"clones_{compared}")
+    at = arguments.output or usual
     record: dict[str, Any] = json.loads(at.read_text()) if at.exists() else {}
     chosen = [each for each in bench.chosen(DEVELOPMENT, arguments.sets) if each.kind != "plant"]
     for name, file in bench.make_data(chosen, arguments.folder, arguments.neorl2).items():
         for seed in (int(word) for word in arguments.seeds.split(",")):
             if (key := f"{name}, {seed}") not in record:
-                found = cloned(name, file, seed)
+                found = cloned(name, file, seed, COMPARED[compared][1])
                 record[key] = {"clones": found, "commit": provenance.commit()}
                 write_json(at, record)
-    print("\n".join(table(record)))
+    print("\n".join(table(record, compared)))
     return 0
 
 
