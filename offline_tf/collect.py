@@ -14,6 +14,7 @@ from offline_tf import tasks
 from offline_tf.config import shared_knobs
 from offline_tf.config.knobs import check, knob
 from offline_tf.datasets.names import EXPLORATIONS
+from offline_tf.run_folder import files
 from offline_tf.types import UserError
 
 USAGE = """
@@ -67,25 +68,35 @@ def _path(config: CollectConfig) -> pathlib.Path:
     """The file to be made.
 
     Raises:
-      UserError: it is there already.
+      UserError: it is there already, or cannot be written.
     """
     env = tasks.short_name(config.env)
     name = f"{env}-{config.physics}-{config.exploration}-{config.num_steps}-seed{config.seed}"
     path = pathlib.Path(config.output or f"{name}.hdf5")
     if path.exists():
         raise UserError(f"--output: {path} exists; it is not replaced")
+    files.check_writable(path, "output")
     return path
+
+
+def _policy(config: CollectConfig) -> pathlib.Path:
+    """The file or folder of the behaviour policy."""
+    from offline_tf.policies import gaussian  # here, so that --help needs no TensorFlow
+
+    return pathlib.Path(config.policy) if config.policy else gaussian.shipped(config.env)
+
+
+def _normalizer(config: CollectConfig) -> pathlib.Path | None:
+    """VecNormalize's file, where it is named."""
+    return pathlib.Path(config.policy_normalizer) if config.policy_normalizer else None
 
 
 def main(config: CollectConfig) -> None:
     """Collects."""
     from offline_tf.datasets.simulated import generated
-    from offline_tf.policies import gaussian
-    from offline_tf.run_folder import files  # here, so that --help needs no TensorFlow
 
     task = tasks.get(config.env, config.simulator)
     path = _path(config)
-    files.check_writable(path, "output")
     began = time.monotonic()
     data = generated.make(
         path=path,
@@ -95,8 +106,8 @@ def main(config: CollectConfig) -> None:
         num_steps=config.num_steps,
         seed=config.seed,
         stochastic=config.behavior_actions == "stochastic",
-        policy_path=pathlib.Path(config.policy) if config.policy else gaussian.shipped(config.env),
-        normalizer=pathlib.Path(config.policy_normalizer) if config.policy_normalizer else None,
+        policy_path=_policy(config),
+        normalizer=_normalizer(config),
         threads=config.threads or os.cpu_count() or 1,
     ).transitions
     seconds = time.monotonic() - began
@@ -114,8 +125,19 @@ def main(config: CollectConfig) -> None:
 
 
 def plan(config: CollectConfig) -> list[str]:
-    """What --dry_run prints."""
+    """What --dry_run prints.
+
+    Raises:
+      UserError: the data could not be made: no such task, simulator or policy, or no place to write.
+    """
+    from offline_tf.policies import foreign  # here, so that --help needs no TensorFlow
+    from offline_tf.tasks import environments
+
+    task = tasks.get(config.env, config.simulator)
     path, steps = _path(config), config.num_steps
+    environments.check_simulated(task, config.physics)
+    if config.exploration != "random":
+        foreign.load(_policy(config), task, _normalizer(config))
     return [
         f"{steps:,} transitions of {config.env} ({config.exploration}) to {path}",
         f"  about {steps / _STEPS_PER_SECOND / 60:.1f} min on two cores",

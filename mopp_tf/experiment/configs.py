@@ -86,6 +86,8 @@ def check(configs: Configs) -> None:
             f"--dynamics_orders: expected {count} numbers, as --dynamics_members says, got "
             f"{len(orders)}"
         )
+    if configs.choice.select == "offline" and not configs.judge.judge_members:
+        raise UserError("--select: expected a judge, got --judge_members=0; or give --select=none")
     _check_reward(configs)
 
 

@@ -441,6 +441,22 @@ CASES = {
         ("offline_tf.collect", "--num_steps=50", "--policy=walker.npz", "--output=new.hdf5"),
         "walker.npz",
     ),
+    "see what data of no task would take": (
+        ("offline_tf.collect", "--env=hooper", "--output=new.hdf5", "--dry_run"),
+        "hooper",
+    ),
+    "see what data of another robot's policy would take": (
+        ("offline_tf.collect", "--policy=walker.npz", "--output=new.hdf5", "--dry_run"),
+        "walker.npz",
+    ),
+    "see what data would take that cannot be written": (
+        ("offline_tf.collect", "--output=good.hdf5/new.hdf5", "--dry_run"),
+        "cannot be written",
+    ),
+    "other settings of a planner without a judge": (
+        ("mopp_tf.train", "--dataset=good.hdf5", "--select=offline", "--judge_members=0"),
+        "expected a judge",
+    ),
     "convert nothing": (("offline_tf.datasets.convert", "--output=new.hdf5"), "--dataset"),
     "convert to nowhere": (("offline_tf.datasets.convert", "--dataset=good.hdf5"), "--output"),
     "convert over a file": (
