@@ -12,6 +12,7 @@ from mopp_tf import algorithm
 from mopp_tf.experiment.configs import Configs
 from mopp_tf.experiment.export_planner import AnyPlanner
 from mopp_tf.experiment.restore import AnyLearned, reward_scale_of
+from mopp_tf.models.behavior import BehaviorModel
 from mopp_tf.planning.decision import Decision
 from mopp_tf.planning.planner import Planner
 from offline_tf.evaluation import planner_episodes
@@ -80,9 +81,9 @@ def evaluate_planner(
     )
 
 
-def clone_decider(task: TaskSpec, learned: algorithm.Learned) -> planner_episodes.Decide:
+def clone_decider(task: TaskSpec, behavior: BehaviorModel) -> planner_episodes.Decide:
     """ADM behaviour cloning: nothing planned; see `BehaviorModel.clone`."""
-    clone = learned.models.behavior.clone()
+    clone = behavior.clone()
     middle = 0.5 * (task.action_high + task.action_low)
     half = 0.5 * (task.action_high - task.action_low)
 
@@ -178,7 +179,7 @@ def evaluate_final(
             physics=run.physics,
             episodes=run.eval_episodes,
             start=lambda _: None,
-            decide=clone_decider(task, learned),
+            decide=clone_decider(task, learned.models.behavior),
             seed=run.seed,
             name="cloning",
             threads=threads,

@@ -692,9 +692,7 @@ def test_behaviour_cloning_acts_by_the_mean_of_the_members_modes():
     act = behavior(members=2)
     for network, mean in zip(act.members, (0.3, -1.2), strict=True):
         network.heads[0].layers[-1].bias.value.assign([mean, 0.0])
-    models = rollout.Models(act, LinearDynamics(), Value(W))
-    learned = algorithm.Learned(models, rows.RewardScale(0.0, 1.0), 1.0, KNOBS)
-    decide_by_clone = evaluation.clone_decider(WIDE, learned)
+    decide_by_clone = evaluation.clone_decider(WIDE, act)
     action, memory, numbers = decide_by_clone(tf.constant(STATES), "kept", tf.constant([0, 0]))
     expected = 2.0 + 2.0 * np.mean(np.tanh([0.3, -1.2]))
     np.testing.assert_allclose(action, np.full((3, 1), expected), rtol=1e-6)
@@ -709,7 +707,6 @@ def test_the_clone_as_a_planner_is_the_clone_to_the_bit(dtype):
         weight.assign(rng.normal(scale=0.8, size=weight.shape))
     dynamics = LinearDynamics((0.0, 0.4))
     models = rollout.Models(act, dynamics, Value(W))
-    learned = algorithm.Learned(models, PLAIN.scale, 0.1, KNOBS)
     clone = dataclasses.replace(KNOBS, plan="never", sigma_max=None, plan_mix=0.5)
     made = Planner(
         WIDE,
@@ -719,7 +716,7 @@ def test_the_clone_as_a_planner_is_the_clone_to_the_bit(dtype):
         objective=PLAIN,
         dtype=dtype,
     )
-    action, _, _ = evaluation.clone_decider(WIDE, learned)(tf.constant(STATES), None, None)
+    action, _, _ = evaluation.clone_decider(WIDE, act)(tf.constant(STATES), None, None)
     plan, seed = made.initial_plan(tf.constant(STATES)), tf.constant([1, 2])
     found = compilation.function(made.decide)(tf.constant(STATES), plan, seed)
     np.testing.assert_array_equal(found.action, action)
