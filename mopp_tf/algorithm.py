@@ -24,7 +24,7 @@ from mopp_tf.objectives import Reward
 from mopp_tf.planning import choice, planner_reward
 from mopp_tf.planning.rollout import Models
 from offline_tf.datasets import velocities
-from offline_tf.judging import clones
+from offline_tf.judging import clones, good_episodes
 from offline_tf.judging.judge import Judge
 from offline_tf.models import critics, learned_task
 from offline_tf.numerics import holdout, standardize
@@ -149,7 +149,7 @@ def prepare(
         record=record,
         models_from=models_from,
     )
-    good_rows = share.rows_of(data, good, split)
+    good_rows = good_episodes.best_with_held_out(data, good, split)
     few_starts = go_on = few_go_on = None
     if judge is not None:
         few_starts = choice.few_starts(

@@ -256,12 +256,20 @@ class CloningConfig:
         older=0,
     )
     bc_loss: str = knob(
-        "squared",
-        "Of an action that stands at its bound: squared, the clone's mean shall be there; or censored, "
-        "it may lie beyond, as what is executed is the bound.",
+        "censored",
+        "Of an action that stands at its bound: censored, the clone's mean may lie beyond, as what is "
+        "executed is the bound; or squared, it shall be there.",
         choices=("squared", "censored"),
         source="behavior_cloning.py: squared",
         older="squared",
+    )
+    bc_held_out: str = knob(
+        "always",
+        "Rows that say when a clone's fit ends and how wide the first noise is: those of the cloned "
+        "episodes that are held out (split), or where there are none those of every tenth cloned "
+        "episode (always). With --bc_epochs, and where nothing is held out, all are cloned.",
+        choices=("always", "split"),
+        older="split",
     )
     bc_epochs: int = knob(
         0, "Passes over the data; 0: --bc_steps (authors: 5).", low=0, source="run_morel.py"
@@ -282,7 +290,10 @@ class PlannerConfig:
 
     iterations: int = knob(400, "Policy updates.", low=1)
     policy_hidden: tuple[int, ...] = knob(
-        (64, 64), "Hidden widths of the policy (tanh).", low=1, source="gaussian_mlp.py"
+        (256, 256),
+        "Hidden widths of the policy (tanh); authors: 64,64.",
+        low=1,
+        source="development sets of the bench (docs/results/robustness.md)",
     )
     policy_velocity_scale: float = knob(
         0.1,
@@ -351,7 +362,7 @@ class PlannerConfig:
     )
     judge_halvings: int = knob(1, "How often; 0 ends planning at the first time.", low=0, high=20)
     fisher_share: float = knob(
-        0.25, "Share of the samples that Fisher-vector products use.", low=1e-3, high=1.0
+        0.05, "Share of the samples that Fisher-vector products use.", low=1e-3, high=1.0
     )
     baseline_hidden: tuple[int, ...] = knob(
         (128, 128), "Hidden widths of the value baseline (ReLU).", low=1, source="mlp_baseline.py"

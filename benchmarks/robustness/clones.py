@@ -1,34 +1,39 @@
-"""What do MOReL's clones return, fitted in other ways?
+"""What do clones return, fitted in other ways?
 
-python -m benchmarks.robustness.clones --sets=halfcheetah-two,walker2d-noisy --folder=DATA
+python -m benchmarks.robustness.clones rounds --sets=halfcheetah-two,walker2d-noisy --folder=DATA
 python -m benchmarks.robustness.clones policies --folder=DATA
+python -m benchmarks.robustness.clones held_out --folder=DATA
+python -m benchmarks.robustness.clones mopp --folder=DATA
 
-Of all episodes and of the best tenth. "rounds": without restarts and with as many as --bc_restarts
-has. "policies": 64 and 256 wide, by --bc_loss. Development sets only. Writes results/tables/clones.json
-or clones_policies.json: held-out error per action, true mean return of 20 episodes and its standard
-error, seconds of the fit.
+Of all episodes and of the best tenth. "rounds": MOReL's without restarts and with as many as
+--bc_restarts has. "policies": MOReL's 64 and 256 wide, by --bc_loss. "held_out": by --bc_held_out. "mopp": MOPP's, fitted for longer.
+Development sets only. Writes results/tables/clones.json or clones_NAME.json: held-out error or negative
+log-likelihood, true mean return of 20 episodes and its standard error, seconds of the fit.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import pathlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.robustness import __main__ as bench
+from benchmarks.robustness import mopp_clones
 from benchmarks.robustness.data_sets import BY_NAME, DEVELOPMENT
+from benchmarks.robustness.mopp_clones import EPISODES, SHARES
 from morel_tf.config import CloningConfig, PlannerConfig
 from morel_tf.planning import npg_planner
 from offline_tf import tasks
 from offline_tf.datasets import sources
 from offline_tf.evaluation import policy_episodes
-from offline_tf.judging import good_episodes
+from offline_tf.judging import clones
 from offline_tf.models import compilation
 from offline_tf.numerics import holdout, large_columns
 from offline_tf.numerics.standardize import Statistics
@@ -38,8 +43,6 @@ from offline_tf.run_folder.files import write_json
 from offline_tf.run_folder.record import RunRecord
 
 RECORD = pathlib.Path("results", "tables", "clones.json")
-_SHARES = (1.0, 0.1)
-_EPISODES = 20
 
 
 class Kind(NamedTuple):
@@ -50,31 +53,27 @@ class Kind(NamedTuple):
       restarts: see --bc_restarts.
       hidden: of the policy.
       loss: see --bc_loss.
+      held_out: see --bc_held_out.
     """
 
     share: float
     restarts: int
-    hidden: tuple[int, ...] = PlannerConfig().policy_hidden
+    hidden: tuple[int, ...] = (64, 64)
     loss: str = "squared"
+    held_out: str = "split"
 
 
 _RESTARTS = CloningConfig().bc_restarts
-# What is compared -> headings of its columns, and the kinds in their order.
-COMPARED: dict[str, tuple[tuple[str, ...], list[Kind]]] = {
-    "rounds": (
-        ("fitted once", "fitted on in rounds"),
-        [Kind(share, restarts) for share in _SHARES for restarts in (0, _RESTARTS)],
-    ),
-    "policies": (
-        ("64 wide", "64 wide, censored", "256 wide", "256 wide, censored"),
-        [
-            Kind(share, _RESTARTS, (width, width), loss)
-            for share in _SHARES
-            for width in (64, 256)
-            for loss in ("squared", "censored")
-        ],
-    ),
-}
+_ROUNDS = [Kind(share, restarts) for share in SHARES for restarts in (0, _RESTARTS)]
+_POLICIES = [
+    Kind(share, _RESTARTS, (width, width), loss)
+    for share in SHARES
+    for width in (64, 256)
+    for loss in ("squared", "censored")
+]
+_HELD_OUT = [
+    Kind(0.1, _RESTARTS, (256, 256), "censored", held_out) for held_out in ("split", "always")
+]
 
 
 def cloned(name: str, file: pathlib.Path, seed: int, kinds: Sequence[Kind]) -> list[dict[str, Any]]:
@@ -101,7 +100,7 @@ def cloned(name: str, file: pathlib.Path, seed: int, kinds: Sequence[Kind]) -> l
                 policy,
                 observations=data.observations,
                 actions=actions,
-                rows=good_episodes.best(data, kind.share, split),
+                rows=clones.rows_of(data, kind.share, split, kind.held_out),
                 epochs=0,
                 steps=config.bc_steps,
                 restarts=kind.restarts,
@@ -116,7 +115,7 @@ def cloned(name: str, file: pathlib.Path, seed: int, kinds: Sequence[Kind]) -> l
             fitted,
             task=task,
             physics=data_set.physics,
-            episodes=_EPISODES,
+            episodes=EPISODES,
             stochastic=False,
             seed=seed,
             name="clones",
@@ -127,33 +126,67 @@ def cloned(name: str, file: pathlib.Path, seed: int, kinds: Sequence[Kind]) -> l
             | {
                 "residual": float(residual),
                 "true_return_mean": episodes.mean,
-                "standard_error": episodes.std / np.sqrt(_EPISODES),
+                "standard_error": episodes.std / np.sqrt(EPISODES),
                 "seconds": round(seconds, 1),
             }
         )
     return found
 
 
+class Compared(NamedTuple):
+    """A table of the page.
+
+    Attributes:
+      headings: of its columns.
+      fit: (name of a set, its file, seed) -> the clones, those of a share beside each other in the
+        columns' order.
+    """
+
+    headings: tuple[str, ...]
+    fit: Callable[[str, pathlib.Path, int], list[dict[str, Any]]]
+
+
+COMPARED = {
+    "rounds": Compared(
+        ("fitted once", "fitted on in rounds"), functools.partial(cloned, kinds=_ROUNDS)
+    ),
+    "policies": Compared(
+        ("64 wide", "64 wide, censored", "256 wide", "256 wide, censored"),
+        functools.partial(cloned, kinds=_POLICIES),
+    ),
+    "held_out": Compared(
+        ("held-out episodes", "or every tenth"), functools.partial(cloned, kinds=_HELD_OUT)
+    ),
+    "mopp": Compared(mopp_clones.HEADINGS, mopp_clones.cloned),
+}
+
+
+def record_of(compared: str) -> pathlib.Path:
+    """Where the record of a table lies."""
+    return RECORD if compared == "rounds" else RECORD.with_stem(f"clones_{compared}")
+
+
 def table(record: dict[str, Any], compared: str = "rounds") -> list[str]:
     """A row per set and share: returns of what is compared."""
-    headings, _ = COMPARED[compared]
+    headings = COMPARED[compared].headings
     lines = [f"| set, seed | share | {' | '.join(headings)} |", "|---" * (2 + len(headings)) + "|"]
     for name, run in record.items():
-        for share in _SHARES:
+        for share in SHARES:
             row = [each for each in run["clones"] if each["share"] == share]
             cells = [
                 f"{each['true_return_mean']:.0f} +- {each['standard_error']:.0f}" for each in row
             ]
-            lines.append(f"| {name} | {share:g} | {' | '.join(cells)} |")
+            if row:
+                lines.append(f"| {name} | {share:g} | {' | '.join(cells)} |")
     return lines
 
 
 def main(words: list[str] | None = None) -> int:
-    """Prints and writes."""
+    """Measures the sets that are not in the record yet, and prints all."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("compared", nargs="?", choices=tuple(COMPARED), default="rounds")
+    parser.add_argument("compared", choices=tuple(COMPARED))
     parser.add_argument("--sets", default="")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--output", type=pathlib.Path, help="another record")
@@ -161,14 +194,13 @@ def main(words: list[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     compilation.use_threads(1)
     compared = arguments.compared
-    usual = RECORD if compared == "rounds" else RECORD.with_stem(f"clones_{compared}")
-    at = arguments.output or usual
+    at = arguments.output or record_of(compared)
     record: dict[str, Any] = json.loads(at.read_text()) if at.exists() else {}
     chosen = [each for each in bench.chosen(DEVELOPMENT, arguments.sets) if each.kind != "plant"]
     for name, file in bench.make_data(chosen, arguments.folder, arguments.neorl2).items():
         for seed in (int(word) for word in arguments.seeds.split(",")):
             if (key := f"{name}, {seed}") not in record:
-                found = cloned(name, file, seed, COMPARED[compared][1])
+                found = COMPARED[compared].fit(name, file, seed)
                 record[key] = {"clones": found, "commit": provenance.commit()}
                 write_json(at, record)
     print("\n".join(table(record, compared)))

@@ -25,18 +25,21 @@ from benchmarks.robustness.data_sets import SETS, SPLITS, DataSet
 from benchmarks.robustness.table import Row
 from offline_tf.config.judge_config import JudgeConfig
 from offline_tf.judging import verdict
+from offline_tf.run_folder import files
 
 VERDICTS = pathlib.Path("results", "tables", "verdicts.json")
-_OTHER = (
-    "without gain and restarts"  # MOReL's runs by other rules, see --judge_keeps, --bc_restarts
-)
+# MOReL's runs by other rules: --judge_keeps=promise --bc_restarts=0; and with the gain, but with
+# --policy_hidden=64,64 --fisher_share=0.25 --bc_loss=squared.
+_FIRST, _NARROW = "without gain and restarts", "64 wide"
 _SHOWN = {
     ("bc", ""): "BC",
     ("bc-best-tenth", ""): "BC of best tenth",
-    ("morel", _OTHER): f"MOReL {_OTHER}",
+    ("morel", _NARROW): f"MOReL {_NARROW}",
     ("morel", ""): "MOReL",
     ("mopp", ""): "MOPP",
 }
+_SCORED = {("morel", _FIRST): f"MOReL {_FIRST}"} | _SHOWN
+_COUNTED = (f"MOReL, {_NARROW}", "MOReL", "MOPP")  # columns, see `table.column_of`
 _PEERS = ("iql", "td3bc", "cql")
 _LEVEL = 99.0  # a score from which on an algorithm is not below the best policy
 _KINDS = {
@@ -133,7 +136,7 @@ def scores(sets: Sequence[Of]) -> list[str]:
         of.data_set.name: of.row.score(of.row.acted) for of in sets if of.row.best > of.row.random
     }
     lines.append(_scored("who made the data", acted, ""))
-    for kind, head in _SHOWN.items():
+    for kind, head in _SCORED.items():
         found = {of.data_set.name: of.score(*kind) for of in sets}
         known = {key: value for key, value in found.items() if value is not None}
         runs = sum(len(of.returns(*kind)) for of in sets if of.data_set.name in known)
@@ -170,13 +173,14 @@ def promised(splits: Sequence[str], folder: pathlib.Path = records.FOLDER) -> li
     lines = ["| runs | promises at or below the truth | those above it |", "|---" * 3 + "|"]
     for split in splits:
         sets = [data_set for data_set in SETS if data_set.split == split]
-        every = [run for run in promises.found_in(sets, folder) if run.name.count(",") == 2]
-        for algorithm in ("MOReL", "MOPP"):
-            runs = [run for run in every if f", {algorithm}, " in run.name]
+        every = promises.found_in(sets, folder)
+        for column in _COUNTED:
+            runs = [run for run in every if _column(run.name) == column]
             above = [run for run in runs if run.promise > run.true]
             told = "; ".join(f"{run.name}: {run.promise:.0f}, true {run.true:.0f}" for run in above)
             kept = f"{len(runs) - len(above)} of {len(runs)}"
-            lines.append(f"| {split}, {algorithm} | {kept} | {told} |")
+            if runs:
+                lines.append(f"| {split}, {column} | {kept} | {told} |")
     return lines
 
 
@@ -222,7 +226,9 @@ def beside_clone(sets: Sequence[Of]) -> list[str]:
 def verdicts(runs: Sequence[dict[str, Any]], split: str) -> list[str]:
     """The runs of a split with their promises and today's verdicts; variants are left out."""
     lines = ["| run | promise | true | is | verdict | grounds |", "|---" * 6 + "|"]
-    for run in _default(runs, split):
+    for run in runs:
+        if run["split"] != split or _column(run["name"]) not in ("MOReL", "MOPP"):
+            continue
         grounds = ", ".join(f"{name} {value:.2f}" for name, value in run["grounds"].items())
         cells = [
             run["name"],
@@ -235,26 +241,37 @@ def verdicts(runs: Sequence[dict[str, Any]], split: str) -> list[str]:
 
 
 def green(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """How many good and bad runs are green, by split."""
+    """How many good and bad runs are green, by split and algorithm."""
     lines = ["| runs | good ones that are green | bad ones that are green |", "|---" * 3 + "|"]
     for split in SPLITS:
-        counts = []
-        for kind in ("good", "bad"):
-            those = [run for run in _default(runs, split) if run["kind"] == kind]
-            ours = sum(run["today"] == verdict.GREEN for run in those)
-            counts.append(f"{ours} of {len(those)}")
-        lines.append(f"| {split} | {' | '.join(counts)} |")
+        for column in _COUNTED:
+            every = [run for run in runs if _is_of(run, split, column)]
+            by_kind = {
+                kind: [run["today"] == verdict.GREEN for run in every if run["kind"] == kind]
+                for kind in ("good", "bad")
+            }
+            if every:
+                counts = [f"{sum(those)} of {len(those)}" for those in by_kind.values()]
+                lines.append(f"| {split}, {column} | {' | '.join(counts)} |")
     return lines
 
 
-def _default(runs: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]]:
-    return [run for run in runs if run["split"] == split and run["name"].count(",") == 2]
+def _column(name: str) -> str:
+    """Of a run "SET, COLUMN, seed N"."""
+    return name.partition(", ")[2].rpartition(", ")[0]
 
 
-def parts(
-    folder: pathlib.Path, judged: pathlib.Path, looked: pathlib.Path, fitted: pathlib.Path
-) -> dict[str, list[str]]:
-    """Name -> lines of every part."""
+def _is_of(run: dict[str, Any], split: str, column: str) -> bool:
+    return run["split"] == split and _column(run["name"]) == column
+
+
+def parts(folder: pathlib.Path, tables: pathlib.Path) -> dict[str, list[str]]:
+    """Name -> lines of every part.
+
+    Args:
+      folder: of the bench's records.
+      tables: folder of the others.
+    """
     by_split = {split: sets_of(split, folder) for split in SPLITS}
     development, reporting = SPLITS
     found = {split: returns(sets) for split, sets in by_split.items()}
@@ -262,9 +279,13 @@ def parts(
     found["promises"] = promised(SPLITS, folder)
     found["whose reward"] = whose_reward([*by_split[development], *by_split[reporting]])
     found["beside its clone"] = beside_clone([*by_split[development], *by_split[reporting]])
-    found["kept"] = kept(looked)
-    found["clones"] = clones.table(json.loads(fitted.read_text()))
-    runs = json.loads(judged.read_text())["runs"]
+    found["kept"] = kept(tables / looks.RECORD.name)
+    for compared in clones.COMPARED:
+        record = tables / clones.record_of(compared).name
+        if record.exists():
+            fitted = files.read_json(record, "tables")
+            found[f"clones {compared}"] = clones.table(fitted, compared)
+    runs = files.read_json(tables / VERDICTS.name, "tables")["runs"]
     found |= {f"{split} verdicts": verdicts(runs, split) for split in SPLITS}
     found["green"] = green(runs)
     return found
@@ -275,11 +296,9 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("page", type=pathlib.Path, nargs="?")
     parser.add_argument("--results", type=pathlib.Path, default=records.FOLDER)
-    parser.add_argument("--verdicts", type=pathlib.Path, default=VERDICTS)
-    parser.add_argument("--looks", type=pathlib.Path, default=looks.RECORD)
-    parser.add_argument("--clones", type=pathlib.Path, default=clones.RECORD)
+    parser.add_argument("--tables", type=pathlib.Path, default=VERDICTS.parent)
     arguments = parser.parse_args(words)
-    found = parts(arguments.results, arguments.verdicts, arguments.looks, arguments.clones)
+    found = parts(arguments.results, arguments.tables)
     for name, lines in found.items():
         if arguments.page is None:
             print("\n".join([f"{name}:", "", *lines, ""]))

@@ -14,7 +14,6 @@ from offline_tf.types import Array, TaskSpec, Transitions
 
 STAGE = "share"
 _HIDDEN = (64, 64)
-_ONE_IN = 10
 _FITTING = clones.Fitting(steps=5000)
 
 
@@ -79,17 +78,3 @@ def is_good(data: Transitions, share: float, split: Split) -> Array:
     for rows in good_episodes.best(data, share, split):
         found[rows] = True
     return found
-
-
-def rows_of(data: Transitions, share: float, split: Split) -> Split:
-    """The rows of the best episodes; of these every tenth is held out where none of theirs was."""
-    train, held_out = good_episodes.best(data, share, split)
-    if len(held_out) or not len(split.held_out):
-        return Split(train, held_out)
-    bounds = data.episode_bounds()
-    episodes = np.unique(np.searchsorted(bounds[:, 0], train, side="right") - 1)
-    if len(episodes) == 1:
-        return Split(train, held_out)
-    last = bounds[episodes[::_ONE_IN]]  # [n, 2]
-    held_out = np.concatenate([np.arange(*each) for each in last])
-    return Split(np.setdiff1d(train, held_out), held_out)

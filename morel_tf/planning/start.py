@@ -77,6 +77,7 @@ def clone_or_load(
             learning_rate=config.bc_learning_rate,
             restarts=config.bc_restarts,
             loss=config.bc_loss,
+            held_out=config.bc_held_out,
         ),
         seed=seed,
         judge=judge,

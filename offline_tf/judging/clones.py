@@ -26,7 +26,11 @@ _CLEARLY = 0.05
 
 
 class Fitting(NamedTuple):
-    """How a clone is fitted; see `cloning.fit_or_load`. With epochs held-out rows are cloned too."""
+    """How a clone is fitted; see `cloning.fit_or_load`. With epochs held-out rows are cloned too.
+
+    Attributes:
+      held_out: "always" or "split", see --bc_held_out.
+    """
 
     steps: int = 10_000
     epochs: int = 0
@@ -34,6 +38,7 @@ class Fitting(NamedTuple):
     learning_rate: float = 1e-3
     restarts: int = 0
     loss: str = "squared"
+    held_out: str = "split"
 
 
 class Chosen(NamedTuple):
@@ -92,7 +97,7 @@ def choose(
     for each in shares:
         policy.assign(first_weights)
         stage = record.stage(f"clone_{each:g}")
-        rows = good_episodes.best(data, each, split)
+        rows = rows_of(data, each, split, fitting.held_out)
         if fitting.epochs:  # nothing is decided by held-out rows
             rows = Split(np.sort(np.concatenate(rows)), np.arange(0))
         clones[each] = cloning.fit_or_load(
@@ -126,6 +131,20 @@ def choose(
         "; ".join(f"{100 * each:g} %: {worth[each]:.1f}, {promises[each]:.1f}" for each in clones),
     )
     return Chosen(clones[best], best, results[best], promises, worth, centres)
+
+
+def rows_of(data: Transitions, share: float, split: Split, held_out: str) -> Split:
+    """The rows that a clone is fitted to, and which of these are held out.
+
+    Args:
+      data: the data set.
+      share: of the episodes.
+      split: of all rows.
+      held_out: "always" or "split", see --bc_held_out.
+    """
+    if held_out == "always":
+        return good_episodes.best_with_held_out(data, share, split)
+    return good_episodes.best(data, share, split)
 
 
 def _best_of(worth: dict[float, float]) -> float:

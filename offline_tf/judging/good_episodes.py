@@ -10,6 +10,7 @@ from offline_tf.types import Array, Transitions
 SHARES = (1.0, 0.5, 0.25, 0.1)
 _LEAST_EPISODES = 5  # with fewer, a share says more of luck than of a policy
 _LEAST_ROWS = 1000
+_ONE_IN = 10
 _RIDGES = (0.1, 1.0, 10.0, 100.0)
 _EXPLAINED = 0.8  # starts that leave more of the variance than this decide nothing
 
@@ -110,6 +111,20 @@ def best(data: Transitions, share: float, split: Split) -> Split:
         chosen[slice(*bounds[episode])] = True
     train, held_out = (rows[chosen[rows]] for rows in split)
     return Split(train, held_out) if len(train) else Split(held_out, np.arange(0))
+
+
+def best_with_held_out(data: Transitions, share: float, split: Split) -> Split:
+    """As `best`; of these every tenth is held out where none of theirs was, but others' are."""
+    train, held_out = best(data, share, split)
+    if len(held_out) or not len(split.held_out):
+        return Split(train, held_out)
+    bounds = data.episode_bounds()
+    episodes = np.unique(np.searchsorted(bounds[:, 0], train, side="right") - 1)
+    if len(episodes) == 1:
+        return Split(train, held_out)
+    last = bounds[episodes[::_ONE_IN]]  # [n, 2]
+    held_out = np.concatenate([np.arange(*each) for each in last])
+    return Split(np.setdiff1d(train, held_out), held_out)
 
 
 def _chosen(data: Transitions, share: float) -> Array:

@@ -38,12 +38,19 @@ class Bounds(NamedTuple):
     low: Array
     high: Array
 
+    @property
+    def _near(self) -> Array:
+        return _AT_BOUND * (self.high - self.low)
+
     def errors(self, means: Tensor, logged: Tensor) -> Tensor:
         """Means [B, A] less logged actions [B, A]; 0 where both stand at a bound or beyond."""
-        near = _AT_BOUND * (self.high - self.low)
         errors = means - logged
-        errors = tf.where(logged >= self.high - near, tf.minimum(errors, 0.0), errors)
-        return tf.where(logged <= self.low + near, tf.maximum(errors, 0.0), errors)
+        errors = tf.where(logged >= self.high - self._near, tf.minimum(errors, 0.0), errors)
+        return tf.where(logged <= self.low + self._near, tf.maximum(errors, 0.0), errors)
+
+    def inside(self, logged: Array) -> Array:
+        """[N, A] bool, actions that stand at no bound."""
+        return (logged > self.low + self._near) & (logged < self.high - self._near)
 
 
 class Rounds(NamedTuple):
@@ -125,7 +132,8 @@ def fit_or_load(
       stage: where checkpoints and metrics go; its result is {"mse": squared error per action
         dimension over the last epoch, in the policy's units, "residual": [A] root of the mean squared
         error on held-out rows, or on those cloned where none are held out, in the task's units}.
-      censored: the bounds, where means may lie beyond them; "residual" is then of executed actions.
+      censored: the bounds, where means may lie beyond them. "residual" is then of executed actions,
+        and of those that stand at no bound, where there are some: at a bound noise does not show.
         None: means are drawn to the bound.
 
     Returns:
@@ -145,16 +153,24 @@ def fit_or_load(
     feed = minibatches.Feed(lambda at: (observations[at], actions[at]), rows.train)
     stream = functools.partial(seeds.generator, seed, "behavior_cloning/order")
 
-    def residual() -> Array:
+    def squared_errors() -> Array:
         means = policy.numpy().mean(observations[judged])  # [n, A]
         if censored is not None:
             means = np.clip(means, censored.low, censored.high)
-        errors = means - actions[judged]
-        return np.sqrt(np.square(errors).mean(axis=0))
+        return np.square(means - actions[judged])
+
+    def residual() -> Array:
+        squares = squared_errors()
+        shows = (
+            np.ones(squares.shape, bool) if censored is None else censored.inside(actions[judged])
+        )
+        shows |= ~shows.any(axis=0)
+        return np.sqrt(squares.mean(axis=0, where=shows))
 
     def report(done: int, losses: list[Array]) -> dict[str, float]:
         last_mse.assign(float(np.mean([float(mse) for (mse,) in losses])))
-        stopping.note(done, float(np.square(residual() / policy.units.output_scale).mean()))
+        in_units = squared_errors() / np.square(policy.units.output_scale)
+        stopping.note(done, float(in_units.mean()))
         return {"mse": float(last_mse)}
 
     schedule = training_loop.by_epochs(

@@ -321,6 +321,7 @@ MOREL_FOR_ALL = {
     "rollout_noise": "none",
     "start_mix": None,
     "bc_epochs": 5,
+    "bc_loss": "squared",
     "bc_batch_size": 256,
     "bc_learning_rate": 1e-3,
     "discount": 0.999,

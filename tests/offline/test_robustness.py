@@ -713,20 +713,22 @@ def test_what_a_way_keeps_is_what_planning_keeps(way, keeps, members):
         assert kept.take_best_or_first(_Replayed(seen)).iteration == expected
 
 
-def test_clones_stand_beside_each_other():
+@pytest.mark.parametrize("compared", clones.COMPARED)
+def test_clones_stand_beside_each_other(compared):
+    columns = range(len(clones.COMPARED[compared].headings))
     fits = [
-        {"share": share, "restarts": restarts, "true_return_mean": value, "standard_error": 2.0}
-        for share, restarts, value in (
-            (1.0, 0, 10.0),
-            (1.0, 2, 20.0),
-            (0.1, 0, 30.0),
-            (0.1, 2, 40.0),
-        )
+        {"share": share, "true_return_mean": value + column, "standard_error": 2.0}
+        for share, value in ((1.0, 10), (0.1, 20))
+        for column in columns
     ]
-    lines = clones.table({"toy, 0": {"clones": fits}})
-    assert lines[2:] == [
-        "| toy, 0 | 1 | 10 +- 2 | 20 +- 2 |",
-        "| toy, 0 | 0.1 | 30 +- 2 | 40 +- 2 |",
+    heading, _, *lines = clones.table({"toy, 0": {"clones": fits}}, compared)
+    assert heading.split(" | ")[2:] == [
+        *clones.COMPARED[compared].headings[:-1],
+        f"{clones.COMPARED[compared].headings[-1]} |",
+    ]
+    assert lines == [
+        f"| toy, 0 | 1 | {' | '.join(f'{10 + column} +- 2' for column in columns)} |",
+        f"| toy, 0 | 0.1 | {' | '.join(f'{20 + column} +- 2' for column in columns)} |",
     ]
 
 
@@ -786,17 +788,20 @@ def test_no_policy_better_than_chance_has_no_score():
     assert _of("cstr").score("morel") is None
 
 
-def test_green_runs_are_counted_without_variants():
+def test_green_runs_are_counted_by_algorithm():
     runs = [
         {"split": "reporting", "name": "a, MOReL, seed 0", "kind": "good", "today": "green"},
         {"split": "reporting", "name": "a, MOReL, seed 1", "kind": "good", "today": "doubtful"},
         {"split": "reporting", "name": "a, MOPP, seed 0", "kind": "bad", "today": "green"},
         {"split": "reporting", "name": "a, MOPP, old, seed 0", "kind": "bad", "today": "green"},
+        {"split": "reporting", "name": "a, MOReL, 64 wide, seed 0", "kind": "bad", "today": "bad"},
         {"split": "development", "name": "a, MOPP, seed 0", "kind": "", "today": "green"},
     ]
     assert page.green(runs)[2:] == [
-        "| development | 0 of 0 | 0 of 0 |",
-        "| reporting | 1 of 2 | 1 of 1 |",
+        "| development, MOPP | 0 of 0 | 0 of 0 |",
+        "| reporting, MOReL, 64 wide | 0 of 0 | 0 of 1 |",
+        "| reporting, MOReL | 1 of 2 | 0 of 0 |",
+        "| reporting, MOPP | 0 of 0 | 1 of 1 |",
     ]
 
 
@@ -804,7 +809,6 @@ def test_the_page_shows_what_the_records_say(tmp_path):
     written = tmp_path / "page.md"
     written.write_text((ROOT / "docs" / "results" / "robustness.md").read_text())
     before = written.read_text()
-    words = [f"--results={ROOT / records.FOLDER}", f"--verdicts={ROOT / page.VERDICTS}"]
-    words += [f"--looks={ROOT / looks.RECORD}", f"--clones={ROOT / clones.RECORD}"]
+    words = [f"--results={ROOT / records.FOLDER}", f"--tables={ROOT / page.VERDICTS.parent}"]
     assert page.main([str(written), *words]) == 0
     assert written.read_text() == before, "run python -m benchmarks.robustness.page with the page"

@@ -21,25 +21,6 @@ def graded(count=8, length=10):
 
 
 @pytest.mark.parametrize(
-    ("held_out", "expected"),
-    [
-        ([39], [39]),  # theirs, as it was drawn
-        ([0], [20, 30]),  # none of theirs: every tenth, from the first on
-        ([], []),  # nothing is held out
-    ],
-)
-def test_held_out_rows_of_good_episodes_are_their_own(held_out, expected):
-    """Of 40 episodes the last 20 are good."""
-    data = graded(40, 10)
-    chosen = np.concatenate([np.arange(10 * e, 10 * e + 10) for e in [*held_out, 999]][:-1] or [[]])
-    chosen = chosen.astype(np.int64)
-    split = Split(np.setdiff1d(np.arange(400), chosen), chosen)
-    train, held = share.rows_of(data, 0.5, split)
-    assert sorted(set(held // 10)) == expected and len(held) == 10 * len(expected)
-    assert set(train // 10) == set(range(20, 40)) - set(expected)
-
-
-@pytest.mark.parametrize(
     ("given", "held_out", "expected"), [(None, 3, 5), (None, 0, 0), (2, 3, 2), (2, 0, 0), (0, 3, 0)]
 )
 def test_a_fit_ends_by_held_out_rows_where_there_are_some(given, held_out, expected):

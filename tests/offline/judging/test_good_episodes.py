@@ -108,3 +108,22 @@ def test_episodes_that_all_ended_count_as_they_are():
     data = toys.transitions((20, 20))
     data = dataclasses.replace(data, terminals=data.terminals | data.timeouts)
     np.testing.assert_allclose(good_episodes.full_returns(data, 40), data.episode_returns())
+
+
+@pytest.mark.parametrize(
+    ("held_out", "expected"),
+    [
+        ([39], [39]),  # theirs, as it was drawn
+        ([0], [20, 30]),  # none of theirs: every tenth, from the first on
+        ([], []),  # nothing is held out
+    ],
+)
+def test_held_out_rows_of_good_episodes_are_their_own(held_out, expected):
+    """Of 40 episodes the last 20 are good."""
+    data = with_rewards(toys.transitions((10,) * 40), np.arange(40.0))
+    chosen = np.concatenate([np.arange(10 * e, 10 * e + 10) for e in [*held_out, 999]][:-1] or [[]])
+    chosen = chosen.astype(np.int64)
+    split = Split(np.setdiff1d(np.arange(400), chosen), chosen)
+    train, held = good_episodes.best_with_held_out(data, 0.5, split)
+    assert sorted(set(held // 10)) == expected and len(held) == 10 * len(expected)
+    assert set(train // 10) == set(range(20, 40)) - set(expected)

@@ -493,3 +493,44 @@ def test_errors_at_a_bound_count_inwards_alone():
     logged = np.float32([[100.0, -2.0], [99.95, -2.0], [0.0, 1.9], [40.0, 0.0]])
     expected = np.float32([[0.0, 0.0], [-9.95, 1.0], [0.0, 0.6], [10.0, 0.5]])
     np.testing.assert_allclose(bounds.errors(means, logged).numpy(), expected, rtol=1e-5)
+
+
+def test_noise_shows_where_actions_stand_at_no_bound(tmp_path):
+    """A policy ten times too steep, with noise 0.3: nine of ten actions stand at a bound."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, size=(4000, 1)).astype(np.float32)
+    y = np.clip(10.0 * x + 0.3 * rng.normal(size=x.shape), -1.0, 1.0).astype(np.float32)
+    made = gaussian.GaussianPolicy(toys.plain_units(1, 1), (), -1.0, np.random.default_rng(0))
+    stage = toys.record(tmp_path / "run").stage("cloning")
+    bounds = cloning.Bounds(np.float32([-1.0]), np.float32([1.0]))
+    cloning.fit_or_load(
+        made,
+        observations=x,
+        actions=y,
+        epochs=20,
+        batch_size=100,
+        learning_rate=0.05,
+        seed=0,
+        stage=stage,
+        censored=bounds,
+    )
+    assert np.mean(bounds.inside(y)) < 0.15
+    assert stage.result["residual"][0] == pytest.approx(0.3, rel=0.2)
+
+
+def test_noise_of_actions_that_all_stand_at_bounds_is_that_of_the_executed_ones(tmp_path):
+    made = gaussian.GaussianPolicy(toys.plain_units(1, 1), (), -1.0, np.random.default_rng(0))
+    stage = toys.record(tmp_path / "run").stage("cloning")
+    x = np.ones((200, 1), np.float32)
+    cloning.fit_or_load(
+        made,
+        observations=x,
+        actions=np.where(np.arange(200) % 2, 1.0, -1.0)[:, None].astype(np.float32),
+        epochs=0,
+        batch_size=100,
+        learning_rate=0.05,
+        seed=0,
+        stage=stage,
+        censored=cloning.Bounds(np.float32([-1.0]), np.float32([1.0])),
+    )
+    assert 0.9 < stage.result["residual"][0] < 1.5
