@@ -38,7 +38,7 @@ _SHOWN = {
     ("morel", ""): "MOReL",
     ("mopp", ""): "MOPP",
 }
-_SCORED = {("morel", _FIRST): f"MOReL {_FIRST}"} | _SHOWN
+_SCORED = _SHOWN | {("morel", _FIRST): f"MOReL {_FIRST}"}
 _COUNTED = (f"MOReL, {_NARROW}", "MOReL", "MOPP")  # columns, see `table.column_of`
 _PEERS = ("iql", "td3bc", "cql")
 _LEVEL = 99.0  # a score from which on an algorithm is not below the best policy
@@ -224,10 +224,10 @@ def beside_clone(sets: Sequence[Of]) -> list[str]:
 
 
 def verdicts(runs: Sequence[dict[str, Any]], split: str) -> list[str]:
-    """The runs of a split with their promises and today's verdicts; variants are left out."""
+    """The runs of a split with their promises and today's verdicts."""
     lines = ["| run | promise | true | is | verdict | grounds |", "|---" * 6 + "|"]
     for run in runs:
-        if run["split"] != split or _column(run["name"]) not in ("MOReL", "MOPP"):
+        if run["split"] != split or _column(run["name"]) not in _COUNTED:
             continue
         grounds = ", ".join(f"{name} {value:.2f}" for name, value in run["grounds"].items())
         cells = [
