@@ -290,10 +290,7 @@ class PlannerConfig:
 
     iterations: int = knob(400, "Policy updates.", low=1)
     policy_hidden: tuple[int, ...] = knob(
-        (256, 256),
-        "Hidden widths of the policy (tanh); authors: 64,64.",
-        low=1,
-        source="development sets of the bench (docs/results/robustness.md)",
+        (64, 64), "Hidden widths of the policy (tanh).", low=1, source="gaussian_mlp.py"
     )
     policy_velocity_scale: float = knob(
         0.1,
@@ -362,7 +359,7 @@ class PlannerConfig:
     )
     judge_halvings: int = knob(1, "How often; 0 ends planning at the first time.", low=0, high=20)
     fisher_share: float = knob(
-        0.05, "Share of the samples that Fisher-vector products use.", low=1e-3, high=1.0
+        0.25, "Share of the samples that Fisher-vector products use.", low=1e-3, high=1.0
     )
     baseline_hidden: tuple[int, ...] = knob(
         (128, 128), "Hidden widths of the value baseline (ReLU).", low=1, source="mlp_baseline.py"

@@ -28,18 +28,18 @@ from offline_tf.judging import verdict
 from offline_tf.run_folder import files
 
 VERDICTS = pathlib.Path("results", "tables", "verdicts.json")
-# MOReL's runs by other rules: --judge_keeps=promise --bc_restarts=0; and with the gain, but with
-# --policy_hidden=64,64 --fisher_share=0.25 --bc_loss=squared.
-_FIRST, _NARROW = "without gain and restarts", "64 wide"
+# MOReL's runs by other rules: with --judge_keeps=promise --bc_restarts=0; and with the gain, but with
+# --policy_hidden=64,64 --fisher_share=0.25 --bc_loss=squared --bc_held_out=split.
+_FIRST, _SQUARED = "without gain and restarts", "by squared error"
 _SHOWN = {
     ("bc", ""): "BC",
     ("bc-best-tenth", ""): "BC of best tenth",
-    ("morel", _NARROW): f"MOReL {_NARROW}",
+    ("morel", _SQUARED): f"MOReL {_SQUARED}",
     ("morel", ""): "MOReL",
     ("mopp", ""): "MOPP",
 }
 _SCORED = _SHOWN | {("morel", _FIRST): f"MOReL {_FIRST}"}
-_COUNTED = (f"MOReL, {_NARROW}", "MOReL", "MOPP")  # columns, see `table.column_of`
+_COUNTED = (f"MOReL, {_SQUARED}", "MOReL", "MOPP")  # columns, see `table.column_of`
 _PEERS = ("iql", "td3bc", "cql")
 _LEVEL = 99.0  # a score from which on an algorithm is not below the best policy
 _KINDS = {

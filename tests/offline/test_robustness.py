@@ -794,12 +794,17 @@ def test_green_runs_are_counted_by_algorithm():
         {"split": "reporting", "name": "a, MOReL, seed 1", "kind": "good", "today": "doubtful"},
         {"split": "reporting", "name": "a, MOPP, seed 0", "kind": "bad", "today": "green"},
         {"split": "reporting", "name": "a, MOPP, old, seed 0", "kind": "bad", "today": "green"},
-        {"split": "reporting", "name": "a, MOReL, 64 wide, seed 0", "kind": "bad", "today": "bad"},
+        {
+            "split": "reporting",
+            "name": "a, MOReL, by squared error, seed 0",
+            "kind": "bad",
+            "today": "bad",
+        },
         {"split": "development", "name": "a, MOPP, seed 0", "kind": "", "today": "green"},
     ]
     assert page.green(runs)[2:] == [
         "| development, MOPP | 0 of 0 | 0 of 0 |",
-        "| reporting, MOReL, 64 wide | 0 of 0 | 0 of 1 |",
+        "| reporting, MOReL, by squared error | 0 of 0 | 0 of 1 |",
         "| reporting, MOReL | 1 of 2 | 0 of 0 |",
         "| reporting, MOPP | 0 of 0 | 1 of 1 |",
     ]
