@@ -461,25 +461,32 @@ def test_a_header_that_numpy_cannot_take_apart_is_refused(tmp_path):
         gaussian.load(path)
 
 
+BOUNDS = cloning.Bounds(np.float32([-1.0]), np.float32([1.0]))
+
+
+def clone_of_one_action(folder, x, y, censored, epochs=20, rate=0.02):
+    """A linear policy from x to y, both [N, 1], and its stage."""
+    made = gaussian.GaussianPolicy(toys.plain_units(1, 1), (), -1.0, np.random.default_rng(0))
+    stage = toys.record(folder).stage("cloning")
+    cloning.fit_or_load(
+        made,
+        observations=x,
+        actions=y.astype(np.float32),
+        epochs=epochs,
+        batch_size=100,
+        learning_rate=rate,
+        seed=0,
+        stage=stage,
+        censored=BOUNDS if censored else None,
+    )
+    return made, stage
+
+
 @pytest.mark.parametrize("censored", [False, True])
 def test_a_mean_may_lie_beyond_the_bound_that_an_action_stands_at(tmp_path, censored):
     """A linear policy three times too steep for the bounds; half of its actions stand at them."""
     x = np.random.default_rng(0).uniform(-1, 1, size=(4000, 1)).astype(np.float32)
-    y = np.clip(3.0 * x, -1.0, 1.0)
-    made = gaussian.GaussianPolicy(toys.plain_units(1, 1), (), -1.0, np.random.default_rng(0))
-    stage = toys.record(tmp_path / "run").stage("cloning")
-    bounds = cloning.Bounds(np.float32([-1.0]), np.float32([1.0]))
-    cloning.fit_or_load(
-        made,
-        observations=x,
-        actions=y,
-        epochs=20,
-        batch_size=100,
-        learning_rate=0.02,
-        seed=0,
-        stage=stage,
-        censored=bounds if censored else None,
-    )
+    made, stage = clone_of_one_action(tmp_path / "run", x, np.clip(3.0 * x, -1.0, 1.0), censored)
     steep = float(made.mean(np.float32([[1.0]])).numpy()[0, 0])
     if censored:
         assert steep > 2.7 and stage.result["residual"][0] < 0.03
@@ -499,38 +506,13 @@ def test_noise_shows_where_actions_stand_at_no_bound(tmp_path):
     """A policy ten times too steep, with noise 0.3: nine of ten actions stand at a bound."""
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, size=(4000, 1)).astype(np.float32)
-    y = np.clip(10.0 * x + 0.3 * rng.normal(size=x.shape), -1.0, 1.0).astype(np.float32)
-    made = gaussian.GaussianPolicy(toys.plain_units(1, 1), (), -1.0, np.random.default_rng(0))
-    stage = toys.record(tmp_path / "run").stage("cloning")
-    bounds = cloning.Bounds(np.float32([-1.0]), np.float32([1.0]))
-    cloning.fit_or_load(
-        made,
-        observations=x,
-        actions=y,
-        epochs=20,
-        batch_size=100,
-        learning_rate=0.05,
-        seed=0,
-        stage=stage,
-        censored=bounds,
-    )
-    assert np.mean(bounds.inside(y)) < 0.15
+    y = np.clip(10.0 * x + 0.3 * rng.normal(size=x.shape), -1.0, 1.0)
+    _, stage = clone_of_one_action(tmp_path / "run", x, y, True, rate=0.05)
+    assert np.mean(BOUNDS.inside(y)) < 0.15
     assert stage.result["residual"][0] == pytest.approx(0.3, rel=0.2)
 
 
 def test_noise_of_actions_that_all_stand_at_bounds_is_that_of_the_executed_ones(tmp_path):
-    made = gaussian.GaussianPolicy(toys.plain_units(1, 1), (), -1.0, np.random.default_rng(0))
-    stage = toys.record(tmp_path / "run").stage("cloning")
-    x = np.ones((200, 1), np.float32)
-    cloning.fit_or_load(
-        made,
-        observations=x,
-        actions=np.where(np.arange(200) % 2, 1.0, -1.0)[:, None].astype(np.float32),
-        epochs=0,
-        batch_size=100,
-        learning_rate=0.05,
-        seed=0,
-        stage=stage,
-        censored=cloning.Bounds(np.float32([-1.0]), np.float32([1.0])),
-    )
+    x, y = np.ones((200, 1), np.float32), np.where(np.arange(200) % 2, 1.0, -1.0)[:, None]
+    _, stage = clone_of_one_action(tmp_path / "run", x, y, True, epochs=0)
     assert 0.9 < stage.result["residual"][0] < 1.5
