@@ -196,11 +196,8 @@ def morel(
         )
 
     # Line 5: plan in it, from a behaviour-cloned start.
-    policy = npg_planner.new_policy(
-        npg_planner.units_of(task, knobs.planner, ensemble.inputs), knobs.planner, seed
-    )
     begun = start.clone_or_load(
-        policy,
+        npg_planner.units_of(task, knobs.planner, ensemble.inputs),
         task=task,
         data=data,
         split=every_row,
@@ -212,7 +209,7 @@ def morel(
     )
     planned = npg_planner.plan(
         pmdp,
-        policy=policy,
+        policy=begun.policy,
         first_rows=bounds[:, 0],
         states=states,
         config=knobs.planner,
@@ -224,7 +221,7 @@ def morel(
         worth=None if judge is None else lambda: start.worth_of(begun, data, judge),
     )
     return Learned(
-        policy=policy,
+        policy=begun.policy,
         cloned=begun.cloned,
         ensemble=ensemble,
         calibrations=calibrations,

@@ -37,8 +37,7 @@ from offline_tf.datasets import sources
 from offline_tf.evaluation import policy_episodes
 from offline_tf.judging import clones
 from offline_tf.models import compilation
-from offline_tf.numerics import holdout, large_columns
-from offline_tf.numerics.standardize import Statistics
+from offline_tf.numerics import holdout, large_columns, standardize
 from offline_tf.policies import cloning
 from offline_tf.run_folder import provenance
 from offline_tf.run_folder.files import write_json
@@ -86,10 +85,8 @@ def cloned(name: str, file: pathlib.Path, seed: int, kinds: Sequence[Kind]) -> l
     actions = large_columns.derive(task.clip_actions, data.actions)
     share = holdout.share_of(None, len(data))
     split = holdout.split_episodes(data.episode_bounds(), share, seed)
-    width = task.state_dim + task.action_dim
-    units = npg_planner.units_of(
-        task, PlannerConfig(), Statistics(np.zeros(width, np.float32), np.ones(width, np.float32))
-    )
+    inputs = standardize.statistics(np.concatenate([data.observations, actions], axis=1))
+    units = npg_planner.units_of(task, PlannerConfig(), inputs)
     bounds = cloning.Bounds(task.action_low, task.action_high)
     found = []
     for kind in kinds:
@@ -112,7 +109,8 @@ def cloned(name: str, file: pathlib.Path, seed: int, kinds: Sequence[Kind]) -> l
                 stage=stage,
                 censored=bounds if kind.loss == "censored" else None,
             )
-            seconds, residual = time.monotonic() - began, np.mean(stage.result["residual"])
+            seconds = time.monotonic() - began
+            residual = np.mean(stage.result["residual"] / units.output_scale)
         episodes = policy_episodes.evaluate(
             fitted,
             task=task,
@@ -198,7 +196,7 @@ def main(words: list[str] | None = None) -> int:
     compared = arguments.compared
     at = arguments.output or record_of(compared)
     record: dict[str, Any] = json.loads(at.read_text()) if at.exists() else {}
-    chosen = [each for each in bench.chosen(DEVELOPMENT, arguments.sets) if each.kind != "plant"]
+    chosen = bench.chosen(DEVELOPMENT, arguments.sets)
     for name, file in bench.make_data(chosen, arguments.folder, arguments.neorl2).items():
         for seed in (int(word) for word in arguments.seeds.split(",")):
             if (key := f"{name}, {seed}") not in record:

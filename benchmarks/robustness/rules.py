@@ -52,7 +52,7 @@ RULES = (
     Rule("length of the clones' fits", "morel", "--bc_restarts=0"),
     Rule("held-out rows of the clones", "morel", "--bc_held_out=split"),
     Rule("actions at their bounds", "morel", "--bc_loss=squared"),
-    Rule("width of the policy", "morel", "--policy_hidden=64,64 --fisher_share=0.25"),
+    Rule("width of the policy", "morel", "--policy_hidden=64,64"),
     Rule("first noise", "morel", "--init_log_std=-1"),
     Rule("judge", "morel", "--judge_members=0 --iterations=250"),
     Rule("gain", "morel", "--judge_keeps=promise"),

@@ -52,7 +52,7 @@ def choose_or_load(
         return 1.0
     units = data_units(task, standardize.statistics(data.observations))
     chosen = clones.choose(
-        GaussianPolicy(units, _HIDDEN, 0.0, seeds.generator(seed, "share/init")),
+        [GaussianPolicy(units, _HIDDEN, 0.0, seeds.generator(seed, "share/init"))],
         task=task,
         data=data,
         split=split,

@@ -13,7 +13,7 @@ from morel_tf.config import CloningConfig
 from morel_tf.experiment import selection
 from morel_tf.experiment.configs import Configs, check, folder_of
 from morel_tf.models import usad
-from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update
+from morel_tf.planning import npg_planner, pessimistic_mdp, policy_update, start
 from offline_tf import tasks
 from offline_tf.config import knobs
 from offline_tf.datasets import sources
@@ -58,13 +58,13 @@ def seconds(task: TaskSpec, configs: Configs, rows: int, threads: int) -> dict[s
         gaussian_ensemble.steps_of(configs.dynamics, rows),
     )
     units = npg_planner.units_of(task, planner, ensemble.inputs)
-    policy = npg_planner.new_policy(units, planner, 0)
+    # The data say how wide policies are; the widest takes longest.
+    *narrower, policy = start.first_policies(units, configs.cloning, planner, 0)
     cloning = configs.cloning
     rounds = Rounds(cloning.bc_steps, cloning.bc_restarts)
     clones = _adam_steps(rows, cloning.bc_epochs, cloning.bc_batch_size, rounds.total)
     judged = configs.judge.judge_members > 0
-    if judged and cloning.bc_share is None:
-        clones *= len(good_episodes.SHARES)
+    shares = len(good_episodes.SHARES) if judged and cloning.bc_share is None else 1
     # Ten evaluations more, for the last tenth has five times as many.
     looks = 1.4 * planner.iterations / run.eval_every * 2 * run.eval_episodes
     by_stage = {
@@ -72,7 +72,8 @@ def seconds(task: TaskSpec, configs: Configs, rows: int, threads: int) -> dict[s
         "dynamics": fits * _dynamics_step(ensemble, configs.dynamics),
         "usad": rows * _pair(ensemble),
         **(_judging(endless, configs) if judged else {}),
-        "behavior_cloning": clones * _cloning_step(policy, configs.cloning),
+        "behavior_cloning": clones
+        * sum(_cloning_step(each, cloning) for each in [*narrower, *[policy] * shares]),
         "planning": planner.iterations * _iteration(endless, ensemble, policy, configs)
         + looks * simulated,
         "evaluation": 4 * run.final_episodes * simulated + 1.0,

@@ -11,7 +11,7 @@ from morel_tf.experiment import export_controller
 from morel_tf.experiment.configs import Configs, from_manifest
 from morel_tf.experiment.export_controller import Controller
 from morel_tf.models import usad
-from morel_tf.planning import npg_planner, pessimistic_mdp
+from morel_tf.planning import npg_planner, pessimistic_mdp, start
 from morel_tf.planning.judged import Keeper
 from offline_tf import tasks
 from offline_tf.export import onnx_files, saved_model
@@ -30,13 +30,15 @@ def _new_policy(task: TaskSpec, configs: Configs, record: RunRecord) -> Gaussian
     record.check_task(task)
     inputs, _ = gaussian_ensemble.fitted_statistics(record)
     units = npg_planner.units_of(task, configs.planner, inputs)
-    return npg_planner.new_policy(units, configs.planner, configs.run.seed)
+    record.check_complete(start.STAGE)
+    hidden = start.hidden_of(configs.planner, record.stage(start.STAGE))
+    return npg_planner.new_policy(units, configs.planner, configs.run.seed, hidden)
 
 
 def load_cloned(configs: Configs, task: TaskSpec, record: RunRecord) -> GaussianPolicy:
     """Rebuilds the behaviour-cloned policy of a finished run from its folder."""
     cloned = _new_policy(task, configs, record)
-    cloning.load(cloned, record.stage("behavior_cloning"))
+    cloning.load(cloned, record.stage(start.STAGE))
     return cloned
 
 

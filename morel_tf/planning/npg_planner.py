@@ -28,6 +28,8 @@ from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, Tensor, UserError
 
 _SAVE_EVERY = 5
+WIDTHS = ((64, 64), (256, 256))  # of policies, where --policy_hidden says nothing
+_WIDE = 128
 
 
 def units_of(task: TaskSpec, config: PlannerConfig, inputs: Statistics) -> Units:
@@ -45,11 +47,25 @@ def units_of(task: TaskSpec, config: PlannerConfig, inputs: Statistics) -> Units
     return raw_units(task, config.policy_velocity_scale)
 
 
-def new_policy(units: Units, config: PlannerConfig, seed: int) -> GaussianPolicy:
-    """Returns a random policy of the configured shape; its noise is --init_log_std or the least."""
+def widths_of(config: PlannerConfig) -> tuple[tuple[int, ...], ...]:
+    """Hidden widths that a policy may have, narrowest first: those given, or `WIDTHS`."""
+    return (config.policy_hidden,) if config.policy_hidden else WIDTHS
+
+
+def new_policy(
+    units: Units, config: PlannerConfig, seed: int, hidden: tuple[int, ...] = ()
+) -> GaussianPolicy:
+    """Returns a random policy; its noise is --init_log_std or the least.
+
+    Args:
+      units: of its inputs and outputs.
+      config: the noise, and the hidden widths.
+      seed: of the weights.
+      hidden: widths, where the configuration leaves them open; empty: the narrowest.
+    """
     log_std = config.least_log_std if config.init_log_std is None else config.init_log_std
     return GaussianPolicy(
-        units, config.policy_hidden, log_std, seeds.generator(seed, "policy/init")
+        units, hidden or widths_of(config)[0], log_std, seeds.generator(seed, "policy/init")
     )
 
 
@@ -78,10 +94,16 @@ def new_natural_gradient(policy: GaussianPolicy, config: PlannerConfig) -> Natur
         policy,
         cg_iterations=config.cg_iterations,
         cg_damping=config.cg_damping,
-        fisher_share=config.fisher_share,
+        fisher_share=_fisher_share(policy, config),
         min_log_std=least,
         max_log_std=config.max_log_std,
     )
+
+
+def _fisher_share(policy: GaussianPolicy, config: PlannerConfig) -> float:
+    if config.fisher_share is not None:
+        return config.fisher_share
+    return 0.05 if max(policy.hidden, default=0) > _WIDE else 0.25
 
 
 def annealed_kl(config: PlannerConfig, iteration: int) -> float:

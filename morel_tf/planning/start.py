@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from morel_tf.config import CloningConfig, PlannerConfig
+from morel_tf.planning import npg_planner
 from offline_tf.judging import clones
 from offline_tf.judging.judge import Judge, Judgement
 from offline_tf.numerics.holdout import Split
 from offline_tf.policies import cloning
-from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy
+from offline_tf.policies.gaussian import GaussianPolicy, NumpyPolicy, Units
 from offline_tf.run_folder.record import RunRecord
+from offline_tf.run_folder.stage import Stage
 from offline_tf.types import Array, TaskSpec, Transitions
 
 STAGE = "behavior_cloning"
@@ -23,17 +25,46 @@ class Start(NamedTuple):
     """A policy to begin with.
 
     Attributes:
+      policy: what planning changes.
       cloned: the clone, with the noise that planning begins with.
-      result: of the stage: "mse", "residual", "share" of the episodes, "promises" by share, "worth"
-        of the clone and its "centre"; see `clones.Chosen`.
+      result: of the stage: "mse", "residual", "hidden" widths, "share" of the episodes, "promises" by
+        share, "worth" of the clone and its "centre"; see `clones.Chosen`.
     """
 
+    policy: GaussianPolicy
     cloned: NumpyPolicy
     result: dict[str, Any]
 
 
+def first_policies(
+    units: Units, config: CloningConfig, planner: PlannerConfig, seed: int
+) -> list[GaussianPolicy]:
+    """Random policies of every width that clones are compared of, narrowest first.
+
+    Args:
+      units: of the policies.
+      config: of cloning; by epochs or without steps nothing compares them.
+      planner: the noise, and the hidden widths.
+      seed: of the weights.
+    """
+    widths = npg_planner.widths_of(planner)
+    if config.bc_epochs or not config.bc_steps:
+        widths = widths[:1]
+    return [npg_planner.new_policy(units, planner, seed, hidden) for hidden in widths]
+
+
+def hidden_of(config: PlannerConfig, stage: Stage) -> tuple[int, ...]:
+    """Hidden widths of the policies of a run whose start is there.
+
+    Args:
+      config: --policy_hidden.
+      stage: of the start.
+    """
+    return config.policy_hidden or tuple(stage.result["hidden"])
+
+
 def clone_or_load(
-    policy: GaussianPolicy,
+    units: Units,
     *,
     task: TaskSpec,
     data: Transitions,
@@ -50,22 +81,23 @@ def clone_or_load(
     the data are.
 
     Args:
-      policy: changed in place.
+      units: of the policy.
       task: bounds.
       data: the data set.
       split: training and held-out rows.
       config: of cloning.
-      planner: the noise.
-      seed: of the minibatches.
+      planner: the noise, and the hidden widths.
+      seed: of the first weights and of the minibatches.
       judge: compares clones of several shares of the episodes; None: all are cloned.
-      record: the run folder; stages "clone_SHARE" and "behavior_cloning".
+      record: the run folder; stages "behavior_cloning" and those of `clones.choose`.
     """
     stage = record.stage(STAGE)
     if stage.complete:
+        policy = npg_planner.new_policy(units, planner, seed, hidden_of(planner, stage))
         cloning.load(policy, stage)
-        return Start(policy.numpy(), dict(stage.result))
+        return Start(policy, policy.numpy(), dict(stage.result))
     chosen = clones.choose(
-        policy,
+        first_policies(units, config, planner, seed),
         task=task,
         data=data,
         split=split,
@@ -83,6 +115,7 @@ def clone_or_load(
         judge=judge,
         record=record,
     )
+    policy = npg_planner.new_policy(units, planner, seed, chosen.policy.hidden)
     policy.assign(chosen.policy)
     if planner.init_log_std is None:
         residual = np.array(chosen.result["residual"], np.float32)
@@ -91,7 +124,7 @@ def clone_or_load(
     kept = {**chosen.result, "share": chosen.share, "promises": promises}
     kept |= {"worth": chosen.worth.get(chosen.share), "centre": chosen.centres.get(chosen.share)}
     cloning.keep(policy, kept, stage)
-    return Start(policy.numpy(), dict(stage.result))
+    return Start(policy, policy.numpy(), dict(stage.result))
 
 
 def worth_of(start: Start, data: Transitions, judge: Judge) -> Judgement:

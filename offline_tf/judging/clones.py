@@ -8,6 +8,7 @@ by what they are worth if beyond HALT they earn what their episodes did.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Transitions
 
 _CLEARLY = 0.05
+_NARROWER_MISS = 0.98  # of a narrower clone's held-out error, from which on a wider one is taken
 
 
 class Fitting(NamedTuple):
@@ -41,28 +43,35 @@ class Fitting(NamedTuple):
     held_out: str = "split"
 
 
+class Clone(NamedTuple):
+    """A fitted policy, and the result of its fit; see `Chosen`."""
+
+    policy: NumpyPolicy
+    result: dict[str, Any]
+
+
 class Chosen(NamedTuple):
     """The clone that is worth most; one of fewer episodes must be worth clearly more.
 
     Attributes:
       policy: the clone.
+      result: of its fit, see `cloning.fit_or_load`; "hidden": widths of its layers.
       share: of the episodes that it was fitted to.
-      result: of its fit, see `cloning.fit_or_load`.
       promises: by share; empty without a judge.
       worth: by share, a promise that pays what the episodes earned beyond HALT.
       centres: by share, the middle of which that is the lower bound.
     """
 
     policy: NumpyPolicy
-    share: float
     result: dict[str, Any]
+    share: float
     promises: dict[float, float]
     worth: dict[float, float]
     centres: dict[float, float]
 
 
 def choose(
-    policy: GaussianPolicy,
+    policies: Sequence[GaussianPolicy],
     *,
     task: TaskSpec,
     data: Transitions,
@@ -75,8 +84,11 @@ def choose(
 ) -> Chosen:
     """Fits a clone per share of the episodes and takes the one that the judge finds worth most.
 
+    The clone of the largest share is fitted to each policy. A wider one is taken where it misses
+    held-out actions by clearly less; where none are held out the first is.
+
     Args:
-      policy: where every clone begins; holds one of them afterwards.
+      policies: where clones begin, of several widths, the narrowest first; changed in place.
       task: bounds.
       data: the data set.
       split: training and held-out rows.
@@ -84,27 +96,30 @@ def choose(
       fitting: of each clone.
       seed: of the minibatches.
       judge: compares; None: nobody does.
-      record: the run folder; stages "clone_SHARE".
+      record: the run folder; stages "clone_SHARE", and of wider policies "clone_SHARE_WIDTH".
     """
-    first_weights = policy.numpy()
     actions = large_columns.derive(task.clip_actions, data.actions)
     shares = good_episodes.shares(data) if share is None else (share,)
     if judge is None:
         shares = shares[:1]
-    clones: dict[float, NumpyPolicy] = {}
-    results: dict[float, dict[str, Any]] = {}
+    rows = {each: rows_of(data, each, split, fitting.held_out) for each in shares}
+    if fitting.epochs:  # nothing is decided by held-out rows
+        rows = {
+            each: Split(np.sort(np.concatenate(of_share)), np.arange(0))
+            for each, of_share in rows.items()
+        }
     bounds = cloning.Bounds(task.action_low, task.action_high)
-    for each in shares:
-        policy.assign(first_weights)
-        stage = record.stage(f"clone_{each:g}")
-        rows = rows_of(data, each, split, fitting.held_out)
-        if fitting.epochs:  # nothing is decided by held-out rows
-            rows = Split(np.sort(np.concatenate(rows)), np.arange(0))
-        clones[each] = cloning.fit_or_load(
+
+    def fit(each: float, policy: GaussianPolicy) -> Clone:
+        name = f"clone_{each:g}"
+        if policy is not policies[0]:
+            name += f"_{max(policy.hidden)}"
+        stage = record.stage(name)
+        fitted = cloning.fit_or_load(
             policy,
             observations=data.observations,
             actions=actions,
-            rows=rows,
+            rows=rows[each],
             epochs=fitting.epochs,
             steps=fitting.steps,
             restarts=fitting.restarts,
@@ -114,13 +129,23 @@ def choose(
             stage=stage,
             censored=bounds if fitting.loss == "censored" else None,
         )
-        results[each] = stage.result
+        return Clone(fitted, {**stage.result, "hidden": list(policy.hidden)})
+
+    if not len(rows[shares[0]].held_out):
+        policies = policies[:1]
+    first_weights = [policy.numpy() for policy in policies]
+    of_widths = [fit(shares[0], policy) for policy in policies]
+    at = _width(of_widths, policies[0].units.output_scale)
+    found = {shares[0]: of_widths[at]}
+    for each in shares[1:]:
+        policies[at].assign(first_weights[at])
+        found[each] = fit(each, policies[at])
     if judge is None:
-        return Chosen(clones[shares[0]], shares[0], results[shares[0]], {}, {}, {})
-    promises = {each: judge.policy(clone).promise for each, clone in clones.items()}
+        return Chosen(*found[shares[0]], shares[0], {}, {}, {})
+    promises = {each: judge.policy(clone.policy).promise for each, clone in found.items()}
     judged = {
-        each: judge.policy(clone, episodes_go_on(data, each, judge))
-        for each, clone in clones.items()
+        each: judge.policy(clone.policy, episodes_go_on(data, each, judge))
+        for each, clone in found.items()
     }
     worth = {each: judgement.promise for each, judgement in judged.items()}
     centres = {each: judgement.centre for each, judgement in judged.items()}
@@ -128,9 +153,35 @@ def choose(
     logging.info(
         "behaviour cloning: the best %g %% of the episodes; worth and promise of the clones: %s",
         100 * best,
-        "; ".join(f"{100 * each:g} %: {worth[each]:.1f}, {promises[each]:.1f}" for each in clones),
+        "; ".join(f"{100 * each:g} %: {worth[each]:.1f}, {promises[each]:.1f}" for each in found),
     )
-    return Chosen(clones[best], best, results[best], promises, worth, centres)
+    return Chosen(*found[best], best, promises, worth, centres)
+
+
+def _width(clones: Sequence[Clone], unit: Array) -> int:
+    """Position of the clone, narrowest first, from which on wider ones miss hardly less.
+
+    Args:
+      clones: of the same episodes.
+      unit: [A] of actions, in which misses are compared.
+    """
+    misses = [float(np.mean(clone.result["residual"] / unit)) for clone in clones]
+    best = 0
+    for at, miss in enumerate(misses):
+        if miss < _NARROWER_MISS * misses[best]:
+            best = at
+    if len(clones) > 1:
+        told = (
+            f"{clone.policy.hidden[0]}: {miss:.4f}"
+            for clone, miss in zip(clones, misses, strict=True)
+        )
+        logging.info(
+            "behaviour cloning: policies are %d wide; by width, root of the mean squared error of "
+            "held-out actions: %s",
+            clones[best].policy.hidden[0],
+            "; ".join(told),
+        )
+    return best
 
 
 def rows_of(data: Transitions, share: float, split: Split, held_out: str) -> Split:

@@ -86,6 +86,11 @@ class NumpyPolicy:
     layers: tuple[tuple[Array, Array], ...]
     log_std: Array
 
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return tuple(len(bias) for _, bias in self.layers[:-1])
+
     def mean(self, observations: Array) -> Array:
         """[B, S] -> [B, A] mean actions, unclipped."""
         units = self.units
@@ -148,6 +153,11 @@ class GaussianPolicy(tf.Module):
         self.units = Units(*(np.asarray(part, np.float32) for part in units))
         log_std = np.float32(init_log_std) + np.log(self.units.output_scale)
         self.log_std = tf.Variable(log_std, name="log_std")
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers."""
+        return tuple(int(bias.shape[0]) for _, bias in networks.dense_weights(self.network)[:-1])
 
     @property
     def weights(self) -> list[tf.Variable]:

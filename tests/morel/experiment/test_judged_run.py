@@ -49,7 +49,6 @@ SETTINGS = {
     "dynamics_epochs": 2,
     "precision": "float32",
     "paths_per_member": 6,
-    "policy_hidden": (16, 16),
     "cg_iterations": 5,
     "baseline_hidden": (16, 16),
     "judge_members": 2,
@@ -73,6 +72,7 @@ def one_process(monkeypatch):
     monkeypatch.setattr(export_controller.saved_model, "run_in_fresh_process", in_this_process)
     monkeypatch.setattr(pipeline.compilation, "use_threads", lambda threads: 1)
     monkeypatch.setattr(fitted_value, "_STEPS", 20)
+    monkeypatch.setattr(npg_planner, "WIDTHS", ((8, 8), (16, 16)))
     monkeypatch.setitem(tasks._registered, "cart", toys.cart(reference_returns=None))
 
 

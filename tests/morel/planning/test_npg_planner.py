@@ -223,7 +223,7 @@ def test_first_noise_lies_within_its_bounds(bounds):
 
 def test_planning_improves_the_pessimistic_and_the_true_return(tmp_path):
     config = dataclasses.replace(
-        SMALL, policy_hidden=(), iterations=12, kl_per_update=0.05, kl_final_share=0.5
+        SMALL, policy_hidden=(4,), iterations=12, kl_per_update=0.05, kl_final_share=0.5
     )
     before = npg_planner.new_policy(
         raw_units(TASK, config.policy_velocity_scale), config, 3

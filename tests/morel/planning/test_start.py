@@ -7,12 +7,12 @@ import pytest
 import toys
 
 from morel_tf.config import CloningConfig, PlannerConfig
-from morel_tf.planning import start
+from morel_tf.planning import npg_planner, start
 from offline_tf.judging.model_simulator import Models
 from offline_tf.numerics.holdout import Split, split_episodes
-from offline_tf.policies.gaussian import GaussianPolicy
 
 TASK = toys.cart()
+SMALL = PlannerConfig(policy_hidden=(8,))
 CLONING = CloningConfig(bc_steps=2000, bc_batch_size=64, bc_learning_rate=5e-3)
 
 
@@ -43,19 +43,19 @@ class PrefersLeft:
         return Told()
 
 
-def begun(folder, data, judge, cloning=CLONING, planner=None):
-    policy = GaussianPolicy(toys.plain_units(2, 1), (8,), 0.0, np.random.default_rng(0))
-    return policy, start.clone_or_load(
-        policy,
+def begun(folder, data, judge, cloning=CLONING, planner=SMALL, split=None):
+    found = start.clone_or_load(
+        toys.plain_units(2, 1),
         task=TASK,
         data=data,
-        split=split_episodes(data.episode_bounds(), 0.1, 0),
+        split=split or split_episodes(data.episode_bounds(), 0.1, 0),
         config=cloning,
-        planner=planner or PlannerConfig(),
+        planner=planner,
         seed=0,
         judge=judge,
         record=toys.record(folder),
     )
+    return found.policy, found
 
 
 def test_the_judge_chooses_the_share(tmp_path):
@@ -87,7 +87,7 @@ def test_the_noise_is_that_of_the_data_around_the_clone(tmp_path):
     assert np.exp(policy.log_std.numpy()[0]) == pytest.approx(0.2, rel=0.2)
     policy, _ = begun(tmp_path / "narrow", two_policies(), None, share)
     assert policy.log_std.numpy()[0] < np.log(0.1)
-    given = PlannerConfig(init_log_std=-1.5)
+    given = dataclasses.replace(SMALL, init_log_std=-1.5)
     policy, _ = begun(tmp_path / "given", two_policies(), None, share, given)
 
 
@@ -106,18 +106,60 @@ def test_a_complete_start_is_read(tmp_path):
     assert read.result == told.result
 
 
+NONE_HELD_OUT = Split(np.arange(2400), np.arange(0))
+
+
 def test_split_without_held_out_rows(tmp_path):
-    data = two_policies()
-    policy = GaussianPolicy(toys.plain_units(2, 1), (8,), 0.0, np.random.default_rng(0))
-    found = start.clone_or_load(
-        policy,
-        task=TASK,
-        data=data,
-        split=Split(np.arange(len(data)), np.arange(0)),
-        config=dataclasses.replace(CLONING, bc_steps=10),
-        planner=PlannerConfig(),
-        seed=0,
-        judge=None,
-        record=toys.record(tmp_path / "run"),
-    )
+    few = dataclasses.replace(CLONING, bc_steps=10)
+    _, found = begun(tmp_path / "run", two_policies(), None, few, split=NONE_HELD_OUT)
     assert np.isfinite(found.result["residual"]).all()
+
+
+def bent(noise):
+    """Actions follow a wave that one unit cannot, with noise on them."""
+    data = two_policies()
+    draws = np.random.default_rng(1)
+    states = draws.uniform(-1.0, 1.0, data.observations.shape).astype(np.float32)
+    actions = 0.5 * np.sin(4.0 * states[:, :1]) + noise * draws.normal(size=(len(data), 1))
+    return dataclasses.replace(data, observations=states, actions=actions.astype(np.float32))
+
+
+@pytest.mark.parametrize(("noise", "hidden"), [(0.05, (32,)), (5.0, (1,))])
+def test_policies_are_as_wide_as_the_data_ask_for(tmp_path, monkeypatch, noise, hidden):
+    monkeypatch.setattr(npg_planner, "WIDTHS", ((1,), (32,)))
+    cloning = dataclasses.replace(CLONING, bc_restarts=0, bc_share=1.0)
+    policy, found = begun(tmp_path / "run", bent(noise), None, cloning, PlannerConfig())
+    assert policy.hidden == found.cloned.hidden == hidden
+    assert tuple(found.result["hidden"]) == hidden
+    again, read = begun(tmp_path / "run", bent(noise), None, cloning, PlannerConfig())
+    assert toys.bits(again.weights) == toys.bits(policy.weights)
+    assert read.result == found.result
+    alone, given = begun(
+        tmp_path / "given", bent(noise), None, cloning, PlannerConfig(policy_hidden=hidden)
+    )
+    assert toys.bits(alone.weights) == toys.bits(policy.weights)
+    assert given.result["residual"] == found.result["residual"]
+
+
+def test_shares_are_compared_at_the_width_of_all_episodes(tmp_path, monkeypatch):
+    monkeypatch.setattr(npg_planner, "WIDTHS", ((1,), (32,)))
+    cloning = dataclasses.replace(CLONING, bc_steps=500, bc_restarts=0)
+    _, found = begun(tmp_path / "run", bent(0.05), PrefersLeft(), cloning, PlannerConfig())
+    assert found.result["hidden"] == [32]
+    stages = {path.stem for path in (tmp_path / "run" / "stages").iterdir()}
+    assert {"clone_1", "clone_1_32", "clone_0.5_32"} <= stages
+    assert "clone_0.5" not in stages
+
+
+def test_widths_are_compared_by_held_out_rows_alone(tmp_path):
+    def widths(**changes):
+        units = toys.plain_units(2, 1)
+        config = dataclasses.replace(CLONING, **changes)
+        policies = start.first_policies(units, config, PlannerConfig(), 0)
+        return [policy.hidden for policy in policies]
+
+    assert widths() == [(64, 64), (256, 256)]
+    assert widths(bc_epochs=5) == widths(bc_steps=0) == [(64, 64)]
+    few = dataclasses.replace(CLONING, bc_steps=10)
+    run = (tmp_path / "run", bent(0.05), None, few, PlannerConfig(), NONE_HELD_OUT)
+    assert begun(*run)[1].result["hidden"] == [64, 64]

@@ -98,6 +98,16 @@ def test_morel_is_its_pieces_times_their_numbers(one_second):
     assert found["evaluation"] == pytest.approx(4 * 100 * 1000 * step + 1)
 
 
+def test_a_policy_whose_width_is_open_is_priced_as_the_widest(one_second):
+    rounds = 10_000 * (1 + 2 + 4) / 5
+    fixed = morel_dry_run._FIXED["behavior_cloning"]
+    sizes = {"horizon": 100, "iterations": 1, "eval_episodes": 1}
+    found = morel(1000, **sizes)["behavior_cloning"]
+    assert found == pytest.approx(rounds * (1 + 4) + fixed)  # one narrow clone, four wide ones
+    found = morel(1000, **sizes, policy_hidden=(64, 64))["behavior_cloning"]
+    assert found == pytest.approx(rounds * 4 + fixed)
+
+
 @pytest.mark.parametrize("algorithm", ["mopp", "mbop"])
 def test_mopp_is_its_pieces_times_their_numbers(one_second, algorithm):
     sizes = {"dynamics_steps": 10, "behavior_steps": 20, "q_steps": 30, "network": "mlp"}
