@@ -6,7 +6,8 @@ python -m benchmarks.robustness.clones held_out --folder=DATA
 python -m benchmarks.robustness.clones mopp --folder=DATA
 
 Of all episodes and of the best tenth. "rounds": MOReL's without restarts and with as many as
---bc_restarts has. "policies": MOReL's 64 and 256 wide, by --bc_loss. "held_out": by --bc_held_out.
+--bc_restarts has. "policies": MOReL's 64 and 256 wide, by
+--bc_loss. "held_out": by --bc_held_out.
 "mopp": MOPP's, fitted for longer.
 
 Development sets only. Writes results/tables/clones.json or clones_NAME.json: held-out error or negative
@@ -178,6 +179,23 @@ def table(record: dict[str, Any], compared: str = "rounds") -> list[str]:
             ]
             if row:
                 lines.append(f"| {name} | {share:g} | {' | '.join(cells)} |")
+    return lines
+
+
+def widths(record: dict[str, Any]) -> list[str]:
+    """A row per set of the record of "policies": how wide policies are, and why."""
+    lines = ["| set, seed | 64 wide | 256 wide | policies |", "|---" * 4 + "|"]
+    for name, run in record.items():
+        narrow, wide = (
+            next(
+                each["residual"]
+                for each in run["clones"]
+                if (each["share"], each["loss"], each["hidden"][0]) == (1.0, "censored", width)
+            )
+            for width in (64, 256)
+        )
+        taken = 256 if wide < clones.NARROWER_MISS * narrow else 64
+        lines.append(f"| {name} | {narrow:.4f} | {wide:.4f} ({wide / narrow - 1:+.1%}) | {taken} |")
     return lines
 
 

@@ -285,6 +285,8 @@ def parts(folder: pathlib.Path, tables: pathlib.Path) -> dict[str, list[str]]:
         if record.exists():
             fitted = files.read_json(record, "tables")
             found[f"clones {compared}"] = clones.table(fitted, compared)
+            if compared == "policies":
+                found["clones widths"] = clones.widths(fitted)
     runs = files.read_json(tables / VERDICTS.name, "tables")["runs"]
     found |= {f"{split} verdicts": verdicts(runs, split) for split in SPLITS}
     found["green"] = green(runs)

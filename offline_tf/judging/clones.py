@@ -24,7 +24,7 @@ from offline_tf.run_folder.record import RunRecord
 from offline_tf.types import Array, TaskSpec, Transitions
 
 _CLEARLY = 0.05
-_NARROWER_MISS = 0.98  # of a narrower clone's held-out error, from which on a wider one is taken
+NARROWER_MISS = 0.98  # of a narrower clone's held-out error, from which on a wider one is taken
 
 
 class Fitting(NamedTuple):
@@ -168,7 +168,7 @@ def _width(clones: Sequence[Clone], unit: Array) -> int:
     misses = [float(np.mean(clone.result["residual"] / unit)) for clone in clones]
     best = 0
     for at, miss in enumerate(misses):
-        if miss < _NARROWER_MISS * misses[best]:
+        if miss < NARROWER_MISS * misses[best]:
             best = at
     if len(clones) > 1:
         told = (

@@ -732,6 +732,21 @@ def test_clones_stand_beside_each_other(compared):
     ]
 
 
+def test_the_page_says_how_wide_policies_are():
+    def fit(share, hidden, residual, loss="censored"):
+        return {"share": share, "hidden": [hidden, hidden], "loss": loss, "residual": residual}
+
+    fits = [fit(1.0, 64, 0.5, "squared"), fit(1.0, 256, 0.1, "squared")]
+    fits += [fit(0.1, 64, 0.5), fit(0.1, 256, 0.1), fit(1.0, 64, 0.2)]
+    run = {
+        name: {"clones": [*fits, fit(1.0, 256, miss)]} for name, miss in (("a", 0.1), ("b", 0.198))
+    }
+    assert clones.widths(run)[2:] == [
+        "| a | 0.2000 | 0.1000 (-50.0%) | 256 |",
+        "| b | 0.2000 | 0.1980 (-1.0%) | 64 |",
+    ]
+
+
 def test_looks_are_taken_at_development_sets_alone(tmp_path):
     with pytest.raises(UserError, match="development"):
         looks.main(["--sets=hopper-small", f"--output={tmp_path / 'looks.json'}"])
