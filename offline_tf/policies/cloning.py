@@ -32,7 +32,7 @@ class Bounds(NamedTuple):
     as in Tobin 1958). So an error beyond the bound is none.
 
     Attributes:
-      low, high: [A].
+      low, high: [A]; infinite where there is none.
     """
 
     low: Array
@@ -40,7 +40,8 @@ class Bounds(NamedTuple):
 
     @property
     def _near(self) -> Array:
-        return _AT_BOUND * (self.high - self.low)
+        spread = self.high - self.low
+        return np.where(np.isfinite(spread), _AT_BOUND * spread, 0.0).astype(np.float32)
 
     def errors(self, means: Tensor, logged: Tensor) -> Tensor:
         """Means [B, A] less logged actions [B, A]; 0 where both stand at a bound or beyond."""

@@ -502,6 +502,18 @@ def test_errors_at_a_bound_count_inwards_alone():
     np.testing.assert_allclose(bounds.errors(means, logged).numpy(), expected, rtol=1e-5)
 
 
+def test_actions_without_a_bound_are_not_censored():
+    infinite = np.float32(np.inf)
+    bounds = cloning.Bounds(
+        np.float32([-infinite, 0.0, -infinite]), np.float32([infinite, infinite, 5.0])
+    )
+    logged = np.float32([[3.0, 7.0, -2.0], [-3.0, 0.0, 5.0]])
+    means = np.float32([[2.0, 6.0, -4.0], [-1.0, -2.0, 8.0]])
+    expected = np.float32([[-1.0, -1.0, -2.0], [2.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(bounds.errors(means, logged).numpy(), expected)
+    np.testing.assert_array_equal(bounds.inside(logged), [[True] * 3, [True, False, False]])
+
+
 def test_noise_shows_where_actions_stand_at_no_bound(tmp_path):
     """A policy ten times too steep, with noise 0.3: nine of ten actions stand at a bound."""
     rng = np.random.default_rng(0)
