@@ -54,13 +54,13 @@ def main(config: BenchmarkConfig) -> None:
     rows: list[dict[str, Any]] = []
     verify = saved_model.verify
 
-    def noted(signatures: Any, path: pathlib.Path, samples: Any, *rest: Any) -> float:
-        worst = verify(signatures, path, samples, *rest)
+    def noted(signatures: Any, path: pathlib.Path, samples: Any, *rest: Any, **more: Any) -> float:
+        worst = verify(signatures, path, samples, *rest, **more)
         rows.append({"path": path.name, "signatures": sorted(samples), "largest_difference": worst})
         logging.info("%s", rows[-1])
         return worst
 
-    saved_model.verify = noted
+    saved_model.verify = noted  # type: ignore[assignment]
     own, sys.executable = sys.executable, config.python
     try:
         for number, folder in enumerate(config.workdir):

@@ -114,7 +114,7 @@ def detector(rows: int) -> float:
     )
 
 
-def plan(environments: int = 1, **sizes: int) -> float:
+def plan(environments: int = 1, **sizes: Any) -> float:
     """One decision of MOPP for so many environments, authors' networks."""
     planner, _ = decision.make_planner(decision.BenchmarkConfig(env="hopper", **sizes))
     observation = tf.random.stateless_normal([environments, _STATE], [0, 0])

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import pages, published
+from benchmarks.robustness import records
 from offline_tf.numerics import seed_statistics
 from offline_tf.numerics.seed_statistics import Interval
 from offline_tf.types import Array
@@ -130,9 +131,7 @@ def of_morel(runs: _Runs) -> list[str]:
 
 def _promises(runs: _Runs) -> list[str]:
     pairs = [
-        (run["promise"], run.get("true_return_as_promised", run["true_return_mean"]))
-        for run in runs
-        if run.get("promise") is not None
+        (run["promise"], records.as_promised(run)) for run in runs if run.get("promise") is not None
     ]
     if not pairs:
         return []

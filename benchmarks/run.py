@@ -11,6 +11,7 @@ measured again. `--one=NAME` is what the processes call.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -476,7 +477,7 @@ MEASUREMENTS: dict[str, Callable[[], Numbers]] = {
     "npg": npg,
     "npg_bfloat16": lambda: npg("bfloat16"),
     **{
-        f"decision_{robot}_{precision}": lambda r=robot, p=precision: decision(r, p)
+        f"decision_{robot}_{precision}": functools.partial(decision, robot, precision)
         for robot in ("hopper", "walker2d")
         for precision in ("float32", "bfloat16")
     },

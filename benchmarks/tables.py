@@ -101,7 +101,7 @@ def main() -> int:
                 program = _PROGRAM.format(imports=imports, reads=_READS[name])
                 seconds = pathlib.Path(scratch, "seconds")
                 command = [python, "-c", program, str(path), str(seconds)]
-                measured = memory.peak(command, {"OFFLINE_TF_SCRATCH": scratch})
+                measured = memory.peak(command, [{"OFFLINE_TF_SCRATCH": scratch}])
                 measured["seconds"] = round(float(seconds.read_text()), 1)
                 size = round(path.stat().st_size / 2**30, 3)
                 found.append({"table": path.name, "gib": size, "reader": name, **measured})

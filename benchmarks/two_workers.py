@@ -109,7 +109,7 @@ def ended(processes: list[subprocess.Popen[bytes]]) -> None:
     """Waits; leaves the program where one failed."""
     for process in processes:
         if process.wait():
-            sys.exit(f"{' '.join(map(str, process.args))} ended with {process.returncode}")
+            sys.exit(f"{process.args!r} ended with {process.returncode}")
 
 
 def killed(runs: Runs, victim: int) -> dict[str, object]:

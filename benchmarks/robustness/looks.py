@@ -27,8 +27,8 @@ from morel_tf.config import STAGES
 from morel_tf.experiment import recipe
 from morel_tf.experiment.candidates import changed
 from morel_tf.experiment.configs import Configs
-from morel_tf.planning import start
 from offline_tf.evaluation import policy_episodes
+from offline_tf.judging import clones
 from offline_tf.judging import judge as judging
 from offline_tf.judging.judge import Judge
 from offline_tf.pipeline import run as pipeline
@@ -124,17 +124,17 @@ def look_on(
         keep_paths=lambda block, iteration: None,
     )
     look(learned.cloned, 0)
-    begun = start.Start(learned.cloned, learned.start)
+    share = learned.start["share"]
     worth = {
         str(members): _seen(
             judge,
             learned.cloned,
-            start.clones.episodes_go_on(experiment.data, begun.result["share"], judge),
+            clones.episodes_go_on(experiment.data, share, judge),
         )
         for members, judge in judges_of().items()
     }
     by_step = {step: seen[step] for step in sorted(seen, key=int)}
-    return {"share": begun.result["share"], "worth": worth, "looks": by_step}
+    return {"share": share, "worth": worth, "looks": by_step}
 
 
 class Looked(NamedTuple):

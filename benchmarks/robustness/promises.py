@@ -53,7 +53,7 @@ def found_in(sets: Sequence[DataSet], folder: pathlib.Path = records.FOLDER) -> 
         for run in runs:
             if row is None or "promise" not in run:
                 continue
-            true = run.get("true_return_as_promised", run["true_return_mean"])
+            true = records.as_promised(run)
             grounds = run["verdict"]["grounds"]
             found.append(
                 Promised(

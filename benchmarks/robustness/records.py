@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.robustness.data_sets import DataSet
@@ -17,6 +18,12 @@ from offline_tf.types import UserError
 
 FOLDER = pathlib.Path("results", "robustness")
 Run = dict[str, Any]
+
+
+def as_promised(run: Mapping[str, Any]) -> float:
+    """The true return on the promise's terms, or the mean return where the run has no other."""
+    name = "true_return_as_promised" if "true_return_as_promised" in run else "true_return_mean"
+    return float(run[name])
 
 
 def read(data_set: DataSet, folder: pathlib.Path = FOLDER) -> list[Run]:

@@ -116,7 +116,8 @@ def make_environment(name: str, physics: str) -> Any:
             raise SystemExit(
                 f"--physics={physics}: expected Hopper-v4, Walker2d-v4, HalfCheetah-v4"
             )
-        simulator.make_v2(environment.unwrapped.model, robot)
+        base: Any = environment.unwrapped
+        simulator.make_v2(base.model, robot)
     return environment
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import robustness
 from benchmarks.robustness import __main__ as bench
-from benchmarks.robustness import making, promises, table
+from benchmarks.robustness import making, promises, records, table
 from benchmarks.robustness.data_sets import SETS, SPLITS, DataSet
 from offline_tf import tasks
 from offline_tf.datasets import sources
@@ -107,7 +107,7 @@ def again(
         data, _ = sources.load(str(path), task)
         earned = DataReturns.of(good_episodes.known_returns(data, task.max_episode_steps))
         for run in runs:
-            true = run.get("true_return_as_promised", run["true_return_mean"])
+            true = records.as_promised(run)
             now = verdict.of(of_run(run, earned))
             found.append(
                 Again(
