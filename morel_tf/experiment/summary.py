@@ -44,7 +44,10 @@ def summarize(
             **late_returns(experiment.record, iterations),
             **promise_correlation(experiment.record),
         },
-        fitted={"threshold": learned.calibrations["planning"].threshold},
+        fitted={
+            "threshold": learned.calibrations["planning"].threshold,
+            "policy_hidden": list(learned.policy.hidden),
+        },
         in_words=in_words,
         report=panels.LAYOUT,
     )

@@ -33,7 +33,7 @@ def write(
       algorithm: as tables name it.
       settings: knobs that tables show.
       results: what was measured; "true_return_mean", where it is there, is turned into D4RL's score.
-      fitted: numbers of the fitted models.
+      fitted: numbers of the fitted models, and of what the data decided.
       in_words: the summary as a person would say it.
       report: names the numbers by which runs are compared.
 

@@ -135,6 +135,8 @@ def test_a_run_ends_with_a_promise_and_a_verdict(tmp_path, file):
     assert summary["verdict_in_words"]
     # What is deployed is what was promised.
     policy = restore.load_policy(run, record).numpy()
+    assert tuple(summary["policy_hidden"]) == policy.hidden
+    assert policy.hidden in npg_planner.WIDTHS
     data = d4rl.read(file, 2)
     found = judge.fit_or_load(
         tasks.get("cart"), physics="v2", data=data, config=run.judge, seed=3, record=record

@@ -193,6 +193,7 @@ def test_the_summary_agrees_with_what_lies_in_the_folder(finished):
     record = RunRecord.open_existing(home / "run")
     assert record.manifest["data_hash"] == d4rl.content_hash(data)
     assert summary["threshold"] == algorithm.usad.load(record)["planning"].threshold
+    assert summary["policy_hidden"] == list(configs.planner.policy_hidden)
     assert summary["pmdp_return"] == record.stage("planning").result["pmdp_return"]
     # No path earns more than 50 steps of a hopper: 1 per step, and a speed below 5 m/s.
     assert -1000 < summary["pmdp_return"] < 300
