@@ -25,7 +25,7 @@ from offline_tf.run_folder.files import write_json
 from offline_tf.types import UserError
 
 _RECORD = pathlib.Path("results", "tables", "along_planning.json")
-_JUDGED = ("promise", "expected", "models_apart", "halted_share")
+_JUDGED = ("promise", "expected", "models_apart", "halted_share", "length")
 _TRUE = "true_return_mean"
 _SUMMARY = ("command", "commit", "bc_return", "kept_iteration", "promise", _TRUE)
 
