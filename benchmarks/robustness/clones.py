@@ -6,8 +6,7 @@ python -m benchmarks.robustness.clones held_out --folder=DATA
 python -m benchmarks.robustness.clones mopp --folder=DATA
 
 Of all episodes and of the best tenth. "rounds": MOReL's without restarts and with as many as
---bc_restarts has. "policies": MOReL's 64 and 256 wide, by
---bc_loss. "held_out": by --bc_held_out.
+--bc_restarts has. "policies": MOReL's 64 and 256 wide, by --bc_loss. "held_out": by --bc_held_out.
 "mopp": MOPP's, fitted for longer.
 
 Development sets only. Writes results/tables/clones.json or clones_NAME.json: held-out error or negative
